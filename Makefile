@@ -1,0 +1,62 @@
+# Everything provisions itself into .venv; only Python >= 3.11 and make are needed beforehand.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PROTO_VENV := .venv-proto
+PROTO_READY := $(PROTO_VENV)/.ready
+PROTOS := $(wildcard proto/stepcred/v1/*.proto)
+OUT    := clients/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench proto proto-check lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("stepcred needs Python 3.11 or newer; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "installing into $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(PROTO_READY): requirements/proto.txt
+	@$(PYTHON) -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/proto.txt
+	@touch $@
+
+demo: $(READY) ## The main job on real parts, under a minute (KEEP=1 leaves it running)
+	@$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
+
+test: $(READY) ## All tests; T="-k name" narrows
+	@$(BIN)/python -m pytest $(T)
+
+lint: $(READY) ## ruff, mypy strict, import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(READY) ## Figures as ratios in one run
+	@$(BIN)/python -m tests.bench
+
+proto: $(PROTO_READY) ## Generate clients/python/stepcred/v1 from proto/
+	@PATH="$(CURDIR)/$(PROTO_VENV)/bin:$$PATH" $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto \
+	  --python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
+	@rm -f $(OUT)/stepcred/v1/lease_pb2_grpc.py* $(OUT)/stepcred/v1/credential_pb2_grpc.py*
+
+proto-check: ## Fail when the committed generated code differs from proto/
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(MAKE) --no-print-directory proto OUT=build/proto
+	@diff -r -x __init__.py -x __pycache__ build/proto/stepcred/v1 clients/python/stepcred/v1 && echo "generated code matches proto/"
+
+lock: ## Lock the dependencies anew (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --custom-compile-command "make lock" requirements/proto.in -o requirements/proto.txt
+
+clean: ## Remove everything made here
+	rm -rf $(VENV) $(PROTO_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The stepcred daemon: mTLS in, scoped short-lived credentials out, everything journalled."""

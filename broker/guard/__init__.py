@@ -1,0 +1,1 @@
+"""Attempt budgets that refuse indefinite high-privilege retries."""

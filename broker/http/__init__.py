@@ -1,0 +1,1 @@
+"""Loopback listener for probes and metrics."""

@@ -1,0 +1,1 @@
+"""PEM bytes → Agent. Knows no grpc."""

@@ -1,0 +1,76 @@
+"""What one journal record says: who, what, when, where, why. No secret, hashed or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from broker.model import Agent, JsonValue
+
+
+class Kind(Enum):
+    """What happened. Names are stable: exporters and auditors match on them."""
+
+    GENESIS = "GENESIS"
+    EPOCH_STARTED = "EPOCH_STARTED"
+    EPOCH_ENDED = "EPOCH_ENDED"
+    POLICY_LOADED = "POLICY_LOADED"
+    POLICY_REFUSED = "POLICY_REFUSED"
+    STEP_BEGUN = "STEP_BEGUN"
+    STEP_ENDED = "STEP_ENDED"
+    DENIED = "DENIED"
+    DENIALS_COUNTED = "DENIALS_COUNTED"  # the aggregate of a storm
+    LEASE_INTENT = "LEASE_INTENT"
+    LEASE_NOTED = "LEASE_NOTED"  # the provider made something on the way
+    LEASE_ACTIVE = "LEASE_ACTIVE"
+    LEASE_CLAIMED = "LEASE_CLAIMED"
+    LEASE_DOOMED = "LEASE_DOOMED"
+    LEASE_IN_DOUBT = "LEASE_IN_DOUBT"
+    LEASE_REVOKING = "LEASE_REVOKING"
+    LEASE_PROGRESS = "LEASE_PROGRESS"
+    LEASE_REVOKED = "LEASE_REVOKED"
+    LEASE_EXPIRED = "LEASE_EXPIRED"
+    LEASE_VOID = "LEASE_VOID"
+    GUARD_LOCKED = "GUARD_LOCKED"
+    GUARD_HELD = "GUARD_HELD"
+    ALERT = "ALERT"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One entry. `data` holds what is particular to the kind, as JSON values."""
+
+    kind: Kind
+    at: datetime
+    agent: str = ""  # SPIFFE ID
+    cert_sha256: str = ""
+    peer: str = ""
+    workflow: str = ""
+    run: str = ""
+    step: str = ""
+    step_id: str = ""
+    lease_id: str = ""
+    scope: str = ""
+    reason: str = ""
+    rule: str = ""
+    reference_id: str = ""  # what the agent was told, for `explain`
+    data: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    def body(self) -> str:
+        """Canonical JSON (sorted keys, no blanks, empty fields left out): what is hashed and stored."""
+        fields = {
+            name: getattr(self, name)
+            for name in Record.__slots__  # type: ignore[attr-defined]  # made by slots=True
+            if getattr(self, name) not in ("", {})
+        }
+        fields["kind"] = self.kind.value
+        fields["at"] = self.at.isoformat()
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def by(agent: Agent) -> dict[str, str]:
+    """The who-and-where fields of a record about this caller."""
+    return {"agent": agent.spiffe_id, "cert_sha256": agent.cert_sha256, "peer": agent.peer}

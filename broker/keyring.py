@@ -1,0 +1,95 @@
+"""The mint keys: what names every credential and step handle, kept in a file outside the database.
+
+A key names; it does not authenticate. Whoever steals the database still cannot find a live token, and
+whoever steals the key still needs the nonce of the lease.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from base64 import b32encode
+from collections.abc import Mapping
+from pathlib import Path
+
+from broker.errors import ConfigError
+
+KEY_BYTES = 32
+
+
+def encode(*parts: str | bytes) -> bytes:
+    """Length-prefix every part, so that no two different lists of parts give the same bytes."""
+    raw = [part.encode() if isinstance(part, str) else part for part in parts]
+    return b"".join(len(part).to_bytes(4, "big") + part for part in raw)
+
+
+class Keyring:
+    """Keys by id; the newest one is used for new names, the older ones still derive what they named."""
+
+    def __init__(self, keys: Mapping[str, bytes], current: str) -> None:
+        self._keys = dict(keys)
+        self.current = current
+
+    def derive(self, kid: str, purpose: str, *parts: str | bytes) -> bytes:
+        """32 bytes for (purpose, parts) under a subkey that serves this purpose only.
+
+        Raises KeyError when the key id is not in the ring.
+        """
+        subkey = hmac.digest(self._keys[kid], encode("stepcred", purpose), "sha256")
+        return hmac.digest(subkey, encode(*parts), "sha256")
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Key id → hex digest that tells keys apart without revealing them; the database keeps them."""
+        return {kid: self.derive(kid, "fingerprint").hex()[:32] for kid in self._keys}
+
+
+def handle_of(raw: bytes) -> str:
+    """128 bits as text of [a-z2-7]."""
+    return b32encode(raw[:16]).decode().rstrip("=").lower()
+
+
+def hash_handle(handle: str) -> bytes:
+    """What the store keeps of a step handle (SHA-256, 32 bytes)."""
+    return hashlib.sha256(b"stepcred-handle\0" + handle.encode()).digest()
+
+
+def generate(path: Path) -> Keyring:
+    """Write a new key file (0600, must not exist) and load it."""
+    kid = secrets.token_hex(2)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(f"{kid}:{secrets.token_hex(KEY_BYTES)}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return load(path)
+
+
+def load(path: Path) -> Keyring:
+    """Read `kid:hex` lines, the last one current.
+
+    Raises ConfigError when the file is unreadable, malformed, or readable by others.
+    """
+    try:
+        mode = path.stat().st_mode
+        lines = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"mint_key_file {path}: cannot be read ({type(error).__name__})"]) from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigError([f"mint_key_file {path}: readable by others; run chmod 600 {path}"])
+    keys: dict[str, bytes] = {}
+    for number, line in enumerate(lines, 1):
+        kid, _, value = line.partition(":")
+        try:
+            key = bytes.fromhex(value)
+        except ValueError:
+            key = b""
+        if not kid.isalnum() or len(key) != KEY_BYTES or kid in keys:
+            raise ConfigError([f"mint_key_file {path}:{number}: not a 'kid:hex' line of {KEY_BYTES} bytes"])
+        keys[kid] = key
+    if not keys:
+        raise ConfigError([f"mint_key_file {path}: holds no key"])
+    return Keyring(keys, list(keys)[-1])

@@ -1,0 +1,1 @@
+"""The lease engine: intent, mint, commit, revoke, prove."""

@@ -1,0 +1,260 @@
+"""The words of stepcred as types. Frozen, keyword-only, without I/O.
+
+Times are aware UTC datetimes; spans are timedeltas. Nothing here holds a secret except
+`Credential` payloads, whose secret fields are `Secret`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum, IntEnum
+from typing import Any, Protocol, TypeAlias
+
+from broker.secret import Secret
+
+# A workflow's own names. Rejected when they do not match; never folded, trimmed or decoded (CVE-2025-6004).
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]{0,249}", re.ASCII)
+
+JsonValue: TypeAlias = Any
+
+
+class LeaseState(Enum):
+    """DESIGN section 5. REVOKED, EXPIRED and VOID are terminal."""
+
+    INTENT = "INTENT"  # durable before the provider is called
+    ACTIVE = "ACTIVE"  # minted and committed
+    REVOKING = "REVOKING"  # asked to die, no evidence yet
+    REVOKED = "REVOKED"  # dead, with evidence
+    EXPIRED = "EXPIRED"  # past the bound that the verifier itself enforces
+    VOID = "VOID"  # nothing was made
+    IN_DOUBT = "IN_DOUBT"  # the mint's outcome is unknown
+
+    @property
+    def terminal(self) -> bool:
+        """No transition leads out."""
+        return self in (LeaseState.REVOKED, LeaseState.EXPIRED, LeaseState.VOID)
+
+
+class Evidence(Enum):
+    """How the broker knows that a credential is dead."""
+
+    SEEN_DEAD = "SEEN_DEAD"  # the provider's exact answer
+    PROBE_DENIED = "PROBE_DENIED"  # it was used, and refused
+    PUBLISHED = "PUBLISHED"  # on the revocation list
+    EXPIRED = "EXPIRED"  # its verifier enforces time
+    NOT_MINTED = "NOT_MINTED"
+    ACCESS_ENDED = "ACCESS_ENDED"  # static: no longer served, the value lives on
+
+
+class Revocability(Enum):
+    """How dead a kind of scope can be made before its time."""
+
+    EXACT = "EXACT"
+    DENY_POLICY = "DENY_POLICY"
+    PUBLISHED = "PUBLISHED"
+    EXPIRY_ONLY = "EXPIRY_ONLY"
+    STATIC = "STATIC"
+
+
+class Tier(Enum):
+    """How dangerous a scope is; sets attempt budget and cool-down."""
+
+    LOW = "low"
+    ELEVATED = "elevated"
+    HIGH = "high"
+
+
+class StepState(Enum):
+    """A step is open until something ends it, and is never opened again: that is the next attempt."""
+
+    OPEN = "OPEN"
+    ENDED = "ENDED"
+
+
+class EndReason(Enum):
+    """Why a step or a lease was ended."""
+
+    STEP_ENDED = "STEP_ENDED"  # by EndStep
+    REVOKED_BY_AGENT = "REVOKED_BY_AGENT"  # by RevokeLease
+    SILENT = "SILENT"  # no heartbeat within the silence bound
+    DEADLINE = "DEADLINE"  # the step's deadline
+    LEASE_EXPIRED = "LEASE_EXPIRED"
+    SUPERSEDED = "SUPERSEDED"  # a newer attempt was opened
+    UNCLAIMED = "UNCLAIMED"  # no heartbeat named the lease in its claim window
+    REPLAY_LOST = "REPLAY_LOST"  # asked for again when it could no longer be delivered
+    REPLACED = "REPLACED"  # a successor was claimed
+    GUARD_LOCK = "GUARD_LOCK"
+    FROZEN = "FROZEN"
+    EPOCH_LOST = "EPOCH_LOST"  # the broker's right to write ran out
+    POLICY_CHANGED = "POLICY_CHANGED"
+    BROKER_STOPPED = "BROKER_STOPPED"  # serve --on-stop revoke
+    OPERATOR = "OPERATOR"
+    MINT_FAILED = "MINT_FAILED"
+
+
+class Verdict(IntEnum):
+    """What a client may do about a refusal."""
+
+    RETRY_AFTER = 1
+    NEVER = 2
+    NEEDS_APPROVAL = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agent:
+    """A caller whose certificate passed every check of `broker.identity`."""
+
+    spiffe_id: str
+    trust_domain: str
+    cert_sha256: str  # hex
+    not_after: datetime
+    peer: str = ""  # transport address, for the journal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepKey:
+    """(agent, workflow, run, step): the same key opened again is the next attempt."""
+
+    agent: str  # SPIFFE ID
+    workflow: str
+    run: str
+    step: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One attempt of a step."""
+
+    id: str
+    key: StepKey
+    attempt: int
+    handle_hash: bytes  # SHA-256 of the handle; the handle itself is never stored
+    handle_kid: str  # the mint key that derives the handle again
+    request_id: str
+    scopes: tuple[str, ...]  # named at BeginStep
+    state: StepState
+    opened_at: datetime
+    deadline_at: datetime
+    last_heartbeat_at: datetime
+    opened_by: str  # SPIFFE ID of the launcher, or of the agent itself
+    proven: bool = False  # run, step and digest were said by a launcher
+    definition_digest: str = ""
+    ended_at: datetime | None = None
+    end_reason: EndReason | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """The durable record of one minted credential. No secret, hashed or not."""
+
+    id: str  # 16 characters of [a-z2-7]; also the STS session name
+    step_id: str
+    agent: str
+    request_id: str
+    scope: str
+    provider: str
+    params: Mapping[str, JsonValue]  # the scope's provider block, templates filled
+    tier: Tier
+    revocability: Revocability
+    state: LeaseState
+    epoch: int
+    policy_generation: int
+    nonce: bytes  # 16 bytes; with the mint key it names the credential; erased (b"") at the end
+    kid: str  # the mint key used
+    guard_key: str
+    intent_at: datetime
+    expires_at: datetime  # absolute bound, computed at intent
+    refs: Mapping[str, JsonValue] = field(default_factory=dict)  # what the provider needs to find it again
+    active_at: datetime | None = None
+    claimed_at: datetime | None = None
+    doomed_at: datetime | None = None  # end was asked for while minting
+    end_reason: EndReason | None = None
+    revoking_at: datetime | None = None
+    ended_at: datetime | None = None
+    evidence: Evidence | None = None
+    replaces: str | None = None
+    replaced_by: str | None = None
+    first_mint_at: datetime | None = None  # of the chain of successors; counts against max_ttl
+    successor_no: int = 0
+    attempts: int = 0  # at revoking or settling
+    next_try_at: datetime | None = None
+    last_problem: str = ""  # constant text, never a provider's own words
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleRef:
+    """Where a decision comes from."""
+
+    name: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.file}:{self.line})"
+
+
+# --- credentials in flight: from a provider to the reply, never into the store ---
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaultToken:
+    token: Secret
+    address: str
+    namespace: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsernamePassword:
+    username: str
+    password: Secret
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AwsSession:
+    access_key_id: str
+    secret_access_key: Secret
+    session_token: Secret
+    region: str
+    endpoint_url: str
+    session_expires_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyValue:
+    data: Mapping[str, Secret]
+    version: int = 0
+
+
+Credential: TypeAlias = VaultToken | UsernamePassword | AwsSession | KeyValue
+
+
+class ScopeKind(Protocol):
+    """What the scope map must know of a provider to check its block; one per provider, listed in wiring.
+
+    Lives here because policy and providers are siblings and neither imports the other.
+    """
+
+    name: str  # the block's key in the scope map: "vault", "aws"
+
+    def validate(self, block: Mapping[str, JsonValue]) -> Sequence[tuple[tuple[str | int, ...], str]]:
+        """Every mistake as (path inside the block, message); empty when the block is good."""
+        ...
+
+    def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
+        """Of a good block."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A step deadline or lease expiry, with what bounded it (for explain)."""
+
+    until: datetime
+    because: str
+
+
+MIN_LEASE_LIFE = timedelta(seconds=60)  # DESIGN section 4: a shorter one is refused

@@ -1,0 +1,1 @@
+"""The scope map: parse, compile, decide, explain."""

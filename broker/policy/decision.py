@@ -1,0 +1,82 @@
+"""A decision is a value with a reason. Nothing here does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import TypeAlias
+
+from broker.model import JsonValue, Revocability, RuleRef, Tier
+
+
+class Concurrent(Enum):
+    """What happens to an older attempt that is still alive when a newer one is opened."""
+
+    REFUSE = "refuse"
+    SUPERSEDE = "supersede"
+
+
+class Denial(Enum):
+    """Why not. The first two tell an agent nothing; the rest are told of scopes that some grant gives it."""
+
+    UNKNOWN_SCOPE = "UNKNOWN_SCOPE"
+    NO_GRANT = "NO_GRANT"
+    NO_WORKLOAD = "NO_WORKLOAD"  # the certificate matches no workload
+    CLAIM_MISMATCH = "CLAIM_MISMATCH"  # a claim differs from what the certificate says
+    WORKFLOW_NOT_GRANTED = "WORKFLOW_NOT_GRANTED"
+    OUTSIDE_WINDOW = "OUTSIDE_WINDOW"
+    GRANT_OVER = "GRANT_OVER"  # past its `until`
+    DIGEST_NOT_PINNED = "DIGEST_NOT_PINNED"
+    NEEDS_LAUNCHER = "NEEDS_LAUNCHER"
+    TEMPLATE_VALUE = "TEMPLATE_VALUE"  # a capture that must not fill a template
+    DENY_RULE = "DENY_RULE"
+    TTL_TOO_SHORT = "TTL_TOO_SHORT"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccessRequest:
+    """One question. workflow, run and step are claims unless `proven`."""
+
+    agent: str  # SPIFFE ID
+    workflow: str
+    run: str
+    step: str
+    scope: str
+    now: datetime
+    proven: bool = False
+    definition_digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """What may be minted, and until when."""
+
+    scope: str
+    provider: str
+    params: Mapping[str, JsonValue]  # templates filled
+    tier: Tier
+    revocability: Revocability
+    ttl: timedelta
+    max_ttl: timedelta  # over all successors, from the first mint
+    max_step: timedelta  # the smallest of the matching grants
+    until: datetime | None  # end of the grant's window or of its `until`, the sooner
+    concurrent: Concurrent  # the strictest of the matching grants
+    rule: RuleRef
+    workload: str
+    captures: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Denied:
+    """Why not, and what would change it."""
+
+    reason: Denial
+    message: str
+    known: bool  # some grant gives this scope to this agent: rule and fix may be told to it
+    rule: RuleRef | None = None  # the rule that refused, or the nearest grant
+    smallest_fix: str = ""  # YAML to paste, or a sentence
+
+
+Decision: TypeAlias = Allowed | Denied

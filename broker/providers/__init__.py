@@ -1,0 +1,1 @@
+"""What mints and revokes. One package per vendor, the only place that imports its SDK."""

@@ -1,0 +1,120 @@
+"""The smallest interface of something that mints. Further powers are separate Protocols.
+
+Providers know nothing of store, policy or gRPC. Each call is one attempt with a timeout of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+from broker.model import Credential, Evidence, JsonValue, Revocability
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseRef:
+    """What a provider needs to name, find, revoke and probe one credential. No secret."""
+
+    lease_id: str
+    nonce: bytes
+    kid: str
+    params: Mapping[str, JsonValue]  # the scope's block, templates filled
+    refs: Mapping[str, JsonValue]  # what the provider noted at mint
+    revocability: Revocability
+    intent_at: datetime
+    expires_at: datetime  # absolute bound
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MintOrder:
+    """One mint. `note` records durably what was made so far, before the provider goes on."""
+
+    ref: LeaseRef
+    agent: str  # SPIFFE ID
+    workflow: str
+    run: str
+    step: str
+    note: Callable[[Mapping[str, JsonValue]], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Minted:
+    """A credential and what is needed to end it."""
+
+    credential: Credential
+    refs: Mapping[str, JsonValue] = field(default_factory=dict)
+    provider_request_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a revocation has come. Without evidence the lease stays REVOKING."""
+
+    evidence: Evidence | None = None
+    step: str = ""  # constant text for the journal, for example "DENY_WRITTEN"
+    refs: Mapping[str, JsonValue] = field(default_factory=dict)  # merged into the lease's
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settlement:
+    """What is known of a mint in doubt.
+
+    `found`: it had landed (and has been revoked). `evidence` is set only when `final` was asked and no
+    late mint can change the answer: SEEN_DEAD when found, NOT_MINTED when not.
+    """
+
+    found: bool
+    evidence: Evidence | None = None
+    refs: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+class MintRefused(Exception):
+    """A definite refusal: nothing was minted (DESIGN section 3, step 10). Text is constant."""
+
+
+class MintInDoubt(Exception):
+    """Anything else: it may have been minted. Text is constant, never the provider's own words."""
+
+
+class ProviderError(Exception):
+    """Revoke, probe or settle could not be carried out; proves nothing. Text is constant."""
+
+
+class Provider(Protocol):
+    """Mints and revokes for one vendor."""
+
+    name: str
+
+    async def mint(self, order: MintOrder) -> Minted:
+        """One attempt. Raises MintRefused or MintInDoubt, nothing else."""
+        ...
+
+    async def revoke(self, ref: LeaseRef) -> Progress:
+        """Push the credential towards its end, and look. Idempotent. Raises ProviderError."""
+        ...
+
+    async def probe(self, ref: LeaseRef) -> Evidence | None:
+        """Is it dead? None = not proven. Raises ProviderError."""
+        ...
+
+    async def check(self) -> list[str]:
+        """Problems that keep it from minting, each with what to do; empty when it is ready."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and threads."""
+        ...
+
+
+@runtime_checkable
+class SettlesDoubt(Protocol):
+    """Can find out whether a mint of unknown outcome landed, and end it if so."""
+
+    landing_seconds: float  # after the last possible send, until a late mint can no longer land
+
+    async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:
+        """Kill it if it landed. `final`: the landing time has passed. Raises ProviderError."""
+        ...

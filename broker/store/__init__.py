@@ -1,0 +1,1 @@
+"""Durable state: steps, leases, guard, idempotency, journal. All SQL is in .sql files."""

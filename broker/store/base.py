@@ -1,0 +1,252 @@
+"""What a store must do. The contract suite (tests/contract) runs over every implementation.
+
+A `Tx` is one operation's view of the database. `Store.write` runs an operation in a SAVEPOINT of its
+own inside a group commit: an exception undoes this operation only, journal included, and is raised to
+the caller; a result is returned only after COMMIT is durable.
+Operations run on the writer's thread: they are quick, pure Python over `tx`, and never await.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Protocol, TypeVar
+
+from broker.journal.chain import Entry, Head
+from broker.journal.records import Record
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Control:
+    """The one row about the database as a whole."""
+
+    installation: str  # random, made with the database; part of every token id
+    key_fingerprints: Mapping[str, str]  # of the mint keys ever used with it
+    policy_generation: int
+    frozen: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """A broker process's right to write. The row with the greatest id is the current one."""
+
+    id: int
+    replica: str
+    boot_id: str
+    expires_boot: float  # seconds of CLOCK_BOOTTIME
+
+
+class RequestOutcome(Enum):
+    """How far a mutating request came."""
+
+    PENDING = "PENDING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Idempotency record of one mutating call, unique per (caller, request_id)."""
+
+    caller: str  # SPIFFE ID
+    request_id: str
+    method: str
+    payload_hash: bytes
+    created_at: datetime
+    keep_until: datetime
+    step_id: str = ""
+    lease_id: str = ""
+    outcome: RequestOutcome = RequestOutcome.PENDING
+    reason: str = ""  # of a failure
+    message: str = ""
+
+
+class GuardState(Enum):
+    """DESIGN section 7."""
+
+    OPEN = "OPEN"
+    COOLING = "COOLING"
+    LOCKED = "LOCKED"
+    HELD = "HELD"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardRow:
+    """The durable attempt budget of one guard key."""
+
+    key: str
+    hour_key: str  # the key of the rolling-hour limit
+    tier: str
+    about: Mapping[str, JsonValue]  # workload, captures, workflow, run, step, scope: for people
+    spent: int = 0  # credentials that may exist, against the budget
+    admitted: int = 0  # all admitted intents, against the ceiling
+    failures: int = 0  # failed mints in a row
+    state: GuardState = GuardState.OPEN
+    until: datetime | None = None  # end of COOLING or LOCKED
+    cool: timedelta = timedelta(0)  # last cool-down, doubled by the next
+    refilled_at: datetime | None = None
+    locked_at: Sequence[datetime] = field(default_factory=tuple)  # locks of the last 24 h
+    hour_exhausted_at: Sequence[datetime] = field(default_factory=tuple)  # of the last 24 h
+
+
+class Tx(Protocol):
+    """One operation's view. Writing methods raise StoreError inside `Store.read`."""
+
+    # control
+    def control(self) -> Control: ...
+    def add_key_fingerprint(self, kid: str, fingerprint: str) -> None: ...
+    def raise_generation(self) -> int:
+        """Raise policy_generation by one and return it."""
+        ...
+
+    def set_frozen(self, frozen: bool) -> None: ...
+
+    # epoch
+    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime) -> int:
+        """Insert the next epoch and write the GENESIS record that begins its journal chain."""
+        ...
+
+    def epoch(self) -> Epoch | None:
+        """The current one: the greatest id."""
+        ...
+
+    def renew_epoch(self, epoch: int, expires_boot: float) -> bool:
+        """False when it is no longer the current one."""
+        ...
+
+    # steps
+    def insert_step(self, step: Step) -> None: ...
+    def step(self, step_id: str) -> Step | None: ...
+    def step_by_handle(self, handle_hash: bytes) -> Step | None: ...
+    def latest_attempt(self, key: StepKey) -> Step | None: ...
+    def beat(self, step_id: str, at: datetime) -> None:
+        """Record a heartbeat; never moves it back."""
+        ...
+
+    def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
+        """False when it had ended already."""
+        ...
+
+    def open_steps(self) -> list[Step]: ...
+
+    # leases
+    def insert_lease(self, lease: Lease) -> None:
+        """State INTENT. Raises StoreConflict on a second lease of the same (agent, request_id)."""
+        ...
+
+    def lease(self, lease_id: str) -> Lease | None: ...
+    def leases_of(self, step_id: str) -> list[Lease]: ...
+    def leases_in(self, *states: LeaseState) -> list[Lease]: ...
+    def due_leases(self, now: datetime, limit: int) -> list[Lease]:
+        """REVOKING and IN_DOUBT with next_try_at <= now, `high` tier first, then the longest waiting."""
+        ...
+
+    def live_past(self, now: datetime) -> list[Lease]:
+        """ACTIVE leases whose expires_at <= now."""
+        ...
+
+    def unclaimed_since(self, before: datetime) -> list[Lease]:
+        """ACTIVE, never claimed, active_at <= before."""
+        ...
+
+    def activate(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue], at: datetime) -> bool:
+        """INTENT → ACTIVE if the row is of this epoch and not doomed; False otherwise."""
+        ...
+
+    def note(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue]) -> bool:
+        """Merge into the refs of an INTENT row of this epoch."""
+        ...
+
+    def doom(self, lease_id: str, *, at: datetime, reason: EndReason) -> bool:
+        """Set doomed_at on an INTENT row, once."""
+        ...
+
+    def to_in_doubt(self, lease_id: str, *, at: datetime, problem: str) -> bool:
+        """INTENT → IN_DOUBT, due at once."""
+        ...
+
+    def to_revoking(self, lease_id: str, *, at: datetime, reason: EndReason, refs: Mapping[str, JsonValue] | None = None) -> bool:
+        """ACTIVE, INTENT or IN_DOUBT → REVOKING, due at once. end_reason is set only if it was not."""
+        ...
+
+    def to_ended(self, lease_id: str, state: LeaseState, *, evidence: Evidence, at: datetime) -> bool:
+        """To a terminal state from REVOKING, IN_DOUBT (all three), ACTIVE (EXPIRED), INTENT (VOID).
+
+        Erases the nonce. False when the row was in no such state.
+        """
+        ...
+
+    def defer(self, lease_id: str, *, next_try_at: datetime, problem: str, refs: Mapping[str, JsonValue] | None = None) -> None:
+        """After an attempt without evidence: attempts + 1; refs are merged."""
+        ...
+
+    def claim(self, lease_id: str, at: datetime) -> bool:
+        """First heartbeat that names it: sets claimed_at, once, on ACTIVE."""
+        ...
+
+    def set_replaced_by(self, lease_id: str, successor: str) -> bool:
+        """On an ACTIVE lease that has no successor yet."""
+        ...
+
+    def clear_replaced_by(self, lease_id: str, successor: str) -> None:
+        """The successor's mint failed: the lease may be replaced again."""
+        ...
+
+    # idempotency
+    def request(self, caller: str, request_id: str) -> Request | None: ...
+    def insert_request(self, request: Request) -> None: ...
+    def finish_request(self, caller: str, request_id: str, outcome: RequestOutcome, *, reason: str = "", message: str = "") -> None: ...
+    def forget_requests(self, before: datetime) -> int:
+        """Delete those with keep_until < before."""
+        ...
+
+    # guard
+    def guard_row(self, key: str) -> GuardRow | None: ...
+    def put_guard_row(self, row: GuardRow) -> None: ...
+    def guard_rows(self, hour_key: str) -> list[GuardRow]: ...
+    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None: ...
+    def return_charge(self, lease_id: str) -> bool:
+        """Give a charge back, once."""
+        ...
+
+    def count_charges(self, hour_key: str, since: datetime) -> int:
+        """Charges not given back, at >= since."""
+        ...
+
+    # journal
+    def append(self, record: Record) -> Head:
+        """Add to the current chain; durable with this operation, or not at all."""
+        ...
+
+    def journal_head(self) -> Head | None: ...
+    def journal(self, *, after: tuple[int, int] | None = None, limit: int = 1000) -> list[Entry]: ...
+    def denial(self, reference_id: str) -> Entry | None: ...
+
+
+class Store(Protocol):
+    """A database of stepcred."""
+
+    async def write(self, operation: Callable[[Tx], T]) -> T:
+        """Run in a savepoint of a durable group commit. Raises what the operation raises, or StoreError."""
+        ...
+
+    async def read(self, operation: Callable[[Tx], T]) -> T:
+        """Run against the last committed state."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was queued, then close."""
+        ...
+
+
+def tail(tx: Tx) -> Iterator[Entry]:
+    """The whole journal in order, page by page."""
+    after: tuple[int, int] | None = None
+    while page := tx.journal(after=after):
+        yield from page
+        after = (page[-1].chain, page[-1].seq)

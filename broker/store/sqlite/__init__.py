@@ -1,0 +1,1 @@
+"""SQLite in WAL mode, one writer thread with group commit."""

@@ -1,0 +1,1 @@
+"""Generated from proto/stepcred/v1; do not edit (`make proto`)."""
