@@ -1,0 +1,63 @@
+"""What the daemon asks of its operating system: privacy of memory and files, and systemd's readiness protocol."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import socket
+import sys
+from collections.abc import Mapping
+
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
+_NOTIFY_TIMEOUT = 1.0  # seconds; a full socket must not hold up the daemon
+
+
+def harden() -> list[str]:
+    """Keep minted secrets out of core dumps, other processes' debuggers and new files.
+
+    Call before anything secret is read. Returns what could not be done, for the log.
+    """
+    problems: list[str] = []
+    os.umask(0o077)
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (OSError, ValueError):
+        problems.append("core dumps could not be switched off")
+    if not _set_undumpable():
+        problems.append("memory could not be closed to other processes of the same user")
+    return problems
+
+
+def _set_undumpable() -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0)
+
+
+def sd_notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell systemd, for example `sd_notify("READY=1", "STATUS=serving")` (sd_notify(3)).
+
+    Returns False when nobody listens (not started with Type=notify). Never raises: the daemon works without.
+    """
+    path = environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return False
+    address = "\0" + path[1:] if path.startswith("@") else path
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(_NOTIFY_TIMEOUT)
+            channel.connect(address)
+            channel.sendall("\n".join(assignments).encode())
+    except OSError:
+        return False
+    return True
+
+
+def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds within which systemd wants a `WATCHDOG=1`; None when it does not watch this process."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
