@@ -1,0 +1,25 @@
+"""Real servers for the whole run; each test makes its own roles on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.bao import BaoServer, openbao
+from tests.support.postgres import MISSING, PostgresServer, find_postgres, postgres
+
+
+@pytest.fixture(scope="session")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaoServer]:
+    with openbao(tmp_path_factory.mktemp("bao")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pg() -> Iterator[PostgresServer]:
+    binaries = find_postgres()
+    if binaries is None:
+        pytest.skip(MISSING)
+    with postgres(binaries) as server:
+        yield server
