@@ -104,7 +104,7 @@ class Tx(Protocol):
         """Raise policy_generation by one and return it."""
         ...
 
-    def set_frozen(self, frozen: bool) -> None: ...
+    def set_frozen(self, frozen: bool) -> None: ...  # noqa: FBT001 - it is the only argument
 
     # epoch
     def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime) -> int:
@@ -170,7 +170,9 @@ class Tx(Protocol):
         """INTENT → IN_DOUBT, due at once."""
         ...
 
-    def to_revoking(self, lease_id: str, *, at: datetime, reason: EndReason, refs: Mapping[str, JsonValue] | None = None) -> bool:
+    def to_revoking(
+        self, lease_id: str, *, at: datetime, reason: EndReason, refs: Mapping[str, JsonValue] | None = None
+    ) -> bool:
         """ACTIVE, INTENT or IN_DOUBT → REVOKING, due at once. end_reason is set only if it was not."""
         ...
 
@@ -181,7 +183,9 @@ class Tx(Protocol):
         """
         ...
 
-    def defer(self, lease_id: str, *, next_try_at: datetime, problem: str, refs: Mapping[str, JsonValue] | None = None) -> None:
+    def defer(
+        self, lease_id: str, *, next_try_at: datetime, problem: str, refs: Mapping[str, JsonValue] | None = None
+    ) -> None:
         """After an attempt without evidence: attempts + 1; refs are merged."""
         ...
 
@@ -200,7 +204,9 @@ class Tx(Protocol):
     # idempotency
     def request(self, caller: str, request_id: str) -> Request | None: ...
     def insert_request(self, request: Request) -> None: ...
-    def finish_request(self, caller: str, request_id: str, outcome: RequestOutcome, *, reason: str = "", message: str = "") -> None: ...
+    def finish_request(
+        self, caller: str, request_id: str, outcome: RequestOutcome, *, reason: str = "", message: str = ""
+    ) -> None: ...
     def forget_requests(self, before: datetime) -> int:
         """Delete those with keep_until < before."""
         ...

@@ -1,0 +1,140 @@
+"""One connection, used by one thread: pragmas, and statements with translated errors."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+from broker.errors import StoreError
+from broker.store.sqlite.errors import translate
+from broker.store.sqlite.rows import SqlValue
+
+_STATEMENTS = 256  # all of ours fit; the default of 128 would compile some again and again
+_OLDEST = (3, 37, 0)  # STRICT tables
+
+# secure_delete: an erased nonce must not stay behind in a page's free space.
+_PRAGMAS = """
+PRAGMA foreign_keys = ON;
+PRAGMA synchronous = FULL;
+PRAGMA secure_delete = ON;
+PRAGMA temp_store = MEMORY;
+"""
+
+
+class Database:
+    """Statements outside a transaction are refused once one was lost, so that nothing is half written."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lost: StoreError | None = None
+
+    @property
+    def in_transaction(self) -> bool:
+        """False also when SQLite itself rolled back, as it may on a full disk or an I/O error."""
+        return self._connection.in_transaction
+
+    def all(self, sql: str, params: Mapping[str, SqlValue] | None = None) -> list[sqlite3.Row]:
+        """The rows of a query."""
+        return self._step(sql, params)[0]
+
+    def one(self, sql: str, params: Mapping[str, SqlValue] | None = None) -> sqlite3.Row | None:
+        """The first row, or None."""
+        rows = self._step(sql, params)[0]
+        return rows[0] if rows else None
+
+    def run(self, sql: str, params: Mapping[str, SqlValue] | None = None) -> int:
+        """How many rows it changed."""
+        return self._step(sql, params)[1]
+
+    def script(self, sql: str) -> None:
+        """Several statements; transactions are the script's own business."""
+        try:
+            self._connection.executescript(sql)
+        except sqlite3.Error as error:
+            raise translate(error) from None
+
+    def begin(self, mode: str) -> None:
+        """Start a transaction: DEFERRED to read, IMMEDIATE to write."""
+        self._lost = None
+        self.run(f"BEGIN {mode}")
+
+    def rollback(self) -> None:
+        """Undo whatever is open; nothing when SQLite did it already."""
+        self._lost = None
+        if self.in_transaction:
+            self.run("ROLLBACK")
+
+    def close(self) -> None:
+        """The last connection to close also empties the write-ahead log."""
+        self._connection.close()
+
+    def _step(self, sql: str, params: Mapping[str, SqlValue] | None) -> tuple[list[sqlite3.Row], int]:
+        if self._lost is not None:
+            raise self._lost
+        began = self.in_transaction
+        try:
+            cursor = self._connection.execute(sql, params or {})
+            return cursor.fetchall(), cursor.rowcount
+        except sqlite3.Error as error:
+            problem = translate(error)
+        if began and not self.in_transaction:
+            self._lost = problem
+        raise problem
+
+
+def connect(path: Path, *, busy_timeout: float, query_only: bool = False) -> Database:
+    """For the daemon. `busy_timeout` in seconds: how long another process's write is waited for."""
+    if sqlite3.sqlite_version_info < _OLDEST:
+        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed")
+    database = _open(path.as_uri() + "?mode=rw", path, busy_timeout=busy_timeout)
+    database.script(_PRAGMAS)
+    if query_only:
+        database.run("PRAGMA query_only = ON")
+    else:
+        database.run("PRAGMA journal_mode = WAL")
+    return database
+
+
+def connect_readonly(path: Path, *, busy_timeout: float) -> Database:
+    """For offline tools, beside a running daemon or on a copy.
+
+    On read-only ground SQLite cannot make the -shm file it wants; without a write-ahead log there is nothing
+    to coordinate, and the file is read as it is.
+    """
+    wal = path.with_name(path.name + "-wal")
+    try:
+        return _probe(_open(path.as_uri() + "?mode=ro", path, busy_timeout=busy_timeout))
+    except StoreError:
+        if wal.exists() and wal.stat().st_size:
+            raise
+        return _probe(_open(path.as_uri() + "?mode=ro&immutable=1", path, busy_timeout=busy_timeout))
+
+
+def create(path: Path) -> None:
+    """Make the file, readable by its owner only; SQLite gives -wal and -shm the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreError(f"database {path}: {error.strerror}") from None
+
+
+def _open(uri: str, path: Path, *, busy_timeout: float) -> Database:
+    try:
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=busy_timeout, isolation_level=None, cached_statements=_STATEMENTS
+        )
+    except sqlite3.Error as error:
+        raise StoreError(f"database {path}: {error}") from None
+    connection.row_factory = sqlite3.Row
+    return Database(connection)
+
+
+def _probe(database: Database) -> Database:
+    try:
+        database.one("SELECT count(*) FROM sqlite_schema")
+    except StoreError:
+        database.close()
+        raise
+    return database

@@ -1,0 +1,28 @@
+-- name: control
+SELECT installation, policy_generation, frozen FROM control;
+
+-- name: key_fingerprints
+SELECT kid, fingerprint FROM key_fingerprints ORDER BY kid;
+
+-- name: add_key_fingerprint
+-- No row changes when the key id is known by another fingerprint.
+INSERT INTO key_fingerprints (kid, fingerprint) VALUES (:kid, :fingerprint)
+ON CONFLICT (kid) DO UPDATE SET fingerprint = excluded.fingerprint WHERE fingerprint = excluded.fingerprint;
+
+-- name: raise_generation
+UPDATE control SET policy_generation = policy_generation + 1 RETURNING policy_generation;
+
+-- name: set_frozen
+UPDATE control SET frozen = :frozen;
+
+-- name: start_epoch
+INSERT INTO epochs (id, replica, boot_id, expires_boot)
+SELECT coalesce(max(id), 0) + 1, :replica, :boot_id, :expires_boot FROM epochs
+RETURNING id;
+
+-- name: epoch
+SELECT id, replica, boot_id, expires_boot FROM epochs ORDER BY id DESC LIMIT 1;
+
+-- name: renew_epoch
+UPDATE epochs SET expires_boot = :expires_boot
+WHERE id = :epoch AND id = (SELECT max(id) FROM epochs);

@@ -1,0 +1,26 @@
+-- name: guard_row
+SELECT * FROM guard WHERE key = :key;
+
+-- name: put_guard_row
+INSERT INTO guard (
+    key, hour_key, tier, about, spent, admitted, failures, state, until, cool, refilled_at, locked_at, hour_exhausted_at
+) VALUES (
+    :key, :hour_key, :tier, :about, :spent, :admitted, :failures, :state, :until, :cool, :refilled_at, :locked_at, :hour_exhausted_at
+)
+ON CONFLICT (key) DO UPDATE SET
+    hour_key = excluded.hour_key, tier = excluded.tier, about = excluded.about, spent = excluded.spent,
+    admitted = excluded.admitted, failures = excluded.failures, state = excluded.state, until = excluded.until,
+    cool = excluded.cool, refilled_at = excluded.refilled_at, locked_at = excluded.locked_at,
+    hour_exhausted_at = excluded.hour_exhausted_at;
+
+-- name: guard_rows
+SELECT * FROM guard WHERE hour_key = :hour_key ORDER BY key;
+
+-- name: add_charge
+INSERT INTO charges (lease_id, key, hour_key, at) VALUES (:lease_id, :key, :hour_key, :at);
+
+-- name: return_charge
+UPDATE charges SET returned = 1 WHERE lease_id = :lease_id AND returned = 0;
+
+-- name: count_charges
+SELECT count(*) AS charges FROM charges WHERE hour_key = :hour_key AND at >= :since AND returned = 0;

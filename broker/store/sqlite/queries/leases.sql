@@ -1,0 +1,76 @@
+-- name: insert_lease
+INSERT INTO leases (
+    id, step_id, agent, request_id, scope, provider, params, tier, revocability, state, epoch, policy_generation,
+    nonce, kid, guard_key, intent_at, expires_at, refs, active_at, claimed_at, doomed_at, end_reason, revoking_at,
+    ended_at, evidence, replaces, replaced_by, first_mint_at, successor_no, attempts, next_try_at, last_problem
+) VALUES (
+    :id, :step_id, :agent, :request_id, :scope, :provider, :params, :tier, :revocability, :state, :epoch, :policy_generation,
+    :nonce, :kid, :guard_key, :intent_at, :expires_at, :refs, :active_at, :claimed_at, :doomed_at, :end_reason, :revoking_at,
+    :ended_at, :evidence, :replaces, :replaced_by, :first_mint_at, :successor_no, :attempts, :next_try_at, :last_problem
+);
+
+-- name: lease
+SELECT * FROM leases WHERE id = :id;
+
+-- name: leases_of
+SELECT * FROM leases WHERE step_id = :step_id ORDER BY rowid;
+
+-- name: leases_in
+SELECT * FROM leases WHERE state IN (SELECT value FROM json_each(:states)) ORDER BY rowid;
+
+-- name: due_leases
+SELECT * FROM leases
+WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at <= :now
+ORDER BY tier <> 'high', next_try_at, rowid LIMIT :limit;
+
+-- name: live_past
+SELECT * FROM leases WHERE state = 'ACTIVE' AND expires_at <= :now ORDER BY expires_at, rowid;
+
+-- name: unclaimed_since
+SELECT * FROM leases WHERE state = 'ACTIVE' AND claimed_at IS NULL AND active_at <= :before ORDER BY active_at, rowid;
+
+-- name: activate
+UPDATE leases SET state = 'ACTIVE', active_at = :at, first_mint_at = coalesce(first_mint_at, :at)
+WHERE id = :id AND state = 'INTENT' AND epoch = :epoch AND doomed_at IS NULL;
+
+-- name: touch_intent
+-- Changes nothing; tells whether the row may still be noted on.
+UPDATE leases SET refs = refs WHERE id = :id AND state = 'INTENT' AND epoch = :epoch;
+
+-- name: refs
+SELECT refs FROM leases WHERE id = :id;
+
+-- name: set_refs
+UPDATE leases SET refs = :refs WHERE id = :id;
+
+-- name: doom
+UPDATE leases SET doomed_at = :at, end_reason = coalesce(end_reason, :reason)
+WHERE id = :id AND state = 'INTENT' AND doomed_at IS NULL;
+
+-- name: to_in_doubt
+UPDATE leases SET state = 'IN_DOUBT', next_try_at = :at, last_problem = :problem
+WHERE id = :id AND state = 'INTENT';
+
+-- name: to_revoking
+-- A new kind of work: its backoff starts afresh.
+UPDATE leases SET
+    state = 'REVOKING', revoking_at = :at, next_try_at = :at, end_reason = coalesce(end_reason, :reason),
+    attempts = 0, last_problem = ''
+WHERE id = :id AND state IN ('ACTIVE', 'INTENT', 'IN_DOUBT');
+
+-- name: to_ended
+UPDATE leases SET state = :state, evidence = :evidence, ended_at = :at, nonce = x'', next_try_at = NULL
+WHERE id = :id AND EXISTS (SELECT 1 FROM lease_moves WHERE src = leases.state AND dst = :state);
+
+-- name: defer
+UPDATE leases SET attempts = attempts + 1, next_try_at = :next_try_at, last_problem = :problem
+WHERE id = :id AND state IN ('REVOKING', 'IN_DOUBT');
+
+-- name: claim
+UPDATE leases SET claimed_at = :at WHERE id = :id AND state = 'ACTIVE' AND claimed_at IS NULL;
+
+-- name: set_replaced_by
+UPDATE leases SET replaced_by = :successor WHERE id = :id AND state = 'ACTIVE' AND replaced_by IS NULL;
+
+-- name: clear_replaced_by
+UPDATE leases SET replaced_by = NULL WHERE id = :id AND replaced_by = :successor;

@@ -1,0 +1,28 @@
+-- name: insert_step
+INSERT INTO steps (
+    id, agent, workflow, run, step, attempt, handle_hash, handle_kid, request_id, scopes, state, opened_at,
+    deadline_at, last_heartbeat_at, opened_by, proven, definition_digest, ended_at, end_reason
+) VALUES (
+    :id, :agent, :workflow, :run, :step, :attempt, :handle_hash, :handle_kid, :request_id, :scopes, :state, :opened_at,
+    :deadline_at, :last_heartbeat_at, :opened_by, :proven, :definition_digest, :ended_at, :end_reason
+);
+
+-- name: step
+SELECT * FROM steps WHERE id = :id;
+
+-- name: step_by_handle
+SELECT * FROM steps WHERE handle_hash = :handle_hash;
+
+-- name: latest_attempt
+SELECT * FROM steps
+WHERE agent = :agent AND workflow = :workflow AND run = :run AND step = :step
+ORDER BY attempt DESC LIMIT 1;
+
+-- name: beat
+UPDATE steps SET last_heartbeat_at = max(last_heartbeat_at, :at) WHERE id = :id AND state = 'OPEN';
+
+-- name: end_step
+UPDATE steps SET state = 'ENDED', ended_at = :at, end_reason = :reason WHERE id = :id AND state = 'OPEN';
+
+-- name: open_steps
+SELECT * FROM steps WHERE state = 'OPEN' ORDER BY opened_at, rowid;

@@ -1,0 +1,144 @@
+"""Row ↔ domain. A column is named as its field; times are microseconds since 1970, JSON is canonical text."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from broker.journal.chain import Entry, Head
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, Step, StepKey, StepState, Tier
+from broker.store.base import Epoch, GuardRow, GuardState, Request, RequestOutcome
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SqlValue: TypeAlias = int | float | str | bytes | None
+D = TypeVar("D", bound="DataclassInstance")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
+
+
+def micros(at: datetime) -> int:
+    """Exact, without floats. A naive time raises TypeError."""
+    return (at - _EPOCH) // _TICK
+
+
+def time_of(value: int) -> datetime:
+    """Aware, UTC."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def canonical(value: JsonValue) -> str:
+    """One text for one value: sorted keys, no blanks."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How one field is stored. None stays NULL."""
+
+    to_sql: Callable[[Any], SqlValue]
+    to_field: Callable[[Any], Any]
+
+
+def _enum(kind: type[Enum]) -> Codec:
+    return Codec(lambda member: member.value, kind)
+
+
+_PLAIN = Codec(lambda value: value, lambda value: value)
+_TIME = Codec(micros, time_of)
+_SPAN = Codec(lambda span: span // _TICK, lambda value: timedelta(microseconds=value))
+_FLAG = Codec(int, bool)
+_JSON = Codec(canonical, json.loads)
+_NAMES = Codec(lambda names: canonical(list(names)), lambda text: tuple(json.loads(text)))
+_TIMES = Codec(
+    lambda times: canonical([micros(at) for at in times]),
+    lambda text: tuple(time_of(value) for value in json.loads(text)),
+)
+
+
+class Shape(Generic[D]):
+    """Converts one dataclass, field by field."""
+
+    def __init__(self, kind: type[D], *, without: tuple[str, ...] = (), **codecs: Codec) -> None:
+        self._kind = kind
+        names = [field.name for field in fields(kind) if field.name not in without]
+        self._codecs = [(name, codecs.get(name, _PLAIN)) for name in names]
+
+    def row(self, value: D) -> dict[str, SqlValue]:
+        """Column → value."""
+        found = ((name, codec, getattr(value, name)) for name, codec in self._codecs)
+        return {name: None if field is None else codec.to_sql(field) for name, codec, field in found}
+
+    def values(self, row: sqlite3.Row) -> dict[str, Any]:
+        """Field → value."""
+        found = ((name, codec, row[name]) for name, codec in self._codecs)
+        return {name: None if column is None else codec.to_field(column) for name, codec, column in found}
+
+    def of(self, row: sqlite3.Row) -> D:
+        """The domain object."""
+        return self._kind(**self.values(row))
+
+
+LEASE = Shape(
+    Lease,
+    params=_JSON,
+    refs=_JSON,
+    tier=_enum(Tier),
+    revocability=_enum(Revocability),
+    state=_enum(LeaseState),
+    end_reason=_enum(EndReason),
+    evidence=_enum(Evidence),
+    intent_at=_TIME,
+    expires_at=_TIME,
+    active_at=_TIME,
+    claimed_at=_TIME,
+    doomed_at=_TIME,
+    revoking_at=_TIME,
+    ended_at=_TIME,
+    first_mint_at=_TIME,
+    next_try_at=_TIME,
+)
+REQUEST = Shape(Request, created_at=_TIME, keep_until=_TIME, outcome=_enum(RequestOutcome))
+GUARD_ROW = Shape(
+    GuardRow,
+    about=_JSON,
+    state=_enum(GuardState),
+    until=_TIME,
+    cool=_SPAN,
+    refilled_at=_TIME,
+    locked_at=_TIMES,
+    hour_exhausted_at=_TIMES,
+)
+EPOCH = Shape(Epoch)
+ENTRY = Shape(Entry)
+HEAD = Shape(Head)
+STEP_KEY = Shape(StepKey)
+_STEP = Shape(
+    Step,
+    without=("key",),
+    scopes=_NAMES,
+    state=_enum(StepState),
+    proven=_FLAG,
+    opened_at=_TIME,
+    deadline_at=_TIME,
+    last_heartbeat_at=_TIME,
+    ended_at=_TIME,
+    end_reason=_enum(EndReason),
+)
+
+
+def step_row(step: Step) -> dict[str, SqlValue]:
+    """The key's fields are columns like the others."""
+    return _STEP.row(step) | STEP_KEY.row(step.key)
+
+
+def step_of(row: sqlite3.Row) -> Step:
+    """With its key."""
+    return Step(key=STEP_KEY.of(row), **_STEP.values(row))

@@ -1,0 +1,130 @@
+"""The store on one SQLite file: one writer, one reader, one daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, cast
+
+from broker.errors import StoreError
+from broker.store.base import Tx
+from broker.store.sqlite.database import Database, connect, connect_readonly, create
+from broker.store.sqlite.lock import FileLock
+from broker.store.sqlite.migrate import migrate, must_be_current
+from broker.store.sqlite.reader import Reader, read_with
+from broker.store.sqlite.writer import Writer
+
+T = TypeVar("T")
+
+MAX_GROUP = 256  # operations in one commit: bounds how long the first of them waits
+BUSY_SECONDS = 5.0
+
+
+class SqliteStore:
+    """`broker.store.base.Store`."""
+
+    def __init__(self, lock: FileLock, writer: Writer, reader: Reader) -> None:
+        self._lock: FileLock | None = lock
+        self._writer = writer
+        self._reader = reader
+
+    async def write(self, operation: Callable[[Tx], T]) -> T:
+        """As the protocol says. A cancelled caller does not stop the operation."""
+        return cast(T, await self._writer.submit(operation))
+
+    async def read(self, operation: Callable[[Tx], T]) -> T:
+        """As the protocol says; never waits for a write."""
+        return await self._reader.run(operation)
+
+    @property
+    def commits(self) -> int:
+        """Groups made durable since the start; with `operations`, how well writes are grouped."""
+        return self._writer.commits
+
+    @property
+    def operations(self) -> int:
+        """Operations in those groups."""
+        return self._writer.operations
+
+    async def close(self) -> None:
+        """Finish what was queued, empty the write-ahead log, let the next daemon in."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
+
+def open_store(path: Path, *, busy_seconds: float = BUSY_SECONDS, max_group: int = MAX_GROUP) -> SqliteStore:
+    """Open for the daemon, making and migrating the database. Blocks; called once, at start.
+
+    `busy_seconds`: how long a write of another process (an operator's shell) is waited for. Raises StoreError
+    when another daemon has it, when it is newer than this program, or when it cannot be opened.
+    """
+    path = path.resolve()
+    lock = FileLock(path)
+    try:
+        create(path)
+        writer = Writer(lambda: _migrated(path, busy_seconds), max_group=max_group)
+        try:
+            reader = Reader(lambda: connect(path, busy_timeout=busy_seconds, query_only=True))
+        except BaseException:
+            writer.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    return SqliteStore(lock, writer, reader)
+
+
+def _migrated(path: Path, busy_seconds: float) -> Database:
+    database = connect(path, busy_timeout=busy_seconds)
+    try:
+        migrate(database, path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+class OfflineStore:
+    """Read-only access without a daemon, or beside one. Used by one thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, operation: Callable[[Tx], T]) -> T:
+        """Run on one snapshot. Writing methods raise StoreError."""
+        return read_with(self._database, operation)
+
+    def close(self) -> None:
+        """Changes nothing in the database."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def open_readonly(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> OfflineStore:
+    """Open for offline tools: takes no lock and changes nothing, also on read-only ground.
+
+    Raises StoreError when there is no database, or when it is of another version.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        raise StoreError(f"database {path}: no such file")
+    database = connect_readonly(path, busy_timeout=busy_seconds)
+    try:
+        must_be_current(database, path)
+    except BaseException:
+        database.close()
+        raise
+    return OfflineStore(database)

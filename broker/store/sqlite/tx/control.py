@@ -1,0 +1,54 @@
+"""The database as a whole: installation, mint keys, policy generation, epochs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from broker.errors import StoreConflict
+from broker.journal.records import Kind, Record
+from broker.store.base import Control, Epoch
+from broker.store.sqlite import sql
+from broker.store.sqlite.rows import EPOCH, SqlValue
+from broker.store.sqlite.tx.journal import JournalArea
+
+_SQL = sql.queries("control")
+
+
+class ControlArea(JournalArea):
+    """Over the journal, because an epoch begins a chain."""
+
+    def control(self) -> Control:
+        (row,) = self._db.all(_SQL["control"])
+        keys = self._db.all(_SQL["key_fingerprints"])
+        return Control(
+            installation=row["installation"],
+            key_fingerprints={key["kid"]: key["fingerprint"] for key in keys},
+            policy_generation=row["policy_generation"],
+            frozen=bool(row["frozen"]),
+        )
+
+    def add_key_fingerprint(self, kid: str, fingerprint: str) -> None:
+        if not self._db.run(_SQL["add_key_fingerprint"], {"kid": kid, "fingerprint": fingerprint}):
+            raise StoreConflict("the key id is known by another fingerprint")
+
+    def raise_generation(self) -> int:
+        (row,) = self._db.all(_SQL["raise_generation"])
+        return int(row["policy_generation"])
+
+    def set_frozen(self, frozen: bool) -> None:  # noqa: FBT001 - it is the only argument
+        self._db.run(_SQL["set_frozen"], {"frozen": int(frozen)})
+
+    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime) -> int:
+        params: dict[str, SqlValue] = {"replica": replica, "boot_id": boot_id, "expires_boot": expires_boot}
+        (row,) = self._db.all(_SQL["start_epoch"], params)
+        epoch = int(row["id"])
+        data = {"epoch": epoch, "replica": replica, "boot_id": boot_id}
+        self._begin_chain(epoch, Record(kind=Kind.GENESIS, at=at, data=data))
+        return epoch
+
+    def epoch(self) -> Epoch | None:
+        row = self._db.one(_SQL["epoch"])
+        return EPOCH.of(row) if row else None
+
+    def renew_epoch(self, epoch: int, expires_boot: float) -> bool:
+        return bool(self._db.run(_SQL["renew_epoch"], {"epoch": epoch, "expires_boot": expires_boot}))

@@ -1,0 +1,36 @@
+"""Attempt budgets and the charges of the rolling hour."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from broker.store.base import GuardRow
+from broker.store.sqlite import sql
+from broker.store.sqlite.rows import GUARD_ROW, micros
+from broker.store.sqlite.tx.base import Area
+
+_SQL = sql.queries("guard")
+
+
+class GuardArea(Area):
+    """A charge belongs to one lease."""
+
+    def guard_row(self, key: str) -> GuardRow | None:
+        row = self._db.one(_SQL["guard_row"], {"key": key})
+        return GUARD_ROW.of(row) if row else None
+
+    def put_guard_row(self, row: GuardRow) -> None:
+        self._db.run(_SQL["put_guard_row"], GUARD_ROW.row(row))
+
+    def guard_rows(self, hour_key: str) -> list[GuardRow]:
+        return [GUARD_ROW.of(row) for row in self._db.all(_SQL["guard_rows"], {"hour_key": hour_key})]
+
+    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None:
+        self._db.run(_SQL["add_charge"], {"lease_id": lease_id, "key": key, "hour_key": hour_key, "at": micros(at)})
+
+    def return_charge(self, lease_id: str) -> bool:
+        return bool(self._db.run(_SQL["return_charge"], {"lease_id": lease_id}))
+
+    def count_charges(self, hour_key: str, since: datetime) -> int:
+        (row,) = self._db.all(_SQL["count_charges"], {"hour_key": hour_key, "since": micros(since)})
+        return int(row["charges"])

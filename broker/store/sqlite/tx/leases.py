@@ -1,0 +1,90 @@
+"""Leases: every change of state is conditional on the state it leaves, in the statement itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState
+from broker.store.sqlite import sql
+from broker.store.sqlite.rows import LEASE, SqlValue, canonical, micros
+from broker.store.sqlite.tx.base import Area
+
+_SQL = sql.queries("leases")
+
+
+class LeasesArea(Area):
+    """The writing methods say with their answer whether the row was in a state to be changed."""
+
+    def insert_lease(self, lease: Lease) -> None:
+        self._db.run(_SQL["insert_lease"], LEASE.row(lease))
+
+    def lease(self, lease_id: str) -> Lease | None:
+        row = self._db.one(_SQL["lease"], {"id": lease_id})
+        return LEASE.of(row) if row else None
+
+    def leases_of(self, step_id: str) -> list[Lease]:
+        return self._leases("leases_of", step_id=step_id)
+
+    def leases_in(self, *states: LeaseState) -> list[Lease]:
+        return self._leases("leases_in", states=canonical([state.value for state in states]))
+
+    def due_leases(self, now: datetime, limit: int) -> list[Lease]:
+        return self._leases("due_leases", now=micros(now), limit=limit)
+
+    def live_past(self, now: datetime) -> list[Lease]:
+        return self._leases("live_past", now=micros(now))
+
+    def unclaimed_since(self, before: datetime) -> list[Lease]:
+        return self._leases("unclaimed_since", before=micros(before))
+
+    def activate(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue], at: datetime) -> bool:
+        return self._change("activate", lease_id, epoch=epoch, at=micros(at)) and self._merge(lease_id, refs)
+
+    def note(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue]) -> bool:
+        return self._change("touch_intent", lease_id, epoch=epoch) and self._merge(lease_id, refs)
+
+    def doom(self, lease_id: str, *, at: datetime, reason: EndReason) -> bool:
+        return self._change("doom", lease_id, at=micros(at), reason=reason.value)
+
+    def to_in_doubt(self, lease_id: str, *, at: datetime, problem: str) -> bool:
+        return self._change("to_in_doubt", lease_id, at=micros(at), problem=problem)
+
+    def to_revoking(
+        self, lease_id: str, *, at: datetime, reason: EndReason, refs: Mapping[str, JsonValue] | None = None
+    ) -> bool:
+        return self._change("to_revoking", lease_id, at=micros(at), reason=reason.value) and self._merge(lease_id, refs)
+
+    def to_ended(self, lease_id: str, state: LeaseState, *, evidence: Evidence, at: datetime) -> bool:
+        if not state.terminal:
+            raise ValueError("a lease ends in a terminal state")
+        return self._change("to_ended", lease_id, state=state.value, evidence=evidence.value, at=micros(at))
+
+    def defer(
+        self, lease_id: str, *, next_try_at: datetime, problem: str, refs: Mapping[str, JsonValue] | None = None
+    ) -> None:
+        if self._change("defer", lease_id, next_try_at=micros(next_try_at), problem=problem):
+            self._merge(lease_id, refs)
+
+    def claim(self, lease_id: str, at: datetime) -> bool:
+        return self._change("claim", lease_id, at=micros(at))
+
+    def set_replaced_by(self, lease_id: str, successor: str) -> bool:
+        return self._change("set_replaced_by", lease_id, successor=successor)
+
+    def clear_replaced_by(self, lease_id: str, successor: str) -> None:
+        self._change("clear_replaced_by", lease_id, successor=successor)
+
+    def _leases(self, query: str, **params: SqlValue) -> list[Lease]:
+        return [LEASE.of(row) for row in self._db.all(_SQL[query], params)]
+
+    def _change(self, query: str, lease_id: str, **params: SqlValue) -> bool:
+        return bool(self._db.run(_SQL[query], {"id": lease_id, **params}))
+
+    def _merge(self, lease_id: str, refs: Mapping[str, JsonValue] | None) -> bool:
+        """Newer values win key by key; always True, to stand behind `and`."""
+        if refs:
+            (row,) = self._db.all(_SQL["refs"], {"id": lease_id})
+            self._change("set_refs", lease_id, refs=canonical({**json.loads(row["refs"]), **refs}))
+        return True

@@ -1,0 +1,41 @@
+"""Steps and their attempts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from broker.model import EndReason, Step, StepKey
+from broker.store.sqlite import sql
+from broker.store.sqlite.rows import STEP_KEY, SqlValue, micros, step_of, step_row
+from broker.store.sqlite.tx.base import Area
+
+_SQL = sql.queries("steps")
+
+
+class StepsArea(Area):
+    """A step is open until something ends it."""
+
+    def insert_step(self, step: Step) -> None:
+        self._db.run(_SQL["insert_step"], step_row(step))
+
+    def step(self, step_id: str) -> Step | None:
+        return self._step("step", {"id": step_id})
+
+    def step_by_handle(self, handle_hash: bytes) -> Step | None:
+        return self._step("step_by_handle", {"handle_hash": handle_hash})
+
+    def latest_attempt(self, key: StepKey) -> Step | None:
+        return self._step("latest_attempt", STEP_KEY.row(key))
+
+    def beat(self, step_id: str, at: datetime) -> None:
+        self._db.run(_SQL["beat"], {"id": step_id, "at": micros(at)})
+
+    def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
+        return bool(self._db.run(_SQL["end_step"], {"id": step_id, "at": micros(at), "reason": reason.value}))
+
+    def open_steps(self) -> list[Step]:
+        return [step_of(row) for row in self._db.all(_SQL["open_steps"])]
+
+    def _step(self, query: str, params: dict[str, SqlValue]) -> Step | None:
+        row = self._db.one(_SQL[query], params)
+        return step_of(row) if row else None
