@@ -1,0 +1,102 @@
+"""From the three sources to a `Config`, or to every mistake at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from broker.config.settings import Config
+from broker.config.sources import FLAGS, Keys, Tree, add_environment, add_file, add_text, schema, variable
+from broker.errors import ConfigError
+
+MAX_FILE_BYTES = 1 << 20  # a config is a few kB; more is a mistake in the path
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def load(path: Path, env: Mapping[str, str], overrides: Mapping[str, str] | None = None) -> Config:
+    """Read, merge and check the settings.
+
+    Args:
+        path: the TOML file; relative paths in any source are relative to its folder.
+        env: the environment; STEPCRED_BROKER_SECTION__KEY overrides the file.
+        overrides: dotted key → text, from flags; they override both.
+
+    Raises ConfigError with every problem found, each naming its source.
+    """
+    tree = Tree(file=str(path))
+    add_file(tree, Config, _read(path))
+    add_environment(tree, Config, env)
+    for key, text in (overrides or {}).items():
+        add_text(tree, Config, tuple(key.split(".")), text, FLAGS.get(key, f"override {key}"))
+    for section in fields(Config):
+        if (
+            section.default is MISSING
+            and section.default_factory is MISSING
+            and is_dataclass(schema(Config)[section.name])
+        ):
+            tree.values_at((section.name,))  # so that each missing key is named, not just the section
+    if not (tree.values.keys() & {"vault", "aws"}):
+        tree.problems.append(f"{path}: no provider; add a section [vault] or [aws]")
+    try:
+        config = _ADAPTER.validate_python(tree.values, context={"base": path.resolve().parent})
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            _explain(tree, item)
+        raise ConfigError(tree.problems) from None
+    if tree.problems:
+        raise ConfigError(tree.problems)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise ConfigError([f"{path}: larger than 1 MiB; is this the config file?"])
+        return tomllib.loads(raw.decode())
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: is not UTF-8 text"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: is not TOML: {error}"]) from None
+
+
+_PLAIN = {
+    "string_type": "must be text in quotes",
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must be lower-case letters, digits, '.', '_' and '-'",
+    "int_type": "must be a whole number, without quotes",
+    "float_type": "must be a number, without quotes",
+    "bool_type": "must be true or false, without quotes",
+}
+
+
+def _explain(tree: Tree, item: Any) -> None:
+    """One of pydantic's findings in our words; never with the value."""
+    keys: Keys = tuple(str(part) for part in item["loc"])
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "missing":
+        if not _named_already(tree, keys):
+            tree.problem(keys, f"missing; set it in {tree.file} or as {variable(keys)}", tree.file)
+    elif kind == "value_error":
+        for line in str(context["error"]).splitlines():
+            tree.problem(keys, line)
+    elif kind == "greater_than_equal":
+        tree.problem(keys, f"must be at least {context['ge']}")
+    elif kind == "greater_than":
+        tree.problem(keys, f"must be more than {context['gt']}")
+    else:
+        tree.problem(keys, _PLAIN.get(kind, item["msg"]))
+
+
+def _named_already(tree: Tree, keys: Keys) -> bool:
+    """A value that could not be read is not missing too."""
+    return any(f": {'.'.join(keys)}: " in problem for problem in tree.problems)

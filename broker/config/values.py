@@ -1,0 +1,161 @@
+"""The kinds of values a setting can have. Each says in its error what is wrong and what to write instead.
+
+Errors never repeat the value: it may be a secret that went into the wrong place.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import stat
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationInfo
+
+MAX_PORT = 65535
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
+_DURATION = re.compile(r"(?:\d+(?:ms|s|m|h|d))+", re.ASCII)
+_PART = re.compile(r"(\d+)(ms|s|m|h|d)", re.ASCII)
+_LOOPBACK_NAMES = ("localhost",)
+
+E = TypeVar("E", bound=Enum)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """Where to listen. Port 0 = any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Reachable from this machine only."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """True for 127.0.0.0/8, ::1 and localhost; other names are not resolved, they can change."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in _LOOPBACK_NAMES
+
+
+def parse_address(value: object) -> Address:
+    """Read `host:port` or `[ipv6]:port`."""
+    if isinstance(value, Address):
+        return value
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed):
+        raise ValueError('must be "host:port", for example "127.0.0.1:8443" (0.0.0.0 for every interface)')
+    if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
+        raise ValueError(f"the port must be a number from 0 to {MAX_PORT}")
+    return Address(host=host.strip("[]"), port=int(port))
+
+
+def parse_duration(value: object) -> timedelta:
+    """Read `10s`, `15m`, `1h30m`, `250ms`, `90d`; a bare number has no unit and is refused."""
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str) or not _DURATION.fullmatch(value):
+        raise ValueError('must be a duration with a unit (ms, s, m, h, d), for example "10s" or "1h30m"')
+    span = timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(value)))
+    if not span:
+        raise ValueError("must be longer than zero")
+    return span
+
+
+def parse_url(value: object) -> str:
+    """Read an http(s) URL without user, query or fragment; plain http only to this machine."""
+    parts = urlsplit(value) if isinstance(value, str) else urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not isinstance(value, str):
+        raise ValueError('must be a URL, for example "https://vault.example.org:8200"')
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must not contain a user, a password, a query or a fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("must be https: credentials would cross the network in clear text")
+    return value.rstrip("/")
+
+
+def choice(kind: type[E]) -> BeforeValidator:
+    """Read a member of an enumeration by its value."""
+
+    def parse(value: object) -> E:
+        for member in kind:
+            if value in (member, member.value):
+                return member
+        raise ValueError("must be one of " + ", ".join(str(member.value) for member in kind))
+
+    return BeforeValidator(parse)
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be the path of a file")
+    base = info.context["base"] if info.context else Path.cwd()
+    return Path(os.path.normpath(Path(base) / Path(value).expanduser()))
+
+
+def _mode(path: Path) -> int:
+    """Permission bits of an existing, readable, regular file."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{path} is not a regular file")
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    return stat.S_IMODE(mode)
+
+
+def _public_file(value: object, info: ValidationInfo) -> Path:
+    path = _path(value, info)
+    if _mode(path) & stat.S_IWOTH:  # whoever writes a trust bundle or a scope map decides who gets what
+        raise ValueError(f"{path} can be written by everybody; run chmod o-w {path}")
+    return path
+
+
+def _secret_file(value: object, info: ValidationInfo) -> Path:
+    path = _path(value, info)
+    if _mode(path) & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ValueError(f"{path} can be read by others; run chmod 600 {path}")
+    return path
+
+
+def _state_file(value: object, info: ValidationInfo) -> Path:
+    path = _path(value, info)
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder {path.parent} does not exist; make it with mode 700")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"the folder {path.parent} cannot be written to")
+    if path.exists() and _mode(path) & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ValueError(f"{path} can be read by others; run chmod 600 {path}")
+    return path
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Listener = Annotated[Address, BeforeValidator(parse_address)]
+Url = Annotated[str, BeforeValidator(parse_url)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+Name = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9._-]{0,254}\z")]
+Switch = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Rate = Annotated[float, Field(strict=True, gt=0)]  # per second
+PublicFile = Annotated[Path, BeforeValidator(_public_file)]
+SecretFile = Annotated[Path, BeforeValidator(_secret_file)]
+StateFile = Annotated[Path, BeforeValidator(_state_file)]  # made by the broker; may not exist yet
