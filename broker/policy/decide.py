@@ -1,0 +1,207 @@
+"""May this agent have this scope, now? Pure and total: every question has an answer, none raises.
+
+The steps, in this order, so that a refusal never tells an agent about scopes that are not its own:
+
+1. the scope is declared
+2. the certificate fits a workload
+3. some grant gives the scope to that workload
+4. what the step claims is what its certificate says
+5. no deny rule concerns it (deny wins)
+6. a grant's conditions hold: workflow, digest, time, templates
+7. the matching grants together: the first in file order is the rule, the strictest bounds hold
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from broker.model import MIN_LEASE_LIFE, RuleRef
+from broker.policy import fixes
+from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denial, Denied
+from broker.policy.index import Index
+from broker.policy.patterns import BINDING
+from broker.policy.rules import Deny, Grant, Match, Scope
+from broker.policy.templates import VALUE, fill
+from broker.policy.windows import Phase
+
+_NEAREST_OF = 64  # grants looked at to name the nearest: a refusal must stay cheap
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """One condition that does not hold."""
+
+    reason: Denial
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A grant of the scope to one of the agent's workloads, and what keeps it from matching."""
+
+    grant: Grant
+    match: Match
+    failures: tuple[Failure, ...]
+    until: datetime | None  # end of its window or `until`, when open
+
+
+def decide(index: Index, request: AccessRequest) -> Decision:
+    """Answer one question, as the module says."""
+    scope = index.scopes.get(request.scope)
+    if scope is None:  # 1
+        return _unknown(Denial.UNKNOWN_SCOPE, fixes.unknown_scope(request.scope, index.scopes))
+    matches = index.matches(request.agent)
+    return (
+        _unreached(index, scope, request, matches)
+        or _barred(index, scope, request, matches)
+        or _granted(index, scope, request, matches)
+    )
+
+
+def _unreached(index: Index, scope: Scope, request: AccessRequest, matches: tuple[Match, ...]) -> Denied | None:
+    if not matches:  # 2
+        return _unknown(Denial.NO_WORKLOAD, fixes.no_workload(request))
+    if not any(index.grants_of(scope.name, match.workload.name) for match in matches):  # 3
+        return _no_grant(index, request, matches)
+    return None
+
+
+def _barred(index: Index, scope: Scope, request: AccessRequest, matches: tuple[Match, ...]) -> Denied | None:
+    if mismatch := claim_mismatch(request, matches):  # 4
+        match, failure = mismatch
+        return _refused(failure, match.workload.rule)
+    if deny := denying(index, scope, request, matches):  # 5
+        message, fix = fixes.deny_rule(deny, request, workflow_known=workflow_known(request, matches))
+        return _refused(Failure(reason=Denial.DENY_RULE, message=message, fix=fix), deny.rule)
+    return None
+
+
+def _granted(index: Index, scope: Scope, request: AccessRequest, matches: tuple[Match, ...]) -> Decision:
+    found = [  # 6
+        weigh(grant, match, scope, request)
+        for match in matches
+        for grant in index.grants_for(scope.name, match.workload.name, request.workflow)
+    ]
+    matching = [candidate for candidate in found if not candidate.failures]
+    if matching:
+        return _allowed(scope, matching, request)  # 7
+    nearest = _nearest(candidates(index, scope, request, matches))
+    first = nearest.failures[0]
+    fix = "\n".join(failure.fix for failure in nearest.failures)
+    return _refused(Failure(reason=first.reason, message=first.message, fix=fix), nearest.grant.rule)
+
+
+def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest) -> Allowed:
+    chosen = min(matching, key=lambda candidate: candidate.grant.position)
+    refuse = any(candidate.grant.concurrent is Concurrent.REFUSE for candidate in matching)
+    return Allowed(
+        scope=scope.name,
+        provider=scope.provider,
+        params=fill(scope.block, _values(chosen.match, request)),
+        tier=scope.tier,
+        revocability=scope.revocability,
+        ttl=scope.ttl,
+        max_ttl=scope.max_ttl,
+        max_step=min(candidate.grant.max_step for candidate in matching),
+        until=chosen.until,
+        concurrent=Concurrent.REFUSE if refuse else Concurrent.SUPERSEDE,
+        rule=chosen.grant.rule,
+        workload=chosen.match.workload.name,
+        captures=dict(chosen.match.captures),
+    )
+
+
+def claim_mismatch(request: AccessRequest, matches: Iterable[Match]) -> tuple[Match, Failure] | None:
+    """The first claim that differs from what the certificate says, in whichever workload it fits."""
+    for match in matches:
+        for name in BINDING:
+            proven = match.captures.get(name)
+            if proven is not None and proven != getattr(request, name):
+                message, fix = fixes.claim_mismatch(name, proven, getattr(request, name))
+                return match, Failure(reason=Denial.CLAIM_MISMATCH, message=message, fix=fix)
+    return None
+
+
+def workflow_known(request: AccessRequest, matches: Iterable[Match]) -> bool:
+    """Is the workflow more than a claim? Else a step could talk itself out of a deny rule."""
+    return request.proven or any("workflow" in match.captures for match in matches)
+
+
+def denying(index: Index, scope: Scope, request: AccessRequest, matches: tuple[Match, ...]) -> Deny | None:
+    """The first deny rule that concerns the request, or that cannot be evaluated."""
+    for deny in index.denies_of(scope.name, matches):
+        if deny.workflows is not None and workflow_known(request, matches) and request.workflow not in deny.workflows:
+            continue
+        if deny.digests is not None and request.proven and request.definition_digest not in deny.digests:
+            continue
+        if deny.when.look(request.now)[0] in (Phase.OPEN, Phase.UNKNOWN):
+            return deny
+    return None
+
+
+def candidates(index: Index, scope: Scope, request: AccessRequest, matches: Iterable[Match]) -> list[Candidate]:
+    """What could have allowed it, whatever its workflow, in file order per workload; a bounded number."""
+    pairs = [(grant, match) for match in matches for grant in index.grants_of(scope.name, match.workload.name)]
+    named = [pair for pair in pairs if pair[0].workflows is None or request.workflow in pair[0].workflows]
+    return [weigh(grant, match, scope, request) for grant, match in (named + pairs)[:_NEAREST_OF]]
+
+
+def weigh(grant: Grant, match: Match, scope: Scope, request: AccessRequest) -> Candidate:
+    """Every condition of one grant that does not hold."""
+    failures: list[Failure] = []
+    if grant.workflows is not None and request.workflow not in grant.workflows:
+        failures.append(_failure(Denial.WORKFLOW_NOT_GRANTED, fixes.workflow(grant, request.workflow)))
+    if grant.digests is not None:
+        if not request.proven:
+            failures.append(_failure(Denial.NEEDS_LAUNCHER, fixes.digest_unproven(grant)))
+        elif request.definition_digest not in grant.digests:
+            failures.append(_failure(Denial.DIGEST_NOT_PINNED, fixes.digest(grant, request.definition_digest)))
+    phase, until = grant.when.look(request.now)
+    if phase is Phase.OVER:
+        failures.append(_failure(Denial.GRANT_OVER, fixes.over(grant)))
+    elif phase is not Phase.OPEN:
+        failures.append(_failure(Denial.OUTSIDE_WINDOW, fixes.outside(grant, phase)))
+    elif until is not None and until - request.now < MIN_LEASE_LIFE:
+        failures.append(_failure(Denial.TTL_TOO_SHORT, fixes.too_short(grant)))
+    failures.extend(_template_failures(match, scope, request))
+    return Candidate(grant=grant, match=match, failures=tuple(failures), until=until)
+
+
+def _template_failures(match: Match, scope: Scope, request: AccessRequest) -> Iterable[Failure]:
+    values = _values(match, request)
+    for name in sorted(scope.variables):
+        if name not in values:
+            yield _failure(Denial.NEEDS_LAUNCHER, fixes.variable_unproven(scope, match.workload, name))
+        elif not VALUE.fullmatch(values[name]):
+            yield _failure(Denial.TEMPLATE_VALUE, fixes.variable_value(scope, name, values[name]))
+
+
+def _values(match: Match, request: AccessRequest) -> dict[str, str]:
+    """What templates may use: what the certificate says, and what a launcher said. Never a mere claim."""
+    proven = {name: str(getattr(request, name)) for name in BINDING} if request.proven else {}
+    return {**proven, **match.captures}
+
+
+def _nearest(found: list[Candidate]) -> Candidate:
+    return min(found, key=lambda candidate: (len(candidate.failures), candidate.grant.position))
+
+
+def _failure(reason: Denial, words: tuple[str, str]) -> Failure:
+    return Failure(reason=reason, message=words[0], fix=words[1])
+
+
+def _refused(failure: Failure, rule: RuleRef) -> Denied:
+    return Denied(reason=failure.reason, message=failure.message, known=True, rule=rule, smallest_fix=failure.fix)
+
+
+def _unknown(reason: Denial, words: tuple[str, str], rule: RuleRef | None = None) -> Denied:
+    return Denied(reason=reason, message=words[0], known=False, rule=rule, smallest_fix=words[1])
+
+
+def _no_grant(index: Index, request: AccessRequest, matches: tuple[Match, ...]) -> Denied:
+    names = [match.workload.name for match in matches]
+    near = next((grant for grant in index.grants if set(grant.workloads) & set(names)), None)
+    return _unknown(Denial.NO_GRANT, fixes.no_grant(near, names[0], request), near.rule if near else None)

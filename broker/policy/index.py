@@ -1,0 +1,83 @@
+"""Look-ups of the compiled map: their cost does not grow with the number of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from broker.policy.patterns import PatternIndex
+from broker.policy.rules import Deny, Grant, Match, Scope, Workload
+
+
+@dataclass(slots=True)
+class _Grants:
+    """The grants of one scope to one workload, in file order."""
+
+    every: list[Grant] = field(default_factory=list)
+    by_workflow: dict[str, list[Grant]] = field(default_factory=dict)
+    any_workflow: list[Grant] = field(default_factory=list)
+
+
+class Index:
+    """Grants by (scope, workload, workflow), denies by (scope, workload), workloads by certificate pattern."""
+
+    def __init__(
+        self,
+        *,
+        trust_domain: str,
+        workloads: Iterable[Workload],
+        scopes: Mapping[str, Scope],
+        grants: Iterable[Grant],
+        denies: Iterable[Deny],
+    ) -> None:
+        self.scopes = scopes
+        self.grants = tuple(grants)
+        self._patterns: PatternIndex[Workload] = PatternIndex(trust_domain)
+        self._grants: dict[tuple[str, str], _Grants] = {}
+        self._scopes_of: dict[str, dict[str, None]] = {}
+        self._denies: dict[tuple[str | None, str | None], list[tuple[int, Deny]]] = {}
+        for workload in workloads:
+            self._patterns.add(workload.pattern, workload)
+        for grant in self.grants:
+            self._add_grant(grant)
+        for number, deny in enumerate(denies):
+            for scope in deny.scopes or (None,):
+                for name in deny.workloads or (None,):
+                    self._denies.setdefault((scope, name), []).append((number, deny))
+
+    def _add_grant(self, grant: Grant) -> None:
+        for name in grant.workloads:
+            for scope in grant.scopes:
+                self._scopes_of.setdefault(name, {})[scope] = None
+                found = self._grants.setdefault((scope, name), _Grants())
+                found.every.append(grant)
+                if grant.workflows is None:
+                    found.any_workflow.append(grant)
+                for workflow in grant.workflows or ():
+                    found.by_workflow.setdefault(workflow, []).append(grant)
+
+    def matches(self, agent: str) -> tuple[Match, ...]:
+        """The workloads of a certificate, by name."""
+        found = (Match(workload=workload, captures=captures) for workload, captures in self._patterns.match(agent))
+        return tuple(sorted(found, key=lambda match: match.workload.name))
+
+    def grants_of(self, scope: str, workload: str) -> list[Grant]:
+        """In file order, whatever their workflows."""
+        found = self._grants.get((scope, workload))
+        return found.every if found else []
+
+    def grants_for(self, scope: str, workload: str, workflow: str) -> list[Grant]:
+        """Those that name this workflow, and those for any."""
+        found = self._grants.get((scope, workload))
+        return [*found.by_workflow.get(workflow, ()), *found.any_workflow] if found else []
+
+    def scopes_of(self, workload: str) -> Iterable[str]:
+        """What some grant gives to a workload."""
+        return self._scopes_of.get(workload, {})
+
+    def denies_of(self, scope: str, matches: Iterable[Match]) -> list[Deny]:
+        """Denies that could concern this scope and these workloads, in file order."""
+        names = [match.workload.name for match in matches]
+        keys = [(s, w) for s in (scope, None) for w in (*names, None)]
+        found = {number: deny for key in keys for number, deny in self._denies.get(key, ())}
+        return [found[number] for number in sorted(found)]

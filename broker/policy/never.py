@@ -1,0 +1,48 @@
+"""`never`: proven over patterns at every load, so that no grant can ever give what it forbids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from broker.model import Tier
+from broker.policy.rules import Grant, Never, Scope, Workload
+
+_ORDER = {tier: number for number, tier in enumerate(Tier)}
+
+
+def violations(
+    nevers: Iterable[Never],
+    grants: Iterable[Grant],
+    workloads: Mapping[str, Workload],
+    scopes: Mapping[str, Scope],
+) -> Iterator[tuple[Never, str]]:
+    """Each grant that could give what a `never` forbids, with a message naming both places.
+
+    Times, digests and deny rules are not counted on: they come and go.
+    """
+    grants = tuple(grants)
+    for never in nevers:
+        for grant in grants:
+            forbidden = [name for name in grant.scopes if name in scopes and _forbids(never, scopes[name])]
+            reached = [
+                name for name in grant.workloads if name in workloads and _reaches(never, grant, workloads[name])
+            ]
+            if forbidden and reached:
+                scope = scopes[forbidden[0]]
+                what = f"scope {scope.name!r} ({scope.tier.value}) to workload {reached[0]!r}"
+                yield never, f"never {never.name!r} is broken by grant {grant.rule}: it can give {what}"
+
+
+def _forbids(never: Never, scope: Scope) -> bool:
+    if never.scopes is not None and scope.name not in never.scopes:
+        return False
+    return never.tier is None or _ORDER[scope.tier] >= _ORDER[never.tier]
+
+
+def _reaches(never: Never, grant: Grant, workload: Workload) -> bool:
+    """Could one certificate be this workload's and the never's? A bound workflow is one that the grant names."""
+
+    def possible(capture: str, value: str) -> bool:
+        return capture != "workflow" or grant.workflows is None or value in grant.workflows
+
+    return workload.pattern.overlaps(never.agents, possible)

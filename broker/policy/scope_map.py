@@ -1,0 +1,40 @@
+"""A compiled scope map: immutable, indexed, and the only thing that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from broker.policy.decide import decide
+from broker.policy.decision import AccessRequest, Decision
+from broker.policy.index import Index
+from broker.policy.rules import Deny, Grant, Never, Scope, ScopeTest, Workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScopeMap:
+    """What `load` returns. A new file makes a new one; nothing in it ever changes."""
+
+    file: str
+    digest: str  # SHA-256 of the file's bytes, hex
+    environment: str
+    trust_domain: str
+    workloads: Mapping[str, Workload]
+    scopes: Mapping[str, Scope]
+    grants: Mapping[str, Grant]
+    denies: Mapping[str, Deny]
+    nevers: Mapping[str, Never]
+    tests: tuple[ScopeTest, ...]
+    index: Index
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Allowed or Denied, with the reason. Pure, total."""
+        return decide(self.index, request)
+
+    def workloads_of(self, agent: str) -> tuple[tuple[str, Mapping[str, str]], ...]:
+        """The workloads that a SPIFFE ID fits, by name, with what their captures took."""
+        return tuple((match.workload.name, match.captures) for match in self.index.matches(agent))
+
+    def scopes_of(self, agent: str) -> tuple[str, ...]:
+        """Every scope that some grant gives to this agent, under whatever conditions; sorted."""
+        return tuple(sorted({s for m in self.index.matches(agent) for s in self.index.scopes_of(m.workload.name)}))
