@@ -1,0 +1,424 @@
+"""The store's behaviour without a disk, for fast tests of what stands on it. Held to it by tests/contract."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from broker.errors import StoreConflict, StoreError
+from broker.journal.chain import EMPTY, Entry, Head, link
+from broker.journal.records import Kind, Record
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey, StepState, Tier
+from broker.store.base import Control, Epoch, GuardRow, Request, RequestOutcome, Tx
+
+T = TypeVar("T")
+
+_REVOKABLE = (LeaseState.ACTIVE, LeaseState.INTENT, LeaseState.IN_DOUBT)
+_DUE = (LeaseState.REVOKING, LeaseState.IN_DOUBT)
+_ENDS_FROM = {
+    LeaseState.REVOKED: (LeaseState.REVOKING, LeaseState.IN_DOUBT),
+    LeaseState.EXPIRED: (LeaseState.REVOKING, LeaseState.IN_DOUBT, LeaseState.ACTIVE),
+    LeaseState.VOID: (LeaseState.IN_DOUBT, LeaseState.INTENT),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Charge:
+    hour_key: str
+    at: datetime
+    returned: bool = False
+
+
+@dataclass(kw_only=True)
+class _State:
+    """Values are frozen, so a copy of the containers is a copy of everything."""
+
+    control: Control
+    epochs: list[Epoch] = field(default_factory=list)
+    steps: dict[str, Step] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)
+    requests: dict[tuple[str, str], Request] = field(default_factory=dict)
+    guard: dict[str, GuardRow] = field(default_factory=dict)
+    charges: dict[str, _Charge] = field(default_factory=dict)
+    journal: list[Entry] = field(default_factory=list)
+
+    def copy(self) -> _State:
+        return _State(**{name: value if name == "control" else value.copy() for name, value in vars(self).items()})
+
+
+def _json(value: JsonValue) -> Any:
+    """As it comes back from a database: plain, and nobody else's object."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _aware(*times: datetime | None) -> None:
+    for at in times:
+        if at is not None and at.tzinfo is None:
+            raise TypeError("times are aware")
+
+
+class MemoryTx:
+    """`broker.store.base.Tx` over a private copy."""
+
+    def __init__(self, state: _State, *, writable: bool) -> None:
+        self._state = state
+        self._writable = writable
+
+    def _w(self) -> _State:
+        if not self._writable:
+            raise StoreError("read-only")
+        return self._state
+
+    # control
+
+    def control(self) -> Control:
+        return self._state.control
+
+    def add_key_fingerprint(self, kid: str, fingerprint: str) -> None:
+        state = self._w()
+        if state.control.key_fingerprints.get(kid, fingerprint) != fingerprint:
+            raise StoreConflict("the key id is known by another fingerprint")
+        state.control = replace(state.control, key_fingerprints={**state.control.key_fingerprints, kid: fingerprint})
+
+    def raise_generation(self) -> int:
+        state = self._w()
+        state.control = replace(state.control, policy_generation=state.control.policy_generation + 1)
+        return state.control.policy_generation
+
+    def set_frozen(self, frozen: bool) -> None:  # noqa: FBT001 - it is the only argument
+        self._w().control = replace(self._state.control, frozen=frozen)
+
+    # epoch
+
+    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime) -> int:
+        epoch = Epoch(id=len(self._w().epochs) + 1, replica=replica, boot_id=boot_id, expires_boot=float(expires_boot))
+        self._state.epochs.append(epoch)
+        data = {"epoch": epoch.id, "replica": replica, "boot_id": boot_id}
+        self._link(epoch.id, 0, Record(kind=Kind.GENESIS, at=at, data=data))
+        return epoch.id
+
+    def epoch(self) -> Epoch | None:
+        return self._state.epochs[-1] if self._state.epochs else None
+
+    def renew_epoch(self, epoch: int, expires_boot: float) -> bool:
+        epochs = self._w().epochs
+        if not epochs or epochs[-1].id != epoch:
+            return False
+        epochs[-1] = replace(epochs[-1], expires_boot=float(expires_boot))
+        return True
+
+    # steps
+
+    def insert_step(self, step: Step) -> None:
+        steps = self._w().steps
+        _aware(step.opened_at, step.deadline_at, step.last_heartbeat_at, step.ended_at)
+        for other in steps.values():
+            same_attempt = (other.key, other.attempt) == (step.key, step.attempt)
+            if same_attempt or other.id == step.id or other.handle_hash == step.handle_hash:
+                raise StoreConflict("the step exists already")
+        steps[step.id] = step
+
+    def step(self, step_id: str) -> Step | None:
+        return self._state.steps.get(step_id)
+
+    def step_by_handle(self, handle_hash: bytes) -> Step | None:
+        return next((step for step in self._state.steps.values() if step.handle_hash == handle_hash), None)
+
+    def latest_attempt(self, key: StepKey) -> Step | None:
+        attempts = [step for step in self._state.steps.values() if step.key == key]
+        return max(attempts, key=lambda step: step.attempt, default=None)
+
+    def beat(self, step_id: str, at: datetime) -> None:
+        step = self._w().steps.get(step_id)
+        if step is not None and step.state is StepState.OPEN:
+            self._state.steps[step_id] = replace(step, last_heartbeat_at=max(step.last_heartbeat_at, at))
+
+    def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
+        step = self._w().steps.get(step_id)
+        if step is None or step.state is StepState.ENDED:
+            return False
+        self._state.steps[step_id] = replace(step, state=StepState.ENDED, ended_at=at, end_reason=reason)
+        return True
+
+    def open_steps(self) -> list[Step]:
+        found = [step for step in self._state.steps.values() if step.state is StepState.OPEN]
+        return sorted(found, key=lambda step: step.opened_at)
+
+    # leases
+
+    def insert_lease(self, lease: Lease) -> None:
+        leases = self._w().leases
+        _aware(lease.intent_at, lease.expires_at, lease.first_mint_at)
+        if lease.state is not LeaseState.INTENT or lease.step_id not in self._state.steps:
+            raise StoreError("a lease begins as INTENT, in a step")
+        for other in leases.values():
+            if other.id == lease.id or (other.agent, other.request_id) == (lease.agent, lease.request_id):
+                raise StoreConflict("the lease exists already")
+        leases[lease.id] = replace(lease, params=_json(lease.params), refs=_json(lease.refs))
+
+    def lease(self, lease_id: str) -> Lease | None:
+        return self._state.leases.get(lease_id)
+
+    def leases_of(self, step_id: str) -> list[Lease]:
+        return [lease for lease in self._state.leases.values() if lease.step_id == step_id]
+
+    def leases_in(self, *states: LeaseState) -> list[Lease]:
+        return [lease for lease in self._state.leases.values() if lease.state in states]
+
+    def due_leases(self, now: datetime, limit: int) -> list[Lease]:
+        due = [(lease.next_try_at, lease) for lease in self.leases_in(*_DUE)]
+        ready = [(lease.tier is not Tier.HIGH, at, lease) for at, lease in due if at is not None and at <= now]
+        return [lease for _, _, lease in sorted(ready, key=lambda found: found[:2])[:limit]]
+
+    def live_past(self, now: datetime) -> list[Lease]:
+        past = [lease for lease in self.leases_in(LeaseState.ACTIVE) if lease.expires_at <= now]
+        return sorted(past, key=lambda lease: lease.expires_at)
+
+    def unclaimed_since(self, before: datetime) -> list[Lease]:
+        active = [(lease.active_at, lease) for lease in self.leases_in(LeaseState.ACTIVE) if lease.claimed_at is None]
+        old = [(at, lease) for at, lease in active if at is not None and at <= before]
+        return [lease for _, lease in sorted(old, key=lambda found: found[0])]
+
+    def _change(
+        self,
+        lease_id: str,
+        allowed: Callable[[Lease], bool],
+        refs: Mapping[str, JsonValue] | None = None,
+        **changes: Any,
+    ) -> bool:
+        lease = self._w().leases.get(lease_id)
+        if lease is None or not allowed(lease):
+            return False
+        _aware(*(value for value in changes.values() if isinstance(value, datetime)))
+        self._state.leases[lease_id] = replace(lease, refs={**lease.refs, **_json(dict(refs or {}))}, **changes)
+        return True
+
+    def activate(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue], at: datetime) -> bool:
+        lease = self._state.leases.get(lease_id)
+        first = lease.first_mint_at if lease and lease.first_mint_at else at
+        return self._change(
+            lease_id,
+            lambda row: row.state is LeaseState.INTENT and row.epoch == epoch and row.doomed_at is None,
+            refs,
+            state=LeaseState.ACTIVE,
+            active_at=at,
+            first_mint_at=first,
+        )
+
+    def note(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue]) -> bool:
+        return self._change(lease_id, lambda row: row.state is LeaseState.INTENT and row.epoch == epoch, refs)
+
+    def doom(self, lease_id: str, *, at: datetime, reason: EndReason) -> bool:
+        return self._change(
+            lease_id,
+            lambda row: row.state is LeaseState.INTENT and row.doomed_at is None,
+            doomed_at=at,
+            end_reason=self._reason(lease_id, reason),
+        )
+
+    def to_in_doubt(self, lease_id: str, *, at: datetime, problem: str) -> bool:
+        return self._change(
+            lease_id,
+            lambda row: row.state is LeaseState.INTENT,
+            state=LeaseState.IN_DOUBT,
+            next_try_at=at,
+            last_problem=problem,
+        )
+
+    def to_revoking(
+        self, lease_id: str, *, at: datetime, reason: EndReason, refs: Mapping[str, JsonValue] | None = None
+    ) -> bool:
+        return self._change(
+            lease_id,
+            lambda row: row.state in _REVOKABLE,
+            refs,
+            state=LeaseState.REVOKING,
+            revoking_at=at,
+            next_try_at=at,
+            end_reason=self._reason(lease_id, reason),
+            attempts=0,
+            last_problem="",
+        )
+
+    def _reason(self, lease_id: str, reason: EndReason) -> EndReason:
+        lease = self._state.leases.get(lease_id)
+        return lease.end_reason if lease and lease.end_reason else reason
+
+    def to_ended(self, lease_id: str, state: LeaseState, *, evidence: Evidence, at: datetime) -> bool:
+        if not state.terminal:
+            raise ValueError("a lease ends in a terminal state")
+        return self._change(
+            lease_id,
+            lambda row: row.state in _ENDS_FROM[state],
+            state=state,
+            evidence=evidence,
+            ended_at=at,
+            nonce=b"",
+            next_try_at=None,
+        )
+
+    def defer(
+        self, lease_id: str, *, next_try_at: datetime, problem: str, refs: Mapping[str, JsonValue] | None = None
+    ) -> None:
+        lease = self._state.leases.get(lease_id)
+        self._change(
+            lease_id,
+            lambda row: row.state in _DUE,
+            refs,
+            attempts=lease.attempts + 1 if lease else 0,
+            next_try_at=next_try_at,
+            last_problem=problem,
+        )
+
+    def claim(self, lease_id: str, at: datetime) -> bool:
+        return self._change(
+            lease_id, lambda row: row.state is LeaseState.ACTIVE and row.claimed_at is None, claimed_at=at
+        )
+
+    def set_replaced_by(self, lease_id: str, successor: str) -> bool:
+        return self._change(
+            lease_id, lambda row: row.state is LeaseState.ACTIVE and row.replaced_by is None, replaced_by=successor
+        )
+
+    def clear_replaced_by(self, lease_id: str, successor: str) -> None:
+        self._change(lease_id, lambda row: row.replaced_by == successor, replaced_by=None)
+
+    # idempotency
+
+    def request(self, caller: str, request_id: str) -> Request | None:
+        return self._state.requests.get((caller, request_id))
+
+    def insert_request(self, request: Request) -> None:
+        key = (request.caller, request.request_id)
+        if key in self._w().requests:
+            raise StoreConflict("the request exists already")
+        self._state.requests[key] = request
+
+    def finish_request(
+        self, caller: str, request_id: str, outcome: RequestOutcome, *, reason: str = "", message: str = ""
+    ) -> None:
+        found = self._w().requests.get((caller, request_id))
+        if found is not None:
+            self._state.requests[caller, request_id] = replace(found, outcome=outcome, reason=reason, message=message)
+
+    def forget_requests(self, before: datetime) -> int:
+        old = [key for key, request in self._w().requests.items() if request.keep_until < before]
+        for key in old:
+            del self._state.requests[key]
+        return len(old)
+
+    # guard
+
+    def guard_row(self, key: str) -> GuardRow | None:
+        return self._state.guard.get(key)
+
+    def put_guard_row(self, row: GuardRow) -> None:
+        _aware(row.until, row.refilled_at, *row.locked_at, *row.hour_exhausted_at)
+        self._w().guard[row.key] = replace(
+            row,
+            about=_json(row.about),
+            locked_at=tuple(row.locked_at),
+            hour_exhausted_at=tuple(row.hour_exhausted_at),
+        )
+
+    def guard_rows(self, hour_key: str) -> list[GuardRow]:
+        return [row for _, row in sorted(self._state.guard.items()) if row.hour_key == hour_key]
+
+    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None:
+        if lease_id in self._w().charges:
+            raise StoreConflict("the lease is charged already")
+        self._state.charges[lease_id] = _Charge(hour_key=hour_key, at=at)
+
+    def return_charge(self, lease_id: str) -> bool:
+        charge = self._w().charges.get(lease_id)
+        if charge is None or charge.returned:
+            return False
+        self._state.charges[lease_id] = replace(charge, returned=True)
+        return True
+
+    def count_charges(self, hour_key: str, since: datetime) -> int:
+        charges = self._state.charges.values()
+        return sum(charge.hour_key == hour_key and charge.at >= since and not charge.returned for charge in charges)
+
+    # journal
+
+    def append(self, record: Record) -> Head:
+        head = self.journal_head()
+        self._w()
+        if head is None:
+            raise StoreError("the journal has no chain yet: no epoch was started")
+        return self._link(head.chain, head.seq + 1, record)
+
+    def _link(self, chain: int, seq: int, record: Record) -> Head:
+        head, body = self.journal_head(), record.body()
+        prev = head.hash if head else EMPTY
+        entry = Entry(chain=chain, seq=seq, body=body, prev=prev, hash=link(prev, chain, seq, body))
+        self._state.journal.append(entry)
+        return Head(chain=chain, seq=seq, hash=entry.hash)
+
+    def journal_head(self) -> Head | None:
+        if not self._state.journal:
+            return None
+        last = self._state.journal[-1]
+        return Head(chain=last.chain, seq=last.seq, hash=last.hash)
+
+    def journal(self, *, after: tuple[int, int] | None = None, limit: int = 1000) -> list[Entry]:
+        start = after or (-1, -1)
+        return [entry for entry in self._state.journal if (entry.chain, entry.seq) > start][:limit]
+
+    def denial(self, reference_id: str) -> Entry | None:
+        found = (entry for entry in self._state.journal if json.loads(entry.body).get("reference_id") == reference_id)
+        return next(found, None)
+
+
+class MemoryStore:
+    """`broker.store.base.Store`. Durable as long as the object; a second view of it is a restarted daemon."""
+
+    def __init__(self) -> None:
+        self._state = _State(
+            control=Control(installation=secrets.token_hex(16), key_fingerprints={}, policy_generation=0, frozen=False)
+        )
+        self._closed = False
+
+    async def write(self, operation: Callable[[Tx], T]) -> T:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        if self._closed:
+            raise StoreError("the store is closed")
+        # Not at once: callers must see, as with a thread, that others run meanwhile, and that a cancelled
+        # caller's operation is carried out all the same.
+        loop.call_soon(self._apply, operation, answer)
+        return await answer
+
+    def _apply(self, operation: Callable[[Tx], T], answer: asyncio.Future[T]) -> None:
+        state = self._state.copy()
+        try:
+            result = operation(MemoryTx(state, writable=True))
+        except Exception as error:  # noqa: BLE001 - it is the caller's, and is raised there
+            if not answer.done():
+                answer.set_exception(RuntimeError("StopIteration") if isinstance(error, StopIteration) else error)
+            return
+        self._state = state
+        if not answer.done():
+            answer.set_result(result)
+
+    async def read(self, operation: Callable[[Tx], T]) -> T:
+        if self._closed:
+            raise StoreError("the store is closed")
+        await asyncio.sleep(0)
+        return operation(MemoryTx(self._state, writable=False))
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)  # what was queued runs first
+        self._closed = True
+
+    def reopened(self) -> MemoryStore:
+        """As the next daemon finds it."""
+        store = MemoryStore()
+        store._state = self._state
+        return store
