@@ -1,0 +1,73 @@
+"""What the scope map must know of AWS: is a block good, and how dead can its sessions be made."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from broker.model import JsonValue, Revocability
+from broker.providers.aws.block import AwsBlock, Statement
+from broker.providers.aws.compile import PolicyTooLargeError, session_policy
+
+Problem: TypeAlias = tuple[tuple[str | int, ...], str]
+
+_TEMPLATE = re.compile(r"(?<!\$)\{[A-Za-z_][A-Za-z0-9_]*\}")
+_SOME_BOUND = datetime(2000, 1, 1, tzinfo=UTC)  # all bounds have the same length
+_EXPECTED = {
+    "role_arn": "must be a role's ARN: arn:aws:iam::<12 digits>:role/<name>, without templates",
+    "Action": "must be actions such as s3:GetObject",
+    "NotAction": "must be actions such as s3:GetObject",
+    "Resource": "must be * or ARNs",
+    "NotResource": "must be * or ARNs",
+    "regions": "must be a list of regions such as eu-west-1",
+    "sts_endpoint": "must be an https URL without a path (http on loopback only)",
+    "endpoint_url": "must be an https URL without a path (http on loopback only)",
+}
+
+
+class AwsScope:
+    """`ScopeKind` of the `aws` block. Imports no SDK."""
+
+    name = "aws"
+
+    def validate(self, block: Mapping[str, JsonValue]) -> Sequence[Problem]:
+        """Every mistake as (path, message). Templates count one character each in the size check."""
+        try:
+            good = AwsBlock.model_validate(block)
+        except ValidationError as error:
+            return [_problem(each) for each in error.errors(include_url=False, include_input=False)]
+        try:
+            session_policy(_shortest(good), _SOME_BOUND)
+        except PolicyTooLargeError as error:
+            return [(("statements",), str(error))]
+        return []
+
+    def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
+        """DENY_POLICY, or EXPIRY_ONLY by `revoke: bound`."""
+        bound_only = AwsBlock.model_validate(block).revoke == "bound"
+        return Revocability.EXPIRY_ONLY if bound_only else Revocability.DENY_POLICY
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    path = error["loc"]
+    name = next((part for part in reversed(path) if isinstance(part, str)), "")
+    if error["type"] == "missing":
+        return path, "is required"
+    if error["type"] == "extra_forbidden":
+        known = Statement.model_fields if path[0] == "statements" else AwsBlock.model_fields
+        close = difflib.get_close_matches(name, known, n=1)
+        return path, "unknown key" + (f"; did you mean {close[0]}?" if close else "")
+    if error["type"] == "value_error":
+        return path, error["msg"].removeprefix("Value error, ")
+    return path, _EXPECTED.get(name, error["msg"][0].lower() + error["msg"][1:])
+
+
+def _shortest(block: AwsBlock) -> AwsBlock:
+    """The block with every template at its shortest, so that what does not fit now never will."""
+    return AwsBlock.model_validate_json(_TEMPLATE.sub("x", block.model_dump_json(exclude_none=True)))
