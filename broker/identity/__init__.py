@@ -1,1 +1,7 @@
 """PEM bytes → Agent. Knows no grpc."""
+
+from broker.identity.leaf import CertificatePolicy
+from broker.identity.trust import TrustStore
+from broker.identity.verify import Authenticator, CertificateFacts
+
+__all__ = ["Authenticator", "CertificateFacts", "CertificatePolicy", "TrustStore"]

@@ -1,0 +1,202 @@
+"""Who is calling? PEM bytes of a TLS client certificate → Agent, or a refusal with its reason.
+
+The TLS layer has checked the certificate when the connection was made. That is not enough: it accepts TLS 1.2, leaves
+without extended key usage, CA certificates as leaves, RSA-1024 and any number of names; a live connection and a TLS
+session ticket outlive the certificate; and a root that was removed stays good on open connections (all measured).
+So every call is checked again, in the numbered steps of `Authenticator.authenticate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from broker.clock import Clock
+from broker.errors import BrokerError, Reason
+from broker.identity.leaf import CertificatePolicy, check_form, read_spiffe_id
+from broker.identity.path import CA_POLICY, LEAF_POLICY
+from broker.identity.trust import MALFORMED, TrustStore
+from broker.model import Agent
+
+MAX_PEM_BYTES = 16384  # in-house bounds: a leaf has 1 to 2 kB
+MAX_CHAIN_BYTES = 65536
+MAX_INTERMEDIATES = 8
+CACHE_ENTRIES = 4096  # about 2 kB each
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CertificateFacts:
+    """What a deny list may go by."""
+
+    spiffe_id: str
+    cert_sha256: str  # hex, of the DER
+    spki_sha256: str  # hex, of the subject public key info
+    serial_number: int
+    issuer: str  # RFC 4514
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Verified:
+    """Everything about a certificate that does not depend on the time of the call."""
+
+    facts: CertificateFacts
+    trust_domain: str
+    not_before: datetime
+    not_after: datetime
+    path_not_before: datetime  # of the whole path up to the root
+    path_not_after: datetime
+
+
+def nobody(_: CertificateFacts) -> bool:
+    """The deny list that holds no one."""
+    return False
+
+
+class Authenticator:
+    """Turns the certificate of a call into an Agent. One per listener: operators have a trust bundle of their own."""
+
+    def __init__(
+        self,
+        trust: TrustStore,
+        clock: Clock,
+        policy: CertificatePolicy,
+        *,
+        denied: Callable[[CertificateFacts], bool] = nobody,
+    ) -> None:
+        self._trust = trust
+        self._clock = clock
+        self._policy = policy
+        self._denied = denied
+        self._cache: OrderedDict[tuple[int, bytes], _Verified] = OrderedDict()
+
+    def authenticate(self, pem: bytes, *, tls_version: str, peer: str, chain: bytes = b"") -> Agent:
+        """Check one call's certificate.
+
+        Args:
+            pem: the leaf, as the TLS layer gives it; empty when the client sent none.
+            tls_version: as the TLS layer names it; only "TLSv1.3" passes.
+            peer: transport address, kept for the journal.
+            chain: PEM of the intermediates that the client sent, leaf included or not.
+
+        Raises:
+            BrokerError: NO_CLIENT_CERTIFICATE, CERTIFICATE_INVALID, CERTIFICATE_EXPIRED, SPIFFE_ID_INVALID,
+                TRUST_DOMAIN_FOREIGN or AGENT_DENIED.
+        """
+        # 1. TLS 1.3: gRPC has no floor to set.
+        if tls_version != "TLSv1.3":
+            raise _invalid("TLS 1.3 is required")
+        # 2. A certificate, within the size that is ever parsed.
+        if not pem:
+            raise BrokerError(Reason.NO_CLIENT_CERTIFICATE, "no client certificate")
+        if len(pem) > MAX_PEM_BYTES or len(chain) > MAX_CHAIN_BYTES:
+            raise _invalid("the certificate or its chain is too large")
+        # 3.-7. Form, name and path, against today's roots.
+        now = self._clock.now()
+        verified = self._verified(pem, chain, now)
+        # 8. Valid at this moment, on every call: connections and session tickets outlive certificates.
+        _check_time(verified.not_before, verified.not_after, now)
+        # 9. Not denied, on every call: deny lists change between calls.
+        if self._denied(verified.facts):
+            raise BrokerError(Reason.AGENT_DENIED, "this certificate or agent is denied")
+        return Agent(
+            spiffe_id=verified.facts.spiffe_id,
+            trust_domain=verified.trust_domain,
+            cert_sha256=verified.facts.cert_sha256,
+            not_after=verified.not_after,
+            peer=peer,
+        )
+
+    def _verified(self, pem: bytes, chain: bytes, now: datetime) -> _Verified:
+        """From the cache, unless the roots have changed or some certificate above has run out.
+
+        Only what passed is kept, under all of the bytes that it was decided on (CVE-2025-6037: never a serial or name).
+        """
+        key = (self._trust.generation, hashlib.sha256(len(pem).to_bytes(4, "big") + pem + chain).digest())
+        found = self._cache.get(key)
+        if found is not None and found.path_not_before <= now <= found.path_not_after:
+            self._cache.move_to_end(key)
+            return found
+        verified = self._verify(pem, chain, now)
+        self._cache[key] = verified
+        while len(self._cache) > CACHE_ENTRIES:
+            self._cache.popitem(last=False)
+        return verified
+
+    def _verify(self, pem: bytes, chain: bytes, now: datetime) -> _Verified:
+        try:
+            # 3. Exactly one certificate, that can be read.
+            leaf = _one(pem)
+            intermediates = _intermediates(chain, leaf)
+            # 4. The time before the rest, so that an expired certificate is called expired.
+            _check_time(leaf.not_valid_before_utc, leaf.not_valid_after_utc, now)
+            # 5. An end entity for client authentication, with a sound key and life.
+            check_form(leaf, self._policy)
+            # 6. Exactly one URI name, and it is a SPIFFE ID of our trust domain. Never the common name.
+            spiffe_id = read_spiffe_id(leaf, self._policy.trust_domain)
+            # 7. A path to one of today's roots.
+            path = self._path(leaf, intermediates, now)
+            return _Verified(
+                facts=_facts(leaf, str(spiffe_id)),
+                trust_domain=spiffe_id.trust_domain,
+                not_before=leaf.not_valid_before_utc,
+                not_after=leaf.not_valid_after_utc,
+                path_not_before=max(one.not_valid_before_utc for one in path),
+                path_not_after=min(one.not_valid_after_utc for one in path),
+            )
+        except MALFORMED:
+            raise _invalid("the certificate is malformed") from None
+
+    def _path(
+        self, leaf: x509.Certificate, intermediates: list[x509.Certificate], now: datetime
+    ) -> list[x509.Certificate]:
+        builder = PolicyBuilder().store(Store(list(self._trust.roots))).time(now)
+        builder = builder.extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY)
+        try:
+            return builder.build_client_verifier().verify(leaf, intermediates).chain
+        except VerificationError:
+            raise _invalid("no valid path from the certificate to a trusted root") from None
+
+
+def _one(pem: bytes) -> x509.Certificate:
+    certificates = x509.load_pem_x509_certificates(pem)
+    if len(certificates) != 1:
+        raise _invalid("not exactly one certificate")
+    return certificates[0]
+
+
+def _intermediates(chain: bytes, leaf: x509.Certificate) -> list[x509.Certificate]:
+    if not chain:
+        return []
+    found = [one for one in x509.load_pem_x509_certificates(chain) if one != leaf]
+    if len(found) > MAX_INTERMEDIATES:
+        raise _invalid("the certificate chain is too long")
+    return found
+
+
+def _check_time(not_before: datetime, not_after: datetime, now: datetime) -> None:
+    if now < not_before:
+        raise _invalid("the certificate is not valid yet; compare the clocks")
+    if now > not_after:
+        raise BrokerError(Reason.CERTIFICATE_EXPIRED, "the certificate has expired")
+
+
+def _facts(leaf: x509.Certificate, spiffe_id: str) -> CertificateFacts:
+    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return CertificateFacts(
+        spiffe_id=spiffe_id,
+        cert_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest(),
+        spki_sha256=hashlib.sha256(spki).hexdigest(),
+        serial_number=leaf.serial_number,
+        issuer=leaf.issuer.rfc4514_string(),
+    )
+
+
+def _invalid(message: str) -> BrokerError:
+    return BrokerError(Reason.CERTIFICATE_INVALID, message)

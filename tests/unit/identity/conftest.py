@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from tests.fakes.clock import FakeClock
+from tests.support.certs import TestCA
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> TestCA:
+    return TestCA(tmp_path)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(datetime.now(UTC))
+
+
+@pytest.fixture
+def trust(ca: TestCA) -> TrustStore:
+    return TrustStore(ca.root_path)
+
+
+@pytest.fixture
+def authenticator(trust: TrustStore, clock: FakeClock) -> Authenticator:
+    return Authenticator(trust, clock, CertificatePolicy(trust_domain="test.local"))
