@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -66,7 +67,10 @@ class BaoServer:
             headers={"X-Vault-Token": self.root_token if token is None else token, "Content-Type": "application/json"},
             method=method,
         )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if self.ca_file:
+            handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=self.ca_file)))
+        opener = urllib.request.build_opener(*handlers)
         try:
             with opener.open(request, timeout=30) as response:
                 status, raw = response.status, response.read()

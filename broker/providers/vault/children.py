@@ -1,0 +1,88 @@
+"""Leased secrets that a lease's token fetched: revoked by their own ids, because a token's death is no proof.
+
+With the database down, revoking the parent was answered 204 while the database role still logged in (measured).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from broker.clock import Clock
+from broker.providers.base import LeaseRef
+from broker.providers.vault import answers
+from broker.providers.vault.client import VaultClient
+from broker.providers.vault.settings import VaultSettings
+from broker.providers.vault.transport import VaultLost, VaultRefused
+from broker.secret import Secret
+
+LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between looks: a queued revocation takes a few milliseconds
+MINT_TIMEOUT = timedelta(seconds=10)
+CLOCK_SKEW = timedelta(seconds=30)  # between the server's clock and ours
+
+
+class Children:
+    """Knows the ids that this process has fetched; errors are the transport's."""
+
+    def __init__(self, client: VaultClient, settings: VaultSettings, clock: Clock) -> None:
+        self._client = client
+        self._settings = settings
+        self._clock = clock
+        self._known: dict[str, datetime] = {}  # id → end of its parent
+
+    def remember(self, lease_id: str, until: datetime) -> None:
+        """This one has an owner; it is no stray."""
+        now = self._clock.now()
+        self._known = {one: end for one, end in self._known.items() if end > now} | {lease_id: until}
+
+    async def revoke(self, asker: Secret, ids: Iterable[str]) -> None:
+        """Queue their revocation; harmless for those already gone (202, measured)."""
+        for lease_id in ids:
+            await self._client.revoke_lease(asker, lease_id)
+
+    async def alive(self, asker: Secret, ids: Iterable[str]) -> list[str]:
+        """Those not seen gone, after a short series of looks."""
+        left = list(ids)
+        for pause in LOOKS:
+            if not left:
+                break
+            if pause:
+                await self._clock.sleep(pause)
+            left = [lease_id for lease_id in left if await self._issued(asker, lease_id)]
+        return left
+
+    async def strays(self, asker: Secret, prefix: str, ref: LeaseRef) -> list[str]:
+        """Leases under `prefix` that a mint of unknown outcome may have left.
+
+        Issued while it could still land, and of no lease this process knows. After a restart, honest
+        neighbours of those two minutes count as strays too: the doubt then lasts until they end.
+        """
+        since = ref.intent_at - CLOCK_SKEW
+        until = ref.intent_at + MINT_TIMEOUT + timedelta(seconds=self._settings.request_limit_seconds) + CLOCK_SKEW
+        found = []
+        for lease_id in await self._client.list_leases(asker, prefix):
+            if lease_id in self._known:
+                continue
+            issued = await self._issued(asker, lease_id)
+            if issued and since <= issued <= until:
+                found.append(lease_id)
+        return found
+
+    async def _issued(self, asker: Secret, lease_id: str) -> datetime | None:
+        """When it was made; None when it is seen gone."""
+        try:
+            seen = await self._client.lookup_lease(asker, lease_id)
+        except VaultRefused as error:
+            if answers.is_exactly(error, answers.LEASE_GONE):
+                return None
+            raise
+        try:
+            return _instant(str(seen["issue_time"]))
+        except (KeyError, ValueError):
+            raise VaultLost("the answer holds no time of issue") from None
+
+
+def _instant(text: str) -> datetime:
+    """RFC 3339 with nanoseconds, which Python does not read."""
+    return datetime.fromisoformat(re.sub(r"\.(\d{6})\d+", r".\1", text)).astimezone(UTC)

@@ -1,0 +1,134 @@
+"""The few calls the broker makes, typed, each with the token that makes it. Errors are the transport's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hvac.api.auth_methods import AppRole as AppRoleApi
+from hvac.api.auth_methods import Token as TokenApi
+from hvac.api.system_backend.lease import Lease as LeaseApi
+
+from broker.providers.vault.transport import Transport, VaultLost, VaultRefused
+from broker.secret import Secret
+
+NOT_FOUND = 404
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenAnswer:
+    """The `auth` part of an answer that gives a token. `life` is seconds, 0 = unbounded."""
+
+    token: Secret
+    accessor: str
+    life: int
+    renewable: bool
+    orphan: bool
+    kind: str
+    policies: tuple[str, ...]
+    request_id: str
+
+
+class VaultClient:
+    """Typed calls over hvac's API classes."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    # Any: hvac's stubs say what the stock adapter returns; ours returns a coroutine of the JSON object.
+    def _token_api(self, token: Secret) -> Any:
+        return TokenApi(self._transport.acting_as(token))
+
+    def _lease_api(self, token: Secret) -> Any:
+        return LeaseApi(self._transport.acting_as(token))
+
+    async def cluster_id(self) -> str:
+        """Of an unsealed server; asks without a token. A sealed one is VaultRefused (503)."""
+        body = await self._transport.exchange("get", "v1/sys/health", namespaced=False)
+        return str(body.get("cluster_id", ""))
+
+    async def login_approle(self, mount: str, role_id: str, secret_id: Secret) -> TokenAnswer:
+        api: Any = AppRoleApi(self._transport.acting_as(None))
+        answer = await api.login(role_id, secret_id.reveal(), use_token=False, mount_point=mount)
+        return _token_answer(answer)
+
+    async def renew_self(self, token: Secret) -> TokenAnswer:
+        return _token_answer(await self._token_api(token).renew_self())
+
+    async def lookup_self(self, token: Secret) -> dict[str, Any]:
+        return _data(await self._token_api(token).lookup_self())
+
+    async def create(
+        self, asker: Secret, role: str, token: Secret | str, *, seconds: int, meta: Mapping[str, str]
+    ) -> TokenAnswer:
+        """A token with the given id, through a role; the id travels in the body only."""
+        body = await self._token_api(asker).create(
+            id=token.reveal() if isinstance(token, Secret) else token,
+            role_name=role,
+            meta=dict(meta),
+            renewable=False,
+            no_default_policy=True,
+            ttl=f"{seconds}s",
+            explicit_max_ttl=f"{seconds}s",
+            display_name="stepcred",
+        )
+        return _token_answer(body)
+
+    async def lookup(self, asker: Secret, token: Secret) -> dict[str, Any]:
+        return _data(await self._token_api(asker).lookup(token.reveal()))
+
+    async def revoke_self(self, token: Secret) -> None:
+        await self._token_api(token).revoke_self()
+
+    async def read(self, token: Secret, path: str) -> dict[str, Any]:
+        """The whole answer; it may have made a lease."""
+        return await self._transport.exchange("get", f"v1/{path}", token=token)
+
+    async def revoke_lease(self, asker: Secret, lease_id: str) -> None:
+        """Queue it. `sync: false`: a synchronous one is never retried when the target is down (measured).
+
+        The URL form, so that the broker's right can be limited to its own roles.
+        """
+        await self._transport.exchange("put", f"v1/sys/leases/revoke/{lease_id}", token=asker, body={"sync": False})
+
+    async def lookup_lease(self, asker: Secret, lease_id: str) -> dict[str, Any]:
+        return _data(await self._lease_api(asker).read_lease(lease_id))
+
+    async def list_leases(self, asker: Secret, prefix: str) -> list[str]:
+        """Whole ids of the leases under `<mount>/creds/<role>`."""
+        try:
+            data = _data(await self._lease_api(asker).list_leases(prefix))
+        except VaultRefused as error:
+            if (error.status, error.errors) == (NOT_FOUND, ()):
+                return []
+            raise
+        return [f"{prefix}/{key}" for key in data.get("keys", [])]
+
+    async def capabilities_self(self, asker: Secret, paths: list[str]) -> dict[str, Any]:
+        body = {"paths": paths}
+        return _data(await self._transport.exchange("post", "v1/sys/capabilities-self", token=asker, body=body))
+
+
+def _data(body: dict[str, Any]) -> dict[str, Any]:
+    data = body.get("data")
+    if not isinstance(data, dict):
+        raise VaultLost("the answer holds no data")
+    return data
+
+
+def _token_answer(body: dict[str, Any]) -> TokenAnswer:
+    auth: Any = body.get("auth")
+    try:
+        return TokenAnswer(
+            token=Secret(auth["client_token"]),
+            accessor=auth["accessor"],
+            life=int(auth["lease_duration"]),
+            renewable=bool(auth["renewable"]),
+            orphan=bool(auth["orphan"]),
+            kind=auth["token_type"],
+            policies=tuple(auth["policies"]),
+            request_id=str(body.get("request_id", "")),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise VaultLost("the answer holds no token") from None

@@ -1,0 +1,63 @@
+"""Where the server is, and how the broker logs in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppRole:
+    """The secret id stays in a file and is read again at each login, so that it can be rotated."""
+
+    role_id: str
+    secret_id_file: Path
+    mount: str = "approle"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenFile:
+    """A token that something else, for example Vault Agent, keeps fresh in a file."""
+
+    path: Path
+
+
+Auth: TypeAlias = AppRole | TokenFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaultSettings:
+    """Times are seconds."""
+
+    address: str  # https://host:port; http only on loopback
+    auth: Auth
+    namespace: str = ""  # custom token ids work in the root namespace only (measured)
+    ca_file: Path | None = None  # the system's trust store when None
+    tomb_role: str = "stepcred-tomb"
+    tomb_seconds: int = 86_400
+    connect_timeout: float = 3.0
+    request_timeout: float = 8.0  # of one request; the engine's bound on a whole mint is 10 s
+    request_limit_seconds: float = 90.0  # the server's own bound on one request: its default
+    max_connections: int = 64
+
+    def problems(self) -> list[str]:
+        """Mistakes that can be seen without asking the server."""
+        found = []
+        parts = urlsplit(self.address)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            found.append("vault address: expected https://host:port")
+        elif parts.scheme == "http" and not _loopback(parts.hostname):
+            found.append("vault address: http sends tokens in the clear; use https")
+        if self.ca_file and not self.ca_file.is_file():
+            found.append(f"vault ca_file {self.ca_file}: no such file")
+        return found
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

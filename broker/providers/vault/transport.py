@@ -1,0 +1,161 @@
+"""hvac's API classes over aiohttp: they return what the adapter returns, and this one returns a coroutine.
+
+Closes what stock hvac leaves open (measured): it follows a redirect and gives the other host the token, honours
+HTTP_PROXY, reads ~/.vault-token, and does not check paths.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import aiohttp
+from hvac.adapters import Adapter
+from yarl import URL
+
+from broker.providers.vault.scope import is_path
+from broker.providers.vault.settings import VaultSettings
+from broker.secret import Secret
+
+MAX_ANSWER_BYTES = 1 << 20
+METHODS = {"get": "GET", "list": "LIST", "post": "POST", "put": "PUT", "delete": "DELETE"}
+
+
+class VaultUnreachable(Exception):
+    """No byte of the request was sent."""
+
+
+class VaultLost(Exception):
+    """It may have been sent, and no answer is known: timeout, reset, nonsense."""
+
+
+class VaultRefused(Exception):
+    """An answer other than success. `errors` are the server's own words: to compare, never to show."""
+
+    def __init__(self, status: int, errors: tuple[str, ...]) -> None:
+        super().__init__(f"the server answered {status}")
+        self.status = status
+        self.errors = errors
+
+
+class Transport:
+    """One connection pool. `acting_as` gives an hvac adapter for a token."""
+
+    def __init__(self, settings: VaultSettings) -> None:
+        self.settings = settings
+        self._base = settings.address.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    def acting_as(self, token: Secret | None) -> TokenAdapter:
+        """An adapter that sends this token, or none."""
+        return TokenAdapter(self, token)
+
+    async def close(self) -> None:
+        """Close the pool; the next request opens another."""
+        session, self._session = self._session, None
+        if session:
+            await session.close()
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: Secret | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        namespaced: bool = True,
+    ) -> dict[str, Any]:
+        """One request, one attempt.
+
+        Returns the JSON object of a 2xx answer, {} when it has none.
+        Raises VaultUnreachable, VaultLost or VaultRefused, none with the server's words or a token in its text.
+        """
+        if not is_path(path.removeprefix("/")):
+            raise VaultUnreachable("unsafe path")
+        session = self._open()
+        sent = {"X-Vault-Request": "true", **(headers or {})}
+        if self.settings.namespace and namespaced:
+            sent["X-Vault-Namespace"] = self.settings.namespace
+        if token:
+            sent["X-Vault-Token"] = token.reveal()
+        try:
+            async with session.request(
+                METHODS[method.lower()],
+                URL(f"{self._base}/{path.removeprefix('/')}", encoded=True),
+                json=body,
+                headers=sent,
+                allow_redirects=False,
+            ) as response:
+                status, raw = response.status, await _read(response)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            raise VaultUnreachable("the server cannot be reached") from None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            raise VaultLost("no answer") from None
+        return _judge(status, raw)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            settings = self.settings
+            try:
+                context = (
+                    ssl.create_default_context(cafile=settings.ca_file) if self._base.startswith("https") else True
+                )
+            except OSError:  # ssl.SSLError is one
+                raise VaultUnreachable("the CA file cannot be used") from None
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=settings.max_connections, ssl=context),
+                timeout=aiohttp.ClientTimeout(total=settings.request_timeout, connect=settings.connect_timeout),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,  # no proxy, no netrc from the environment
+            )
+            # aiohttp sends GET and PUT a second time when a pooled connection breaks. A GET of
+            # database/creds mints: twice sent is twice minted. There is no public switch.
+            self._session._retry_connection = False  # noqa: SLF001
+        return self._session
+
+
+class TokenAdapter(Adapter):  # type: ignore[type-arg]  # generic in the stubs only
+    """Speaks for one token. Without `super().__init__`, which opens a requests session."""
+
+    def __init__(self, transport: Transport, token: Secret | None) -> None:
+        self._transport = transport
+        self._token = token
+
+    def get_login_token(self, response: Awaitable[dict[str, Any]]) -> str:
+        raise NotImplementedError("log in with use_token=False: the answer is a coroutine")
+
+    def request(
+        self,
+        method: Any,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        raise_exception: bool = True,  # noqa: FBT001, FBT002, ARG002 - hvac's signature
+        **kwargs: Any,
+    ) -> Awaitable[dict[str, Any]]:
+        """What hvac's API classes call; the answer is awaited by whoever called them."""
+        return self._transport.exchange(method, url, token=self._token, body=kwargs.get("json"), headers=headers)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    raw = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        raw += chunk
+        if len(raw) > MAX_ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError
+    return bytes(raw)
+
+
+def _judge(status: int, raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw) if raw.strip() else {}
+    except (ValueError, RecursionError):
+        body = None
+    if 200 <= status < 300:  # noqa: PLR2004 - HTTP success
+        if not isinstance(body, dict):
+            raise VaultLost("the answer is not a JSON object")
+        return body
+    errors = body.get("errors") if isinstance(body, dict) else None
+    raise VaultRefused(status, tuple(one for one in errors if isinstance(one, str)) if isinstance(errors, list) else ())

@@ -1,0 +1,123 @@
+"""A TCP proxy that misbehaves on demand, between a client and a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Fault(Enum):
+    """What happens to a request whose first line contains the proxy's `only`."""
+
+    NONE = "NONE"
+    CUT = "CUT"  # forwarded; the connection is closed before the answer
+    HANG = "HANG"  # forwarded; the answer never comes
+    ANSWER = "ANSWER"  # forwarded and carried out; `answer` is sent instead
+    REPLACE = "REPLACE"  # not forwarded; `answer` is sent
+    LATE = "LATE"  # the client sees a cut at once; the request is forwarded after `delay` seconds
+
+
+@dataclass
+class Proxy:
+    """`requests` holds the first line of each request; faults apply once each, `times` times."""
+
+    port: int
+    upstream: int
+    fault: Fault = Fault.NONE
+    only: str = ""
+    times: int = 1
+    delay: float = 0
+    answer: bytes = b""
+    requests: list[str] = field(default_factory=list)
+    late: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def inject(self, fault: Fault, only: str = "", *, times: int = 1, delay: float = 0, answer: bytes = b"") -> None:
+        """From the next matching request on."""
+        self.fault, self.only, self.times, self.delay, self.answer = fault, only, times, delay, answer
+
+    def seen(self, part: str) -> list[str]:
+        """First lines that contain `part`."""
+        return [line for line in self.requests if part in line]
+
+    async def late_done(self) -> None:
+        """Until every late request has been carried out."""
+        await asyncio.gather(*self.late)
+
+    def _take(self, line: str) -> Fault:
+        if self.fault is Fault.NONE or self.only not in line or self.times == 0:
+            return Fault.NONE
+        self.times -= 1
+        return self.fault
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            while request := await _message(reader):
+                line = request.split(b"\r\n", 1)[0].decode()
+                self.requests.append(line)
+                fault = self._take(line)
+                if fault is Fault.REPLACE:
+                    writer.write(self.answer)
+                elif fault is Fault.LATE:
+                    self.late.append(asyncio.create_task(self._forward_later(request)))
+                    return
+                else:
+                    answer = await self._forward(request)
+                    if fault is Fault.CUT:
+                        return
+                    if fault is Fault.HANG:
+                        await asyncio.sleep(60)
+                    writer.write(self.answer if fault is Fault.ANSWER else answer)
+                await writer.drain()
+
+    async def _forward(self, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.upstream)
+        with contextlib.closing(writer):
+            writer.write(request)
+            await writer.drain()
+            return await _message(reader)
+
+    async def _forward_later(self, request: bytes) -> None:
+        await asyncio.sleep(self.delay)
+        await self._forward(request)
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    """One HTTP/1.1 message with Content-Length or chunked, or b"" at the end."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+    if b"chunked" in fields.get(b"transfer-encoding", b""):
+        body = b""
+        while not body.endswith(b"0\r\n\r\n"):
+            body += await reader.readuntil(b"\r\n")
+        return head + body
+    return head + await reader.readexactly(int(fields.get(b"content-length", b"0")))
+
+
+def response(status: str, body: bytes = b"{}", *headers: str) -> bytes:
+    """A whole answer, for example response("500 Internal Server Error", b'{"errors": []}')."""
+    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@contextlib.asynccontextmanager
+async def proxy(upstream: int) -> AsyncIterator[Proxy]:
+    """A proxy on a free loopback port before `127.0.0.1:upstream`."""
+    state = Proxy(port=0, upstream=upstream)
+    server = await asyncio.start_server(state._serve, "127.0.0.1", 0)
+    state.port = server.sockets[0].getsockname()[1]
+    try:
+        yield state
+    finally:
+        server.close()
+        for task in state.late:
+            task.cancel()

@@ -1,0 +1,82 @@
+"""What the tests of the Vault provider share: a provider on a real server, and leases to mint."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from broker.clock import SystemClock
+from broker.keyring import Keyring
+from broker.model import JsonValue
+from broker.providers.base import LeaseRef, MintOrder
+from broker.providers.vault.names import token_id
+from broker.providers.vault.provider import VaultProvider
+from broker.providers.vault.scope import VaultScope
+from broker.providers.vault.settings import AppRole, VaultSettings
+from tests.support.bao import BrokerLogin
+
+KEYRING = Keyring({"k1": bytes(32)}, "k1")
+INSTALLATION = "test-installation"
+
+
+def new_ref(params: Mapping[str, JsonValue], *, seconds: float = 300, ago: float = 0) -> LeaseRef:
+    """A fresh lease; `ago` seconds lie between its intent and now."""
+    now = SystemClock().now()
+    return LeaseRef(
+        lease_id=secrets.token_hex(8),
+        nonce=secrets.token_bytes(16),
+        kid="k1",
+        params=params,
+        refs={},
+        revocability=VaultScope().revocability(params),
+        intent_at=now - timedelta(seconds=ago),
+        expires_at=now + timedelta(seconds=seconds),
+        epoch=1,
+    )
+
+
+@dataclass
+class Notes:
+    """A row's refs, as the engine would keep them."""
+
+    refs: dict[str, Any] = field(default_factory=dict)
+
+    async def note(self, refs: Mapping[str, JsonValue]) -> None:
+        self.refs.update(refs)
+
+
+def order_of(ref: LeaseRef, notes: Notes | None = None) -> MintOrder:
+    return MintOrder(
+        ref=ref,
+        agent="spiffe://test.internal/workflow/w/step/s",
+        workflow="w",
+        run="r",
+        step="s",
+        note=(notes or Notes()).note,
+    )
+
+
+def with_refs(ref: LeaseRef, refs: Mapping[str, JsonValue]) -> LeaseRef:
+    """The lease as a later read of its row gives it."""
+    return replace(ref, refs={**ref.refs, **refs})
+
+
+def token_name(ref: LeaseRef) -> str:
+    return token_id(KEYRING, INSTALLATION, ref).reveal()
+
+
+@contextlib.asynccontextmanager
+async def vault_provider(address: str, login: BrokerLogin, **settings: Any) -> AsyncIterator[VaultProvider]:
+    """Closed at the end."""
+    auth = AppRole(role_id=login.role_id, secret_id_file=login.secret_id_file)
+    provider = VaultProvider(
+        VaultSettings(address=address, auth=auth, **settings), KEYRING, INSTALLATION, SystemClock()
+    )
+    try:
+        yield provider
+    finally:
+        await provider.close()
