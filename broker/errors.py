@@ -46,7 +46,6 @@ class Reason(Enum):
     RATE_LIMITED = "RATE_LIMITED"
     # provider and broker
     PROVIDER_FAILED = "PROVIDER_FAILED"
-    PROVIDER_REFUSED = "PROVIDER_REFUSED"  # definite: nothing was minted
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"  # disk full, database locked out
     DRAINING = "DRAINING"
     EPOCH_LOST = "EPOCH_LOST"
@@ -67,6 +66,7 @@ class BrokerError(Exception):
         retry_after: timedelta | None = None,
         verdict: Verdict | None = None,
         metadata: Mapping[str, str] | None = None,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -76,6 +76,7 @@ class BrokerError(Exception):
             verdict = Verdict.RETRY_AFTER if retry_after is not None else Verdict.NEVER
         self.verdict = verdict
         self.metadata: dict[str, str] = dict(metadata or {})
+        self.about: dict[str, str] = dict(about or {})  # Record fields for the journal; never told to the client
         self.reference_id = ""
 
 

@@ -61,11 +61,7 @@ class Record:
 
     def body(self) -> str:
         """Canonical JSON (sorted keys, no blanks, empty fields left out): what is hashed and stored."""
-        fields = {
-            name: getattr(self, name)
-            for name in Record.__slots__  # type: ignore[attr-defined]  # made by slots=True
-            if getattr(self, name) not in ("", {})
-        }
+        fields = {name: getattr(self, name) for name in Record.__slots__ if getattr(self, name) not in ("", {})}
         fields["kind"] = self.kind.value
         fields["at"] = self.at.isoformat()
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

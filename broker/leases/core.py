@@ -1,0 +1,224 @@
+"""What every part of the engine works with, and the checks that they share."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from broker.clock import Clock
+from broker.config import Timings
+from broker.errors import BrokerError, Reason, access_denied
+from broker.guard.guard import Guard
+from broker.journal.records import Record
+from broker.keyring import Keyring, handle_of, hash_handle
+from broker.leases.epoch import EpochKeeper, EpochLost
+from broker.metrics import Metrics
+from broker.model import NAME, Agent, JsonValue, Lease, Step, StepKey, StepState
+from broker.policy.decision import AccessRequest, Decision
+from broker.policy.holder import Policies
+from broker.providers.base import LeaseRef, Provider
+from broker.store.base import Request, RequestOutcome, Store, Tx
+
+MAX_SCOPES = 32  # per step; keeps one request's answer small
+
+
+class PolicyMoved(Exception):
+    """The map was loaded anew between decision and intent: decide again."""
+
+
+class Endings:
+    """Wakes those who wait for a lease's evidence. Holds nothing for leases that nobody waits for."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    def tell(self, lease_id: str) -> None:
+        """The lease has reached a terminal state."""
+        for future in self._waiting.pop(lease_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def expect(self, lease_id: str) -> asyncio.Future[None]:
+        """Register before looking at the state, so that no ending is missed."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(lease_id, []).append(future)
+        return future
+
+    def forget(self, lease_id: str, future: asyncio.Future[None]) -> None:
+        """The waiter gave up."""
+        waiting = self._waiting.get(lease_id, [])
+        if future in waiting:
+            waiting.remove(future)
+        if not waiting:
+            self._waiting.pop(lease_id, None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Core:
+    """The engine's parts, wired once."""
+
+    store: Store
+    clock: Clock
+    timings: Timings
+    keyring: Keyring
+    policies: Policies
+    guard: Guard
+    providers: Mapping[str, Provider]
+    epoch: EpochKeeper
+    metrics: Metrics
+    endings: Endings = field(default_factory=Endings)
+    lane: asyncio.Event = field(default_factory=asyncio.Event)  # set: the revocation lane has work
+    heard: dict[str, float] = field(default_factory=dict)  # step id → boottime of its last sign of life
+
+    def enter(self, tx: Tx) -> None:
+        """First line of every writing operation of a request: the fence."""
+        try:
+            self.epoch.fence(tx)
+        except EpochLost:
+            raise BrokerError(Reason.EPOCH_LOST, "the broker lost its right to write; ask again") from None
+
+    def decide(self, key: StepKey, scope: str, *, step: Step | None = None) -> Decision:
+        """Ask today's map. `step` adds what a launcher has proven."""
+        return self.policies.map.decide(
+            AccessRequest(
+                agent=key.agent,
+                workflow=key.workflow,
+                run=key.run,
+                step=key.step,
+                scope=scope,
+                now=self.clock.now(),
+                proven=step.proven if step else False,
+                definition_digest=step.definition_digest if step else "",
+            )
+        )
+
+    async def step_of(self, agent: Agent, handle: str) -> Step:
+        """The step of this handle, if it is this agent's (I8). Raises ACCESS_DENIED; an ended step is returned."""
+        step = await self.store.read(lambda tx: tx.step_by_handle(hash_handle(handle)))
+        return self.own(agent, step)
+
+    def own(self, agent: Agent, step: Step | None) -> Step:
+        """Refuse an unknown and a foreign step alike."""
+        if step is None or step.key.agent != agent.spiffe_id:
+            raise access_denied()
+        return step
+
+    def remember(
+        self, tx: Tx, step: Step, *, method: str, request_id: str, digest: bytes, lease_id: str = "", done: bool = True
+    ) -> None:
+        """Keep the idempotency row of a mutating call for the step's life and a day."""
+        at = self.clock.now()
+        tx.insert_request(
+            Request(
+                caller=step.key.agent,
+                request_id=request_id,
+                method=method,
+                payload_hash=digest,
+                created_at=at,
+                keep_until=max(step.deadline_at, at) + self.timings.keep_requests,
+                step_id=step.id,
+                lease_id=lease_id,
+                outcome=RequestOutcome.DONE if done else RequestOutcome.PENDING,
+            )
+        )
+
+    def handle(self, step: Step) -> str:
+        """Derive a step's handle again: HMAC over step key, attempt and request id, 128 bits."""
+        return derive_handle(self.keyring, step.handle_kid, step.key, step.attempt, step.request_id)
+
+
+def derive_handle(keyring: Keyring, kid: str, key: StepKey, attempt: int, request_id: str) -> str:
+    """A replayed BeginStep derives the same handle; nobody without the mint key derives any."""
+    parts = (key.agent, key.workflow, key.run, key.step, str(attempt), request_id)
+    return handle_of(keyring.derive(kid, "step-handle", *parts))
+
+
+def must_be_open(step: Step) -> None:
+    """Raises STEP_ENDED, which only the step's own agent ever sees."""
+    if step.state is not StepState.OPEN:
+        raise step_ended(step)
+
+
+def step_ended(step: Step) -> BrokerError:
+    """The caller's own step is over, and why."""
+    why = step.end_reason.value if step.end_reason else ""
+    return BrokerError(
+        Reason.STEP_ENDED,
+        "the step has ended; open its next attempt with BeginStep",
+        metadata={"ended_by": why},
+        about={"step_id": step.id},
+    )
+
+
+def check_request_id(text: str) -> str:
+    """A canonical UUID (RFC 9562: lower case, with hyphens), or INVALID_REQUEST_ID."""
+    try:
+        if str(uuid.UUID(text)) == text:
+            return text
+    except ValueError:
+        pass
+    raise BrokerError(Reason.INVALID_REQUEST_ID, "request_id must be a UUID in its canonical lower-case form")
+
+
+def check_name(field_name: str, text: str) -> str:
+    """Rejected when it does not match; never folded or decoded (CVE-2025-6004)."""
+    if NAME.fullmatch(text) is None:
+        raise BrokerError(
+            Reason.INVALID_NAME,
+            f"{field_name} must match {NAME.pattern}",
+            metadata={"field": field_name},
+        )
+    return text
+
+
+def check_scopes(scopes: Sequence[str]) -> tuple[str, ...]:
+    """Distinct, well-formed, not too many."""
+    if not scopes or len(scopes) > MAX_SCOPES or len(set(scopes)) != len(scopes):
+        raise BrokerError(Reason.INVALID_ARGUMENT, f"name between 1 and {MAX_SCOPES} distinct scopes")
+    return tuple(check_name("scope", scope) for scope in scopes)
+
+
+def payload_hash(method: str, *parts: str | Sequence[str]) -> bytes:
+    """What a replay must repeat exactly (SHA-256)."""
+    return hashlib.sha256(json.dumps([method, *parts], separators=(",", ":")).encode()).digest()
+
+
+def known_request(tx: Tx, caller: str, request_id: str, digest: bytes) -> Request | None:
+    """An earlier call with this id. Raises REQUEST_ID_REUSED when its payload was another one."""
+    known = tx.request(caller, request_id)
+    if known is not None and known.payload_hash != digest:
+        raise BrokerError(Reason.REQUEST_ID_REUSED, "this request_id was used for another request")
+    return known
+
+
+def ref_of(lease: Lease) -> LeaseRef:
+    """What the provider may know of a lease."""
+    return LeaseRef(
+        lease_id=lease.id,
+        nonce=lease.nonce,
+        kid=lease.kid,
+        params=lease.params,
+        refs=lease.refs,
+        revocability=lease.revocability,
+        intent_at=lease.intent_at,
+        expires_at=lease.expires_at,
+        epoch=lease.epoch,
+    )
+
+
+def step_record(step: Step, agent: Agent, **fields: JsonValue) -> Record:
+    """A record about a step with the who, the where and the names filled."""
+    return Record(
+        agent=agent.spiffe_id,
+        cert_sha256=agent.cert_sha256,
+        peer=agent.peer,
+        workflow=step.key.workflow,
+        run=step.key.run,
+        step=step.key.step,
+        step_id=step.id,
+        **fields,
+    )

@@ -1,0 +1,210 @@
+"""The lease engine: what the rpc layer calls, and what runs by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+
+from broker.errors import BrokerError, Reason, StoreError, access_denied
+from broker.leases import moves
+from broker.leases.core import Core, check_request_id, known_request, payload_hash
+from broker.leases.issuing import Asking, Issuing, refused
+from broker.leases.minting import Delivered, Minter
+from broker.leases.outcomes import Outcome, wait_for_evidence
+from broker.leases.reaper import Reaper
+from broker.leases.refusals import Refusals
+from broker.leases.revoking import RevocationLane
+from broker.leases.steps import Beat, Opened, Opening, ScopeAnswer, Steps, with_references
+from broker.log import get_logger
+from broker.model import Agent, EndReason, Lease, StepKey
+from broker.policy.decision import Denied
+from broker.store.base import Tx
+
+log = get_logger(__name__)
+
+FLUSH_EVERY = 5.0  # seconds between writes of counted refusals
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """What EndStep and RevokeLease answer."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def all_proven(self) -> bool:
+        """Every lease has evidence."""
+        return all(outcome.evidence is not None for outcome in self.outcomes)
+
+
+class Engine:
+    """Steps and leases of one daemon."""
+
+    def __init__(self, core: Core, refusals: Refusals) -> None:
+        self._core = core
+        self._refusals = refusals
+        self._minter = Minter(core)
+        self._steps = Steps(core)
+        self._issuing = Issuing(core, self._minter)
+        self._lane = RevocationLane(core)
+        self._reaper = Reaper(core, self._steps)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.draining = False
+
+    # --- what agents ask ---
+
+    async def begin_step(self, agent: Agent, asked: Opening) -> Opened:
+        """Open a step; the refused scopes are journalled with their references."""
+        self._must_take_new_work()
+        opened = await self._steps.begin(agent, asked)
+        references: dict[str, str] = {}
+        for answer in opened.answers:
+            if isinstance(answer.decision, Denied):
+                error = refused(answer.decision, opened.step, answer.scope)
+                await self._refusals.record(agent, "BeginStep", error)
+                references[answer.scope] = error.reference_id
+        return with_references(opened, references)
+
+    async def issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
+        """Mint one credential, or answer a replay."""
+        self._must_take_new_work()
+        return await self._issuing.issue(agent, handle, asked)
+
+    async def heartbeat(self, agent: Agent, handle: str, held: Sequence[str]) -> Beat:
+        """Keep a step alive and claim its leases."""
+        return await self._steps.heartbeat(agent, handle, held)
+
+    async def revoke_lease(
+        self, agent: Agent, *, request_id: str, handle: str, lease_id: str, wait_seconds: float
+    ) -> Outcome:
+        """End one lease of the caller's step. Asking again answers how it stands."""
+        core = self._core
+        check_request_id(request_id)
+        step = await core.step_of(agent, handle)
+
+        def operation(tx: Tx) -> Lease:
+            core.enter(tx)
+            lease = tx.lease(lease_id)
+            if lease is None or lease.step_id != step.id:
+                raise access_denied()
+            digest = payload_hash("RevokeLease", step.id, lease.id)
+            if known_request(tx, agent.spiffe_id, request_id, digest) is None:
+                core.remember(tx, step, method="RevokeLease", request_id=request_id, digest=digest, lease_id=lease.id)
+            moves.withdraw(tx, lease, at=core.clock.now(), reason=EndReason.REVOKED_BY_AGENT)
+            return lease
+
+        lease = await core.store.write(operation)
+        core.lane.set()
+        outcomes = await wait_for_evidence(core, [lease], wait_seconds)
+        core.epoch.must_be_fresh()
+        return outcomes[0]
+
+    async def end_step(self, agent: Agent, *, request_id: str, handle: str, wait_seconds: float) -> Ended:
+        """End the caller's step and all of its leases. Asking again answers how they stand."""
+        core = self._core
+        check_request_id(request_id)
+        step = await core.step_of(agent, handle)
+        leases = await self._steps.end(step, reason=EndReason.STEP_ENDED, by=agent.spiffe_id, request_id=request_id)
+        outcomes = await wait_for_evidence(core, leases, wait_seconds)
+        core.epoch.must_be_fresh()
+        return Ended(outcomes=tuple(outcomes))
+
+    async def check_access(self, key: StepKey, scopes: Sequence[str]) -> tuple[ScopeAnswer, ...]:
+        """The verdicts of BeginStep; opens nothing and journals nothing."""
+        return tuple(ScopeAnswer(scope=scope, decision=self._core.decide(key, scope)) for scope in scopes)
+
+    # --- what operators and signals ask ---
+
+    async def freeze(self, *, frozen: bool) -> None:
+        """Stop (or allow) new mints; those in flight are not committed."""
+        await self._core.store.write(lambda tx: tx.set_frozen(frozen))
+
+    async def revoke(self, lease_ids: Sequence[str], *, reason: EndReason) -> int:
+        """Ask leases to die; returns how many were live."""
+        core = self._core
+
+        def operation(tx: Tx) -> int:
+            core.enter(tx)
+            rows = [row for row in map(tx.lease, lease_ids) if row is not None]
+            return sum(moves.withdraw(tx, row, at=core.clock.now(), reason=reason) for row in rows)
+
+        count = await core.store.write(operation)
+        core.lane.set()
+        return count
+
+    # --- its own life ---
+
+    async def start(self) -> None:
+        """Take the epoch, take up what was left, and run."""
+        self._core.metrics.epoch(await self._core.epoch.take())
+        await self._lane.resume()
+        self._run(self._renew_for_ever(), "epoch")
+        self._run(self._lane.run(), "revocations")
+        self._run(self._reaper.run(), "reaper")
+        self._run(self._flush_for_ever(), "refusals")
+
+    async def drain(self, *, revoke: bool) -> None:
+        """No new intents; mints settle; REVOKING rows are worked until the grace ends (DESIGN section 4).
+
+        ACTIVE leases and open steps stay for the next epoch, unless `revoke`.
+        """
+        self.draining = True
+        core = self._core
+        grace = core.timings.drain_grace.total_seconds()
+        try:
+            async with asyncio.timeout(grace):
+                await self._minter.settled()
+                if revoke:
+                    await self._end_all_steps()
+                await self._work_off()
+        except TimeoutError:
+            log.warning("drain grace is over with work left; the next start goes on")
+
+    async def stop(self) -> None:
+        """After drain: end the background tasks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._lane.cancel()
+        try:
+            await self._refusals.flush()
+        except StoreError:
+            log.warning("counted refusals could not be written")
+
+    def _must_take_new_work(self) -> None:
+        if self.draining:
+            raise BrokerError(Reason.DRAINING, "the broker is stopping; ask again")
+
+    def _run(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def _end_all_steps(self) -> None:
+        for step in await self._core.store.read(lambda tx: tx.open_steps()):
+            await self._steps.end(step, reason=EndReason.BROKER_STOPPED, by="broker")
+
+    async def _work_off(self) -> None:
+        """Until nothing is due now that could be ended now."""
+        core = self._core
+        while await core.store.read(lambda tx: tx.due_leases(core.clock.now(), 1)) or self._lane.busy:
+            core.lane.set()
+            await asyncio.sleep(0.02)
+
+    async def _renew_for_ever(self) -> None:
+        core = self._core
+        while True:
+            await core.clock.sleep(core.timings.epoch_renew.total_seconds())
+            try:
+                if await core.epoch.renew():
+                    await self._lane.resume()
+                core.metrics.epoch(core.epoch.id)
+            except StoreError:
+                log.exception("the epoch could not be renewed")
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await self._core.clock.sleep(FLUSH_EVERY)
+            try:
+                await self._refusals.flush()
+            except StoreError:
+                log.warning("counted refusals could not be written")

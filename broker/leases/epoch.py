@@ -1,0 +1,111 @@
+"""A broker process's fenced right to write.
+
+A process that was stopped for longer than its epoch lives must not go on as if nothing had happened: a
+successor may have taken its rows. It finds its epoch expired on CLOCK_BOOTTIME, takes a new one, and treats
+what it had in flight as a predecessor's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker.clock import Clock
+from broker.config import Timings
+from broker.errors import BrokerError, Reason
+from broker.journal.records import Kind, Record
+from broker.leases import moves
+from broker.log import get_logger
+from broker.model import EndReason, LeaseState
+from broker.store.base import Store, Tx
+
+log = get_logger(__name__)
+
+
+class EpochLost(Exception):
+    """The row is not ours any more, or ours has run out; nothing may be written under it."""
+
+
+def boot_id() -> str:
+    """Of this boot: CLOCK_BOOTTIME of another boot says nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+class EpochKeeper:
+    """Takes, renews and checks the epoch."""
+
+    def __init__(self, store: Store, clock: Clock, timings: Timings, *, replica: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._timings = timings
+        self._replica = replica
+        self._expires_boot = 0.0
+        self.id = 0
+        self.started_boot = 0.0  # liveness of steps is counted from here at the earliest
+
+    def fresh(self) -> bool:
+        """True while this process may answer and write. Costs no I/O."""
+        return self._clock.boottime() < self._expires_boot
+
+    def fence(self, tx: Tx) -> None:
+        """First line of every writing operation. Raises EpochLost."""
+        row = tx.epoch()
+        if row is None or row.id != self.id or not self.fresh():
+            raise EpochLost
+
+    async def take(self) -> int:
+        """Start a new epoch and adopt what older ones left, in one transaction. Returns its id."""
+        at = self._clock.now()
+        expires = self._clock.boottime() + self._timings.epoch_life.total_seconds()
+
+        def operation(tx: Tx) -> int:
+            epoch = tx.start_epoch(replica=self._replica, boot_id=boot_id(), expires_boot=expires, at=at)
+            doubtful, unclaimed = _adopt(tx, self._clock)
+            tx.append(
+                Record(
+                    kind=Kind.EPOCH_STARTED,
+                    at=at,
+                    data={"epoch": epoch, "replica": self._replica, "in_doubt": doubtful, "unclaimed": unclaimed},
+                )
+            )
+            return epoch
+
+        self.id = await self._store.write(operation)
+        self._expires_boot = expires
+        self.started_boot = self._clock.boottime()
+        log.info("epoch started", epoch=self.id)
+        return self.id
+
+    async def renew(self) -> bool:
+        """Extend the epoch; when it has run out, take a new one. True when it is a new one."""
+        expires = self._clock.boottime() + self._timings.epoch_life.total_seconds()
+        if not self.fresh() or not await self._store.write(lambda tx: tx.renew_epoch(self.id, expires)):
+            log.warning("epoch lost", epoch=self.id)
+            await self.take()
+            return True
+        self._expires_boot = expires
+        return False
+
+    def must_be_fresh(self) -> None:
+        """The last look before a reply. Raises BrokerError EPOCH_LOST."""
+        if not self.fresh():
+            raise epoch_lost()
+
+
+def epoch_lost() -> BrokerError:
+    """This process may not answer just now."""
+    return BrokerError(Reason.EPOCH_LOST, "the broker lost its right to write; ask again")
+
+
+def _adopt(tx: Tx, clock: Clock) -> tuple[int, int]:
+    """Older epochs' INTENT rows → IN_DOUBT, their unclaimed credentials → REVOKING (DESIGN section 3)."""
+    at = clock.now()
+    doubtful = tx.leases_in(LeaseState.INTENT)
+    for lease in doubtful:
+        moves.in_doubt(tx, lease, at=at, problem="the broker stopped while minting")
+    unclaimed = [lease for lease in tx.leases_in(LeaseState.ACTIVE) if lease.claimed_at is None]
+    for lease in unclaimed:
+        moves.withdraw(tx, lease, at=at, reason=EndReason.EPOCH_LOST)
+    return len(doubtful), len(unclaimed)

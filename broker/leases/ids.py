@@ -1,0 +1,27 @@
+"""Random names."""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b32encode
+
+NONCE_BYTES = 16
+
+
+def _base32(count: int) -> str:
+    return b32encode(secrets.token_bytes(count)).decode().lower()
+
+
+def new_lease_id() -> str:
+    """16 characters of [a-z2-7], 80 bits: short enough to be an STS session name and to fit a deny list."""
+    return _base32(10)
+
+
+def new_step_id() -> str:
+    """24 characters of [a-z2-7]."""
+    return _base32(15)
+
+
+def new_nonce() -> bytes:
+    """With the mint key it names one credential; erased when the lease ends."""
+    return secrets.token_bytes(NONCE_BYTES)

@@ -1,0 +1,305 @@
+"""From a decision to a committed credential: intent, mint, commit, reply (DESIGN section 3, steps 4 to 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from broker.errors import BrokerError, Reason, access_denied
+from broker.guard import keys
+from broker.guard.guard import GuardAsk
+from broker.guard.verdicts import Admitted, Ceiling, HoldNow, LockNow, as_error
+from broker.journal.records import Kind
+from broker.leases import moves
+from broker.leases.core import (
+    Core,
+    PolicyMoved,
+    check_name,
+    check_request_id,
+    known_request,
+    must_be_open,
+    payload_hash,
+    step_record,
+)
+from broker.leases.ids import new_lease_id, new_nonce
+from broker.leases.minting import Delivered, Minter
+from broker.leases.successors import link_successor
+from broker.log import get_logger
+from broker.metrics import GuardBlock
+from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step
+from broker.policy.decision import Allowed, Denial, Denied
+from broker.store.base import Request, Tx
+
+log = get_logger(__name__)
+
+METHOD = "IssueCredential"
+DECIDE_AGAIN = 3  # times, while maps are being loaded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """What IssueCredential asks for."""
+
+    request_id: str
+    scope: str
+    replaces: str = ""
+    public_input: str = ""
+
+    @property
+    def payload(self) -> tuple[str, ...]:
+        return (self.scope, self.replaces, self.public_input)
+
+
+def asking(*, request_id: str, scope: str, replaces: str, public_input: str) -> Asking:
+    """Check everything that needs no state. Raises BrokerError."""
+    if replaces:
+        check_name("replaces", replaces)
+    return Asking(
+        request_id=check_request_id(request_id),
+        scope=check_name("scope", scope),
+        replaces=replaces,
+        public_input=public_input,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """What the intent's transaction decided against; its guard change and journal record are kept."""
+
+    error: BrokerError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """The request id was seen before, with this payload."""
+
+    request: Request
+
+
+class Issuing:
+    """The path of one IssueCredential."""
+
+    def __init__(self, core: Core, minter: Minter) -> None:
+        self._core = core
+        self._minter = minter
+
+    async def issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
+        """Mint once, or answer a replay; a replay never mints. Raises BrokerError."""
+        for _ in range(DECIDE_AGAIN):
+            try:
+                return await self._issue(agent, handle, asked)
+            except PolicyMoved:
+                continue
+        raise BrokerError(Reason.EPOCH_LOST, "the scope map keeps changing; ask again")
+
+    async def _issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
+        core = self._core
+        step = await core.step_of(agent, handle)
+        must_be_open(step)
+        if asked.scope not in step.scopes:
+            raise BrokerError(
+                Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=_about(step, asked.scope)
+            )
+        generation = core.policies.generation
+        allowed = self._allowed(step, asked.scope)
+        core.heard[step.id] = core.clock.boottime()
+        result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, allowed, generation))
+        if isinstance(result, Refusal):
+            core.lane.set()
+            raise result.error
+        if isinstance(result, Known):
+            return await self._minter.replay(result.request)
+        delivered = await self._minter.mint(result, step)
+        core.epoch.must_be_fresh()
+        return delivered
+
+    def _allowed(self, step: Step, scope: str) -> Allowed:
+        decision = self._core.decide(step.key, scope, step=step)
+        if isinstance(decision, Denied):
+            raise refused(decision, step, scope)
+        if decision.provider not in self._core.providers:
+            raise BrokerError(Reason.PROVIDER_FAILED, "the scope's provider is not configured at this broker")
+        return decision
+
+    def _intend(  # noqa: PLR0917 - an operation's inputs, in the order of the request
+        self, tx: Tx, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int
+    ) -> Lease | Refusal | Known:
+        """The intent's ONE transaction. No durable intent, no mint (I1).
+
+        1. the epoch is ours; 2. a replay is answered, not minted; 3. the policy decided with is still the
+        current one, nothing is frozen, the step is open; 4. the lease's life; 5. the guard admits and is
+        charged; 6. lease row, idempotency row and journal.
+        """
+        core, at = self._core, self._core.clock.now()
+        core.enter(tx)  # 1
+        digest = payload_hash(METHOD, step.id, *asked.payload)
+        known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
+        if known is not None:
+            return Known(request=known)
+        control = tx.control()  # 3
+        if control.policy_generation != generation:
+            raise PolicyMoved
+        if control.frozen:
+            raise BrokerError(Reason.FROZEN, "the broker is frozen by an operator", about=_about(step, asked.scope))
+        now_step = core.own(agent, tx.step(step.id))
+        must_be_open(now_step)
+        lease = self._draft(agent, step, asked, allowed, generation, at=at)  # 4
+        if asked.replaces:
+            lease = link_successor(tx, lease, step, allowed, at=at)
+            lease = replace(lease, expires_at=self._expiry(step, allowed, at=at, first=lease.first_mint_at))
+        else:
+            refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 5
+            if refusal is not None:
+                return refusal
+        tx.insert_lease(lease)  # 6
+        core.remember(
+            tx, step, method=METHOD, request_id=asked.request_id, digest=digest, lease_id=lease.id, done=False
+        )
+        moves.record_lease(
+            tx,
+            Kind.LEASE_INTENT,
+            lease,
+            at=at,
+            rule=str(allowed.rule),
+            data={
+                "cert_sha256": agent.cert_sha256,
+                "peer": agent.peer,
+                "expires_at": lease.expires_at.isoformat(),
+                "tier": lease.tier.value,
+                "policy_generation": generation,
+                "replaces": asked.replaces,
+            },
+        )
+        return lease
+
+    def _draft(
+        self, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int, *, at: datetime
+    ) -> Lease:
+        return Lease(
+            id=new_lease_id(),
+            step_id=step.id,
+            agent=agent.spiffe_id,
+            request_id=asked.request_id,
+            scope=asked.scope,
+            provider=allowed.provider,
+            params=allowed.params,
+            tier=allowed.tier,
+            revocability=allowed.revocability,
+            state=LeaseState.INTENT,
+            epoch=self._core.epoch.id,
+            policy_generation=generation,
+            nonce=new_nonce(),
+            kid=self._core.keyring.current,
+            guard_key=_ask(step, allowed).key,
+            intent_at=at,
+            first_mint_at=at,
+            expires_at=self._expiry(step, allowed, at=at, first=at),
+            replaces=asked.replaces or None,
+        )
+
+    def _expiry(self, step: Step, allowed: Allowed, *, at: datetime, first: datetime | None) -> datetime:
+        """min(now + ttl, first mint + max_ttl, step deadline, end of the grant's window); under 60 s is refused."""
+        bounds = [at + allowed.ttl, (first or at) + allowed.max_ttl, step.deadline_at]
+        if allowed.until is not None:
+            bounds.append(allowed.until)
+        expires_at = min(bounds)
+        if expires_at - at < MIN_LEASE_LIFE:
+            raise BrokerError(
+                Reason.TTL_TOO_SHORT,
+                "less than 60 seconds are left for this credential",
+                about=_about(step, allowed.scope),
+            )
+        return expires_at
+
+    def _charge(
+        self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, lease: Lease, *, at: datetime
+    ) -> Refusal | None:
+        ask = _ask(step, allowed)
+        verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=at)
+        if isinstance(verdict, Admitted):
+            return None
+        if isinstance(verdict, LockNow | HoldNow):
+            self._halt(tx, agent, step, allowed, held=isinstance(verdict, HoldNow), at=at)
+        elif isinstance(verdict, Ceiling) and verdict.row is not None:
+            self._alert(tx, agent, step, allowed, kinds=(Kind.ALERT,), reason=Reason.CEILING, leases=(), at=at)
+        error = as_error(verdict)
+        error.about = _about(step, allowed.scope) | {"rule": str(allowed.rule)}
+        return Refusal(error=error)
+
+    def _halt(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, *, held: bool, at: datetime) -> None:
+        """Fail safe in this ONE transaction: the step ends, all its leases go, journal, alert."""
+        doomed = moves.end_step(tx, step, at=at, reason=EndReason.GUARD_LOCK)
+        kind = Kind.GUARD_HELD if held else Kind.GUARD_LOCKED
+        reason = Reason.HELD if held else Reason.LOCKED
+        leases = tuple(lease.id for lease in doomed)
+        self._alert(tx, agent, step, allowed, kinds=(kind, Kind.ALERT), reason=reason, leases=leases, at=at)
+        self._core.metrics.guard_block(allowed.tier, GuardBlock.HELD if held else GuardBlock.LOCKED)
+
+    def _alert(
+        self,
+        tx: Tx,
+        agent: Agent,
+        step: Step,
+        allowed: Allowed,
+        *,
+        kinds: tuple[Kind, ...],
+        reason: Reason,
+        leases: tuple[str, ...],
+        at: datetime,
+    ) -> None:
+        data = {"tier": allowed.tier.value, "leases": list(leases)}
+        for kind in kinds:
+            tx.append(
+                step_record(
+                    step,
+                    agent,
+                    kind=kind,
+                    at=at,
+                    scope=allowed.scope,
+                    reason=reason.value,
+                    rule=str(allowed.rule),
+                    data=data,
+                )
+            )
+        log.error("guard refused for good", reason=reason.value, scope=allowed.scope, step=step.id, **data)
+
+
+def refused(decision: Denied, step: Step, scope: str) -> BrokerError:
+    """Rule and fix only for scopes that some grant gives to this agent (DESIGN section 8)."""
+    details = _about(step, scope) | {"denial": decision.reason.value, "rule": str(decision.rule or "")}
+    if not decision.known:
+        error = access_denied()
+        error.about = details
+        return error
+    reason = Reason.TTL_TOO_SHORT if decision.reason is Denial.TTL_TOO_SHORT else Reason.SCOPE_REFUSED
+    return BrokerError(
+        reason,
+        decision.message,
+        metadata={
+            "denial": decision.reason.value,
+            "rule": str(decision.rule or ""),
+            "smallest_fix": decision.smallest_fix,
+        },
+        about=details,
+    )
+
+
+def _ask(step: Step, allowed: Allowed) -> GuardAsk:
+    workload, captures, scope = allowed.workload, allowed.captures, allowed.scope
+    names = {"workflow": step.key.workflow, "run": step.key.run, "step": step.key.step}
+    return GuardAsk(
+        key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
+        hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
+        tier=allowed.tier,
+        about=keys.about(workload=workload, captures=captures, scope=scope, **names),
+    )
+
+
+def _about(step: Step, scope: str) -> dict[str, str]:
+    return {
+        "workflow": step.key.workflow,
+        "run": step.key.run,
+        "step": step.key.step,
+        "step_id": step.id,
+        "scope": scope,
+    }

@@ -1,0 +1,60 @@
+"""What became of leases whose end was asked for, as an answer to those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from broker.leases.core import Core
+from broker.model import Evidence, Lease, LeaseState, Revocability
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """State, evidence and exposure of one lease."""
+
+    lease_id: str
+    scope: str
+    state: LeaseState
+    revocability: Revocability
+    evidence: Evidence | None
+    time_to_dead: timedelta | None
+    exposed_until: datetime | None  # latest moment at which it could still work; None once dead, or static
+
+
+def outcome_of(lease: Lease) -> Outcome:
+    """As it stands in the store."""
+    asked = min((at for at in (lease.doomed_at, lease.revoking_at) if at is not None), default=None)
+    took = lease.ended_at - asked if lease.ended_at is not None and asked is not None else None
+    dead_or_static = lease.state.terminal or lease.revocability is Revocability.STATIC
+    return Outcome(
+        lease_id=lease.id,
+        scope=lease.scope,
+        state=lease.state,
+        revocability=lease.revocability,
+        evidence=lease.evidence,
+        time_to_dead=took,
+        exposed_until=None if dead_or_static else lease.expires_at,
+    )
+
+
+async def wait_for_evidence(core: Core, leases: Iterable[Lease], seconds: float) -> list[Outcome]:
+    """Wait until every lease is terminal, `seconds` at most; then say how each one stands."""
+    ids = [lease.id for lease in leases]
+    futures = {lease_id: core.endings.expect(lease_id) for lease_id in ids}  # before looking
+    try:
+        rows = await _rows(core, ids)
+        open_ = [futures[row.id] for row in rows if not row.state.terminal]
+        if open_ and seconds > 0:
+            await asyncio.wait(open_, timeout=seconds)
+            rows = await _rows(core, ids)
+    finally:
+        for lease_id, future in futures.items():
+            core.endings.forget(lease_id, future)
+    return [outcome_of(row) for row in rows]
+
+
+async def _rows(core: Core, ids: list[str]) -> list[Lease]:
+    return await core.store.read(lambda tx: [row for row in map(tx.lease, ids) if row is not None])

@@ -1,0 +1,211 @@
+"""The revocation lane: every REVOKING and IN_DOUBT lease is worked on until there is evidence (I5).
+
+Never on a caller's context, without limit of attempts, with a bulkhead per provider, so that one dead
+provider cannot hold up another's revocations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from broker.errors import StoreError
+from broker.journal.records import Kind
+from broker.leases import moves
+from broker.leases.core import Core, ref_of
+from broker.leases.epoch import EpochLost
+from broker.log import get_logger
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability
+from broker.providers.base import Progress, Provider, ProviderError, SettlesDoubt
+from broker.store.base import Tx
+
+log = get_logger(__name__)
+
+BULKHEAD = 16  # revocations in flight per provider
+PAGE = 200  # leases looked at in one go
+IDLE = 1.0  # seconds between looks when nobody woke the lane
+BUSY = 0.05  # seconds, while there is more than a page of work
+FIRST_BACKOFF = 0.25  # seconds; doubled up to the cap, with jitter
+BACKOFF_CAP = 60.0
+OVERDUE = timedelta(minutes=1)  # DESIGN section 5: then it alarms
+
+# Where the verifier itself enforces time, so that a clock is evidence (DESIGN section 5).
+TIME_ENFORCED = frozenset({Revocability.DENY_POLICY, Revocability.EXPIRY_ONLY})
+
+
+def backoff(attempts: int) -> float:
+    """Seconds until the next attempt after `attempts` failed ones: exponential, capped, full jitter above half."""
+    ceiling = min(BACKOFF_CAP, FIRST_BACKOFF * 2.0 ** min(attempts, 16))
+    return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
+
+
+class RevocationLane:
+    """Works off what must die."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._bulkheads = {name: asyncio.Semaphore(BULKHEAD) for name in core.providers}
+        self._alarmed: set[str] = set()
+
+    async def resume(self) -> None:
+        """At the start of an epoch: everything unfinished is due at once."""
+        leases = await self._core.store.read(lambda tx: tx.leases_in(LeaseState.REVOKING, LeaseState.IN_DOUBT))
+        for lease in leases:
+            self._start(lease)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        core = self._core
+        while True:
+            core.lane.clear()
+            due: list[Lease] = []
+            try:
+                due = await core.store.read(lambda tx: tx.due_leases(core.clock.now(), PAGE))
+            except StoreError:
+                log.exception("cannot read what is due for revocation")
+            for lease in due:
+                self._start(lease)
+            try:
+                async with asyncio.timeout(IDLE if len(due) < PAGE else BUSY):
+                    await core.lane.wait()
+            except TimeoutError:
+                continue
+
+    @property
+    def busy(self) -> bool:
+        """Some revocation is in flight."""
+        return bool(self._busy)
+
+    async def cancel(self) -> None:
+        """The process ends: what is in flight is idempotent, and the next epoch goes on."""
+        for task in list(self._busy.values()):
+            task.cancel()
+        await asyncio.gather(*self._busy.values(), return_exceptions=True)
+
+    def _start(self, lease: Lease) -> None:
+        if lease.id in self._busy or lease.provider not in self._bulkheads:
+            return
+        task = asyncio.create_task(self._work(lease), name=f"revoke {lease.id}")
+        self._busy[lease.id] = task
+        task.add_done_callback(lambda _: self._busy.pop(lease.id, None))
+
+    async def _work(self, lease: Lease) -> None:
+        try:
+            async with self._bulkheads[lease.provider]:
+                await self._attempt(lease)
+        except EpochLost:
+            return  # a successor's lease now
+        except StoreError:
+            log.warning("the end of a lease could not be written; trying again", lease=lease.id)
+            await self._core.clock.sleep(backoff(lease.attempts))
+        except Exception:
+            log.exception("revocation failed unexpectedly", lease=lease.id)
+            await self._defer(lease, problem="unexpected failure")
+
+    async def _attempt(self, lease: Lease) -> None:
+        """One attempt for one lease."""
+        core = self._core
+        self._watch_overdue(lease)
+        if self._past_its_bound(lease):
+            await self._end(lease, LeaseState.EXPIRED, Evidence.EXPIRED)
+            return
+        provider = core.providers[lease.provider]
+        try:
+            if lease.state is LeaseState.IN_DOUBT:
+                await self._settle(lease, provider)
+                return
+            progress = await provider.revoke(ref_of(lease))
+        except ProviderError as error:
+            await self._defer(lease, problem=str(error))
+            return
+        if progress.evidence is not None:
+            await self._end(lease, LeaseState.REVOKED, progress.evidence)
+        else:
+            await self._progressed(lease, progress)
+
+    def _past_its_bound(self, lease: Lease) -> bool:
+        if lease.revocability not in TIME_ENFORCED:
+            return False
+        return self._core.clock.now() >= lease.expires_at + self._core.timings.clock_skew
+
+    async def _settle(self, lease: Lease, provider: Provider) -> None:
+        """Find out whether a mint in doubt landed; terminal only when a late one can no longer land."""
+        core = self._core
+        if not isinstance(provider, SettlesDoubt):
+            await self._defer(lease, problem="waits for its bound")
+            return
+        lands_until = lease.intent_at + core.timings.mint_timeout + timedelta(seconds=provider.landing_seconds)
+        final = core.clock.now() >= lands_until
+        settlement = await provider.settle(ref_of(lease), final=final)
+        found = settlement.found or bool(lease.refs.get("found"))
+        if settlement.evidence is None:
+            refs = dict(settlement.refs) | ({"found": True} if found else {})
+            await self._defer(lease, problem="a late mint may still land", refs=refs, not_after=lands_until)
+        elif found:
+            await self._end(lease, LeaseState.REVOKED, Evidence.SEEN_DEAD)
+        else:
+            await self._end(lease, LeaseState.VOID, Evidence.NOT_MINTED)
+
+    async def _end(self, lease: Lease, state: LeaseState, evidence: Evidence) -> None:
+        core = self._core
+
+        def operation(tx: Tx) -> bool:
+            core.epoch.fence(tx)
+            at = core.clock.now()
+            if lease.state is LeaseState.IN_DOUBT and state is LeaseState.REVOKED:
+                moves.revoke_settled(tx, lease, at=at, reason=lease.end_reason or EndReason.MINT_FAILED)
+            ended = moves.end_lease(tx, lease, state, evidence=evidence, at=at)
+            if ended and state is LeaseState.VOID:
+                core.guard.give_back(tx, lease, now=at)
+            return ended
+
+        if await core.store.write(operation):
+            asked = lease.doomed_at or lease.revoking_at
+            if asked is not None:
+                took = core.clock.now() - asked
+                core.metrics.dead(lease.provider, evidence, took)
+            log.info("lease ended", lease=lease.id, scope=lease.scope, state=state.value, evidence=evidence.value)
+        self._alarmed.discard(lease.id)
+        core.metrics.revoking_overdue(len(self._alarmed))
+        core.endings.tell(lease.id)
+
+    async def _progressed(self, lease: Lease, progress: Progress) -> None:
+        """No evidence yet. Where time is the end, come back when it has passed."""
+        later = lease.expires_at + self._core.timings.clock_skew if lease.revocability in TIME_ENFORCED else None
+        await self._defer(lease, problem=progress.step or "not yet seen dead", refs=progress.refs, wait_until=later)
+
+    async def _defer(
+        self,
+        lease: Lease,
+        *,
+        problem: str,
+        refs: Mapping[str, JsonValue] | None = None,
+        wait_until: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> None:
+        core = self._core
+
+        def operation(tx: Tx) -> None:
+            core.epoch.fence(tx)
+            at = core.clock.now()
+            due = wait_until or at + timedelta(seconds=backoff(lease.attempts))
+            if not_after is not None and at < not_after:
+                due = min(due, not_after)
+            tx.defer(lease.id, next_try_at=due, problem=problem, refs=refs)
+            if problem != lease.last_problem:
+                moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason=problem)
+
+        await core.store.write(operation)
+
+    def _watch_overdue(self, lease: Lease) -> None:
+        """Alarm once per lease and process; time-bound leases are not overdue before their bound."""
+        since = lease.revoking_at
+        if since is None or lease.revocability in TIME_ENFORCED or lease.id in self._alarmed:
+            return
+        if self._core.clock.now() - since > OVERDUE:
+            self._alarmed.add(lease.id)
+            self._core.metrics.revoking_overdue(len(self._alarmed))
+            log.error("revocation overdue", lease=lease.id, scope=lease.scope, attempts=lease.attempts)

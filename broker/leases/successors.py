@@ -1,0 +1,37 @@
+"""Successors instead of renewal: a long step's next credential, with a count of its own (DESIGN section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from broker.errors import BrokerError, Reason, access_denied
+from broker.guard.successors import successor_allowance
+from broker.model import Lease, LeaseState, Step
+from broker.policy.decision import Allowed
+from broker.store.base import Tx
+
+PART_OF_LIFE = 2 / 3  # a successor may be asked for from here on
+
+
+def successor_from(lease: Lease) -> datetime:
+    """From when on a lease may be replaced."""
+    return lease.intent_at + (lease.expires_at - lease.intent_at) * PART_OF_LIFE
+
+
+def link_successor(tx: Tx, draft: Lease, step: Step, allowed: Allowed, *, at: datetime) -> Lease:
+    """Check what `draft` replaces, mark it replaced, and continue its chain. Exhausted is refused, never locked."""
+    older = tx.lease(draft.replaces or "")
+    if older is None or older.step_id != step.id or older.scope != draft.scope:
+        raise access_denied()
+    if older.state is not LeaseState.ACTIVE or older.replaced_by or at < successor_from(older):
+        raise BrokerError(
+            Reason.NOT_REPLACEABLE,
+            "only an active lease past two thirds of its life, and not yet replaced, can have a successor",
+        )
+    first = older.first_mint_at or older.intent_at
+    number = older.successor_no + 1
+    if number > successor_allowance(first_mint=first, step_deadline=step.deadline_at, ttl=allowed.ttl):
+        raise BrokerError(Reason.SUCCESSORS_EXHAUSTED, "this credential has had all of its successors")
+    tx.set_replaced_by(older.id, draft.id)
+    return replace(draft, first_mint_at=first, successor_no=number)

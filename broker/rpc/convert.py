@@ -1,0 +1,109 @@
+"""Domain values → protobuf messages. The only place where a secret leaves its `Secret`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf import timestamp_pb2
+
+from broker.leases.engine import Ended
+from broker.leases.minting import Delivered
+from broker.leases.outcomes import Outcome
+from broker.leases.steps import ScopeAnswer
+from broker.leases.successors import successor_from
+from broker.model import AwsSession, Credential, KeyValue, UsernamePassword, VaultToken
+from broker.policy.decision import Allowed
+from broker.rpc.status import duration
+from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
+
+
+def timestamp(at: datetime) -> timestamp_pb2.Timestamp:
+    """A protobuf Timestamp of an aware datetime."""
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(at)
+    return message
+
+
+def lease(delivered: Delivered) -> lease_pb2.Lease:
+    """As its holder sees it."""
+    row = delivered.lease
+    return lease_pb2.Lease(
+        lease_id=row.id,
+        scope=row.scope,
+        tier=lease_pb2.Tier.Value(f"TIER_{row.tier.name}"),
+        revocability=lease_pb2.Revocability.Value(f"REVOCABILITY_{row.revocability.value}"),
+        state=lease_pb2.LeaseState.Value(f"LEASE_STATE_{row.state.value}"),
+        issued_at=timestamp(row.active_at or row.intent_at),
+        expires_at=timestamp(row.expires_at),
+        successor_from=timestamp(successor_from(row)),
+    )
+
+
+def credential(value: Credential) -> credential_pb2.Credential:
+    """Reveal, at the last moment."""
+    message = credential_pb2.Credential()
+    match value:
+        case VaultToken():
+            message.vault_token.token = value.token.reveal()
+            message.vault_token.address = value.address
+            message.vault_token.namespace = value.namespace
+        case UsernamePassword():
+            message.username_password.username = value.username
+            message.username_password.password = value.password.reveal()
+            message.username_password.attributes.update(value.attributes)
+        case AwsSession():
+            session = message.aws_session
+            session.access_key_id = value.access_key_id
+            session.secret_access_key = value.secret_access_key.reveal()
+            session.session_token = value.session_token.reveal()
+            session.region = value.region
+            session.endpoint_url = value.endpoint_url
+            session.session_expires_at.FromDatetime(value.session_expires_at)
+        case KeyValue():
+            message.key_value.data.update({name: secret.reveal() for name, secret in value.data.items()})
+            message.key_value.version = value.version
+    return message
+
+
+def outcome(value: Outcome) -> lease_pb2.LeaseOutcome:
+    """State, evidence and exposure of one lease."""
+    message = lease_pb2.LeaseOutcome(
+        lease_id=value.lease_id,
+        scope=value.scope,
+        state=lease_pb2.LeaseState.Value(f"LEASE_STATE_{value.state.value}"),
+        revocability=lease_pb2.Revocability.Value(f"REVOCABILITY_{value.revocability.value}"),
+    )
+    if value.evidence is not None:
+        message.evidence = lease_pb2.Evidence.Value(f"EVIDENCE_{value.evidence.value}")
+    if value.time_to_dead is not None:
+        message.time_to_dead.CopyFrom(duration(value.time_to_dead))
+    if value.exposed_until is not None:
+        message.exposed_until.CopyFrom(timestamp(value.exposed_until))
+    return message
+
+
+def ended(value: Ended) -> broker_pb2.EndStepResponse:
+    """The answer of EndStep."""
+    return broker_pb2.EndStepResponse(leases=map(outcome, value.outcomes), all_proven=value.all_proven)
+
+
+def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
+    """Rule and fix only where some grant gives the scope to this agent (DESIGN section 8)."""
+    decision = answer.decision
+    message = broker_pb2.ScopeVerdict(scope=answer.scope, reference_id=answer.reference_id)
+    if isinstance(decision, Allowed):
+        message.verdict = broker_pb2.VERDICT_GRANTED
+        message.rule = decision.rule.name
+        message.position = f"{decision.rule.file}:{decision.rule.line}"
+        message.ttl.CopyFrom(duration(decision.ttl))
+        message.tier = lease_pb2.Tier.Value(f"TIER_{decision.tier.name}")
+        message.revocability = lease_pb2.Revocability.Value(f"REVOCABILITY_{decision.revocability.value}")
+        return message
+    message.verdict = broker_pb2.VERDICT_REFUSED
+    message.reason = decision.reason.value if decision.known else "ACCESS_DENIED"
+    if decision.known:
+        message.smallest_fix = decision.smallest_fix
+        if decision.rule is not None:
+            message.rule = decision.rule.name
+            message.position = f"{decision.rule.file}:{decision.rule.line}"
+    return message

@@ -1,0 +1,162 @@
+"""What every call passes before it reaches the servicer: one readable list, one table of methods.
+
+A method that is missing from the table is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf.message import Message
+
+from broker.clock import Clock
+from broker.errors import BrokerError, Reason, StoreError
+from broker.guard.limiter import RequestLimiter
+from broker.identity import Authenticator
+from broker.leases.refusals import Refusals
+from broker.log import get_logger
+from broker.metrics import Metrics
+from broker.model import Agent
+from broker.rpc.status import code_of, trailers_of
+
+log = get_logger(__name__)
+
+SERVICE = "stepcred.v1.CredentialBroker"
+STORE_RETRY = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodRule:
+    """What the pipeline does for a method."""
+
+    rate_limited: bool = True
+
+
+METHODS: dict[str, MethodRule] = {
+    "BeginStep": MethodRule(),
+    "IssueCredential": MethodRule(),
+    "Heartbeat": MethodRule(rate_limited=False),  # a refused heartbeat would end an honest step
+    "RevokeLease": MethodRule(rate_limited=False),  # giving back is always allowed
+    "EndStep": MethodRule(rate_limited=False),
+    "WhoAmI": MethodRule(),
+    "CheckAccess": MethodRule(),
+}
+
+Method = Callable[[Any, Agent, Any], Awaitable[Message]]
+
+
+class Pipeline:
+    """Wraps every method of the service."""
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        limiter: RequestLimiter,
+        refusals: Refusals,
+        metrics: Metrics,
+        clock: Clock,
+        max_metadata: int,
+    ) -> None:
+        self._authenticator = authenticator
+        self._limiter = limiter
+        self._refusals = refusals
+        self._metrics = metrics
+        self._clock = clock
+        self._max_metadata = max_metadata
+
+    def wrap(self, name: str, method: Method) -> Callable[[Any, Any], Awaitable[Message]]:
+        """The handler that grpc calls: 1. measure, 2. turn errors into statuses, 3. check, 4. serve."""
+
+        async def handler(request: Any, context: Any) -> Message:
+            start = self._clock.monotonic()
+            code = "OK"
+            try:
+                return await self._serve(name, method, request, context)
+            except _Answered as answered:
+                code = answered.code.name
+                await context.abort(answered.code, answered.message, answered.trailers)
+                raise
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            finally:
+                took = timedelta(seconds=self._clock.monotonic() - start)
+                self._metrics.rpc(name, code, took)
+
+        return handler
+
+    async def _serve(self, name: str, method: Method, request: Any, context: Any) -> Message:
+        agent: Agent | None = None
+        try:
+            check_metadata(context, self._max_metadata)
+            agent = authenticate(self._authenticator, context)
+            self._check_rate(name, agent)
+            return await method(request, agent, context)
+        except BrokerError as error:
+            refusal = error
+        except StoreError:
+            log.exception("store failed", method=name)
+            refusal = BrokerError(
+                Reason.STORE_UNAVAILABLE,
+                "the broker's database cannot write; nothing was minted",
+                retry_after=STORE_RETRY,
+            )
+        except Exception:
+            # The text of an unhandled exception would reach the client (measured).
+            log.exception("unexpected failure", method=name)
+            refusal = BrokerError(Reason.INTERNAL, "internal error; give the reference id to the operator")
+        if agent is not None:
+            await self._refusals.record(agent, name, refusal)
+        else:
+            self._metrics.refusal(refusal.reason)  # before identity there is only a metric: no disk for strangers
+        raise _Answered(refusal)
+
+    def _check_rate(self, name: str, agent: Agent) -> None:
+        if not METHODS[name].rate_limited:
+            return
+        wait = self._limiter.wait(agent.spiffe_id, self._clock.monotonic())
+        if wait > 0:
+            raise BrokerError(
+                Reason.RATE_LIMITED, "too many requests by this agent", retry_after=timedelta(seconds=wait)
+            )
+
+
+class _Answered(Exception):
+    """A refusal on its way out, converted outside of the except block that caught it."""
+
+    def __init__(self, error: BrokerError) -> None:
+        super().__init__(error.message)
+        self.code = code_of(error)
+        self.message = error.message
+        self.trailers = trailers_of(error)
+
+
+def check_metadata(context: Any, limit: int) -> None:
+    """Bound, in bytes, what a caller may send beside its message. Raises INVALID_ARGUMENT.
+
+    grpc's own limit applies only after the client acknowledges SETTINGS (measured).
+    """
+    size = sum(len(key) + len(value) for key, value in context.invocation_metadata() or ())
+    if size > limit:
+        raise BrokerError(Reason.INVALID_ARGUMENT, f"metadata is larger than {limit} bytes")
+
+
+def authenticate(authenticator: Authenticator, context: Any) -> Agent:
+    """Identity from the certificate of this very call, not of the connection."""
+    auth = context.auth_context()
+
+    def first(key: str) -> bytes:
+        values = auth.get(key) or [b""]
+        return values[0] if isinstance(values[0], bytes) else str(values[0]).encode()
+
+    return authenticator.authenticate(
+        first("x509_pem_cert"),
+        chain=first("x509_pem_cert_chain"),
+        tls_version=first("ssl_tls_version").decode("ascii", "replace"),
+        peer=context.peer(),
+    )

@@ -1,0 +1,165 @@
+"""The methods of CredentialBroker: proto in, engine, proto out. Nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+
+from broker.clock import Clock
+from broker.config import Timings
+from broker.errors import BrokerError, Reason, access_denied
+from broker.leases.core import check_name, check_scopes
+from broker.leases.engine import Engine
+from broker.leases.issuing import asking
+from broker.leases.steps import opening
+from broker.model import Agent, StepKey
+from broker.policy.holder import Policies
+from broker.rpc import convert
+from broker.rpc.pipeline import Method
+from broker.rpc.status import duration
+from stepcred.v1 import broker_pb2
+
+MAX_WAIT = 30.0  # seconds for evidence, however long the caller would wait
+REPLY_MARGIN = 0.5  # seconds kept for the answer's own way
+MAX_HANDLE = 64  # characters
+MAX_HELD = 1000  # lease ids in one heartbeat
+MAX_INPUT = 8192  # bytes of public key or CSR
+
+
+class Servicer:
+    """One method per rpc; each gets an authenticated agent."""
+
+    def __init__(self, engine: Engine, policies: Policies, timings: Timings, clock: Clock) -> None:
+        self._engine = engine
+        self._policies = policies
+        self._timings = timings
+        self._clock = clock
+
+    def methods(self) -> Mapping[str, Method]:
+        """Name in the service → implementation."""
+        return {
+            "BeginStep": self.begin_step,
+            "IssueCredential": self.issue_credential,
+            "Heartbeat": self.heartbeat,
+            "RevokeLease": self.revoke_lease,
+            "EndStep": self.end_step,
+            "WhoAmI": self.who_am_i,
+            "CheckAccess": self.check_access,
+        }
+
+    async def begin_step(self, request: broker_pb2.BeginStepRequest, agent: Agent, _context: Any) -> Message:
+        if request.on_behalf_of or request.definition_digest:
+            raise access_denied()  # no grant makes anyone a launcher
+        asked = opening(
+            agent=agent,
+            request_id=request.request_id,
+            workflow=request.name.workflow,
+            run=request.name.run,
+            step=request.name.step,
+            scopes=request.scopes,
+            seconds=_seconds(request, "max_duration"),
+        )
+        opened = await self._engine.begin_step(agent, asked)
+        return broker_pb2.BeginStepResponse(
+            step_handle=opened.handle,
+            attempt=opened.step.attempt,
+            heartbeat_interval=duration(self._timings.heartbeat),
+            silence_bound=duration(self._timings.silence_bound),
+            deadline=convert.timestamp(opened.step.deadline_at),
+            scopes=map(convert.verdict, opened.answers),
+        )
+
+    async def issue_credential(
+        self, request: broker_pb2.IssueCredentialRequest, agent: Agent, _context: Any
+    ) -> Message:
+        public_input = request.public_key or request.csr
+        if len(public_input) > MAX_INPUT:
+            raise BrokerError(Reason.INVALID_ARGUMENT, f"public_key or csr is larger than {MAX_INPUT} bytes")
+        asked = asking(
+            request_id=request.request_id,
+            scope=request.scope,
+            replaces=request.replaces,
+            public_input=public_input,
+        )
+        delivered = await self._engine.issue(agent, _handle(request.step_handle), asked)
+        return broker_pb2.IssueCredentialResponse(
+            lease=convert.lease(delivered), credential=convert.credential(delivered.credential)
+        )
+
+    async def heartbeat(self, request: broker_pb2.HeartbeatRequest, agent: Agent, _context: Any) -> Message:
+        if len(request.held_lease_ids) > MAX_HELD:
+            raise BrokerError(Reason.INVALID_ARGUMENT, f"more than {MAX_HELD} lease ids in one heartbeat")
+        beat = await self._engine.heartbeat(agent, _handle(request.step_handle), request.held_lease_ids)
+        return broker_pb2.HeartbeatResponse(
+            next_heartbeat=duration(self._timings.heartbeat),
+            deadline=convert.timestamp(beat.deadline_at),
+            ended_lease_ids=beat.ended,
+        )
+
+    async def revoke_lease(self, request: broker_pb2.RevokeLeaseRequest, agent: Agent, context: Any) -> Message:
+        outcome = await self._engine.revoke_lease(
+            agent,
+            request_id=request.request_id,
+            handle=_handle(request.step_handle),
+            lease_id=check_name("lease_id", request.lease_id),
+            wait_seconds=_wait(request, context),
+        )
+        return broker_pb2.RevokeLeaseResponse(lease=convert.outcome(outcome))
+
+    async def end_step(self, request: broker_pb2.EndStepRequest, agent: Agent, context: Any) -> Message:
+        ended = await self._engine.end_step(
+            agent,
+            request_id=request.request_id,
+            handle=_handle(request.step_handle),
+            wait_seconds=_wait(request, context),
+        )
+        return convert.ended(ended)
+
+    async def who_am_i(self, _request: broker_pb2.WhoAmIRequest, agent: Agent, _context: Any) -> Message:
+        scope_map = self._policies.map
+        return broker_pb2.WhoAmIResponse(
+            spiffe_id=agent.spiffe_id,
+            environment=scope_map.environment,
+            workloads=[
+                broker_pb2.WorkloadMatch(workload=name, captures=dict(captures))
+                for name, captures in scope_map.workloads_of(agent.spiffe_id)
+            ],
+            certificate_not_after=convert.timestamp(agent.not_after),
+            certificate_sha256=agent.cert_sha256,
+            server_time=convert.timestamp(self._clock.now()),
+            scopes=scope_map.scopes_of(agent.spiffe_id),
+        )
+
+    async def check_access(self, request: broker_pb2.CheckAccessRequest, agent: Agent, _context: Any) -> Message:
+        key = StepKey(
+            agent=agent.spiffe_id,
+            workflow=check_name("workflow", request.name.workflow),
+            run=check_name("run", request.name.run),
+            step=check_name("step", request.name.step),
+        )
+        answers = await self._engine.check_access(key, check_scopes(request.scopes))
+        return broker_pb2.CheckAccessResponse(scopes=map(convert.verdict, answers))
+
+
+def _handle(text: str) -> str:
+    """A handle of impossible length is just another unknown one."""
+    if not 0 < len(text) <= MAX_HANDLE:
+        raise access_denied()
+    return text
+
+
+def _seconds(request: Any, field: str) -> float | None:
+    if not request.HasField(field):
+        return None
+    value = getattr(request, field)
+    return float(value.seconds) + float(value.nanos) / 1e9
+
+
+def _wait(request: Any, context: Any) -> float:
+    """How long to wait for evidence: as asked, and within the call's own deadline."""
+    asked = max(0.0, _seconds(request, "wait") or 0.0)
+    remaining = context.time_remaining()
+    within = MAX_WAIT if remaining is None else max(0.0, remaining - REPLY_MARGIN)
+    return min(asked, within, MAX_WAIT)

@@ -1,0 +1,344 @@
+"""The composition root: the only importer of concrete adapters, as an explicit table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc.aio
+
+from broker import keyring, process
+from broker.clock import Clock, SystemClock
+from broker.config import Aws, Config, OnStop, Vault
+from broker.errors import ConfigError, StoreError
+from broker.guard.denials import DenialCounter
+from broker.guard.guard import Guard
+from broker.guard.limiter import RateLimit, RequestLimiter
+from broker.guard.tiers import configured
+from broker.http.server import HttpServer
+from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.keyring import Keyring
+from broker.leases.core import Core
+from broker.leases.engine import Engine
+from broker.leases.epoch import EpochKeeper
+from broker.leases.refusals import Refusals
+from broker.log import get_logger
+from broker.metrics import Metrics
+from broker.model import ScopeKind
+from broker.policy.holder import Policies
+from broker.providers.aws.scope import AwsScope
+from broker.providers.base import Provider
+from broker.providers.vault.scope import VaultScope
+from broker.rpc import server as rpc
+from broker.rpc.pipeline import Pipeline
+from broker.rpc.servicer import Servicer
+from broker.store.base import Control, Store, Tx
+from broker.store.sqlite import open_store
+
+log = get_logger(__name__)
+
+STOP_GRACE = 2.0  # seconds for calls in flight after the drain
+PROBE_EVERY = 15.0  # seconds between looks at the providers' health
+
+
+def scope_kinds() -> Mapping[str, ScopeKind]:
+    """Every provider block that a scope map may hold."""
+    kinds: tuple[ScopeKind, ...] = (VaultScope(), AwsScope())
+    return {kind.name: kind for kind in kinds}
+
+
+def providers(
+    config: Config, ring: Keyring, installation: str, clock: Clock, epoch: Callable[[], int]
+) -> dict[str, Provider]:
+    """Every configured provider. Their SDKs are imported only when used."""
+    table: dict[str, Provider] = {}
+    if config.vault is not None:
+        table["vault"] = _vault(config.vault, ring, installation, clock)
+    if config.aws is not None:
+        table["aws"] = _aws(config.aws, installation, clock, epoch)
+    return table
+
+
+def _vault(settings: Vault, ring: Keyring, installation: str, clock: Clock) -> Provider:
+    from broker.providers.vault.provider import VaultProvider
+    from broker.providers.vault.settings import AppRole, TokenFile, VaultSettings
+
+    if settings.approle is not None:
+        login = settings.approle
+        auth: AppRole | TokenFile = AppRole(
+            role_id=login.role_id, secret_id_file=login.secret_id_file, mount=login.mount
+        )
+    else:
+        assert settings.token_file is not None  # noqa: S101 - the config allows exactly one of the two
+        auth = TokenFile(path=settings.token_file)
+    return VaultProvider(
+        VaultSettings(
+            address=settings.address,
+            auth=auth,
+            namespace=settings.namespace or "",
+            ca_file=settings.ca_file,
+            tomb_role=settings.tomb_role,
+            request_timeout=settings.request_timeout.total_seconds(),
+            request_limit_seconds=settings.request_limit.total_seconds(),
+        ),
+        ring,
+        installation,
+        clock,
+    )
+
+
+def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int]) -> Provider:
+    from broker.providers.aws.provider import AwsProvider
+    from broker.providers.aws.settings import AwsSettings
+
+    return AwsProvider(
+        AwsSettings(
+            installation=installation,
+            sts_region=settings.region,
+            endpoint_url=settings.endpoint_url,
+            iam_endpoint_url=settings.iam_endpoint_url,
+            access_key_id=settings.access_key_id,
+            secret_access_key_file=settings.secret_access_key_file,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            mint_workers=settings.mint_workers,
+            revoke_workers=settings.revoke_workers,
+        ),
+        clock,
+        epoch=epoch,
+    )
+
+
+async def fitting_keyring(store: Store, config: Config) -> tuple[Keyring, Control]:
+    """The mint keys, if they are those that this database was used with.
+
+    A key is generated only together with a new database: a lost key must not be replaced silently, since the
+    credentials that it named could not be found again. Raises ConfigError.
+    """
+    path = config.store.mint_key_file
+    control = await store.read(lambda tx: tx.control())
+    new = not path.exists() and not control.key_fingerprints
+    ring = keyring.generate(path) if new else keyring.load(path)
+    known = ring.fingerprints
+    for kid, fingerprint in control.key_fingerprints.items():
+        if known.get(kid) != fingerprint:
+            raise ConfigError(
+                [f"mint_key_file {path}: does not fit the database: key {kid} is missing or differs; restore the file"]
+            )
+
+    def remember(tx: Tx) -> None:
+        for kid in known.keys() - control.key_fingerprints.keys():
+            tx.add_key_fingerprint(kid, known[kid])
+
+    await store.write(remember)
+    return ring, control
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Daemon:
+    """A broker that serves."""
+
+    engine: Engine
+    core: Core
+    policies: Policies
+    trust: TrustStore
+    grpc_server: grpc.aio.Server
+    grpc_port: int
+    http_port: int
+
+
+@asynccontextmanager
+async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Daemon]:
+    """Start everything in order, and stop it in the reverse one. Raises ConfigError, StoreError."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        trust = TrustStore(config.tls.client_ca_file)
+        credentials = rpc.credentials(config.tls, trust)
+        store = open_store(config.store.path)
+        stack.push_async_callback(store.close)
+        ring, control = await fitting_keyring(store, config)
+        metrics = Metrics()
+        policies = Policies(
+            config.scopes.file,
+            scope_kinds(),
+            environment=config.environment,
+            trust_domain=config.trust_domain,
+        )
+        epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
+        table = providers(config, ring, control.installation, clock, lambda: epoch.id)
+        for provider in table.values():
+            stack.push_async_callback(provider.close)
+        core = Core(
+            store=store,
+            clock=clock,
+            timings=config.timings,
+            keyring=ring,
+            policies=policies,
+            guard=Guard(configured(config.guard)),
+            providers=table,
+            epoch=epoch,
+            metrics=metrics,
+        )
+        refusals = Refusals(store, clock, metrics, DenialCounter())
+        engine = Engine(core, refusals)
+        stack.push_async_callback(engine.stop)
+        await engine.start()
+        await policies.load_initial(store, clock)
+        metrics.policy_generation(policies.generation)
+        pipeline = Pipeline(
+            authenticator=Authenticator(
+                trust,
+                clock,
+                CertificatePolicy(
+                    trust_domain=config.trust_domain, max_lifetime=config.tls.max_client_certificate_life
+                ),
+            ),
+            limiter=RequestLimiter(RateLimit(per_second=config.limits.request_rate, burst=config.limits.request_burst)),
+            refusals=refusals,
+            metrics=metrics,
+            clock=clock,
+            max_metadata=config.limits.max_metadata_bytes,
+        )
+        grpc_server, grpc_port = rpc.build(
+            listen=str(config.listen.grpc),
+            credentials=credentials,
+            limits=config.limits,
+            pipeline=pipeline,
+            servicer=Servicer(engine, policies, config.timings, clock),
+        )
+        health = Health(core, engine, policies)
+        stack.enter_context(health.watching())
+        http = HttpServer(config.listen.http, registry=metrics.registry, not_ready=health.problems)
+        stack.push_async_callback(http.stop)
+        http_port = await http.start()
+        await grpc_server.start()
+        stack.push_async_callback(grpc_server.stop, STOP_GRACE)
+        log.info("serving", address=f"{config.listen.grpc.host}:{grpc_port}", environment=config.environment)
+        yield Daemon(
+            engine=engine,
+            core=core,
+            policies=policies,
+            trust=trust,
+            grpc_server=grpc_server,
+            grpc_port=grpc_port,
+            http_port=http_port,
+        )
+
+
+class Health:
+    """What `/readyz` answers, from looks taken in the background: a probe costs nothing and waits for nobody."""
+
+    def __init__(self, core: Core, engine: Engine, policies: Policies) -> None:
+        self._core = core
+        self._engine = engine
+        self._policies = policies
+        self._provider_problems: list[str] = ["the providers have not been looked at yet"]
+
+    def problems(self) -> list[str]:
+        """Empty when the broker can do its work."""
+        found = list(self._provider_problems)
+        if self._engine.draining:
+            found.append("the broker is stopping")
+        if not self._core.epoch.fresh():
+            found.append("the broker has lost its right to write")
+        return found
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look every now and then, until the block ends."""
+        task = asyncio.create_task(self._watch(), name="health")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            found = []
+            for name, provider in self._core.providers.items():
+                try:
+                    found += [f"{name}: {problem}" for problem in await provider.check()]
+                except Exception:
+                    log.exception("provider check failed", provider=name)
+                    found.append(f"{name}: the check itself failed; see the log")
+            for problem in set(found) - set(self._provider_problems):
+                log.warning("provider is not ready", problem=problem)
+            self._provider_problems = found
+            await self._core.clock.sleep(PROBE_EVERY)
+
+
+async def reload(daemon: Daemon) -> None:
+    """SIGHUP: scope map and trust bundle anew; a bad file keeps the last good one and alarms (I7)."""
+    metrics = daemon.core.metrics
+    try:
+        if await daemon.policies.reload():
+            metrics.policy_generation(daemon.policies.generation)
+        elif daemon.policies.last_problem:
+            metrics.scope_map_load_failure()
+            log.error("scope map refused; the last good one stays", problem=daemon.policies.last_problem)
+    except StoreError:
+        log.exception("the scope map could not be loaded")
+    try:
+        if daemon.trust.reload():
+            log.info("trust bundle loaded", generation=daemon.trust.generation)
+    except ConfigError as error:
+        log.error("trust bundle refused; the last good one stays", problems=error.problems)  # noqa: TRY400 - expected
+
+
+async def check_live(config: Config) -> list[str]:
+    """What keeps the configured providers from minting, asked of themselves. Raises ConfigError."""
+    ring = keyring.Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
+    found: list[str] = []
+    for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0).items():
+        try:
+            found += [f"{name}: {problem}" for problem in await provider.check()]
+        finally:
+            await provider.close()
+    return found
+
+
+async def serve(config: Config, *, on_stop: OnStop) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    reloads: set[asyncio.Task[None]] = set()
+    async with running(config) as daemon:
+
+        def hang_up() -> None:
+            task = asyncio.create_task(reload(daemon))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
+        process.sd_notify("READY=1", f"STATUS=serving {config.environment}")
+        async with _watchdog():
+            await stop.wait()
+            process.sd_notify("STOPPING=1")
+            log.info("draining", on_stop=on_stop.value)
+            await daemon.engine.drain(revoke=on_stop is OnStop.REVOKE)
+    log.info("stopped")
+    return 0
+
+
+@asynccontextmanager
+async def _watchdog() -> AsyncIterator[None]:
+    """Tell systemd twice per interval that the event loop turns, when it wants to know."""
+    interval = process.watchdog_seconds()
+
+    async def bark(every: float) -> None:
+        while True:
+            process.sd_notify("WATCHDOG=1")
+            await asyncio.sleep(every)
+
+    task = asyncio.create_task(bark(interval / 2)) if interval else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
