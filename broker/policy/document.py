@@ -74,6 +74,8 @@ class _Builder:
     problems: list[Problem] = field(default_factory=list)
     data: JsonValue = None
     documents: int = 0
+    anchored: bool = False
+    last: Mark = (1, 1)  # of the latest event
     keys: dict[Path, Mark] = field(default_factory=dict)
     values: dict[Path, Mark] = field(default_factory=dict)
     stack: list[_Open] = field(default_factory=list)
@@ -84,6 +86,7 @@ class _Builder:
     def take(self, event: Any) -> None:
         kind = type(event).__name__
         mark = (event.start_mark.line + 1, event.start_mark.column + 1)
+        self.last = mark
         if kind == "DocumentStartEvent":
             self.documents += 1
             if self.documents > 1:
@@ -99,7 +102,8 @@ class _Builder:
             return
         if kind not in ("ScalarEvent", "AliasEvent", "MappingStartEvent", "SequenceStartEvent"):
             return
-        if kind == "AliasEvent" or event.anchor is not None:
+        if (kind == "AliasEvent" or event.anchor is not None) and not self.anchored:
+            self.anchored = True  # once is enough: a bomb has a thousand
             self.complain(mark, "anchors and aliases are not part of the language; write the value out")
         if kind != "AliasEvent" and event.tag is not None:
             self.complain(mark, "tags are not part of the language")
@@ -131,8 +135,7 @@ class _Builder:
         if self.stack and isinstance(self.stack[-1].items, dict) and self.stack[-1].key is None:
             self.complain(mark, "a key must be text")
             self.stack[-1].key, self.stack[-1].skip = "", True
-            self.stack.append(_Open(path=(), items=items, skip=True))
-            self.stack[-1].path = ("?",)  # a key's own inside: built, and dropped
+            self.stack.append(_Open(path=("?",), items=items))  # the key's own inside: built, and dropped
             return
         path = self._place(items, mark)
         self.stack.append(_Open(path=path, items=items))
@@ -181,7 +184,7 @@ def read_document(raw: bytes | str, file: str) -> Document:
         builder.problems.append(_syntax_problem(error, text, file))
     except (ValueError, LookupError, AttributeError, TypeError, AssertionError, RecursionError, NotImplementedError):
         # ruamel's scanner lets some through, for example chr() of an escape beyond Unicode.
-        builder.complain((1, 1), "not readable as YAML")
+        builder.complain(builder.last, "not readable as YAML")
     if builder.problems:
         raise ScopeMapError(builder.problems)
     return Document(file=file, data=builder.data, keys=builder.keys, values=builder.values)

@@ -24,7 +24,7 @@ def _list(values: Iterable[str]) -> str:
 
 
 def _in_grant(grant: Grant, line: str) -> str:
-    return f"grants:\n  {show(grant.name)}:\n    {line}"
+    return f"grants:\n  {quote(grant.name)}:\n    {line}"
 
 
 def unknown_scope(name: str, scopes: Iterable[str]) -> Words:
@@ -94,7 +94,7 @@ def outside(grant: Grant, phase: Phase) -> Words:
     """6: not at this time of day."""
     if phase is Phase.UNKNOWN:
         return (
-            f"the time conditions of grant {quote(grant.name)} cannot be evaluated",
+            f"the time conditions of grant {show(grant.name)} cannot be evaluated",
             "ask with a time that has a zone",
         )
     return (

@@ -7,8 +7,10 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,79}", re.ASCII)
+_COMPARED = 500  # names; a hint must not cost more than the map
 _NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
@@ -50,5 +52,5 @@ def show(text: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint such as "; did you mean 'tier'?", or nothing."""
-    close = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:64], list(islice(known, _COMPARED)), n=1, cutoff=0.6)
     return f"; did you mean {show(close[0])}?" if close else ""

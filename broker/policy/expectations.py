@@ -1,0 +1,61 @@
+"""`tests:` of a scope map, run like unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from broker.policy.decision import AccessRequest, Allowed, Decision
+from broker.policy.patterns import BINDING
+from broker.policy.rules import ScopeTest
+from broker.policy.scope_map import ScopeMap
+
+UNSAID = "test"  # a claim that neither the entry nor the certificate says
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What one entry expected, and what the map decides."""
+
+    test: ScopeTest
+    decision: Decision
+    passed: bool
+
+
+def request_for(
+    scope_map: ScopeMap,
+    *,
+    agent: str,
+    scope: str,
+    now: datetime,
+    claims: Mapping[str, str | None],
+    proven: bool = False,
+    definition_digest: str = "",
+) -> AccessRequest:
+    """A question in which what was not said is what the certificate says, or "test"."""
+    captured = {name: value for _, captures in scope_map.workloads_of(agent) for name, value in captures.items()}
+    said = {name: claims.get(name) or captured.get(name, UNSAID) for name in BINDING}
+    return AccessRequest(agent=agent, scope=scope, now=now, **said, proven=proven, definition_digest=definition_digest)
+
+
+def run_tests(scope_map: ScopeMap, now: datetime) -> tuple[Outcome, ...]:
+    """Run every entry; `now` is the time of those without `at`."""
+    return tuple(_run(scope_map, test, now) for test in scope_map.tests)
+
+
+def _run(scope_map: ScopeMap, test: ScopeTest, now: datetime) -> Outcome:
+    request = request_for(
+        scope_map,
+        agent=test.agent,
+        scope=test.ask,
+        now=test.at or now,
+        claims={name: getattr(test, name) for name in BINDING},
+        proven=test.proven,
+        definition_digest=test.definition_digest,
+    )
+    decision = scope_map.decide(request)
+    allowed = isinstance(decision, Allowed)
+    reason = "" if isinstance(decision, Allowed) else decision.reason.value
+    passed = allowed is test.expect_allowed and (test.reason is None or test.reason == reason)
+    return Outcome(test=test, decision=decision, passed=passed)
