@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -24,7 +24,6 @@ from broker.config.values import (
     Url,
     choice,
 )
-
 
 _GRPC = Address(host="127.0.0.1", port=8443)
 _HTTP = Address(host="127.0.0.1", port=8080)
@@ -117,13 +116,16 @@ class Vault:
     """HashiCorp Vault or OpenBao."""
 
     address: Url
-    namespace: Text | None = None
-    ca_file: PublicFile | None = None
+    namespace: Text = ""
+    ca_file: PublicFile | None = None  # the system's trust store when None
     token_file: SecretFile | None = None
     approle: AppRole | None = None
-    request_timeout: Duration = timedelta(seconds=8)
-    request_limit: Duration = timedelta(seconds=90)  # the server's own; a late mint can land until then
     tomb_role: Text = "stepcred-tomb"
+    dedicated_roles: Switch = True  # database roles are read by this broker only: their leases may be listed
+    connect_timeout: Duration = timedelta(seconds=3)
+    request_timeout: Duration = timedelta(seconds=8)  # of one request
+    request_limit: Duration = timedelta(seconds=90)  # the server's own; a late mint can land until then
+    max_connections: Count = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,22 +133,31 @@ class Aws:
     """AWS STS. Without a key the default chain of the SDK is used."""
 
     region: Text
-    endpoint_url: Url | None = None  # of STS, when it is not AWS's own
-    iam_endpoint_url: Url | None = None
-    access_key_id: Text | None = None
+    endpoint_url: Url = ""  # one address for everything, for emulators and Ceph
+    iam_endpoint_url: Url = ""  # IAM apart from it
+    access_key_id: Text = ""
     secret_access_key_file: SecretFile | None = None
-    request_timeout: Duration = timedelta(seconds=8)
-    max_threads: Count = 8
+    connect_timeout: Duration = timedelta(seconds=3)
+    read_timeout: Duration = timedelta(seconds=6)  # without a byte of the answer
+    mint_workers: Count = 8  # calls to STS at the same time
+    revoke_workers: Count = 4  # calls to IAM; a lane of its own, so that a hung STS delays no revocation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TierOverride:
-    """What differs from DESIGN section 7; None = its default."""
+    """What differs from the tier's defaults (DESIGN section 7)."""
 
-    budget: Count | None = None
+    budget: Count | None = None  # credentials that may exist, per step and scope
+    hourly: Count | None = None  # per workload and scope, in any rolling hour
     refill: Duration | None = None
-    hourly_limit: Count | None = None
     lock: Duration | None = None
+    cool_down: Duration | None = None
+    max_cool_down: Duration | None = None
+    ceiling_factor: Count | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """What was set, by name."""
+        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,7 +219,7 @@ def _check_vault(vault: Vault) -> Vault:
 
 
 def _check_aws(aws: Aws) -> Aws:
-    if (aws.access_key_id is None) != (aws.secret_access_key_file is None):
+    if bool(aws.access_key_id) != bool(aws.secret_access_key_file):
         raise ValueError("set access_key_id and secret_access_key_file together, or neither")
     return aws
 

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 
 MAX_PORT = 65535
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
-_DURATION = re.compile(r"(?:\d+(?:ms|s|m|h|d))+", re.ASCII)
+_DURATION = re.compile(r"(?:\d{1,7}(?:ms|s|m|h|d)){1,5}", re.ASCII)
 _PART = re.compile(r"(\d+)(ms|s|m|h|d)", re.ASCII)
 _LOOPBACK_NAMES = ("localhost",)
 
@@ -77,12 +77,13 @@ def parse_duration(value: object) -> timedelta:
 
 
 def parse_url(value: object) -> str:
-    """Read an http(s) URL without user, query or fragment; plain http only to this machine."""
-    parts = urlsplit(value) if isinstance(value, str) else urlsplit("")
+    """Read `https://host:port`; plain http only to this machine."""
+    parts = urlsplit(value if isinstance(value, str) else "")
     if parts.scheme not in ("http", "https") or not parts.hostname or not isinstance(value, str):
         raise ValueError('must be a URL, for example "https://vault.example.org:8200"')
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("must not contain a user, a password, a query or a fragment")
+    if parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("must be scheme, host and port alone: no user, password, path, query or fragment")
+    _ = parts.port  # raises ValueError when it is no port
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must be https: credentials would cross the network in clear text")
     return value.rstrip("/")
@@ -106,7 +107,7 @@ def _path(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError("must be the path of a file")
     base = info.context["base"] if info.context else Path.cwd()
-    return Path(os.path.normpath(Path(base) / Path(value).expanduser()))
+    return Path(os.path.normpath(Path(base) / value))
 
 
 def _mode(path: Path) -> int:
@@ -155,7 +156,7 @@ Text = Annotated[str, Field(strict=True, min_length=1)]
 Name = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9._-]{0,254}\z")]
 Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1)]
-Rate = Annotated[float, Field(strict=True, gt=0)]  # per second
+Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]  # per second
 PublicFile = Annotated[Path, BeforeValidator(_public_file)]
 SecretFile = Annotated[Path, BeforeValidator(_secret_file)]
 StateFile = Annotated[Path, BeforeValidator(_state_file)]  # made by the broker; may not exist yet

@@ -1,0 +1,1 @@
+"""The commands of `stepcred-broker`, one module each."""

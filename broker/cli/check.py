@@ -1,0 +1,108 @@
+"""`stepcred-broker check`: everything that `serve` would stumble over, without serving."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from broker import keyring, log
+from broker.cli.options import ConfigFile
+from broker.clock import SystemClock
+from broker.config import Config, load
+from broker.errors import ConfigError, StoreError
+
+
+def check(
+    config: ConfigFile,
+    *,
+    live: Annotated[bool, typer.Option("--live", help="Also ask Vault and AWS whether the broker may mint.")] = False,
+) -> None:
+    """Look for mistakes in config, certificates, keys and scope map; print every one.
+
+    Exit code 78 when something must be changed, 69 when --live finds that a provider is not ready.
+    """
+    log.configure("error", "console")
+    settings = load(config, os.environ)
+    looks: dict[str, Callable[[Config], list[str]]] = {
+        "certificates": _certificates,
+        "mint key": _mint_key,
+        "scope map": _scope_map,
+    }
+    typer.echo(f"{'config':<14}ok")
+    wrong = sum(_report(name, look(settings)) for name, look in looks.items())
+    if wrong:
+        raise typer.Exit(os.EX_CONFIG)
+    if not live:
+        typer.echo(f"{'providers':<14}not asked (--live asks them)")
+        return
+    from broker import wiring
+
+    if _report("providers", asyncio.run(wiring.check_live(settings))):
+        raise typer.Exit(os.EX_UNAVAILABLE)
+
+
+def _report(name: str, problems: list[str]) -> int:
+    typer.echo(f"{name:<14}{'ok' if not problems else f'{len(problems)} problems' if problems[1:] else '1 problem'}")
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    return len(problems)
+
+
+def _certificates(settings: Config) -> list[str]:
+    from broker.config.certificates import server_certificate_problems
+    from broker.identity import TrustStore
+
+    problems = server_certificate_problems(settings.tls, SystemClock().now())
+    try:
+        TrustStore(settings.tls.client_ca_file)
+    except ConfigError as error:
+        problems += error.problems
+    return problems
+
+
+def _mint_key(settings: Config) -> list[str]:
+    """Key and database belong together; before the first start there may be neither, and both will be made."""
+    from broker.store.sqlite import open_readonly
+
+    path, database = settings.store.mint_key_file, settings.store.path
+    if not database.exists() and not path.exists():
+        return []
+    try:
+        ring = keyring.load(path)
+        if not database.exists():
+            return []
+        with open_readonly(database) as store:
+            known = store.read(lambda tx: tx.control().key_fingerprints)
+    except ConfigError as error:
+        return error.problems
+    except StoreError as error:
+        return [str(error)]
+    if any(ring.fingerprints.get(kid) != fingerprint for kid, fingerprint in known.items()):
+        return [f"mint_key_file {path}: not the key of database {database}; restore the file that was made with it"]
+    return []
+
+
+def _scope_map(settings: Config) -> list[str]:
+    from broker import wiring
+    from broker.policy.load import load as load_map
+    from broker.policy.problems import ScopeMapError
+
+    try:
+        scope_map = load_map(
+            settings.scopes.file,
+            wiring.scope_kinds(),
+            environment=settings.environment,
+            trust_domain=settings.trust_domain,
+        )
+    except ScopeMapError as error:
+        return [str(problem) for problem in error.problems]
+    configured = {name for name in ("vault", "aws") if getattr(settings, name) is not None}
+    return [
+        f"{scope.rule.file}:{scope.rule.line}: scope {scope.name} needs a section [{scope.provider}] in the config"
+        for scope in scope_map.scopes.values()
+        if scope.provider not in configured
+    ]
