@@ -1,0 +1,276 @@
+"""Leases in every store: each change is conditional on the state it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import methodcaller
+from typing import Any
+
+import pytest
+
+from broker.errors import StoreConflict, StoreError
+from broker.model import EndReason, Evidence, Lease, LeaseState, Tier
+from broker.store.base import Store, Tx
+from tests.fakes.domain import NOW, after, lease, step
+
+
+def change(state: LeaseState, lease_id: str = "lease-1") -> Callable[[Tx], bool]:
+    """The operation that brings a lease to this state, where it may be brought there."""
+
+    def operation(tx: Tx) -> bool:
+        match state:
+            case LeaseState.ACTIVE:
+                return tx.activate(lease_id, epoch=1, refs={}, at=after(1))
+            case LeaseState.REVOKING:
+                return tx.to_revoking(lease_id, at=after(2), reason=EndReason.STEP_ENDED)
+            case LeaseState.IN_DOUBT:
+                return tx.to_in_doubt(lease_id, at=after(2), problem="timed out")
+            case _:
+                return tx.to_ended(lease_id, state, evidence=_EVIDENCE[state], at=after(3))
+
+    return operation
+
+
+_EVIDENCE = {
+    LeaseState.REVOKED: Evidence.SEEN_DEAD,
+    LeaseState.EXPIRED: Evidence.EXPIRED,
+    LeaseState.VOID: Evidence.NOT_MINTED,
+}
+_PATHS: dict[LeaseState, list[LeaseState]] = {
+    LeaseState.INTENT: [],
+    LeaseState.ACTIVE: [LeaseState.ACTIVE],
+    LeaseState.REVOKING: [LeaseState.ACTIVE, LeaseState.REVOKING],
+    LeaseState.IN_DOUBT: [LeaseState.IN_DOUBT],
+    LeaseState.REVOKED: [LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.REVOKED],
+    LeaseState.EXPIRED: [LeaseState.ACTIVE, LeaseState.EXPIRED],
+    LeaseState.VOID: [LeaseState.VOID],
+}
+_ALLOWED = {
+    LeaseState.INTENT: {LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.VOID, LeaseState.IN_DOUBT},
+    LeaseState.ACTIVE: {LeaseState.REVOKING, LeaseState.EXPIRED},
+    LeaseState.REVOKING: {LeaseState.REVOKED, LeaseState.EXPIRED},
+    LeaseState.IN_DOUBT: {LeaseState.REVOKING, LeaseState.REVOKED, LeaseState.EXPIRED, LeaseState.VOID},
+}
+
+
+async def insert(store: Store, *leases: Lease) -> None:
+    def operation(tx: Tx) -> None:
+        for row in leases:
+            if tx.step(row.step_id) is None:
+                tx.insert_step(step(row.step_id))
+            tx.insert_lease(row)
+
+    await store.write(operation)
+
+
+async def bring(store: Store, state: LeaseState, row: Lease | None = None) -> Lease:
+    """A lease in this state, by the way that leads there."""
+    row = row or lease()
+    await insert(store, row)
+    for target in _PATHS[state]:
+        assert await store.write(change(target, row.id))
+    return await get(store, row.id)
+
+
+async def get(store: Store, lease_id: str = "lease-1") -> Lease:
+    found = await store.read(lambda tx: tx.lease(lease_id))
+    assert found is not None
+    return found
+
+
+async def ids(store: Store, query: Callable[[Tx], list[Lease]]) -> list[str]:
+    return [row.id for row in await store.read(query)]
+
+
+async def test_a_lease_comes_back_as_it_was(store: Store) -> None:
+    full = lease(replaces="older", first_mint_at=after(-60), successor_no=2, refs={"accessor": "a", "children": ["x"]})
+    await insert(store, full)
+    assert await get(store) == full
+    assert await store.read(lambda tx: tx.leases_of("step-1")) == [full]
+    assert await store.read(lambda tx: tx.leases_in(LeaseState.INTENT, LeaseState.ACTIVE)) == [full]
+    assert await store.read(lambda tx: tx.leases_in(LeaseState.ACTIVE)) == []
+    assert await store.read(lambda tx: tx.leases_in()) == []
+    assert await store.read(lambda tx: tx.lease("nobody")) is None
+
+
+async def test_a_second_lease_of_one_request_is_a_conflict(store: Store) -> None:
+    """I2 rests on this."""
+    await insert(store, lease())
+    with pytest.raises(StoreConflict):
+        await insert(store, lease("lease-2", request_id="request-of-lease-1"))
+    with pytest.raises(StoreConflict):
+        await insert(store, lease(request_id="another"))
+    await insert(store, lease("lease-3", request_id="request-of-lease-1", agent="spiffe://test.acme/other"))
+    assert len(await store.read(lambda tx: tx.leases_in(LeaseState.INTENT))) == 2
+
+
+async def test_a_lease_begins_as_intent_in_a_step(store: Store) -> None:
+    with pytest.raises(StoreError):
+        await insert(store, lease(state=LeaseState.ACTIVE))
+    with pytest.raises(StoreError):
+        await store.write(lambda tx: tx.insert_lease(lease(step_id="nobody")))
+
+
+@pytest.mark.parametrize("src", list(LeaseState), ids=lambda state: state.value)
+async def test_only_the_drawn_state_changes_happen(store: Store, src: LeaseState) -> None:
+    for dst in set(LeaseState) - {LeaseState.INTENT}:
+        name = f"{src.value}-{dst.value}".lower()
+        before = await bring(store, src, lease(name))
+        happened = await store.write(change(dst, name))
+        assert happened == (dst in _ALLOWED.get(src, set())), f"{src} -> {dst}"
+        assert (await get(store, name)) == before or happened
+
+
+async def test_activate_needs_its_epoch_and_no_doom(store: Store) -> None:
+    await insert(store, lease(), lease("doomed"), lease("old", epoch=0))
+    assert await store.write(lambda tx: tx.doom("doomed", at=after(1), reason=EndReason.STEP_ENDED))
+    assert not await store.write(lambda tx: tx.activate("doomed", epoch=1, refs={}, at=after(2)))
+    assert not await store.write(lambda tx: tx.activate("old", epoch=1, refs={}, at=after(2)))
+    assert not await store.write(lambda tx: tx.activate("nobody", epoch=1, refs={}, at=after(2)))
+    assert await store.write(lambda tx: tx.activate("lease-1", epoch=1, refs={"accessor": "a"}, at=after(2)))
+    assert not await store.write(lambda tx: tx.activate("lease-1", epoch=1, refs={"accessor": "b"}, at=after(3)))
+    found = await get(store)
+    assert (found.state, found.active_at, found.first_mint_at) == (LeaseState.ACTIVE, after(2), after(2))
+    assert found.refs == {"accessor": "a"}
+    assert [row.state for row in (await get(store, "doomed"), await get(store, "old"))] == [LeaseState.INTENT] * 2
+
+
+async def test_a_successor_keeps_the_first_mint_of_its_chain(store: Store) -> None:
+    await bring(store, LeaseState.ACTIVE, lease(first_mint_at=after(-300), successor_no=1))
+    assert (await get(store)).first_mint_at == after(-300)
+
+
+async def test_notes_are_merged_while_minting_and_kept_by_the_commit(store: Store) -> None:
+    await insert(store, lease(refs={"a": 1}))
+    assert await store.write(lambda tx: tx.note("lease-1", epoch=1, refs={"child": {"id": "x"}}))
+    assert await store.write(lambda tx: tx.note("lease-1", epoch=1, refs={"a": 2}))
+    assert not await store.write(lambda tx: tx.note("lease-1", epoch=2, refs={"b": 1}))
+    await store.write(lambda tx: tx.activate("lease-1", epoch=1, refs={"accessor": "z"}, at=after(1)))
+    assert not await store.write(lambda tx: tx.note("lease-1", epoch=1, refs={"late": 1}))
+    assert (await get(store)).refs == {"a": 2, "child": {"id": "x"}, "accessor": "z"}
+
+
+async def test_doom_is_set_once_and_only_while_minting(store: Store) -> None:
+    await insert(store, lease())
+    assert await store.write(lambda tx: tx.doom("lease-1", at=after(1), reason=EndReason.GUARD_LOCK))
+    assert not await store.write(lambda tx: tx.doom("lease-1", at=after(2), reason=EndReason.STEP_ENDED))
+    found = await get(store)
+    assert (found.state, found.doomed_at, found.end_reason) == (LeaseState.INTENT, after(1), EndReason.GUARD_LOCK)
+    await bring(store, LeaseState.ACTIVE, lease("active"))
+    assert not await store.write(lambda tx: tx.doom("active", at=after(2), reason=EndReason.STEP_ENDED))
+
+
+async def test_revoking_keeps_the_first_reason_and_is_due_at_once(store: Store) -> None:
+    await insert(store, lease(refs={"a": 1}))
+    await store.write(lambda tx: tx.doom("lease-1", at=after(1), reason=EndReason.GUARD_LOCK))
+    assert await store.write(
+        lambda tx: tx.to_revoking("lease-1", at=after(2), reason=EndReason.STEP_ENDED, refs={"accessor": "b"})
+    )
+    found = await get(store)
+    assert (found.state, found.revoking_at, found.next_try_at) == (LeaseState.REVOKING, after(2), after(2))
+    assert (found.end_reason, found.refs) == (EndReason.GUARD_LOCK, {"a": 1, "accessor": "b"})
+    assert await ids(store, lambda tx: tx.due_leases(after(2), 10)) == ["lease-1"]
+
+
+async def test_in_doubt_is_due_at_once_and_starts_afresh_when_it_is_to_be_revoked(store: Store) -> None:
+    await bring(store, LeaseState.IN_DOUBT)
+    await store.write(lambda tx: tx.defer("lease-1", next_try_at=after(60), problem="unreachable"))
+    found = await get(store)
+    assert (found.next_try_at, found.attempts, found.last_problem) == (after(60), 1, "unreachable")
+    await store.write(lambda tx: tx.to_revoking("lease-1", at=after(70), reason=EndReason.MINT_FAILED))
+    found = await get(store)
+    assert (found.next_try_at, found.attempts, found.last_problem) == (after(70), 0, "")
+
+
+@pytest.mark.parametrize("state", [LeaseState.REVOKED, LeaseState.EXPIRED], ids=lambda state: state.value)
+async def test_an_end_erases_the_nonce_and_happens_once(store: Store, state: LeaseState) -> None:
+    assert (await bring(store, LeaseState.REVOKING)).nonce
+    assert await store.write(change(state))
+    found = await get(store)
+    assert (found.state, found.nonce, found.ended_at, found.next_try_at) == (state, b"", after(3), None)
+    assert found.evidence is _EVIDENCE[state]
+    assert not await store.write(change(state))
+    assert await get(store) == found
+
+
+async def test_a_lease_ends_in_a_terminal_state_only(store: Store) -> None:
+    await bring(store, LeaseState.REVOKING)
+    with pytest.raises(ValueError, match="terminal"):
+        await store.write(lambda tx: tx.to_ended("lease-1", LeaseState.ACTIVE, evidence=Evidence.EXPIRED, at=NOW))
+
+
+async def test_defer_counts_attempts_merges_refs_and_leaves_the_ended_alone(store: Store) -> None:
+    await bring(store, LeaseState.REVOKING, lease(refs={"a": 1}))
+    for number in (1, 2):
+        await store.write(
+            methodcaller("defer", "lease-1", next_try_at=after(10 * number), problem="down", refs={"b": number})
+        )
+    found = await get(store)
+    assert (found.attempts, found.next_try_at, found.last_problem) == (2, after(20), "down")
+    assert found.refs == {"a": 1, "b": 2}
+    await store.write(change(LeaseState.REVOKED))
+    await store.write(lambda tx: tx.defer("lease-1", next_try_at=after(99), problem="late", refs={"c": 3}))
+    found = await get(store)
+    assert (found.attempts, found.next_try_at, found.refs) == (2, None, {"a": 1, "b": 2})
+
+
+async def test_due_leases_are_high_tier_first_then_the_longest_waiting(store: Store) -> None:
+    for name, tier, due in (
+        ("late-low", Tier.LOW, 30),
+        ("early-low", Tier.LOW, 10),
+        ("early-elevated", Tier.ELEVATED, 20),
+        ("late-high", Tier.HIGH, 40),
+        ("early-high", Tier.HIGH, 15),
+        ("not-yet", Tier.HIGH, 90),
+    ):
+        await bring(store, LeaseState.REVOKING, lease(name, tier=tier))
+        await store.write(methodcaller("defer", name, next_try_at=after(due), problem=""))
+    await bring(store, LeaseState.IN_DOUBT, lease("doubt"))
+    await bring(store, LeaseState.ACTIVE, lease("active"))
+    due_now = await ids(store, lambda tx: tx.due_leases(after(40), 10))
+    assert due_now == ["early-high", "late-high", "doubt", "early-low", "early-elevated", "late-low"]
+    assert await ids(store, lambda tx: tx.due_leases(after(40), 2)) == ["early-high", "late-high"]
+    assert await ids(store, lambda tx: tx.due_leases(after(1), 10)) == []
+
+
+async def test_live_past_finds_active_leases_at_their_bound(store: Store) -> None:
+    for name, bound in (("b", 20), ("a", 10), ("c", 30)):
+        await bring(store, LeaseState.ACTIVE, lease(name, expires_at=after(bound)))
+    await insert(store, lease("minting", expires_at=after(5)))
+    assert await ids(store, lambda tx: tx.live_past(after(20))) == ["a", "b"]
+
+
+async def test_unclaimed_since_finds_what_no_heartbeat_named(store: Store) -> None:
+    for name in ("claimed", "unclaimed"):
+        await bring(store, LeaseState.ACTIVE, lease(name))
+    assert await store.write(lambda tx: tx.claim("claimed", after(2)))
+    assert await ids(store, lambda tx: tx.unclaimed_since(after(1))) == ["unclaimed"]
+    assert await ids(store, lambda tx: tx.unclaimed_since(NOW)) == []
+
+
+async def test_a_lease_is_claimed_once_and_only_while_active(store: Store) -> None:
+    await insert(store, lease())
+    assert not await store.write(lambda tx: tx.claim("lease-1", after(1)))
+    await store.write(change(LeaseState.ACTIVE))
+    assert await store.write(lambda tx: tx.claim("lease-1", after(2)))
+    assert not await store.write(lambda tx: tx.claim("lease-1", after(3)))
+    assert (await get(store)).claimed_at == after(2)
+
+
+async def test_a_lease_has_one_successor_at_a_time(store: Store) -> None:
+    await insert(store, lease())
+    assert not await store.write(lambda tx: tx.set_replaced_by("lease-1", "s1"))
+    await store.write(change(LeaseState.ACTIVE))
+    assert await store.write(lambda tx: tx.set_replaced_by("lease-1", "s1"))
+    assert not await store.write(lambda tx: tx.set_replaced_by("lease-1", "s2"))
+    await store.write(lambda tx: tx.clear_replaced_by("lease-1", "s2"))
+    assert (await get(store)).replaced_by == "s1"
+    await store.write(lambda tx: tx.clear_replaced_by("lease-1", "s1"))
+    assert await store.write(lambda tx: tx.set_replaced_by("lease-1", "s2"))
+
+
+async def test_what_a_caller_changes_afterwards_is_not_in_the_store(store: Store) -> None:
+    params: dict[str, Any] = {"role": "orders-ro", "list": [1]}
+    await insert(store, lease(params=params))
+    params["list"].append(2)
+    assert (await get(store)).params == {"role": "orders-ro", "list": [1]}
