@@ -1,0 +1,105 @@
+"""Short-lived credentials for one step of a workflow, taken back when the step ends.
+
+    import stepcred
+
+    with stepcred.connect() as broker, broker.step(workflow="nightly-etl", run="42", step="load",
+                                                   scopes=["orders-read"]) as step:
+        credential = step.issue("orders-read")
+        subprocess.run(["psql", ...], env=os.environ | credential.env())
+
+The same in asyncio is `stepcred.aio.connect()`. Everything raised is a `StepcredError`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from stepcred._credentials import (
+    AwsSession,
+    Credential,
+    Jwt,
+    KeyValue,
+    SshCertificate,
+    UsernamePassword,
+    VaultToken,
+    X509Certificate,
+)
+from stepcred._errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    DeadlineExceeded,
+    GuardRefused,
+    ProviderFailed,
+    Refused,
+    SettingsError,
+    StepcredError,
+    StepEnded,
+    TlsRefused,
+    UnexpectedAnswer,
+    Verdict,
+)
+from stepcred._models import (
+    Access,
+    Evidence,
+    Identity,
+    Lease,
+    LeaseOutcome,
+    LeaseState,
+    Revocability,
+    ScopeVerdict,
+    Tier,
+)
+
+if TYPE_CHECKING:
+    from stepcred import aio
+    from stepcred._sync import Broker, Step, connect
+
+__all__ = [
+    "Access",
+    "AccessDenied",
+    "AwsSession",
+    "Broker",
+    "BrokerUnavailable",
+    "Credential",
+    "DeadlineExceeded",
+    "Evidence",
+    "GuardRefused",
+    "Identity",
+    "Jwt",
+    "KeyValue",
+    "Lease",
+    "LeaseOutcome",
+    "LeaseState",
+    "ProviderFailed",
+    "Refused",
+    "Revocability",
+    "ScopeVerdict",
+    "SettingsError",
+    "SshCertificate",
+    "Step",
+    "StepEnded",
+    "StepcredError",
+    "Tier",
+    "TlsRefused",
+    "UnexpectedAnswer",
+    "UsernamePassword",
+    "VaultToken",
+    "Verdict",
+    "X509Certificate",
+    "aio",
+    "connect",
+]
+
+# grpc and the generated code cost 100 ms: they come with the first connect(), not with the import.
+_LAZY = {"Broker": "stepcred._sync", "Step": "stepcred._sync", "connect": "stepcred._sync"}
+
+
+def __getattr__(name: str) -> object:
+    if name == "aio":
+        return importlib.import_module("stepcred.aio")
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

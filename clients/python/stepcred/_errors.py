@@ -1,0 +1,119 @@
+"""Everything that the SDK raises. `str()` is fit for a log: no secret is ever in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import ClassVar
+
+
+class Verdict(Enum):
+    """What can be done about a refusal."""
+
+    RETRY_AFTER = "RETRY_AFTER"
+    NEVER = "NEVER"
+    NEEDS_APPROVAL = "NEEDS_APPROVAL"
+
+
+class StepcredError(Exception):
+    """Base of all."""
+
+
+class SettingsError(StepcredError):
+    """Nothing was sent: a setting is missing or unusable. `problems` holds every one found."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Refused(StepcredError):
+    """The broker decided no. `reason` is stable, UPPER_SNAKE; `retry_after` is seconds, set where retrying can succeed.
+
+    `reference_id` finds the decision in the broker's journal: give it to an operator. `metadata` is what else it told.
+    """
+
+    REASONS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        verdict: Verdict = Verdict.NEVER,
+        retry_after: float | None = None,
+        reference_id: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.verdict = verdict
+        self.retry_after = retry_after
+        self.reference_id = reference_id
+        self.metadata = dict(metadata or {})
+
+    def __str__(self) -> str:
+        reference = f", reference {self.reference_id}" if self.reference_id else ""
+        later = f"; may be retried in {self.retry_after:.0f} s" if self.retry_after is not None else ""
+        return f"{self.message} [{self.reason}{reference}]{later}"
+
+
+class AccessDenied(Refused):
+    """The scope map does not give it to us, here and now."""
+
+    REASONS = frozenset(
+        {"ACCESS_DENIED", "SCOPE_REFUSED", "SCOPE_NOT_NAMED", "NEEDS_APPROVAL", "AGENT_DENIED", "FROZEN"}
+    )
+
+
+class StepEnded(Refused):
+    """Our step is over: by an operator, its deadline, silence, a lock of the guard, or a newer attempt."""
+
+    REASONS = frozenset({"STEP_ENDED"})
+
+
+class GuardRefused(Refused):
+    """Too many attempts: cooling (see `retry_after`), locked, or held until an operator decides."""
+
+    REASONS = frozenset({"COOLING", "LOCKED", "HELD", "CEILING", "RATE_LIMITED"})
+
+
+class ProviderFailed(Refused):
+    """What mints the credential failed. A new `issue` is a new, charged attempt."""
+
+    REASONS = frozenset({"PROVIDER_FAILED"})
+
+
+class BrokerUnavailable(StepcredError):
+    """The broker cannot be reached, or cannot serve now. `reason` is set when it said so itself."""
+
+    def __init__(
+        self, message: str, *, reason: str = "", reference_id: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.reference_id = reference_id
+        self.retry_after = retry_after
+
+
+class TlsRefused(StepcredError):
+    """No connection: one side does not accept the other's certificate. Retrying does not help."""
+
+
+class DeadlineExceeded(StepcredError):
+    """No answer in time. What was asked may have happened; an unclaimed credential is revoked by the broker."""
+
+
+class UnexpectedAnswer(StepcredError):
+    """An answer that no broker gives: another server, a proxy, or a newer version."""
+
+
+_BY_REASON = {
+    reason: kind for kind in (AccessDenied, StepEnded, GuardRefused, ProviderFailed) for reason in kind.REASONS
+}
+
+
+def refusal_class(reason: str) -> type[Refused]:
+    """The most telling exception for a reason."""
+    return _BY_REASON.get(reason, Refused)

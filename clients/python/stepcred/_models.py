@@ -1,0 +1,161 @@
+"""What the broker says, as values. Times are aware; a word that a newer broker knows and we do not is UNSPECIFIED."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+
+
+class Tier(Enum):
+    """How dear a scope is to the guard."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    LOW = "LOW"
+    ELEVATED = "ELEVATED"
+    HIGH = "HIGH"
+
+
+class Revocability(Enum):
+    """How dead a credential can be made before its time."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    EXACT = "EXACT"
+    DENY_POLICY = "DENY_POLICY"
+    PUBLISHED = "PUBLISHED"
+    EXPIRY_ONLY = "EXPIRY_ONLY"
+    STATIC = "STATIC"
+
+
+class LeaseState(Enum):
+    """REVOKED, EXPIRED and VOID are terminal."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    INTENT = "INTENT"
+    ACTIVE = "ACTIVE"
+    REVOKING = "REVOKING"
+    REVOKED = "REVOKED"
+    EXPIRED = "EXPIRED"
+    VOID = "VOID"
+    IN_DOUBT = "IN_DOUBT"
+
+
+class Evidence(Enum):
+    """How the broker knows that a credential is dead. UNSPECIFIED: it does not know it yet."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    SEEN_DEAD = "SEEN_DEAD"
+    PROBE_DENIED = "PROBE_DENIED"
+    PUBLISHED = "PUBLISHED"
+    EXPIRED = "EXPIRED"
+    NOT_MINTED = "NOT_MINTED"
+    ACCESS_ENDED = "ACCESS_ENDED"
+
+
+class Access(Enum):
+    """What the scope map says of one scope."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    GRANTED = "GRANTED"
+    NEEDS_APPROVAL = "NEEDS_APPROVAL"
+    REFUSED = "REFUSED"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """The broker's record of one live credential. `successor_from`: from then on `replaces` is accepted."""
+
+    lease_id: str
+    scope: str
+    tier: Tier
+    revocability: Revocability
+    state: LeaseState
+    issued_at: datetime | None
+    expires_at: datetime | None
+    successor_from: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseOutcome:
+    """What became of a lease whose end was asked for."""
+
+    lease_id: str
+    scope: str
+    state: LeaseState
+    revocability: Revocability
+    evidence: Evidence
+    time_to_dead: timedelta | None  # from the request to the evidence
+    exposed_until: datetime | None  # latest moment at which it could still work; None once dead
+
+    @property
+    def proven(self) -> bool:
+        """The broker has evidence. For a static value that is only the end of its access to it."""
+        return self.evidence is not Evidence.UNSPECIFIED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScopeVerdict:
+    """The answer about one scope. Rule, position and fix are told only for scopes that some grant gives us."""
+
+    scope: str
+    access: Access
+    reason: str
+    rule: str
+    position: str  # file:line
+    smallest_fix: str
+    ttl: timedelta | None
+    tier: Tier
+    revocability: Revocability
+    reference_id: str
+
+    @property
+    def granted(self) -> bool:
+        return self.access is Access.GRANTED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """What the broker makes of our certificate."""
+
+    spiffe_id: str
+    environment: str
+    workloads: Mapping[str, Mapping[str, str]]  # name → captures
+    scopes: tuple[str, ...]
+    certificate_not_after: datetime | None
+    certificate_sha256: str
+    server_time: datetime | None
+
+
+def summary(outcomes: Iterable[LeaseOutcome], *, now: datetime | None = None) -> str:
+    """One line for people: "2 credentials dead, proven in 41 ms; 1 exposed until 10:05" (local time)."""
+    made = [o for o in outcomes if o.state is not LeaseState.VOID]
+    static = [o for o in made if o.evidence is Evidence.ACCESS_ENDED]
+    dead = [o for o in made if o.proven and o not in static]
+    alive = [o for o in made if not o.proven]
+    parts = []
+    if dead:
+        parts.append(f"{len(dead)} {'credential' if len(dead) == 1 else 'credentials'} dead{_proven_in(dead)}")
+    if static:
+        parts.append(f"{len(static)} static, no longer served (the value lives on)")
+    bounds = [o.exposed_until for o in alive if o.exposed_until is not None]
+    if bounds:
+        parts.append(f"{len(bounds)} exposed until {_clock_time(max(bounds), now or datetime.now(UTC))}")
+    if len(alive) > len(bounds):
+        parts.append(f"{len(alive) - len(bounds)} not proven dead")
+    return "; ".join(parts) or "no credential was issued"
+
+
+def _proven_in(dead: list[LeaseOutcome]) -> str:
+    times = [o.time_to_dead for o in dead if o.time_to_dead is not None]
+    if not times:
+        return ", proven"
+    milliseconds = max(times) / timedelta(milliseconds=1)
+    if milliseconds < 1:
+        return ", proven in under 1 ms"
+    return f", proven in {milliseconds:.0f} ms" if milliseconds < 1000 else f", proven in {milliseconds / 1000:.1f} s"  # noqa: PLR2004 (ms in a second)
+
+
+def _clock_time(moment: datetime, now: datetime) -> str:
+    local = moment.astimezone()
+    return local.strftime("%H:%M" if local.date() == now.astimezone().date() else "%Y-%m-%d %H:%M")

@@ -1,0 +1,179 @@
+"""The blocking client: drives the flows of `_core` over a grpc channel, heartbeats from a thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from stepcred import _settings
+from stepcred._core import BrokerCore, Call, Flow, StepCore, checked_timeout, lease_id_of, note_failed_end
+from stepcred._credentials import Credential
+from stepcred._errors import StepcredError
+from stepcred._models import Identity, Lease, LeaseOutcome, ScopeVerdict
+from stepcred._status import call_failed
+from stepcred._step import StepView
+from stepcred._transport import OPTIONS, channel_credentials
+from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
+
+T = TypeVar("T")
+
+
+def connect(
+    addr: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
+    ca: str | None = None,
+    *,
+    timeout: float = 15.0,
+) -> Broker:
+    """A broker to use in a `with`. What is not given comes from STEPCRED_ADDR, _CERT, _KEY and _CA.
+
+    `timeout`: seconds for each call, all its attempts together. Nothing is sent yet.
+    Raises SettingsError naming everything that is missing.
+    """
+    settings = _settings.read(addr=addr, cert=cert, key=key, ca=ca)
+    channel = grpc.secure_channel(settings.addr, channel_credentials(settings), options=OPTIONS)
+    return Broker(channel, BrokerCore(addr=settings.addr, timeout=checked_timeout(timeout)))
+
+
+class Driver:
+    """Does what a flow yields, and hands the answer back to it."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._stub = CredentialBrokerStub(channel)
+
+    def run(self, flow: Flow[T]) -> T:
+        try:
+            effect = next(flow)
+            while True:
+                if not isinstance(effect, Call):
+                    time.sleep(effect.seconds)
+                    effect = next(flow)
+                    continue
+                try:
+                    response = getattr(self._stub, effect.method)(
+                        effect.request, timeout=effect.timeout, wait_for_ready=False
+                    )
+                except grpc.RpcError as error:
+                    failure = call_failed(error.code().name, error.details(), error.trailing_metadata())
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(response)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+class Broker:
+    """A connection to one broker. May be shared between threads."""
+
+    def __init__(self, channel: grpc.Channel, core: BrokerCore) -> None:
+        self._channel = channel
+        self._driver = Driver(channel)
+        self._core = core
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def step(
+        self,
+        *,
+        workflow: str | None = None,
+        run: str | None = None,
+        step: str | None = None,
+        scopes: Iterable[str],
+        max_duration: timedelta | float | None = None,
+        wait: float = 5.0,
+    ) -> Step:
+        """One step, to use in a `with`: opened on entering, ended with all its credentials on leaving.
+
+        `scopes`: what may be asked for. `max_duration`: longest life of the step (seconds or timedelta).
+        `wait`: seconds to wait at the end for evidence that every credential is dead.
+        """
+        name = _settings.step_name(workflow=workflow, run=run, step=step)
+        return Step(self._driver, self._core.step(name, scopes, max_duration=max_duration, wait=wait))
+
+    def whoami(self) -> Identity:
+        """What the broker makes of our certificate."""
+        return self._driver.run(self._core.whoami())
+
+    def check(
+        self, *, workflow: str | None = None, run: str | None = None, step: str | None = None, scopes: Iterable[str]
+    ) -> tuple[ScopeVerdict, ...]:
+        """What such a step could have, without opening it."""
+        name = _settings.step_name(workflow=workflow, run=run, step=step)
+        return self._driver.run(self._core.check(name, scopes))
+
+
+class Step(StepView):
+    """An open step. Heartbeats go out in the background for as long as the `with` block runs."""
+
+    def __init__(self, driver: Driver, core: StepCore) -> None:
+        super().__init__(core)
+        self._driver = driver
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="stepcred-heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._driver.run(self._core.begin())
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._driver.run(self._core.end())
+        except StepcredError as problem:
+            if error is None:
+                raise
+            note_failed_end(error, problem)
+        finally:
+            self._wake.set()
+
+    def issue(
+        self,
+        scope: str,
+        *,
+        timeout: float | None = None,
+        replaces: Credential | Lease | str | None = None,
+        public_key: str = "",
+        csr: str = "",
+    ) -> Credential:
+        """A new credential for one of the step's scopes, charged to its attempt budget.
+
+        `timeout`: seconds, default the broker's. `replaces`: an older lease that this one succeeds.
+        """
+        flow = self._core.issue(scope, timeout=timeout, replaces=lease_id_of(replaces), public_key=public_key, csr=csr)
+        credential = self._driver.run(flow)
+        self._wake.set()  # a heartbeat now: a credential that nobody claims is revoked
+        return credential
+
+    def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
+        """End one lease early, waiting up to `wait` seconds for evidence."""
+        return self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
+
+    def _beat(self) -> None:
+        pause = self._core.interval
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            if not self._core.alive:
+                return
+            try:
+                pause = self._driver.run(self._core.heartbeat())
+            except ValueError:  # the channel was closed while the step was open: nobody is left to speak for
+                return

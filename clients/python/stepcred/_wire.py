@@ -1,0 +1,170 @@
+"""From the messages of stepcred.v1 to our values. The only reader of their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from stepcred import _credentials as credentials
+from stepcred import _models as models
+from stepcred._errors import UnexpectedAnswer
+from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
+
+E = TypeVar("E", bound=Enum)
+
+
+def duration(value: timedelta) -> Duration:
+    message = Duration()
+    message.FromTimedelta(value)
+    return message
+
+
+def _word(kind: type[E], number: int, names: Any, prefix: str) -> E:
+    """An enum's value without its prefix; numbers of a newer broker are UNSPECIFIED."""
+    known = {value: name.removeprefix(prefix) for name, value in names.items()}
+    return kind.__members__.get(known.get(number, ""), kind["UNSPECIFIED"])
+
+
+def _tier(number: int) -> models.Tier:
+    return _word(models.Tier, number, lease_pb2.Tier, "TIER_")
+
+
+def _revocability(number: int) -> models.Revocability:
+    return _word(models.Revocability, number, lease_pb2.Revocability, "REVOCABILITY_")
+
+
+def _state(number: int) -> models.LeaseState:
+    return _word(models.LeaseState, number, lease_pb2.LeaseState, "LEASE_STATE_")
+
+
+def time_of(message: Any, name: str) -> datetime | None:
+    """A Timestamp field, or None when it is not set."""
+    value: Timestamp = getattr(message, name)
+    return value.ToDatetime(tzinfo=UTC) if message.HasField(name) else None
+
+
+def span_of(message: Any, name: str) -> timedelta | None:
+    """A Duration field, or None when it is not set."""
+    value: Duration = getattr(message, name)
+    return value.ToTimedelta() if message.HasField(name) else None
+
+
+def lease(message: lease_pb2.Lease) -> models.Lease:
+    return models.Lease(
+        lease_id=message.lease_id,
+        scope=message.scope,
+        tier=_tier(message.tier),
+        revocability=_revocability(message.revocability),
+        state=_state(message.state),
+        issued_at=time_of(message, "issued_at"),
+        expires_at=time_of(message, "expires_at"),
+        successor_from=time_of(message, "successor_from"),
+    )
+
+
+def outcome(message: lease_pb2.LeaseOutcome) -> models.LeaseOutcome:
+    return models.LeaseOutcome(
+        lease_id=message.lease_id,
+        scope=message.scope,
+        state=_state(message.state),
+        revocability=_revocability(message.revocability),
+        evidence=_word(models.Evidence, message.evidence, lease_pb2.Evidence, "EVIDENCE_"),
+        time_to_dead=span_of(message, "time_to_dead"),
+        exposed_until=time_of(message, "exposed_until"),
+    )
+
+
+def scope_verdict(message: broker_pb2.ScopeVerdict) -> models.ScopeVerdict:
+    return models.ScopeVerdict(
+        scope=message.scope,
+        access=_word(models.Access, message.verdict, broker_pb2.Verdict, "VERDICT_"),
+        reason=message.reason,
+        rule=message.rule,
+        position=message.position,
+        smallest_fix=message.smallest_fix,
+        ttl=span_of(message, "ttl"),
+        tier=_tier(message.tier),
+        revocability=_revocability(message.revocability),
+        reference_id=message.reference_id,
+    )
+
+
+def identity(message: broker_pb2.WhoAmIResponse) -> models.Identity:
+    return models.Identity(
+        spiffe_id=message.spiffe_id,
+        environment=message.environment,
+        workloads=MappingProxyType({match.workload: dict(match.captures) for match in message.workloads}),
+        scopes=tuple(message.scopes),
+        certificate_not_after=time_of(message, "certificate_not_after"),
+        certificate_sha256=message.certificate_sha256,
+        server_time=time_of(message, "server_time"),
+    )
+
+
+def credential(message: broker_pb2.IssueCredentialResponse) -> credentials.Credential:
+    """Raises UnexpectedAnswer for a kind that only a newer client knows."""
+    kind = message.credential.WhichOneof("kind")
+    make = _KINDS.get(kind or "")
+    if make is None:
+        raise UnexpectedAnswer("the broker sent a kind of credential that this version of stepcred does not know")
+    return make(lease(message.lease), getattr(message.credential, kind or ""))
+
+
+def _vault_token(held: models.Lease, m: credential_pb2.VaultToken) -> credentials.Credential:
+    return credentials.VaultToken(lease=held, token=m.token, address=m.address, namespace=m.namespace)
+
+
+def _username_password(held: models.Lease, m: credential_pb2.UsernamePassword) -> credentials.Credential:
+    attributes = MappingProxyType(dict(m.attributes))
+    return credentials.UsernamePassword(lease=held, username=m.username, password=m.password, attributes=attributes)
+
+
+def _aws_session(held: models.Lease, m: credential_pb2.AwsSession) -> credentials.Credential:
+    return credentials.AwsSession(
+        lease=held,
+        access_key_id=m.access_key_id,
+        secret_access_key=m.secret_access_key,
+        session_token=m.session_token,
+        region=m.region,
+        endpoint_url=m.endpoint_url,
+        session_expires_at=time_of(m, "session_expires_at"),
+    )
+
+
+def _x509(held: models.Lease, m: credential_pb2.X509Certificate) -> credentials.Credential:
+    return credentials.X509Certificate(
+        lease=held,
+        certificate_pem=m.certificate_pem,
+        chain_pem=tuple(m.chain_pem),
+        private_key_pem=m.private_key_pem,
+        serial_number=m.serial_number,
+    )
+
+
+def _ssh(held: models.Lease, m: credential_pb2.SshCertificate) -> credentials.Credential:
+    return credentials.SshCertificate(lease=held, signed_key=m.signed_key, serial_number=m.serial_number)
+
+
+def _jwt(held: models.Lease, m: credential_pb2.Jwt) -> credentials.Credential:
+    return credentials.Jwt(lease=held, token=m.token, audience=m.audience)
+
+
+def _key_value(held: models.Lease, m: credential_pb2.KeyValue) -> credentials.Credential:
+    return credentials.KeyValue(lease=held, data=MappingProxyType(dict(m.data)), version=m.version)
+
+
+_KINDS: dict[str, Callable[[models.Lease, Any], credentials.Credential]] = {
+    "vault_token": _vault_token,
+    "username_password": _username_password,
+    "aws_session": _aws_session,
+    "x509_certificate": _x509,
+    "ssh_certificate": _ssh,
+    "jwt": _jwt,
+    "key_value": _key_value,
+}

@@ -1,0 +1,170 @@
+"""The asyncio client: `async with stepcred.aio.connect() as broker, broker.step(...) as step: await step.issue(...)`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from stepcred import _settings
+from stepcred._core import BrokerCore, Call, Flow, StepCore, checked_timeout, lease_id_of, note_failed_end
+from stepcred._credentials import Credential
+from stepcred._errors import StepcredError
+from stepcred._models import Identity, Lease, LeaseOutcome, ScopeVerdict
+from stepcred._settings import Settings
+from stepcred._status import call_failed
+from stepcred._step import StepView
+from stepcred._transport import OPTIONS, channel_credentials
+from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
+
+__all__ = ["Broker", "Step", "connect"]
+
+T = TypeVar("T")
+
+
+def connect(
+    addr: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
+    ca: str | None = None,
+    *,
+    timeout: float = 15.0,
+) -> Broker:
+    """As `stepcred.connect`, to use in an `async with`."""
+    settings = _settings.read(addr=addr, cert=cert, key=key, ca=ca)
+    return Broker(settings, BrokerCore(addr=settings.addr, timeout=checked_timeout(timeout)))
+
+
+class Driver:
+    """Does what a flow yields, and hands the answer back to it."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = CredentialBrokerStub(channel)
+
+    async def run(self, flow: Flow[T]) -> T:
+        try:
+            effect = next(flow)
+            while True:
+                if not isinstance(effect, Call):
+                    await asyncio.sleep(effect.seconds)
+                    effect = next(flow)
+                    continue
+                try:
+                    response = await getattr(self._stub, effect.method)(
+                        effect.request, timeout=effect.timeout, wait_for_ready=False
+                    )
+                except grpc.aio.AioRpcError as error:
+                    failure = call_failed(error.code().name, error.details(), error.trailing_metadata())
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(response)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+class Broker:
+    """A connection to one broker, for the event loop that entered it."""
+
+    def __init__(self, settings: Settings, core: BrokerCore) -> None:
+        self._settings = settings
+        self._core = core
+
+    async def __aenter__(self) -> Self:
+        # Not before: an aio channel belongs to the loop that is running when it is made.
+        credentials = channel_credentials(self._settings)
+        self._channel = grpc.aio.secure_channel(self._settings.addr, credentials, options=OPTIONS)
+        self._driver = Driver(self._channel)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    def step(
+        self,
+        *,
+        workflow: str | None = None,
+        run: str | None = None,
+        step: str | None = None,
+        scopes: Iterable[str],
+        max_duration: timedelta | float | None = None,
+        wait: float = 5.0,
+    ) -> Step:
+        """As `stepcred.Broker.step`, to use in an `async with`."""
+        name = _settings.step_name(workflow=workflow, run=run, step=step)
+        return Step(self._driver, self._core.step(name, scopes, max_duration=max_duration, wait=wait))
+
+    async def whoami(self) -> Identity:
+        """What the broker makes of our certificate."""
+        return await self._driver.run(self._core.whoami())
+
+    async def check(
+        self, *, workflow: str | None = None, run: str | None = None, step: str | None = None, scopes: Iterable[str]
+    ) -> tuple[ScopeVerdict, ...]:
+        """What such a step could have, without opening it."""
+        name = _settings.step_name(workflow=workflow, run=run, step=step)
+        return await self._driver.run(self._core.check(name, scopes))
+
+
+class Step(StepView):
+    """An open step. Heartbeats go out from a task for as long as the `async with` block runs."""
+
+    def __init__(self, driver: Driver, core: StepCore) -> None:
+        super().__init__(core)
+        self._driver = driver
+        self._wake = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self._driver.run(self._core.begin())
+        self._beats = asyncio.create_task(self._beat(), name="stepcred-heartbeat")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._beats.cancel()
+        # Shielded: a second cancellation stops our waiting, not the end of the step.
+        end = asyncio.ensure_future(self._driver.run(self._core.end()))
+        try:
+            await asyncio.shield(end)
+        except StepcredError as problem:
+            if error is None:
+                raise
+            note_failed_end(error, problem)
+
+    async def issue(
+        self,
+        scope: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (a deadline of the call, told to the broker)
+        replaces: Credential | Lease | str | None = None,
+        public_key: str = "",
+        csr: str = "",
+    ) -> Credential:
+        """As `stepcred.Step.issue`."""
+        flow = self._core.issue(scope, timeout=timeout, replaces=lease_id_of(replaces), public_key=public_key, csr=csr)
+        credential = await self._driver.run(flow)
+        self._wake.set()
+        return credential
+
+    async def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
+        """As `stepcred.Step.revoke`."""
+        return await self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
+
+    async def _beat(self) -> None:
+        pause = self._core.interval
+        while self._core.alive:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+            self._wake.clear()
+            pause = await self._driver.run(self._core.heartbeat())
