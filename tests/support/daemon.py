@@ -1,0 +1,138 @@
+"""The real daemon as a process of its own: its files, its start, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+from broker.store.sqlite import OfflineStore, open_readonly
+from tests.support.bao import BaoServer, BrokerLogin
+from tests.support.certs import Creds, TestCA
+from tests.support.processes import free_port, running
+
+TRUST_DOMAIN = "dev.local"
+PYTHON = sys.executable
+
+
+def toml(tree: Mapping[str, Any], prefix: str = "") -> str:
+    """Enough of TOML for a config: scalars first, then sections."""
+    scalars = [f"{key} = {json.dumps(value)}" for key, value in tree.items() if not isinstance(value, Mapping)]
+    sections = [
+        f"\n[{prefix}{key}]\n{toml(value, f'{prefix}{key}.')}" for key, value in tree.items() if isinstance(value, Mapping)
+    ]
+    return "\n".join(scalars + sections)
+
+
+@dataclass
+class Deployment:
+    """A folder with everything that one daemon needs; it survives the daemon."""
+
+    folder: Path
+    scope_map: str
+    vault: Mapping[str, Any] | None = None
+    aws: Mapping[str, Any] | None = None
+    timings: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.ca = TestCA(self.folder, TRUST_DOMAIN)
+        self.server_cert, self.server_key = self.ca.server()
+        self.grpc_port, self.http_port = free_port(), free_port()
+        self.scopes_file = self.folder / "scopes.yaml"
+        self.scopes_file.write_text(self.scope_map)
+        self.database = self.folder / "broker.db"
+        self.mint_key = self.folder / "mint.key"
+        self.config = self.folder / "broker.toml"
+        self.log = self.folder / "broker.log"
+        self.write_config()
+
+    @property
+    def addr(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def write_config(self) -> None:
+        tree: dict[str, Any] = {
+            "environment": "dev",
+            "trust_domain": TRUST_DOMAIN,
+            "listen": {"grpc": self.addr, "http": f"127.0.0.1:{self.http_port}"},
+            "tls": {
+                "cert_file": str(self.server_cert),
+                "key_file": str(self.server_key),
+                "client_ca_file": str(self.ca.root_path),
+            },
+            "store": {"path": str(self.database), "mint_key_file": str(self.mint_key)},
+            "scopes": {"file": str(self.scopes_file)},
+            "log": {"level": "debug"},
+            **self.more,
+        }
+        if self.vault is not None:
+            tree["vault"] = self.vault
+        if self.aws is not None:
+            tree["aws"] = self.aws
+        if self.timings:
+            tree["timings"] = self.timings
+        self.config.write_text(toml(tree))
+
+    def agent(self, path: str) -> Creds:
+        """A certificate for spiffe://dev.local/<path>."""
+        return self.ca.agent(f"spiffe://{TRUST_DOMAIN}/{path}")
+
+    def env(self, creds: Creds) -> dict[str, str]:
+        """What a step's process needs to talk to the daemon."""
+        return {
+            "STEPCRED_ADDR": self.addr,
+            "STEPCRED_CERT": str(creds.cert),
+            "STEPCRED_KEY": str(creds.key),
+            "STEPCRED_CA": str(creds.ca),
+        }
+
+    def store(self) -> OfflineStore:
+        """The database, read beside the daemon."""
+        return open_readonly(self.database)
+
+    @contextlib.contextmanager
+    def daemon(self, *args: str, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """From ready to stopped by SIGTERM; a test may end it earlier."""
+        argv = [PYTHON, "-m", "broker", "serve", "--config", str(self.config), *args]
+        with running(
+            argv,
+            log=self.log,
+            ready=self.ready,
+            env={**os.environ, **(env or {})},
+            stop_signal=signal.SIGTERM,
+        ) as process:
+            yield process
+
+    def ready(self) -> bool:
+        status, _ = self.http("readyz")
+        return status == 200
+
+    def http(self, path: str) -> tuple[int, str]:
+        """(status, body); (0, "") while nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/{path}", timeout=2) as answer:
+                return answer.status, answer.read().decode()
+        except URLError as error:
+            return getattr(error, "code", 0) or 0, ""
+        except OSError:
+            return 0, ""
+
+
+def vault_section(bao: BaoServer, login: BrokerLogin, *, address: str = "", **more: Any) -> dict[str, Any]:
+    """The [vault] section for a provisioned server."""
+    return {
+        "address": address or bao.address,
+        "approle": {"role_id": login.role_id, "secret_id_file": str(login.secret_id_file)},
+        **more,
+    }
