@@ -3,7 +3,7 @@
 A role has one such policy per (installation, epoch), written by this process only, so that a paused older
 broker cannot undo a newer one's denies: it writes another policy. A new epoch copies nothing; its leases
 that are still to die are asked for again by the engine, and the predecessor's policy is deleted after its
-last bound, which its Sid tells ("until" + seconds since 1970; costs one of 481 entries).
+last bound, which the policy itself tells.
 
 A deny takes AWS seconds to minutes to reach every region, so a written entry is progress, not evidence.
 """
@@ -11,14 +11,12 @@ A deny takes AWS seconds to minutes to reach every region, so a written entry is
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol, TypeAlias
-from urllib.parse import unquote
 
 import structlog
 
@@ -26,7 +24,7 @@ from broker.clock import Clock
 from broker.model import JsonValue
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.compile import document
+from broker.providers.aws.denypolicy import LEASE_ID, deny_policy, entries_in, entries_of, size_of
 from broker.providers.base import ProviderError
 
 log = structlog.get_logger(__name__)
@@ -37,8 +35,6 @@ TOO_LATE = timedelta(seconds=60)  # a deny needs about that long to spread; the 
 KEEP_AFTER = timedelta(minutes=5)
 LATE_WRITE_SECONDS = 60.0  # after a write of unknown outcome, until it can no longer land
 
-_LEASE_ID = re.compile(r"[a-z2-7]{16}", re.ASCII)
-_SID = re.compile(r"until([0-9]{9,12})", re.ASCII)
 # Answers after which the policy is certainly as it was.
 _REFUSED_WRITES = frozenset(
     {"AccessDenied", "NoSuchEntity", "LimitExceeded", "MalformedPolicyDocument", "UnmodifiableEntity"}
@@ -82,7 +78,7 @@ class DenyList:
 
     async def deny(self, block: AwsBlock, lease_id: str, until: datetime) -> DenyResult:
         """Deny the session of this lease until its bound. Idempotent. Raises ProviderError."""
-        if not _LEASE_ID.fullmatch(lease_id):  # it becomes part of a pattern: "*" would deny everybody
+        if not LEASE_ID.fullmatch(lease_id):  # it becomes part of a pattern: "*" would deny everybody
             raise ProviderError("not a lease id")
         key = (block.role_arn, self._epoch())
         if key not in self._roles:
@@ -118,7 +114,7 @@ class RoleDenies:
 
     async def deny(self, lease_id: str, until: datetime) -> DenyResult:
         """See `DenyList.deny`. Concurrent calls share one write."""
-        if lease_id not in self._wanted and until - self._clock.now() < TOO_LATE:
+        if lease_id not in self._written and until - self._clock.now() < TOO_LATE:
             return DenyResult(state=Denied.WAITING_FOR_BOUND)
         self._wanted[lease_id] = until
         await self.settled()  # a write under way may have begun without this entry
@@ -154,12 +150,13 @@ class RoleDenies:
             return ""
         # 4. One write for everybody who is waiting.
         answer = await self._iam(
-            "put_role_policy", RoleName=self._role, PolicyName=self.policy, PolicyDocument=_policy(entries)
+            "put_role_policy", RoleName=self._role, PolicyName=self.policy, PolicyDocument=deny_policy(entries)
         )
         if not isinstance(answer, Failure):
             self._seen(entries)
             return ""
         if not answer.sent or answer.code in _REFUSED_WRITES:
+            self._known = answer.code != "LimitExceeded"  # somebody added a policy beside ours: count again
             return f"IAM refused PutRolePolicy: {_safe(answer)}"
         # 5. It may have been written, or may be written yet.
         self._doubt_until = self._clock.monotonic() + LATE_WRITE_SECONDS
@@ -167,7 +164,8 @@ class RoleDenies:
 
     def _fitting(self) -> dict[str, datetime]:
         now = self._clock.now()
-        self._wanted = {name: until for name, until in self._wanted.items() if now < until + KEEP_AFTER}
+        keep = {name: -KEEP_AFTER if name in self._written else TOO_LATE for name in self._wanted}
+        self._wanted = {name: until for name, until in self._wanted.items() if until - now > keep[name]}
         self._written = {name: at for name, at in self._written.items() if name in self._wanted}
         # Those already in stay; then the longest exposures first.
         order = sorted(self._wanted, key=lambda name: (name in self._written, self._wanted[name]), reverse=True)
@@ -186,7 +184,7 @@ class RoleDenies:
         answer = await self._iam("get_role_policy", RoleName=self._role, PolicyName=self.policy)
         if isinstance(answer, Failure) and not _missing(answer):
             return f"IAM did not say what a deny write came to: {_safe(answer)}"
-        names, until = _entries({} if isinstance(answer, Failure) else answer)
+        names, until = entries_of({} if isinstance(answer, Failure) else answer)
         for name in names:
             self._wanted.setdefault(name, until)
         self._seen(names)
@@ -202,12 +200,13 @@ class RoleDenies:
         answer = await self._iam("get_role", RoleName=self._role)
         if isinstance(answer, Failure):
             return f"IAM refused GetRole: {_safe(answer)}"
-        if answer["Role"]["Arn"] != self._role_arn:
+        if answer.get("Role", {}).get("Arn") != self._role_arn:
             return "the role is in another account than the broker's own: its sessions cannot be denied"
         answer = await self._iam("list_role_policies", RoleName=self._role, MaxItems=1000)
         if isinstance(answer, Failure):
             return f"IAM refused ListRolePolicies: {_safe(answer)}"
-        for name in answer["PolicyNames"]:
+        self._others, self._older = {}, {}
+        for name in answer.get("PolicyNames", ()):
             if name == self.policy:
                 continue
             held = await self._iam("get_role_policy", RoleName=self._role, PolicyName=name)
@@ -215,10 +214,10 @@ class RoleDenies:
                 continue
             if isinstance(held, Failure):
                 return f"IAM refused GetRolePolicy: {_safe(held)}"
-            self._others[name] = len(_compact(held))
+            self._others[name] = size_of(held)
             epoch = name.removeprefix(self._prefix)
             if name.startswith(self._prefix) and epoch.isdecimal() and int(epoch) < self._epoch:
-                self._older[name] = _entries(held)[1]
+                self._older[name] = entries_of(held)[1]
         self._known = True
         return ""
 
@@ -232,57 +231,6 @@ class RoleDenies:
                 continue
             del self._older[name]
             self._others.pop(name, None)
-
-
-def entries_in(characters: int) -> int:
-    """How many entries a policy of this size holds."""
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    one, two = (len(_policy(dict.fromkeys(names, at))) for names in (["x" * 16], ["x" * 16, "y" * 16]))
-    return (characters - one) // (two - one) + 1
-
-
-def _policy(entries: Mapping[str, datetime]) -> str:
-    last = int(max(entries.values()).timestamp())
-    who = [f"*:{name}" for name in sorted(entries)]  # aws:userid = <role id>:<session name>
-    return document(
-        [
-            {
-                "Sid": f"until{last}",
-                "Effect": "Deny",
-                "Action": "*",
-                "Resource": "*",
-                "Condition": {"StringLike": {"aws:userid": who}},
-            }
-        ]
-    )
-
-
-def _entries(answer: Mapping[str, JsonValue]) -> tuple[list[str], datetime]:
-    """The lease ids of a list of ours and its last bound; a policy that is not ours has no end."""
-    held = _document_of(answer)
-    try:
-        statement = held["Statement"][0]
-        sid = _SID.fullmatch(statement["Sid"])
-        who = [str(each).removeprefix("*:") for each in statement["Condition"]["StringLike"]["aws:userid"]]
-    except (KeyError, IndexError, TypeError):
-        return [], datetime.max.replace(tzinfo=UTC) - KEEP_AFTER
-    until = datetime.fromtimestamp(int(sid[1]), UTC) if sid else datetime.max.replace(tzinfo=UTC) - KEEP_AFTER
-    return [name for name in who if _LEASE_ID.fullmatch(name)], until
-
-
-def _document_of(answer: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
-    """Botocore decodes policies where it knows the answer's shape; elsewhere they are URL-encoded JSON."""
-    held = answer.get("PolicyDocument", {})
-    if isinstance(held, str):
-        try:
-            held = json.loads(unquote(held))
-        except ValueError:
-            return {}
-    return held if isinstance(held, dict) else {}
-
-
-def _compact(answer: Mapping[str, JsonValue]) -> str:
-    return json.dumps(_document_of(answer), separators=(",", ":"))
 
 
 def _missing(failure: Failure) -> bool:

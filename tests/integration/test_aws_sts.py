@@ -1,0 +1,416 @@
+"""The AWS provider against moto (call shapes, errors, denies) and against an STS that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from botocore.exceptions import ClientError
+
+from broker.clock import SystemClock
+from broker.model import AwsSession, Revocability
+from broker.providers.aws.provider import AwsProvider
+from broker.providers.aws.settings import AwsSettings
+from broker.providers.base import LeaseRef, MintInDoubt, MintOrder, MintRefused, Provider, ProviderError, SettlesDoubt
+from tests.support.moto import MotoServer, moto_server
+from tests.support.processes import free_port
+
+LEASE = "abcdefghij234567"
+KEY = "throwAwaySecretKeyOfTheBroker"
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
+    with moto_server(tmp_path_factory.mktemp("moto")) as server:
+        server.create_bucket("lake")
+        yield server
+
+
+@contextlib.contextmanager
+def secret_file(folder: Path, value: str) -> Iterator[Path]:
+    path = folder / "aws.key"
+    path.write_text(value + "\n")
+    yield path
+
+
+def settings(url: str, key_file: Path, key_id: str = "AKIAEXAMPLE", **changes: Any) -> AwsSettings:
+    return AwsSettings(
+        installation="0123abcd4567",
+        endpoint_url=url,
+        sts_region="eu-west-1",
+        access_key_id=key_id,
+        secret_access_key_file=key_file,
+        **changes,
+    )
+
+
+def provider_of(given: AwsSettings) -> AwsProvider:
+    return AwsProvider(given, SystemClock(), epoch=lambda: 3)
+
+
+@pytest.fixture
+async def aws(moto: MotoServer, tmp_path: Path) -> Any:
+    with secret_file(tmp_path, moto.secret_access_key) as path:
+        provider = provider_of(settings(moto.url, path, moto.access_key_id))
+        yield provider
+        await provider.close()
+
+
+def order(role_arn: str, *, seconds: float = 300, lease_id: str = LEASE, **changes: Any) -> MintOrder:
+    async def note(refs: Any) -> None: ...
+
+    now = datetime.now(UTC)
+    params = {
+        "role_arn": role_arn,
+        "regions": ["eu-west-1"],
+        "statements": [{"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::lake/*"}],
+        **changes,
+    }
+    ref = LeaseRef(
+        lease_id=lease_id,
+        nonce=b"n" * 16,
+        kid="k1",
+        params=params,
+        refs={},
+        revocability=Revocability.DENY_POLICY,
+        intent_at=now,
+        expires_at=now + timedelta(seconds=seconds),
+        epoch=3,
+    )
+    return MintOrder(ref=ref, agent="spiffe://test.local/a", workflow="w", run="r", step="s", note=note)
+
+
+def put(moto: MotoServer, session: AwsSession, key: str) -> None:
+    s3 = moto.client(
+        "s3",
+        aws_access_key_id=session.access_key_id,
+        aws_secret_access_key=session.secret_access_key.reveal(),
+        aws_session_token=session.session_token.reveal(),
+    )
+    s3.put_object(Bucket="lake", Key=key, Body=b"1")
+
+
+# --- moto ---
+
+
+async def test_a_session_works_until_the_deny_on_its_role(moto: MotoServer, aws: AwsProvider) -> None:
+    ask = order(moto.create_role("step-one"))
+    minted = await aws.mint(ask)
+    assert isinstance(minted.credential, AwsSession)
+    put(moto, minted.credential, "alive")
+
+    progress = await aws.revoke(ask.ref)
+
+    assert (progress.evidence, progress.step) == (None, "DENY_WRITTEN")
+    assert progress.refs["deny_policy"] == "stepcred-deny-0123abcd-3"
+    with pytest.raises(ClientError, match="AccessDenied"):
+        put(moto, minted.credential, "dead")
+    assert await aws.probe(ask.ref) is None
+
+
+async def test_what_is_minted_says_where_and_until_when(moto: MotoServer, aws: AwsProvider) -> None:
+    minted = await aws.mint(order(moto.create_role("step-two")))
+    session = minted.credential
+    assert isinstance(session, AwsSession)
+    assert (session.region, session.endpoint_url) == ("eu-west-1", moto.url)
+    left = (session.session_expires_at - datetime.now(UTC)).total_seconds()
+    assert 890 < left <= 900
+    assert minted.provider_request_id
+    assert set(minted.refs) == {"session_expires_at"}
+    assert session.secret_access_key.reveal() not in repr(minted)
+
+
+async def test_a_session_never_seen_is_denied_by_its_name(moto: MotoServer, aws: AwsProvider) -> None:
+    ask = order(moto.create_role("step-three"))
+    settled = await aws.settle(ask.ref, final=True)
+    assert (settled.found, settled.evidence) == (False, None)
+    iam = moto.client("iam")
+    policy = iam.get_role_policy(RoleName="step-three", PolicyName="stepcred-deny-0123abcd-3")["PolicyDocument"]
+    assert policy["Statement"][0]["Condition"] == {"StringLike": {"aws:userid": [f"*:{LEASE}"]}}
+
+
+async def test_a_scope_that_waits_for_its_bound_is_not_denied(moto: MotoServer, aws: AwsProvider) -> None:
+    ask = order(moto.create_role("step-four"), revoke="bound")
+    await aws.mint(ask)
+    assert (await aws.revoke(ask.ref)).step == "WAITING_FOR_BOUND"
+    assert (await aws.settle(ask.ref, final=False)).refs == {}
+    assert moto.client("iam").list_role_policies(RoleName="step-four")["PolicyNames"] == ["permissions"]
+
+
+async def test_a_role_that_does_not_trust_the_broker_is_a_definite_refusal(moto: MotoServer, tmp_path: Path) -> None:
+    key_id, key = moto.create_user("stranger", {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"})
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{moto.account}:user/somebody"},
+        "Action": "sts:AssumeRole",
+    }
+    role = moto.create_role("distant", trust)
+    with secret_file(tmp_path, key) as path:
+        provider = provider_of(settings(moto.url, path, key_id))
+        with pytest.raises(MintRefused, match="trust policy"):
+            await provider.mint(order(role))
+        await provider.close()
+
+
+@pytest.mark.parametrize(("key_id", "text"), [("AKIANOBODY", "access key is unknown"), ("", "secret key is wrong")])
+async def test_wrong_keys_of_the_broker_are_definite_and_told_by_check(
+    moto: MotoServer, tmp_path: Path, key_id: str, text: str
+) -> None:
+    with secret_file(tmp_path, "wrong") as path:
+        provider = provider_of(settings(moto.url, path, key_id or moto.access_key_id))
+        with pytest.raises(MintRefused, match=text):
+            await provider.mint(order("arn:aws:iam::123456789012:role/any"))
+        (problem,) = await provider.check()
+        assert "check the access key and its secret" in problem
+        await provider.close()
+
+
+async def test_check_has_no_complaint_when_sts_knows_the_broker(aws: AwsProvider) -> None:
+    assert await aws.check() == []
+
+
+async def test_revoking_on_a_role_that_is_gone_is_an_error_and_proves_nothing(aws: AwsProvider) -> None:
+    with pytest.raises(ProviderError, match="NoSuchEntity"):
+        await aws.revoke(order("arn:aws:iam::123456789012:role/gone").ref)
+
+
+async def test_neither_logs_nor_reprs_hold_the_session_even_at_debug(
+    moto: MotoServer, aws: AwsProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    role = moto.create_role("step-five")
+    caplog.set_level(logging.DEBUG)
+    session = (await aws.mint(order(role))).credential
+    assert isinstance(session, AwsSession)
+    assert session.session_token.reveal() not in caplog.text
+    assert session.secret_access_key.reveal() not in caplog.text
+
+    # The same call with the SDK's loggers let loose: this is what the pinning is for.
+    botocore = logging.getLogger("botocore")
+    before = botocore.level
+    botocore.setLevel(logging.DEBUG)
+    try:
+        leaked = moto.client("sts").assume_role(RoleArn=role, RoleSessionName=LEASE)["Credentials"]
+    finally:
+        botocore.setLevel(before)
+    assert leaked["SecretAccessKey"] in caplog.text
+
+
+def test_it_is_what_the_engine_takes_it_for(tmp_path: Path) -> None:
+    provider: Provider = provider_of(settings("http://127.0.0.1:1", tmp_path / "none"))
+    assert isinstance(provider, SettlesDoubt)
+
+
+# --- an STS that misbehaves ---
+
+
+class BadSts:
+    """Counts requests and answers each as told: (status, body), or None = read it and hang up; once let go."""
+
+    def __init__(self, answer: tuple[int, str] | None, *, held: bool) -> None:
+        self.requests: list[dict[str, str]] = []
+        self.go = threading.Event()
+        if not held:
+            self.go.set()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                outer.requests.append({name: values[0] for name, values in parse_qs(body).items()})
+                outer.go.wait(20)
+                if answer is None:
+                    self.close_connection = True
+                    return
+                self.send_response(answer[0])
+                self.send_header("Content-Length", str(len(answer[1])))
+                self.end_headers()
+                self.wfile.write(answer[1].encode())
+
+            def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - http.server's name
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@contextlib.contextmanager
+def bad_sts(answer: tuple[int, str] | None, *, held: bool = False) -> Iterator[BadSts]:
+    sts = BadSts(answer, held=held)
+    thread = threading.Thread(target=sts.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield sts
+    finally:
+        sts.go.set()
+        sts.server.shutdown()
+        sts.server.server_close()
+        thread.join(5)
+
+
+def error(code: str) -> str:
+    return f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>token {KEY}</Message></Error></ErrorResponse>"
+
+
+async def mint_at(url: str, tmp_path: Path, **changes: Any) -> None:
+    with secret_file(tmp_path, KEY) as path:
+        provider = provider_of(settings(url, path, **changes))
+        try:
+            await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
+        finally:
+            await provider.close()
+
+
+WHOLE = "<AssumeRoleResponse><AssumeRoleResult><Credentials>{}</Credentials></AssumeRoleResult></AssumeRoleResponse>"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        (500, error("InternalFailure")),
+        (503, error("ServiceUnavailable")),
+        (400, error("Throttling")),
+        (429, "slow down"),
+        (403, "<html>a proxy's own page</html>"),
+        (403, error("ValidationError")),
+        (500, error("AccessDenied")),
+        (404, error("NoSuchEntity")),
+        (200, ""),
+        (200, "not xml at all"),
+        (200, WHOLE.format(f"<AccessKeyId>A</AccessKeyId><SecretAccessKey>{KEY}</SecretAccessKey>")),
+        (200, WHOLE.format(f"<SecretAccessKey>{KEY}</SecretAccessKey><Expiration>soon</Expiration>")),
+    ],
+)
+async def test_whatever_is_not_definite_is_in_doubt_after_one_single_request(
+    answer: tuple[int, str] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with bad_sts(answer) as sts:
+        with pytest.raises(MintInDoubt) as doubt:
+            await mint_at(sts.url, tmp_path)
+        assert len(sts.requests) == 1
+    told = "".join(traceback.format_exception(doubt.value)) + caplog.text
+    assert KEY not in told
+    assert (doubt.value.__context__, doubt.value.__cause__) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "AccessDenied"),
+        (400, "ValidationError"),
+        (400, "MalformedPolicyDocument"),
+        (400, "PackedPolicyTooLarge"),
+        (403, "RegionDisabledException"),
+        (403, "InvalidClientTokenId"),
+        (403, "SignatureDoesNotMatch"),
+        (403, "ExpiredToken"),
+    ],
+)
+async def test_the_allow_list_of_definite_refusals(status: int, code: str, tmp_path: Path) -> None:
+    with bad_sts((status, error(code))) as sts:
+        with pytest.raises(MintRefused) as refusal:
+            await mint_at(sts.url, tmp_path)
+        assert len(sts.requests) == 1
+    assert KEY not in str(refusal.value)
+
+
+async def test_an_answer_that_never_comes_is_in_doubt_after_one_request(tmp_path: Path) -> None:
+    with bad_sts(None, held=True) as sts:
+        with pytest.raises(MintInDoubt):
+            await mint_at(sts.url, tmp_path, read_timeout=timedelta(milliseconds=300))
+        assert len(sts.requests) == 1
+
+
+async def test_a_call_that_finds_no_free_worker_was_never_sent(tmp_path: Path) -> None:
+    with bad_sts(None, held=True) as sts, secret_file(tmp_path, KEY) as path:
+        provider = provider_of(settings(sts.url, path, mint_workers=1, connect_timeout=timedelta(milliseconds=200)))
+        stuck = asyncio.create_task(provider.mint(order("arn:aws:iam::123456789012:role/etl")))
+        await asyncio.sleep(0)
+        with pytest.raises(MintRefused, match="no free worker"):
+            await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
+        sts.go.set()
+        with pytest.raises(MintInDoubt):
+            await stuck
+        await provider.close()
+        assert len(sts.requests) == 1
+
+
+async def test_no_connection_means_nothing_was_minted(tmp_path: Path) -> None:
+    with pytest.raises(MintRefused, match="not sent"):
+        await mint_at(f"http://127.0.0.1:{free_port()}", tmp_path)
+
+
+async def test_an_unreadable_key_file_means_nothing_was_minted(tmp_path: Path) -> None:
+    provider = provider_of(settings("http://127.0.0.1:1", tmp_path / "none"))
+    with pytest.raises(MintRefused, match="not sent"):
+        await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
+    await provider.close()
+
+
+async def test_the_shape_of_the_one_request(tmp_path: Path) -> None:
+    with bad_sts((500, "")) as sts, secret_file(tmp_path, KEY) as path:
+        provider = provider_of(settings(sts.url, path))
+        for seconds in (61, 1000.2, 100_000):
+            with pytest.raises(MintInDoubt):
+                await provider.mint(
+                    order("arn:aws:iam::123456789012:role/etl", seconds=seconds, external_id="acme-prod")
+                )
+        await provider.close()
+    first = sts.requests[0]
+    assert first["Action"] == "AssumeRole"
+    assert (first["RoleArn"], first["RoleSessionName"], first["ExternalId"]) == (
+        "arn:aws:iam::123456789012:role/etl",
+        LEASE,
+        "acme-prod",
+    )
+    assert json.loads(first["Policy"])["Statement"][-1]["Condition"]["DateGreaterThan"]
+    durations = [int(each["DurationSeconds"]) for each in sts.requests]
+    assert durations[0] == 900
+    assert 990 < durations[1] <= 1001
+    assert durations[2] == 43_200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seconds": -1},
+        {"regions": []},
+        {
+            "statements": [
+                {"Effect": "Allow", "Action": "s3:*", "Resource": [f"arn:aws:s3:::{n:080}" for n in range(30)]}
+            ]
+        },
+    ],
+)
+async def test_an_order_that_cannot_be_sent_is_a_definite_refusal(changes: dict[str, Any], tmp_path: Path) -> None:
+    with bad_sts((500, "")) as sts, secret_file(tmp_path, KEY) as path:
+        provider = provider_of(settings(sts.url, path))
+        with pytest.raises(MintRefused):
+            await provider.mint(order("arn:aws:iam::123456789012:role/etl", **changes))
+        await provider.close()
+        assert sts.requests == []
+
+
+async def test_a_hung_sts_delays_no_deny(moto: MotoServer, tmp_path: Path) -> None:
+    role = moto.create_role("step-six")
+    with bad_sts(None, held=True) as sts, secret_file(tmp_path, moto.secret_access_key) as path:
+        given = settings(sts.url, path, moto.access_key_id, iam_endpoint_url=moto.url, mint_workers=1)
+        provider = provider_of(given)
+        stuck = asyncio.create_task(provider.mint(order(role)))
+        assert (await provider.revoke(order(role).ref)).step == "DENY_WRITTEN"
+        assert not stuck.done()
+        sts.go.set()
+        with pytest.raises(MintInDoubt):
+            await stuck
+        await provider.close()
