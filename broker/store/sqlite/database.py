@@ -92,8 +92,6 @@ def connect(path: Path, *, busy_timeout: float, query_only: bool = False) -> Dat
     database.script(_PRAGMAS)
     if query_only:
         database.run("PRAGMA query_only = ON")
-    else:
-        database.run("PRAGMA journal_mode = WAL")
     return database
 
 

@@ -86,6 +86,7 @@ def _migrated(path: Path, busy_seconds: float) -> Database:
     database = connect(path, busy_timeout=busy_seconds)
     try:
         migrate(database, path)
+        database.run("PRAGMA journal_mode = WAL")  # kept in the file; only now do we know that it is ours
     except BaseException:
         database.close()
         raise

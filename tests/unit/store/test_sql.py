@@ -1,0 +1,40 @@
+"""The .sql files: every query is known to the code, compiles, and finds its rows by an index."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from broker.store.sqlite import sql
+
+_SQLITE = Path(sql.__file__).parent
+_AREAS = sorted(path.stem for path in (_SQLITE / "queries").glob("*.sql"))
+_QUERIES = [(area, name) for area in _AREAS for name in sql.queries(area)]
+_SMALL = {"control", "key_fingerprints", "raise_generation", "set_frozen", "start_epoch"}  # one row, or a few
+_LAST = {"epoch", "journal_head"}  # steps to the end of the key
+
+
+@pytest.fixture(scope="module")
+def connection() -> sqlite3.Connection:
+    found = sqlite3.connect(":memory:")
+    for _, script in sql.migrations():
+        found.executescript(script)
+    return found
+
+
+@pytest.mark.parametrize(("area", "name"), _QUERIES, ids=lambda value: value)
+def test_a_query_compiles_is_used_and_scans_no_table(connection: sqlite3.Connection, area: str, name: str) -> None:
+    text = sql.queries(area)[name]
+    assert f'"{name}"' in (_SQLITE / "tx" / f"{area}.py").read_text()
+    params: dict[str, object] = defaultdict(int, dict.fromkeys(re.findall(r":(\w+)", text), 1))
+    plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + text, params)]
+    scans = [line for line in plan if re.match(r"SCAN (?!json_each)\w+$", line)]
+    assert not scans or name in _SMALL | _LAST, plan
+
+
+def test_migrations_count_from_one() -> None:
+    assert [version for version, _ in sql.migrations()] == list(range(1, len(sql.migrations()) + 1))
