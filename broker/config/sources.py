@@ -148,7 +148,8 @@ def _unknown(tree: Tree, section: type, keys: Keys, source: str) -> None:
     known = schema(section)
     as_variable = source.startswith(PREFIX)
     if _SECRET_KEY.search(key) and not key.endswith("_file"):
-        file_key = difflib.get_close_matches(f"{key}_file", [name for name in known if name.endswith("_file")], n=1)
+        files = [name for name in known if name.endswith("_file")]
+        file_key = difflib.get_close_matches(f"{key}_file", files, n=1, cutoff=0.75)
         instead = f"set {'.'.join((*keys[:-1], file_key[0]))}" if file_key else "name that file instead"
         tree.problem(keys, f"looks like a secret; put it into a file of mode 600 and {instead}", source)
         return

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from broker.config import Address, Config, LogLevel, Timings, load
+from broker.config.sources import leaves, variable
+from broker.errors import ConfigError
+
+GOOD = """
+environment = "dev"
+trust_domain = "dev.acme.internal"
+
+[tls]
+cert_file = "server.pem"
+key_file = "server-key.pem"
+client_ca_file = "ca.pem"
+
+[store]
+path = "broker.db"
+mint_key_file = "mint.key"
+
+[scopes]
+file = "scopes.yaml"
+
+[vault]
+address = "https://vault.acme.internal:8200"
+token_file = "vault-token"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("server.pem", "ca.pem", "scopes.yaml"):
+        (tmp_path / name).touch(mode=0o644)
+    for name in ("server-key.pem", "vault-token"):
+        (tmp_path / name).touch(mode=0o600)
+    return tmp_path
+
+
+def read(
+    folder: Path, text: str = GOOD, env: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
+) -> Config:
+    file = folder / "broker.toml"
+    file.write_text(text)
+    return load(file, env or {}, flags)
+
+
+def problems(
+    folder: Path, text: str = GOOD, env: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
+) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, text, env, flags)
+    return [problem.replace(str(folder), "DIR") for problem in caught.value.problems]
+
+
+def test_a_minimal_file_gives_every_default(folder: Path) -> None:
+    config = read(folder)
+    assert config.listen.grpc == Address(host="127.0.0.1", port=8443)
+    assert config.timings == Timings()
+    assert config.limits.max_streams == 32
+    assert config.vault is not None
+    assert config.vault.request_limit == timedelta(seconds=90)
+    assert config.aws is None
+    assert config.guard.high.changes() == {}
+
+
+def test_relative_paths_are_relative_to_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    config = read(folder)
+    assert config.tls.key_file == folder / "server-key.pem"
+    assert config.store.path == folder / "broker.db"
+
+
+def test_environment_overrides_the_file_and_flags_override_both(folder: Path) -> None:
+    text = GOOD + '[listen]\ngrpc = "127.0.0.1:1"\nhttp = "127.0.0.1:11"\n[log]\nlevel = "error"\n'
+    env = {"STEPCRED_BROKER_LISTEN__GRPC": "127.0.0.1:2", "STEPCRED_BROKER_LOG__LEVEL": "warning"}
+    config = read(folder, text, env, {"listen.grpc": "127.0.0.1:3"})
+    assert (config.listen.http.port, config.listen.grpc.port, config.log.level) == (11, 3, LogLevel.WARNING)
+
+
+def test_environment_reads_numbers_switches_and_nested_sections(folder: Path) -> None:
+    env = {
+        "STEPCRED_BROKER_GUARD__HIGH__BUDGET": "2",
+        "STEPCRED_BROKER_GUARD__HIGH__LOCK": "1h30m",
+        "STEPCRED_BROKER_LIMITS__REQUEST_RATE": "12.5",
+        "STEPCRED_BROKER_VAULT__DEDICATED_ROLES": "false",
+    }
+    config = read(folder, env=env)
+    assert config.guard.high.changes() == {"budget": 2, "lock": timedelta(minutes=90)}
+    assert config.limits.request_rate == 12.5
+    assert config.vault is not None
+    assert config.vault.dedicated_roles is False
+
+
+def test_every_mistake_is_reported_at_once_each_with_its_source(folder: Path) -> None:
+    text = """
+environment = "Dev"
+[tls]
+cert_file = "nowhere.pem"
+key_file = "server-key.pem"
+client_ca_file = "ca.pem"
+[timings]
+hearbeat = "10s"
+silence_bound = 45
+[vault]
+address = "http://vault.acme.internal:8200"
+[limits]
+max_streams = "3"
+"""
+    env = {"STEPCRED_BROKER_LISTEN__GRCP": "x", "STEPCRED_BROKER_LIMITS__REQUEST_BURST": "many"}
+    missing = "missing; set it in DIR/broker.toml or as "
+    duration = 'must be a duration with a unit (ms, s, m, h, d), for example "10s" or "1h30m"'
+    assert problems(folder, text, env, {"log.level": "loud"}) == [
+        'DIR/broker.toml: timings.hearbeat: unknown key; did you mean "heartbeat"?',
+        "STEPCRED_BROKER_LIMITS__REQUEST_BURST: limits.request_burst: must be a number",
+        'STEPCRED_BROKER_LISTEN__GRCP: listen.grcp: unknown key; did you mean "STEPCRED_BROKER_LISTEN__GRPC"?',
+        "DIR/broker.toml: environment: must be lower-case letters, digits, '.', '_' and '-'",
+        f"DIR/broker.toml: trust_domain: {missing}STEPCRED_BROKER_TRUST_DOMAIN",
+        "DIR/broker.toml: tls.cert_file: DIR/nowhere.pem does not exist",
+        f"DIR/broker.toml: store.path: {missing}STEPCRED_BROKER_STORE__PATH",
+        f"DIR/broker.toml: store.mint_key_file: {missing}STEPCRED_BROKER_STORE__MINT_KEY_FILE",
+        f"DIR/broker.toml: scopes.file: {missing}STEPCRED_BROKER_SCOPES__FILE",
+        f"DIR/broker.toml: timings.silence_bound: {duration}",
+        "DIR/broker.toml: vault.address: must be https: credentials would cross the network in clear text",
+        "DIR/broker.toml: limits.max_streams: must be a whole number, without quotes",
+        "--log-level: log.level: must be one of debug, info, warning, error",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ('[vault.approle]\nrole_id = "r"\nsecret_id_file = "vault-token"', "vault: set either token_file or"),
+        ('[aws]\nregion = "eu-west-1"\naccess_key_id = "AKIA"', "aws: set access_key_id and secret_access_key_file"),
+        ('[listen]\nhttp = "0.0.0.0:8080"', "listen: http asks no client for a certificate"),
+        ('[listen]\nhttp = "127.0.0.1:8443"', "listen: grpc and http must not be the same address"),
+        ('[listen]\ngrpc = ":8443"', 'listen.grpc: must be "host:port"'),
+        ('[listen]\ngrpc = "127.0.0.1:99999"', "listen.grpc: the port must be a number"),
+        ('[timings]\nheartbeat = "40s"', "timings: silence_bound must be at least twice heartbeat"),
+        ('[timings]\nepoch_renew = "14s"', "timings: epoch_life must be at least twice epoch_renew"),
+        ('[timings]\nheartbeat = "0s"', "timings.heartbeat: must be longer than zero"),
+        ("[guard.high]\nbudget = 0", "guard.high.budget: must be at least 1"),
+        ("log = 3", "log: is a section; write [log]"),
+        ("[limits]\nrequest_rate = inf", "limits.request_rate:"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(folder: Path, extra: str, message: str) -> None:
+    text = f"{extra}\n{GOOD}" if extra.startswith("log =") else f"{GOOD}\n{extra}\n"
+    assert [problem for problem in problems(folder, text) if problem.startswith(f"DIR/broker.toml: {message}")]
+
+
+def test_http_beyond_loopback_needs_to_be_allowed(folder: Path) -> None:
+    text = GOOD + '[listen]\nhttp = "0.0.0.0:8080"\nallow_remote_http = true\n'
+    assert not read(folder, text).listen.http.loopback
+
+
+def test_a_variable_that_does_not_fit_its_section_names_the_variable(folder: Path) -> None:
+    found = problems(folder, env={"STEPCRED_BROKER_LISTEN__HTTP": "0.0.0.0:8080"})
+    assert found[0].startswith("STEPCRED_BROKER_LISTEN__HTTP: listen: http asks no client")
+
+
+def test_without_a_provider_there_is_nothing_to_broker(folder: Path) -> None:
+    text = GOOD.split("[vault]", maxsplit=1)[0]
+    assert problems(folder, text) == ["DIR/broker.toml: no provider; add a section [vault] or [aws]"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "instead"),
+    [
+        ('token = "hvs.very-secret"', "set vault.token_file"),
+        ('approle.secret_id = "very-secret"', "set vault.approle.secret_id_file"),
+        ('password = "very-secret"', "name that file instead"),
+    ],
+)
+def test_a_secret_in_the_file_is_refused_and_not_repeated(folder: Path, extra: str, instead: str) -> None:
+    found = problems(folder, GOOD + extra)
+    assert any("looks like a secret" in problem and instead in problem for problem in found)
+    assert not any("very-secret" in problem for problem in found)
+
+
+def test_a_secret_in_the_environment_is_refused_and_not_repeated(folder: Path) -> None:
+    assert problems(folder, env={"STEPCRED_BROKER_AWS__SECRET_ACCESS_KEY": "very-secret"})[0] == (
+        "STEPCRED_BROKER_AWS__SECRET_ACCESS_KEY: aws.secret_access_key: "
+        "looks like a secret; put it into a file of mode 600 and set aws.secret_access_key_file"
+    )
+
+
+def test_no_message_repeats_a_value_that_may_be_a_secret(folder: Path) -> None:
+    text = GOOD.replace('"https://vault', '"https://root:very-secret@vault')
+    text += '[aws]\nregion = ["very-secret"]\nendpoint_url = "very-secret"\n[limits]\nmax_streams = "very-secret"\n'
+    found = problems(folder, text, {"STEPCRED_BROKER_TIMINGS__HEARTBEAT": "very-secret"})
+    assert len(found) == 5
+    assert not any("very-secret" in problem for problem in found)
+
+
+def test_key_files_that_others_can_read_are_refused_all_at_once(folder: Path) -> None:
+    (folder / "server-key.pem").chmod(0o640)
+    (folder / "vault-token").chmod(0o644)
+    (folder / "mint.key").touch(mode=0o604)
+    (folder / "mint.key").chmod(0o604)
+    assert problems(folder) == [
+        f"DIR/broker.toml: {key}: DIR/{name} can be read by others; run chmod 600 DIR/{name}"
+        for key, name in (
+            ("tls.key_file", "server-key.pem"),
+            ("store.mint_key_file", "mint.key"),
+            ("vault.token_file", "vault-token"),
+        )
+    ]
+
+
+def test_a_trust_bundle_that_everybody_may_write_is_refused(folder: Path) -> None:
+    (folder / "ca.pem").chmod(0o666)
+    assert problems(folder) == [
+        "DIR/broker.toml: tls.client_ca_file: DIR/ca.pem can be written by everybody; run chmod o-w DIR/ca.pem"
+    ]
+
+
+def test_kubernetes_service_links_under_our_prefix_are_not_settings(folder: Path) -> None:
+    links = {
+        "STEPCRED_BROKER_SERVICE_HOST": "10.0.0.1",
+        "STEPCRED_BROKER_SERVICE_PORT_GRPC": "8443",
+        "STEPCRED_BROKER_PORT": "tcp://10.0.0.1:8443",
+        "STEPCRED_BROKER_PORT_8443_TCP_ADDR": "10.0.0.1",
+        "STEPCRED_BROKER_CONFIG": "/etc/stepcred/broker.toml",
+    }
+    assert read(folder, env=links).environment == "dev"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("STEPCRED_BROKER_VAULT", "vault: is a section; set STEPCRED_BROKER_VAULT__<KEY>"),
+        ("STEPCRED_BROKER_LOG__LEVEL__X", "log.level: is a value, and has no keys below it"),
+        ("STEPCRED_BROKER_", ": unknown key; known here:"),
+    ],
+)
+def test_variables_that_name_no_value_say_so(folder: Path, name: str, message: str) -> None:
+    assert problems(folder, env={name: "x"})[0].startswith(f"{name}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"environment = ", "is not TOML: "),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"a = 1\na = 2\n", "is not TOML: "),
+        (b"#" * (1 << 20) + b"##", "larger than 1 MiB"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_clear_problem(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(f"{file}: {message}")
+
+
+@pytest.mark.parametrize("value", ['"\\u0000"', '"~nobody/x"', '"."', "''", "[]"])
+def test_odd_paths_are_problems_and_not_crashes(folder: Path, value: str) -> None:
+    assert len(problems(folder, GOOD.replace('"server.pem"', value))) == 1
+
+
+def test_every_key_can_be_set_from_the_environment_and_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    names = [".".join(keys) for keys in leaves(Config)]
+    assert "guard.high.budget" in names
+    assert len({variable(keys) for keys in leaves(Config)}) == len(names)
+    assert [name for name in names if f"`{name}`" not in text and not name.startswith("guard.")] == []

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from broker import log
+from broker.secret import Secret
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    levels = {name: logging.getLogger(name).level for name in log.PINNED}
+    yield
+    structlog.reset_defaults()
+    root.handlers, root.level = handlers, level
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+@pytest.fixture(params=["json", "console"])
+def out(request: pytest.FixtureRequest) -> io.StringIO:
+    stream = io.StringIO()
+    log.configure("debug", request.param, stream)
+    return stream
+
+
+def test_secrets_are_redacted_in_every_place_they_may_hide(out: io.StringIO) -> None:
+    logger = log.get_logger("broker.test")
+    logger.info(
+        "minted very scv1-ab12-verysecret",
+        token="verysecret",
+        vault_token=Secret("verysecret"),
+        wrapped=[{"Password": "verysecret", "deep": ("hvs.verysecretverysecret",)}],
+        body=b"verysecret",
+        header="Authorization: Bearer verysecret",
+        url="https://root:verysecret@vault:8200/v1",
+        pem="-----BEGIN EC PRIVATE KEY-----\nverysecret\n-----END EC PRIVATE KEY-----",
+        lease_id="abcdefghijklmnop",
+    )
+    written = out.getvalue()
+    assert "verysecret" not in written
+    assert "abcdefghijklmnop" in written
+
+
+def test_secrets_in_tracebacks_are_redacted_and_locals_never_shown(out: io.StringIO) -> None:
+    def fail(inner: str) -> None:
+        raise RuntimeError("no such token: scv1-ab12-verysecret")
+
+    try:
+        fail("local-secret")
+    except RuntimeError:
+        log.get_logger("broker.test").exception("failed")
+    assert "RuntimeError: no such token: [redacted]" in out.getvalue().replace("\\n", "\n")
+    assert "verysecret" not in out.getvalue()
+    assert "local-secret" not in out.getvalue().replace('fail("local-secret")', "").replace(
+        r"fail(\"local-secret\")", ""
+    )
+
+
+def test_other_libraries_logs_pass_the_same_redactor(out: io.StringIO) -> None:
+    logging.getLogger("somebody").warning("token is %s", "hvs.verysecretverysecret", extra={"password": "verysecret"})
+    assert "token is [redacted]" in out.getvalue()
+    assert "verysecret" not in out.getvalue()
+
+
+def test_libraries_that_print_what_they_mint_stay_above_debug(out: io.StringIO) -> None:
+    for name in (*log.PINNED, "botocore.parsers", "urllib3.connectionpool"):
+        logging.getLogger(name).debug("Response body: verysecret")
+        logging.getLogger(name).info("Response body: verysecret")
+    assert out.getvalue() == ""
+
+
+def test_numbers_and_file_names_stay_readable() -> None:
+    assert log.redact_item("token_count", 3) == 3
+    assert log.redact_item("token_file", "/etc/stepcred/token") == "/etc/stepcred/token"
+    assert log.redact_item("tokens", 3) == 3
+    assert log.redact_item("step_handle", "abc") == log.REDACTED
+    assert log.redact_item("guard_key", "abc") == "abc"
+
+
+def test_a_value_without_end_is_cut() -> None:
+    endless: list[object] = []
+    endless.append(endless)
+    assert log.REDACTED in str(log.redact(endless))
+
+
+def test_json_lines_have_time_level_logger_and_event() -> None:
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    log.get_logger("broker.test").debug("unseen")
+    log.get_logger("broker.test").info("seen", lease="x")
+    (line,) = stream.getvalue().splitlines()
+    record = json.loads(line)
+    assert {record["event"], record["level"], record["logger"], record["lease"]} == {"seen", "info", "broker.test", "x"}
+    assert record["timestamp"].endswith("Z")
