@@ -52,7 +52,10 @@ def issue(
         list[str] | None, typer.Option(metavar="NAME", help="For the daemon: a host name or address; repeat it.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="PREFIX", help="Writes PREFIX.pem and PREFIX-key.pem.  [default: DIR/server]")
+        Path | None,
+        typer.Option(
+            metavar="PREFIX", help="Writes PREFIX.pem and PREFIX-key.pem; for the daemon DIR/server unless given."
+        ),
     ] = None,
     *,
     operator: Annotated[bool, typer.Option("--operator", help="With --id: under the operators' root.")] = False,
@@ -63,7 +66,9 @@ def issue(
     with _refusals():
         if server:
             issued = dev_ca.issue_server(directory, server, out)
-            typer.echo(f"certificate: {issued.cert}\nkey:         {issued.key}")
+            typer.echo("# for the daemon, for 30 days; in its config:\ntls:")
+            for name, path in (("cert_file", issued.cert), ("key_file", issued.key), ("client_ca_file", issued.ca)):
+                typer.echo(f"  {name}: {path.absolute()}")
             return
         if out is None:
             _fail(os.EX_USAGE, "--id needs --out PREFIX, for example --out certs/load")

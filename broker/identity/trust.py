@@ -64,8 +64,6 @@ def _read(path: Path) -> bytes:
         raise ConfigError([f"trust bundle {path}: cannot be read ({type(error).__name__})"]) from None
     if len(pem) > MAX_BYTES:
         raise ConfigError([f"trust bundle {path}: over {MAX_BYTES} bytes"])
-    if b"PRIVATE KEY-----" in pem:
-        raise ConfigError([f"trust bundle {path}: holds a private key; give the certificates alone"])
     return pem
 
 
@@ -76,7 +74,7 @@ def _parse(path: Path, pem: bytes) -> tuple[x509.Certificate, ...]:
     except MALFORMED as error:
         raise ConfigError([f"trust bundle {path}: not a PEM certificate bundle ({type(error).__name__})"]) from None
     if pem.count(b"-----BEGIN") != len(roots):
-        raise ConfigError([f"trust bundle {path}: holds something besides certificates"])
+        raise ConfigError([f"trust bundle {path}: holds something besides certificates, perhaps a private key"])
     if strangers:
         # A leaf among the roots would make its holder an issuer in some verifiers, and never works in ours.
         raise ConfigError([f"trust bundle {path}: certificate {number} is not a CA" for number in strangers])

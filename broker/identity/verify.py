@@ -48,10 +48,9 @@ class _Verified:
 
     facts: CertificateFacts
     trust_domain: str
-    not_before: datetime
     not_after: datetime
-    path_not_before: datetime  # of the whole path up to the root
-    path_not_after: datetime
+    valid_from: datetime  # of the whole path, leaf and root included
+    valid_until: datetime
 
 
 def nobody(_: CertificateFacts) -> bool:
@@ -97,12 +96,9 @@ class Authenticator:
             raise BrokerError(Reason.NO_CLIENT_CERTIFICATE, "no client certificate")
         if len(pem) > MAX_PEM_BYTES or len(chain) > MAX_CHAIN_BYTES:
             raise _invalid("the certificate or its chain is too large")
-        # 3.-7. Form, name and path, against today's roots.
-        now = self._clock.now()
-        verified = self._verified(pem, chain, now)
-        # 8. Valid at this moment, on every call: connections and session tickets outlive certificates.
-        _check_time(verified.not_before, verified.not_after, now)
-        # 9. Not denied, on every call: deny lists change between calls.
+        # 3.-7. Form, name and path, against today's roots and at this moment.
+        verified = self._verified(pem, chain, self._clock.now())
+        # 8. Not denied, on every call: deny lists change between calls.
         if self._denied(verified.facts):
             raise BrokerError(Reason.AGENT_DENIED, "this certificate or agent is denied")
         return Agent(
@@ -114,13 +110,13 @@ class Authenticator:
         )
 
     def _verified(self, pem: bytes, chain: bytes, now: datetime) -> _Verified:
-        """From the cache, unless the roots have changed or some certificate above has run out.
+        """From the cache, unless the roots have changed, or the certificate or one above it is not valid now.
 
         Only what passed is kept, under all of the bytes that it was decided on (CVE-2025-6037: never a serial or name).
         """
         key = (self._trust.generation, hashlib.sha256(len(pem).to_bytes(4, "big") + pem + chain).digest())
         found = self._cache.get(key)
-        if found is not None and found.path_not_before <= now <= found.path_not_after:
+        if found is not None and found.valid_from <= now <= found.valid_until:
             self._cache.move_to_end(key)
             return found
         verified = self._verify(pem, chain, now)
@@ -135,7 +131,7 @@ class Authenticator:
             leaf = _one(pem)
             intermediates = _intermediates(chain, leaf)
             # 4. The time before the rest, so that an expired certificate is called expired.
-            _check_time(leaf.not_valid_before_utc, leaf.not_valid_after_utc, now)
+            _check_time(leaf, now)
             # 5. An end entity for client authentication, with a sound key and life.
             check_form(leaf, self._policy)
             # 6. Exactly one URI name, and it is a SPIFFE ID of our trust domain. Never the common name.
@@ -145,10 +141,9 @@ class Authenticator:
             return _Verified(
                 facts=_facts(leaf, str(spiffe_id)),
                 trust_domain=spiffe_id.trust_domain,
-                not_before=leaf.not_valid_before_utc,
                 not_after=leaf.not_valid_after_utc,
-                path_not_before=max(one.not_valid_before_utc for one in path),
-                path_not_after=min(one.not_valid_after_utc for one in path),
+                valid_from=max(one.not_valid_before_utc for one in path),
+                valid_until=min(one.not_valid_after_utc for one in path),
             )
         except MALFORMED:
             raise _invalid("the certificate is malformed") from None
@@ -180,10 +175,10 @@ def _intermediates(chain: bytes, leaf: x509.Certificate) -> list[x509.Certificat
     return found
 
 
-def _check_time(not_before: datetime, not_after: datetime, now: datetime) -> None:
-    if now < not_before:
+def _check_time(leaf: x509.Certificate, now: datetime) -> None:
+    if now < leaf.not_valid_before_utc:
         raise _invalid("the certificate is not valid yet; compare the clocks")
-    if now > not_after:
+    if now > leaf.not_valid_after_utc:
         raise BrokerError(Reason.CERTIFICATE_EXPIRED, "the certificate has expired")
 
 

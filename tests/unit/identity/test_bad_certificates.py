@@ -143,7 +143,7 @@ CORPUS: dict[str, tuple[Make, Reason]] = {
     "no digitalSignature": (bent(usages=("key_encipherment",)), Reason.CERTIFICATE_INVALID),
     "unknown critical extension": (bent(extra=(unknown(critical=True),)), Reason.CERTIFICATE_INVALID),
     "known critical extension that means nothing here": (
-        bent(extra=((x509.InhibitAnyPolicy(0), True),)),
+        bent(extra=((x509.NameConstraints([x509.DNSName("test.local")], None), True),)),
         Reason.CERTIFICATE_INVALID,
     ),
     # key
