@@ -1,9 +1,8 @@
 """Ending one session early: an inline deny on its role that names it.
 
 A role has one such policy per (installation, epoch), written by this process only, so that a paused older
-broker cannot undo a newer one's denies: it writes another policy. A new epoch copies nothing; its leases
-that are still to die are asked for again by the engine, and the predecessor's policy is deleted after its
-last bound, which the policy itself tells.
+broker cannot undo a newer one's denies: it writes another policy. A new epoch copies nothing: the
+predecessor's policy goes on denying, and is deleted after its last bound, which the policy itself tells.
 
 A deny takes AWS seconds to minutes to reach every region, so a written entry is progress, not evidence.
 """
@@ -77,7 +76,10 @@ class DenyList:
         self._roles: dict[tuple[str, int], RoleDenies] = {}
 
     async def deny(self, block: AwsBlock, lease_id: str, until: datetime) -> DenyResult:
-        """Deny the session of this lease until its bound. Idempotent. Raises ProviderError."""
+        """Deny the session of this lease until its bound. Idempotent.
+
+        Raises ProviderError when it was not done, or is not sure yet: ask again.
+        """
         if not LEASE_ID.fullmatch(lease_id):  # it becomes part of a pattern: "*" would deny everybody
             raise ProviderError("not a lease id")
         key = (block.role_arn, self._epoch())
@@ -124,6 +126,9 @@ class RoleDenies:
                 self._writer = asyncio.create_task(self._write())
             # Not cancelled with its caller: two writers at once could undo each other.
             problem = await asyncio.shield(self._writer)
+        if self._doubt_until is not None:
+            # Seen there now is not enough: a late write may still replace what was read.
+            raise ProviderError(problem or "a deny write of unknown outcome is being read back")
         if lease_id in self._written:
             return DenyResult(state=Denied.DENY_WRITTEN, policy=self.policy, at=self._written[lease_id])
         if problem:
@@ -158,7 +163,7 @@ class RoleDenies:
         if not answer.sent or answer.code in _REFUSED_WRITES:
             self._known = answer.code != "LimitExceeded"  # somebody added a policy beside ours: count again
             return f"IAM refused PutRolePolicy: {_safe(answer)}"
-        # 5. It may have been written, or may be written yet.
+        # 5. It may have been written, or may be written yet: whoever asks is told to ask again.
         self._doubt_until = self._clock.monotonic() + LATE_WRITE_SECONDS
         return await self._read_back() or ("" if entries.keys() <= self._written.keys() else "a deny write was lost")
 
