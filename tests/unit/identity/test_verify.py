@@ -173,6 +173,7 @@ def test_the_cache_is_bounded_and_still_right(
     assert len(authenticator._cache) == 3
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # a byte of the serial number was changed
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
 def test_a_certificate_changed_in_any_byte_is_refused_with_a_reason(
