@@ -104,10 +104,14 @@ def connect_readonly(path: Path, *, busy_timeout: float) -> Database:
     wal = path.with_name(path.name + "-wal")
     try:
         return _probe(_open(path.as_uri() + "?mode=ro", path, busy_timeout=busy_timeout))
-    except StoreError:
+    except StoreError as error:
         if wal.exists() and wal.stat().st_size:
-            raise
+            hint = "with a -wal file beside it, it must lie in a folder that can be written; copy both to one"
+            raise StoreError(f"database {path}: {error} ({hint})") from None
+    try:
         return _probe(_open(path.as_uri() + "?mode=ro&immutable=1", path, busy_timeout=busy_timeout))
+    except StoreError as error:
+        raise StoreError(f"database {path}: {error}") from None
 
 
 def create(path: Path) -> None:

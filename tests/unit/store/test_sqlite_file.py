@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from broker.model import EndReason, Evidence, LeaseState
 from broker.store.base import Tx, tail
 from broker.store.sqlite import SqliteStore, open_readonly, open_store
 from broker.store.sqlite.migrate import APPLICATION_ID
+from broker.store.sqlite.tx import SqliteTx
 from tests.fakes.domain import NOW, denied, lease, seed
 
 
@@ -58,6 +60,18 @@ async def test_only_the_owner_can_read_the_files(store: SqliteStore, path: Path)
     await store.write(lambda tx: tx.raise_generation())
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert modes == {path.name + end: 0o600 for end in ("", "-wal", "-shm", ".lock")}
+
+
+async def test_commits_are_durable_keys_hold_and_freed_space_is_overwritten(store: SqliteStore) -> None:
+    """Whatever SQLite was compiled with."""
+
+    def pragmas(tx: Tx) -> dict[str, object]:
+        database = cast(SqliteTx, tx)._db
+        names = ("journal_mode", "synchronous", "foreign_keys", "secure_delete")
+        return {name: database.all(f"PRAGMA {name}")[0][0] for name in names}
+
+    expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1}
+    assert await store.write(pragmas) == expected
 
 
 async def test_a_second_daemon_is_refused_and_the_first_goes_on(store: SqliteStore, path: Path) -> None:
@@ -117,10 +131,9 @@ def test_another_programs_database_is_left_as_it_is(path: Path) -> None:
 
 def test_what_is_no_database_is_refused(path: Path) -> None:
     path.write_text("not a database, but long enough to be taken for one\n" * 100)
-    with pytest.raises(StoreError, match="not a database"):
-        open_store(path)
-    with pytest.raises(StoreError, match="not a database"):
-        open_readonly(path)
+    for opener in (open_store, open_readonly):
+        with pytest.raises(StoreError, match=f"{path}.*not a database"):
+            opener(path)
     with pytest.raises(StoreError, match="No such file or directory"):
         open_store(path.parent / "missing" / "stepcred.db")
     with pytest.raises(StoreError, match="no such file"):
