@@ -228,7 +228,7 @@ def lease_id_of(lease: Credential | models.Lease | str | None) -> str:
 
 def note_failed_end(error: BaseException, problem: BaseException) -> None:
     """The body's own exception stays the one that is raised; what failed at the end is added to it."""
-    error.add_note(f"stepcred: the step could not be ended, the broker will end it: {problem}")
+    error.add_note(f"the step could not be ended, the broker will end it: {problem}")
 
 
 def _request_id() -> str:

@@ -1,0 +1,148 @@
+"""The commands. A command returns its exit code; nothing here raises SystemExit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import fields
+from datetime import datetime, timedelta
+from enum import Enum
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import stepcred
+from stepcred._errors import StepcredError
+from stepcred.cli import _exec, _exits
+
+app = typer.Typer(
+    name="stepcred",
+    help="Short-lived credentials for one step of a workflow, taken back when it ends.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback with local variables would show secrets
+)
+
+Workflow = Annotated[str | None, typer.Option(help="Default: STEPCRED_WORKFLOW.", metavar="NAME")]
+Run = Annotated[str | None, typer.Option(help="Default: STEPCRED_RUN.", metavar="NAME")]
+StepOption = Annotated[str | None, typer.Option("--step", help="Default: STEPCRED_STEP.", metavar="NAME")]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def run() -> int:
+    """Parse, do, and turn every expected error into its exit code."""
+    try:
+        result = app(standalone_mode=False)
+    except StepcredError as error:
+        for line in _exits.lines_of(error):
+            _exec.say(line)
+        return _exits.exit_code(error)
+    except _usage_error() as error:
+        error.show()  # type: ignore[attr-defined]  # click's, whichever copy of it typer brings
+        return _exits.USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        return _exits.SIGNALLED + 2
+    return result if isinstance(result, int) else 0
+
+
+def _usage_error() -> type[Exception]:
+    """Click's UsageError: newer typers carry their own copy, which they do not export."""
+    return next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)
+    if wanted:
+        print(f"stepcred {version('stepcred')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Short-lived credentials for one step of a workflow, taken back when it ends."""
+
+
+@app.command("exec", context_settings={"allow_interspersed_args": False})
+def exec_(
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.", metavar="CMD...")],
+    scope: Annotated[list[str], typer.Option(help="May be given several times.", metavar="SCOPE")],
+    workflow: Workflow = None,
+    run: Run = None,
+    step: StepOption = None,
+) -> int:
+    """Run CMD with credentials in its environment; take them back when it ends.
+
+    The exit code is CMD's own, 128+n after signal n. When CMD was not run: 64 usage, 69 broker unavailable, 75 retry
+    later, 77 denied, 78 configuration, 126 not executable, 127 not found.
+    """
+    return _exec.run(_exec.Job(scopes=list(dict.fromkeys(scope)), argv=command, workflow=workflow, run=run, step=step))
+
+
+@app.command()
+def can(
+    scope: Annotated[str, typer.Argument(metavar="SCOPE")],
+    *,
+    workflow: Workflow = None,
+    run: Run = None,
+    step: StepOption = None,
+    as_json: Json = False,
+) -> int:
+    """Say whether the step could have SCOPE, and if not, why. Opens nothing. Exit code 1 for no."""
+    with stepcred.connect() as broker:
+        (verdict,) = broker.check(workflow=workflow, run=run, step=step, scopes=[scope])
+    if as_json:
+        print(_json(verdict))  # noqa: T201
+    elif verdict.granted:
+        life = f" for {_span(verdict.ttl)}" if verdict.ttl else ""
+        print(f"yes: {scope}{life} (tier {verdict.tier.value.lower()}, {verdict.revocability.value})")  # noqa: T201
+    else:
+        print("no: " + "\n".join(_exec.explain(verdict)))  # noqa: T201
+    return 0 if verdict.granted else _exits.FOUND_SOMETHING
+
+
+@app.command()
+def whoami(*, as_json: Json = False) -> int:
+    """Show what the broker makes of this certificate."""
+    with stepcred.connect() as broker:
+        identity = broker.whoami()
+    if as_json:
+        print(_json(identity))  # noqa: T201
+        return 0
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("identity", identity.spiffe_id)
+    table.add_row("environment", identity.environment)
+    for name, captures in identity.workloads.items():
+        table.add_row("workload", " ".join([name, *(f"{key}={value}" for key, value in captures.items())]))
+    table.add_row("scopes", ", ".join(identity.scopes) or "none")
+    if identity.certificate_not_after:
+        table.add_row("certificate", f"valid until {identity.certificate_not_after:%Y-%m-%d %H:%M} UTC")
+    table.add_row("sha256", identity.certificate_sha256)
+    Console(soft_wrap=not sys.stdout.isatty(), markup=False, highlight=False).print(table)
+    return 0
+
+
+def _json(value: Any) -> str:
+    """A dataclass as an object, in its own order. Never given a credential: those hold secrets."""
+    return json.dumps({item.name: _plain(getattr(value, item.name)) for item in fields(value)}, indent=2)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return dict(value) if hasattr(value, "items") else value
+
+
+def _span(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    minutes, rest = divmod(seconds, 60)
+    return f"{seconds} s" if rest or not minutes else f"{minutes} min"

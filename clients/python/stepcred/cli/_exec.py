@@ -1,0 +1,115 @@
+"""`stepcred exec`: a step around one command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import stepcred
+from stepcred._credentials import Credential, KeyValue
+from stepcred._errors import StepcredError
+from stepcred.cli import _exits
+from stepcred.cli._child import Interrupted, SignalRelay
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What was asked on the command line; None is taken from the environment."""
+
+    scopes: Sequence[str]
+    argv: Sequence[str]
+    workflow: str | None
+    run: str | None
+    step: str | None
+
+
+class Unusable(Exception):
+    """The credentials cannot be put into an environment."""
+
+
+def run(job: Job) -> int:
+    """The child's exit code, or one of ours when it was never started. All credentials end with it."""
+    code: int | None = None
+    step: stepcred.Step | None = None
+    try:
+        with SignalRelay() as relay, stepcred.connect() as broker:
+            step = broker.step(workflow=job.workflow, run=job.run, step=job.step, scopes=job.scopes)
+            with step:
+                code = _in_step(step, job, relay)
+            say(step.summary())
+    except StepcredError as error:
+        for line in _exits.lines_of(error):
+            say(line)
+        # What the child did is done; a failed end of the step does not change its result.
+        return _exits.exit_code(error) if code is None else code
+    except Interrupted as interrupted:
+        for line in getattr(interrupted, "__notes__", []) or ([step.summary()] if step and step.attempt else []):
+            say(line)
+        return interrupted.exit_code
+    return code
+
+
+def _in_step(step: stepcred.Step, job: Job, relay: SignalRelay) -> int:
+    refused = [verdict for verdict in step.verdicts if verdict.access is not stepcred.Access.GRANTED]
+    if refused:  # before anything is minted for the others
+        for verdict in refused:
+            say(*explain(verdict))
+        return _exits.DENIED
+    issued = [step.issue(scope) for scope in job.scopes]
+    try:
+        environ = child_environment(issued, os.environ)
+        return relay.run(job.argv, environ)
+    except Unusable as problem:
+        say(str(problem))
+        return _exits.USAGE
+    except OSError as error:
+        say(f"{job.argv[0]}: {error.strerror}")
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return _exits.NOT_FOUND if missing else _exits.NOT_EXECUTABLE
+
+
+def child_environment(issued: Sequence[Credential], environ: Mapping[str, str]) -> dict[str, str]:
+    """Ours, without what would be used instead of the credentials, and with them.
+
+    Raises Unusable when two scopes set the same variable, or one has nothing for an environment.
+    """
+    conflicts = frozenset().union(*(credential.CONFLICTS for credential in issued))
+    child = {name: value for name, value in environ.items() if name not in conflicts}
+    owner: dict[str, str] = {}
+    for credential in issued:
+        scope = credential.lease.scope
+        try:
+            variables = credential.env()
+        except ValueError as problem:
+            raise Unusable(str(problem)) from None
+        if not variables:
+            raise Unusable(f"{scope}: a {type(credential).__name__} has no variables to put it in; use the SDK")
+        if isinstance(credential, KeyValue):
+            left_out = sorted(name for name in credential.data if name.upper() not in variables)
+            if left_out:
+                say(f"{scope}: left out, not usable as variables: {', '.join(left_out)}")
+        for name, value in variables.items():
+            if name in owner and child[name] != value:
+                raise Unusable(f"{owner[name]} and {scope} both set {name}; run two commands, or use the SDK")
+            owner[name], child[name] = scope, value
+    return child
+
+
+def explain(verdict: stepcred.ScopeVerdict) -> list[str]:
+    """Why a scope is not to be had, as far as the broker tells, and what would change it."""
+    lines = [f"{verdict.scope}: {verdict.access.value.lower().replace('_', ' ')} [{verdict.reason}]"]
+    if verdict.rule:
+        lines.append(f"  rule       {verdict.rule}" + (f" ({verdict.position})" if verdict.position else ""))
+    if verdict.smallest_fix:
+        lines.append("  would fix  " + "\n             ".join(verdict.smallest_fix.splitlines()))
+    if verdict.reference_id:
+        lines.append(f"  reference  {verdict.reference_id}")
+    return lines
+
+
+def say(first: str, *more: str) -> None:
+    """To stderr: stdout is the child's."""
+    print(f"stepcred: {first}", *more, sep="\n", file=sys.stderr, flush=True)  # noqa: T201

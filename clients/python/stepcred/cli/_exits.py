@@ -1,0 +1,50 @@
+"""Exit codes (sysexits.h), and how an error is told on one or a few lines of stderr."""
+
+from __future__ import annotations
+
+from stepcred._errors import (
+    BrokerUnavailable,
+    DeadlineExceeded,
+    Refused,
+    SettingsError,
+    StepcredError,
+    TlsRefused,
+    Verdict,
+)
+
+FOUND_SOMETHING = 1
+USAGE = 64
+UNAVAILABLE = 69
+SOFTWARE = 70
+RETRY_LATER = 75
+DENIED = 77
+CONFIG = 78
+NOT_EXECUTABLE = 126  # as shells do
+NOT_FOUND = 127
+SIGNALLED = 128  # + the signal's number
+
+_BY_REASON = {"INVALID_NAME": USAGE, "INVALID_ARGUMENT": USAGE, "INTERNAL": SOFTWARE}
+
+
+def exit_code(error: StepcredError) -> int:
+    """One code for each thing that a caller can do about it."""
+    match error:
+        case SettingsError():
+            return CONFIG
+        case Refused(verdict=Verdict.RETRY_AFTER):
+            return RETRY_LATER
+        case Refused():
+            return _BY_REASON.get(error.reason, DENIED)
+        case TlsRefused():
+            return DENIED
+        case BrokerUnavailable() | DeadlineExceeded():
+            return UNAVAILABLE
+        case _:
+            return SOFTWARE
+
+
+def lines_of(error: StepcredError) -> list[str]:
+    """What to print; the notes hold what failed at the step's end."""
+    problems = error.problems if isinstance(error, SettingsError) else [str(error)]
+    told = [f"{name}: {value}" for name, value in error.metadata.items()] if isinstance(error, Refused) else []
+    return [*problems, *told, *getattr(error, "__notes__", [])]

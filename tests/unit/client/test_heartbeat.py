@@ -1,0 +1,102 @@
+"""Heartbeats, sync and asyncio: what they claim, what they survive, what they notice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+import stepcred
+from tests.fakes.broker_server import STEP_ENDED, UNAVAILABLE, FakeBroker, Refusal
+
+
+@pytest.fixture(autouse=True)
+def _settings(environ: dict[str, str]) -> None:
+    """Every test here has the broker's settings."""
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_an_issued_credential_is_claimed_at_once(fake: FakeBroker) -> None:
+    fake.heartbeat = 300.0
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
+        credential = step.issue("orders-read")
+        assert fake.wait_for(lambda: credential.lease.lease_id in fake.only_step().claimed)
+
+
+def test_heartbeats_go_on_at_the_brokers_interval(fake: FakeBroker) -> None:
+    fake.heartbeat = 0.05
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]):
+        assert fake.wait_for(lambda: len(fake.requests("Heartbeat")) >= 3)
+
+
+def test_heartbeats_survive_a_restart_of_the_broker(fake: FakeBroker) -> None:
+    fake.heartbeat = 0.05
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
+        assert fake.wait_for(lambda: len(fake.requests("Heartbeat")) >= 1)
+        fake.stop()
+        time.sleep(0.3)
+        before = len(fake.requests("Heartbeat"))
+        fake.start()
+        assert fake.wait_for(lambda: len(fake.requests("Heartbeat")) >= before + 2)
+        assert step.alive
+
+
+def test_heartbeats_survive_unavailable_and_refusals(fake: FakeBroker) -> None:
+    fake.heartbeat = 0.05
+    fake.script("Heartbeat", UNAVAILABLE, Refusal(code=grpc.StatusCode.UNAUTHENTICATED, reason="CERTIFICATE_EXPIRED"))
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
+        assert fake.wait_for(lambda: len(fake.requests("Heartbeat")) >= 4)
+        assert step.alive
+
+
+def test_a_step_ended_by_the_broker_is_noticed(fake: FakeBroker) -> None:
+    fake.heartbeat = 0.05
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
+        fake.script("Heartbeat", STEP_ENDED)
+        assert eventually(lambda: not step.alive)
+        with pytest.raises(stepcred.StepEnded):
+            step.issue("orders-read")
+        assert not fake.requests("IssueCredential")
+
+
+def test_leases_that_ended_are_no_longer_held(fake: FakeBroker) -> None:
+    fake.heartbeat = 0.05
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
+        credential = step.issue("orders-read")
+        assert fake.wait_for(lambda: bool(fake.only_step().claimed))
+        fake.only_step().leases.clear()
+        assert fake.wait_for(lambda: not list(fake.requests("Heartbeat")[-1].held_lease_ids))
+        assert credential.lease.lease_id in fake.only_step().claimed
+
+
+def test_the_thread_ends_with_the_step(fake: FakeBroker) -> None:
+    fake.heartbeat = 300.0
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]):
+        assert any(thread.name == "stepcred-heartbeat" for thread in threading.enumerate())
+    assert eventually(lambda: all(thread.name != "stepcred-heartbeat" for thread in threading.enumerate()))
+
+
+def test_a_hanging_heartbeat_does_not_hold_the_exit(fake: FakeBroker) -> None:
+    fake.heartbeat = 0.05
+    fake.delay["Heartbeat"] = 4.0
+    program = (
+        "import stepcred, sys, time\n"
+        "broker = stepcred.connect()\n"
+        "step = broker.step(scopes=['orders-read']).__enter__()\n"
+        "time.sleep(0.5)\n"
+        "sys.exit(7)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], check=False, timeout=30, capture_output=True, text=True)
+    assert result.returncode == 7, result.stderr
+    assert fake.requests("Heartbeat")
