@@ -89,9 +89,13 @@ def connect(path: Path, *, busy_timeout: float, query_only: bool = False) -> Dat
     if sqlite3.sqlite_version_info < _OLDEST:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed")
     database = _open(path.as_uri() + "?mode=rw", path, busy_timeout=busy_timeout)
-    database.script(_PRAGMAS)
-    if query_only:
-        database.run("PRAGMA query_only = ON")
+    try:
+        database.script(_PRAGMAS)  # reads the file for the first time
+        if query_only:
+            database.run("PRAGMA query_only = ON")
+    except StoreError as error:
+        database.close()
+        raise StoreError(f"database {path}: {error}") from None
     return database
 
 

@@ -33,11 +33,8 @@ def must_be_current(database: Database, path: Path) -> None:
 
 
 def _version(database: Database, path: Path) -> int:
-    try:
-        found = _pragma(database, "user_version")
-        tables = database.all("SELECT 1 FROM sqlite_schema LIMIT 1")
-    except StoreError as error:
-        raise StoreError(f"database {path}: {error}") from None
+    found = _pragma(database, "user_version")
+    tables = database.all("SELECT 1 FROM sqlite_schema LIMIT 1")
     if tables and _pragma(database, "application_id") != APPLICATION_ID:
         raise StoreError(f"{path} is a database of another program")
     newest = len(sql.migrations())
