@@ -177,7 +177,7 @@ class Tx(Protocol):
         ...
 
     def to_ended(self, lease_id: str, state: LeaseState, *, evidence: Evidence, at: datetime) -> bool:
-        """To a terminal state from REVOKING, IN_DOUBT (all three), ACTIVE (EXPIRED), INTENT (VOID).
+        """From REVOKING (REVOKED, EXPIRED), IN_DOUBT (EXPIRED, VOID), ACTIVE (EXPIRED), INTENT (VOID).
 
         Erases the nonce. False when the row was in no such state.
         """

@@ -49,7 +49,7 @@ _ALLOWED = {
     LeaseState.INTENT: {LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.VOID, LeaseState.IN_DOUBT},
     LeaseState.ACTIVE: {LeaseState.REVOKING, LeaseState.EXPIRED},
     LeaseState.REVOKING: {LeaseState.REVOKED, LeaseState.EXPIRED},
-    LeaseState.IN_DOUBT: {LeaseState.REVOKING, LeaseState.REVOKED, LeaseState.EXPIRED, LeaseState.VOID},
+    LeaseState.IN_DOUBT: {LeaseState.REVOKING, LeaseState.EXPIRED, LeaseState.VOID},
 }
 
 

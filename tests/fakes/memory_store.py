@@ -21,7 +21,7 @@ T = TypeVar("T")
 _REVOKABLE = (LeaseState.ACTIVE, LeaseState.INTENT, LeaseState.IN_DOUBT)
 _DUE = (LeaseState.REVOKING, LeaseState.IN_DOUBT)
 _ENDS_FROM = {
-    LeaseState.REVOKED: (LeaseState.REVOKING, LeaseState.IN_DOUBT),
+    LeaseState.REVOKED: (LeaseState.REVOKING,),
     LeaseState.EXPIRED: (LeaseState.REVOKING, LeaseState.IN_DOUBT, LeaseState.ACTIVE),
     LeaseState.VOID: (LeaseState.IN_DOUBT, LeaseState.INTENT),
 }

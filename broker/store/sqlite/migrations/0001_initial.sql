@@ -113,7 +113,6 @@ INSERT INTO lease_moves (src, dst) VALUES
     ('REVOKING', 'REVOKED'),
     ('REVOKING', 'EXPIRED'),
     ('IN_DOUBT', 'REVOKING'),
-    ('IN_DOUBT', 'REVOKED'), -- settling found it and saw it dead in the same act
     ('IN_DOUBT', 'EXPIRED'),
     ('IN_DOUBT', 'VOID');
 
