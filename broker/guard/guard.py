@@ -3,7 +3,8 @@
 Two rows stand behind each answer: the budget of (workload, workflow, run, step, scope), and the limit of
 (workload, scope) over the rolling hour, whose row has `key == hour_key`. The latter also remembers the latest
 moment at which it admitted anything (`refilled_at`). Guard time never runs behind that moment: with a clock
-set back, charges would be dated so early that they leave the window too soon once it is set right.
+set back, charges would be dated so early that they leave the window too soon once it is set right. A clock
+set *forward* is believed.
 
 Successors of a lease are not asked for here: their count is `successors.successor_allowance`.
 A guard row that cannot be read raises StoreError, and then there is no intent at all.

@@ -46,6 +46,12 @@ def test_low_saves_up_no_more_than_its_budget() -> None:
     assert isinstance(assess(row, LOW, START + timedelta(hours=5)), Cooling)
 
 
+def test_low_saves_up_nothing_while_its_budget_is_full() -> None:
+    row = replace(charge(NEW, LOW, START), spent=0)  # the first one was given back
+    later = START + timedelta(hours=5)
+    assert isinstance(assess(charge(row, LOW, later, times=10), LOW, later), Cooling)
+
+
 def test_low_keeps_the_part_of_a_minute_that_has_passed() -> None:
     row = charge(NEW, LOW, START, times=10)
     row = charge(row, LOW, START + seconds(90))  # refilled at 60
