@@ -13,16 +13,16 @@ from tests.support.bao import BaoServer, BrokerLogin, TokenRole, openbao, provis
 from tests.support.postgres import PostgresServer
 from tests.support.vault import Notes, new_ref, order_of, token_name, vault_provider, with_refs
 
-KV = {"role": "kv", "read": "secret/data/orders"}
+KV = {"role": "kv", "read": "secret/data/leases"}
 TOKEN = {"role": "kv"}
 DATABASE = {"role": "orders", "read": "database/creds/orders"}
 
 
 @pytest.fixture(scope="module")
 def login(bao: BaoServer, tmp_path_factory: pytest.TempPathFactory) -> BrokerLogin:
-    put_secret(bao, "orders", {"api_key": "value-of-key"})
+    put_secret(bao, "leases", {"api_key": "value-of-key"})
     roles = [
-        TokenRole(name="kv", reads=["secret/data/orders", "secret/data/missing"]),
+        TokenRole(name="kv", reads=["secret/data/leases", "secret/data/missing"]),
         TokenRole(name="orders", reads=["database/creds/orders"]),
     ]
     return provision(bao, tmp_path_factory.mktemp("login"), roles, broker="leases-broker")
@@ -40,12 +40,12 @@ async def test_a_token_lives_until_it_is_revoked_and_is_then_seen_dead(bao: BaoS
         assert isinstance(minted.credential, VaultToken)
         token = minted.credential.token.reveal()
         assert token == token_name(ref)
-        assert bao.call("GET", "secret/data/orders", token=token).status == 200
+        assert bao.call("GET", "secret/data/leases", token=token).status == 200
         ref = with_refs(ref, minted.refs)
         assert await provider.probe(ref) is None
 
         assert (await provider.revoke(ref)).evidence is Evidence.SEEN_DEAD
-        assert bao.call("GET", "secret/data/orders", token=token).status == 403
+        assert bao.call("GET", "secret/data/leases", token=token).status == 403
         assert bao.token_of(ref.lease_id) == []
         assert (await provider.revoke(ref)).evidence is Evidence.SEEN_DEAD
         assert await provider.probe(ref) is Evidence.SEEN_DEAD

@@ -237,16 +237,7 @@ def provision_database(
     """Make `database/creds/<role>` give PostgreSQL logins; `creation_delay` seconds pass inside the creation."""
     if "database/" not in bao.must("GET", "sys/mounts").data:
         bao.must("POST", "sys/mounts/database", {"type": "database"})
-    connection = f"{pg.database}-{pg.port}"
-    config = {
-        "plugin_name": "postgresql-database-plugin",
-        "allowed_roles": "*",
-        "connection_url": f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{pg.port}/{pg.database}?sslmode=disable",
-        "username": pg.user,
-        "password": pg.password,
-        "max_open_connections": 20,
-    }
-    bao.must("POST", f"database/config/{connection}", config)
+    connection = connect_database(bao, pg)
     creation = ["CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"]
     if creation_delay:
         creation.append(f"SELECT pg_sleep({creation_delay})")
@@ -258,3 +249,20 @@ def provision_database(
         "max_ttl": ttl,
     }
     bao.must("POST", f"database/roles/{role}", body)
+
+
+def connect_database(bao: BaoServer, pg: PostgresServer, *, port: int = 0) -> str:
+    """Tell the engine where the database is, and return the connection's name; a dead `port` is a database down."""
+    connection = f"{pg.database}-{pg.port}"
+    url = f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{port or pg.port}/{pg.database}?sslmode=disable"
+    config = {
+        "plugin_name": "postgresql-database-plugin",
+        "allowed_roles": "*",
+        "connection_url": url,
+        "username": pg.user,
+        "password": pg.password,
+        "max_open_connections": 20,
+        "verify_connection": False,
+    }
+    bao.must("POST", f"database/config/{connection}", config)
+    return connection

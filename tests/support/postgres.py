@@ -46,10 +46,14 @@ class PostgresServer:
             return False
         return True
 
-    def minted_roles(self) -> list[str]:
-        """The roles alive that a secrets engine made (it names them `v-…`)."""
+    def minted_roles(self, of: str = "") -> list[str]:
+        """The roles alive that a secrets engine made, which names them `v-<display name>-<role>-…`.
+
+        `of`: for this role only; the engine cuts names at 8 characters.
+        """
+        pattern = f"v-%-{of}-%" if of else "v-%"
         with psycopg.connect(self.dsn()) as connection:
-            rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'v-%'").fetchall()
+            rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE %s", (pattern,)).fetchall()
         return [row[0] for row in rows]
 
 

@@ -72,10 +72,8 @@ def token_name(ref: LeaseRef) -> str:
 @contextlib.asynccontextmanager
 async def vault_provider(address: str, login: BrokerLogin, **settings: Any) -> AsyncIterator[VaultProvider]:
     """Closed at the end."""
-    auth = AppRole(role_id=login.role_id, secret_id_file=login.secret_id_file)
-    provider = VaultProvider(
-        VaultSettings(address=address, auth=auth, **settings), KEYRING, INSTALLATION, SystemClock()
-    )
+    settings.setdefault("auth", AppRole(role_id=login.role_id, secret_id_file=login.secret_id_file))
+    provider = VaultProvider(VaultSettings(address=address, **settings), KEYRING, INSTALLATION, SystemClock())
     try:
         yield provider
     finally:

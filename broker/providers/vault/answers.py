@@ -45,7 +45,11 @@ def is_exactly(error: VaultRefused, row: tuple[int, str]) -> bool:
 
 def create_refused(error: VaultRefused, role: str) -> bool:
     """Was no token made by this create?"""
-    return _any_of(error, CREATE_REFUSED) or is_exactly(error, unknown_role(role))
+    return (
+        _any_of(error, CREATE_REFUSED)
+        or is_exactly(error, unknown_role(role))
+        or is_exactly(error, throttled(f"auth/token/create/{role}"))
+    )
 
 
 def read_refused(error: VaultRefused, path: str) -> bool:
@@ -55,12 +59,18 @@ def read_refused(error: VaultRefused, path: str) -> bool:
         _any_of(error, READ_REFUSED)
         or is_exactly(error, (404, f'no handler for route "{path}". route entry not found.'))
         or is_exactly(error, (400, f"unknown role: {name}"))
+        or is_exactly(error, throttled(path))
     )
 
 
 def unknown_role(role: str) -> tuple[int, str]:
     """Answer to a create through a token role that does not exist."""
     return (400, f"unknown role {role}")
+
+
+def throttled(path: str) -> tuple[int, str]:
+    """Answer of a rate limit quota, which stands before every handler."""
+    return (429, f'request path "{path}": rate limit quota exceeded')
 
 
 def asker_dead(error: VaultRefused) -> bool:

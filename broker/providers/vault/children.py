@@ -18,7 +18,6 @@ from broker.providers.vault.transport import VaultLost, VaultRefused
 from broker.secret import Secret
 
 LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between looks: a queued revocation takes a few milliseconds
-MINT_TIMEOUT = timedelta(seconds=10)
 CLOCK_SKEW = timedelta(seconds=30)  # between the server's clock and ours
 
 
@@ -59,7 +58,8 @@ class Children:
         neighbours of those two minutes count as strays too: the doubt then lasts until they end.
         """
         since = ref.intent_at - CLOCK_SKEW
-        until = ref.intent_at + MINT_TIMEOUT + timedelta(seconds=self._settings.request_limit_seconds) + CLOCK_SKEW
+        landing = self._settings.mint_timeout + self._settings.request_limit_seconds
+        until = ref.intent_at + timedelta(seconds=landing) + CLOCK_SKEW
         found = []
         for lease_id in await self._client.list_leases(asker, prefix):
             if lease_id in self._known:
@@ -67,7 +67,7 @@ class Children:
             issued = await self._issued(asker, lease_id)
             if issued and since <= issued <= until:
                 found.append(lease_id)
-        return found
+        return await self.alive(asker, found)  # the token's death takes its own along, a moment later
 
     async def _issued(self, asker: Secret, lease_id: str) -> datetime | None:
         """When it was made; None when it is seen gone."""

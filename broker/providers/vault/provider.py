@@ -5,6 +5,7 @@ Answers are believed only when they are exact (`answers`), and only from the clu
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import NoReturn
@@ -65,6 +66,14 @@ class VaultProvider:
     # --- mint ---
 
     async def mint(self, order: MintOrder) -> Minted:
+        """One attempt within the mint timeout."""
+        try:
+            async with asyncio.timeout(self._settings.mint_timeout):
+                return await self._mint(order)
+        except TimeoutError:
+            raise MintInDoubt("vault: the mint took too long") from None
+
+    async def _mint(self, order: MintOrder) -> Minted:
         """A token through the scope's role; with `read`, what that token reads.
 
         1. Everything that can be wrong without asking is found first.
@@ -139,15 +148,15 @@ class VaultProvider:
             await self._abandon(session, token, f"vault: {error} to the read")
 
         child, credential = child_of(body), credential_of(body)
-        noted = {**refs, "children": [child]} if child else refs
-        if child:
-            self._children.remember(child, order.ref.expires_at)
-            try:
-                await order.note(noted)  # (5)
-            except Exception:  # noqa: BLE001 - whatever the store says, the outcome is the same: it cannot be given out
-                raise MintInDoubt("the lease of a secret could not be recorded") from None
         if credential is None or (is_leased(path) and not child):
             await self._abandon(session, token, "vault: the read gave no secret of the kind its path says", child)
+        noted = {**refs, "children": [child]} if child else refs
+        if child:
+            try:
+                await order.note(noted)  # (5)
+            except Exception:  # noqa: BLE001 - whatever the store says, a secret without its record is not given out
+                await self._abandon(session, token, "the lease of a secret could not be recorded", child)
+            self._children.remember(child, order.ref.expires_at)
         return Minted(credential=credential, refs=noted, provider_request_id=str(body.get("request_id", "")))
 
     async def _abandon(self, session: Session, token: Secret, why: str, child: str = "") -> NoReturn:

@@ -39,7 +39,8 @@ class VaultSettings:
     tomb_role: str = "stepcred-tomb"
     tomb_seconds: int = 86_400
     connect_timeout: float = 3.0
-    request_timeout: float = 8.0  # of one request; the engine's bound on a whole mint is 10 s
+    request_timeout: float = 8.0  # of one request
+    mint_timeout: float = 10.0  # of a whole mint: DESIGN section 4; the last possible send is this long after intent
     request_limit_seconds: float = 90.0  # the server's own bound on one request: its default
     max_connections: int = 64
 

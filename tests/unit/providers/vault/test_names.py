@@ -1,0 +1,41 @@
+"""A token's id follows from lease, nonce, installation and key, and from all of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from broker.keyring import Keyring
+from broker.providers.vault.names import token_id
+from tests.support.vault import new_ref
+
+RING = Keyring({"k1": bytes(32), "k2": bytes([1]) * 32}, "k2")
+
+
+def test_the_id_is_stable_and_of_the_agreed_form() -> None:
+    ref = new_ref({"role": "a"})
+    first = token_id(RING, "one", ref).reveal()
+    assert re.fullmatch(r"scv1-k1-[a-z2-7]{32}", first)
+    assert token_id(RING, "one", ref).reveal() == first
+
+
+def test_every_part_counts() -> None:
+    ref = new_ref({"role": "a"})
+    others = [
+        token_id(RING, "two", ref),
+        token_id(RING, "one", replace(ref, lease_id="other")),
+        token_id(RING, "one", replace(ref, nonce=bytes(16))),
+        token_id(RING, "one", replace(ref, kid="k2")),
+    ]
+    ids = {one.reveal() for one in [token_id(RING, "one", ref), *others]}
+    assert len(ids) == 5
+
+
+def test_without_nonce_or_key_there_is_no_id() -> None:
+    ref = new_ref({"role": "a"})
+    with pytest.raises(ValueError, match="erased"):
+        token_id(RING, "one", replace(ref, nonce=b""))
+    with pytest.raises(KeyError):
+        token_id(RING, "one", replace(ref, kid="k9"))
