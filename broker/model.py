@@ -201,6 +201,8 @@ class RuleRef:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VaultToken:
+    """A token and where it is good."""
+
     token: Secret
     address: str
     namespace: str = ""
@@ -208,6 +210,8 @@ class VaultToken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsernamePassword:
+    """A login; `attributes` say where, without a secret."""
+
     username: str
     password: Secret
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -215,6 +219,8 @@ class UsernamePassword:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AwsSession:
+    """STS credentials; the lease may end before `session_expires_at`, by policy."""
+
     access_key_id: str
     secret_access_key: Secret
     session_token: Secret
@@ -225,6 +231,8 @@ class AwsSession:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyValue:
+    """A stored value; it outlives the step."""
+
     data: Mapping[str, Secret]
     version: int = 0
 

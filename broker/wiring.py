@@ -15,6 +15,7 @@ import grpc.aio
 from broker import keyring, process
 from broker.clock import Clock, SystemClock
 from broker.config import Aws, Config, OnStop, Vault
+from broker.config.certificates import server_certificate_problems
 from broker.errors import ConfigError, StoreError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
@@ -83,8 +84,11 @@ def _vault(settings: Vault, ring: Keyring, installation: str, clock: Clock) -> P
             namespace=settings.namespace or "",
             ca_file=settings.ca_file,
             tomb_role=settings.tomb_role,
+            connect_timeout=settings.connect_timeout.total_seconds(),
             request_timeout=settings.request_timeout.total_seconds(),
             request_limit_seconds=settings.request_limit.total_seconds(),
+            max_connections=settings.max_connections,
+            dedicated_roles=settings.dedicated_roles,
         ),
         ring,
         installation,
@@ -157,6 +161,8 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
     """Start everything in order, and stop it in the reverse one. Raises ConfigError, StoreError."""
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
+        if problems := server_certificate_problems(config.tls, clock.now()):
+            raise ConfigError(problems)
         trust = TrustStore(config.tls.client_ca_file)
         credentials = rpc.credentials(config.tls, trust)
         store = open_store(config.store.path)
@@ -285,6 +291,7 @@ async def reload(daemon: Daemon) -> None:
         log.exception("the scope map could not be loaded")
     try:
         if daemon.trust.reload():
+            daemon.policies.generation_raised(await daemon.core.store.write(lambda tx: tx.raise_generation()))
             log.info("trust bundle loaded", generation=daemon.trust.generation)
     except ConfigError as error:
         log.error("trust bundle refused; the last good one stays", problems=error.problems)  # noqa: TRY400 - expected

@@ -198,7 +198,7 @@ class Engine:
                 if await core.epoch.renew():
                     await self._lane.resume()
                 core.metrics.epoch(core.epoch.id)
-            except StoreError:
+            except Exception:  # without a fresh epoch nothing is written: keep trying
                 log.exception("the epoch could not be renewed")
 
     async def _flush_for_ever(self) -> None:

@@ -64,7 +64,7 @@ class RevocationLane:
             due: list[Lease] = []
             try:
                 due = await core.store.read(lambda tx: tx.due_leases(core.clock.now(), PAGE))
-            except StoreError:
+            except Exception:  # a dead lane would leave credentials alive for ever
                 log.exception("cannot read what is due for revocation")
             for lease in due:
                 self._start(lease)
