@@ -1,0 +1,29 @@
+"""Kinds of scope for tests: small, and strict enough to have mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from broker.model import JsonValue, Revocability, ScopeKind
+
+
+@dataclass
+class FakeKind:
+    """Wants a text `role`; takes any `data`."""
+
+    name: str
+
+    def validate(self, block: Mapping[str, JsonValue]) -> Sequence[tuple[tuple[str | int, ...], str]]:
+        found: list[tuple[tuple[str | int, ...], str]] = [
+            ((key,), f"unknown key {key!r}") for key in block if key not in ("role", "data")
+        ]
+        if not isinstance(block.get("role"), str):
+            found.append((("role",), "expected text"))
+        return found
+
+    def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
+        return Revocability.STATIC if block.get("role") == "static" else Revocability.EXACT
+
+
+KINDS: Mapping[str, ScopeKind] = {name: FakeKind(name) for name in ("fake", "other")}
