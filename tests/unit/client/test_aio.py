@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import grpc
 import pytest
 
 import stepcred
-from tests.fakes.broker_server import DENIED, STEP_ENDED, UNAVAILABLE, FakeBroker
+from tests.fakes.broker_server import DENIED, STEP_ENDED, UNAVAILABLE, FakeBroker, Refusal
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ async def test_heartbeats_claim_survive_and_notice(fake: FakeBroker) -> None:
 
 
 async def test_a_second_cancellation_does_not_stop_the_end(fake: FakeBroker) -> None:
-    fake.delay["EndStep"] = 0.5
+    fake.script("EndStep", Refusal(code=grpc.StatusCode.UNAVAILABLE, pushback="500"))
     async with stepcred.aio.connect() as broker:
 
         async def work() -> None:

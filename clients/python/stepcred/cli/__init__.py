@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from stepcred.cli._exits import UNAVAILABLE
@@ -17,6 +18,16 @@ def main() -> None:
             raise
         print("stepcred: the command needs an extra: pip install 'stepcred[cli]'", file=sys.stderr)  # noqa: T201
         sys.exit(UNAVAILABLE)
+    _quiet_grpc()
     from stepcred.cli._app import run
 
     sys.exit(run())
+
+
+def _quiet_grpc() -> None:
+    """What gRPC's core writes on stderr about a handshake, our own message says better. The child is not told."""
+    if "GRPC_VERBOSITY" not in os.environ:
+        os.environ["GRPC_VERBOSITY"] = "NONE"
+        import grpc  # noqa: F401 (it reads the variable once, here)
+
+        del os.environ["GRPC_VERBOSITY"]

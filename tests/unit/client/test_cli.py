@@ -1,0 +1,69 @@
+"""`stepcred can`, `whoami`, `--version`: in this process, through the entry point's own function."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from stepcred.cli import _app
+from tests.fakes.broker_server import DENIED, FakeBroker
+
+
+@pytest.fixture(autouse=True)
+def _settings(environ: dict[str, str]) -> None:
+    """Every test here has the broker's settings."""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["stepcred", *arguments])
+    return _app.run()
+
+
+def test_can_says_yes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake: FakeBroker) -> None:
+    assert run(monkeypatch, "can", "orders-read") == 0
+    assert capsys.readouterr().out == "yes: orders-read for 10 min (tier low, EXACT)\n"
+    assert not fake.requests("BeginStep")
+    (request,) = fake.requests("CheckAccess")
+    assert (request.name.workflow, list(request.scopes)) == ("nightly-etl", ["orders-read"])
+
+
+def test_can_says_why_not_as_far_as_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "can", "out-of-hours", "--run", "43") == 1
+    out = capsys.readouterr().out
+    for told in ("no: out-of-hours", "SCOPE_REFUSED", "nightly-load (scopes.yaml:31)", "07:00", "ref-8"):
+        assert told in out
+    assert run(monkeypatch, "can", "unknown") == 1
+    assert "rule" not in capsys.readouterr().out
+
+
+def test_can_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "can", "out-of-hours", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["access"], told["position"], told["ttl"]) == ("REFUSED", "scopes.yaml:31", None)
+
+
+def test_whoami(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "whoami") == 0
+    out = capsys.readouterr().out
+    for told in ("spiffe://test/workflow/nightly-etl/step/load", "load workflow=nightly-etl", "orders-read"):
+        assert told in out
+    assert run(monkeypatch, "whoami", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["workloads"] == {"load": {"workflow": "nightly-etl"}}
+
+
+def test_a_refusal_is_one_line_with_reason_and_reference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake: FakeBroker
+) -> None:
+    fake.script("WhoAmI", DENIED)
+    assert run(monkeypatch, "whoami") == 77
+    assert capsys.readouterr().err == "stepcred: access denied [ACCESS_DENIED, reference ref-1]\n"
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.startswith("stepcred 0.")

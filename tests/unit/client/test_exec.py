@@ -1,0 +1,301 @@
+"""`stepcred exec` as a process of its own: environment, exit codes, signals, the last line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.fakes.broker_server import DENIED, FakeBroker, Refusal, key_value, vault_token
+
+STEPCRED = [sys.executable, "-c", "from stepcred.cli import main; main()"]
+PRINT_ENV = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
+PROVEN = "stepcred: 1 credential dead, proven in 41 ms"
+
+
+@pytest.fixture(autouse=True)
+def _settings(environ: dict[str, str]) -> None:
+    """Every test here has the broker's settings."""
+
+
+def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*STEPCRED, *arguments], capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def start(command: Sequence[str], ready: Path) -> subprocess.Popen[str]:
+    """An exec whose child has said, by making the file, that it is there."""
+    exec_ = [*STEPCRED, "exec", "--scope", "orders-read", "--", *command]
+    process = subprocess.Popen(exec_, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ready.exists(), process.communicate(timeout=10)
+    return process
+
+
+def child(ready: Path, body: str) -> list[str]:
+    return [sys.executable, "-c", f"import os, pathlib, signal, sys, time\n{body.replace('READY', f'{str(ready)!r}')}"]
+
+
+def test_the_child_gets_the_credential_and_the_last_line_says_it_is_dead(fake: FakeBroker) -> None:
+    result = run("exec", "--scope", "orders-read", "--", *PRINT_ENV)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["VAULT_TOKEN"] == "s3cret-lease-1"
+    assert result.stderr.splitlines() == [PROVEN]
+    assert fake.only_step().ended
+
+
+def test_conflicting_variables_are_unset_and_others_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_PROFILE", "AWS_SECURITY_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE", "VAULT_NAMESPACE", "PGSERVICE"):
+        monkeypatch.setenv(name, "stale")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    result = run("exec", "--scope", "lake-write", "--scope", "orders-read", "--", *PRINT_ENV)
+    env = json.loads(result.stdout)
+    assert env["AWS_ACCESS_KEY_ID"] == "ASIATEST"
+    assert env["VAULT_ADDR"] == "https://vault.test:8200"
+    assert env["AWS_MAX_ATTEMPTS"] == "2"
+    assert env["PGSERVICE"] == "stale"  # no database credential was asked for
+    assert env["STEPCRED_RUN"] == "42"
+    assert not {"AWS_PROFILE", "AWS_SECURITY_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE", "VAULT_NAMESPACE"} & set(env)
+    assert result.stderr.splitlines() == ["stepcred: 2 credentials dead, proven in 41 ms"]
+
+
+def test_names_on_the_command_line_win(fake: FakeBroker) -> None:
+    names = ("--workflow", "w", "--run", "r", "--step", "s")
+    assert run("exec", "--scope", "orders-read", *names, "--", "true").returncode == 0
+    name = fake.only_step().name
+    assert (name.workflow, name.run, name.step) == ("w", "r", "s")
+
+
+@pytest.mark.parametrize("code", [1, 2, 64, 255])
+def test_the_childs_exit_code_is_ours(code: int) -> None:
+    result = run("exec", "--scope", "orders-read", "--", "sh", "-c", f"exit {code}")
+    assert (result.returncode, result.stderr.splitlines()) == (code, [PROVEN])
+
+
+def test_a_child_ended_by_a_signal_is_128_plus_it() -> None:
+    result = run("exec", "--scope", "orders-read", "--", "sh", "-c", "kill -KILL $$")
+    assert (result.returncode, result.stderr.splitlines()) == (128 + 9, [PROVEN])
+
+
+def test_there_is_no_shell(tmp_path: Path) -> None:
+    result = run("exec", "--scope", "orders-read", "--", "echo", "$HOME;", "touch", str(tmp_path / "made"), "--scope")
+    assert result.stdout == f"$HOME; touch {tmp_path / 'made'} --scope\n"
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_missing_and_an_unexecutable_program(tmp_path: Path, fake: FakeBroker) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("no program")
+    missing = run("exec", "--scope", "orders-read", "--", "no-such-program-here")
+    assert missing.returncode == 127
+    assert "No such file" in missing.stderr
+    assert run("exec", "--scope", "orders-read", "--", str(plain)).returncode == 126
+    assert run("exec", "--scope", "orders-read", "--", str(tmp_path)).returncode == 126
+    assert all(step.ended for step in fake.steps.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_reach_the_child_and_its_answer_is_ours(tmp_path: Path, number: signal.Signals) -> None:
+    ready = tmp_path / "ready"
+    body = f"signal.signal({int(number)}, lambda *_: sys.exit(42))\npathlib.Path(READY).touch()\ntime.sleep(60)\n"
+    process = start(child(ready, body), ready)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 42
+    assert stderr.splitlines() == [PROVEN]
+
+
+def test_a_child_without_a_handler_dies_of_the_signal_and_so_do_we(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    process = start(child(ready, "pathlib.Path(READY).touch()\ntime.sleep(60)\n"), ready)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr.splitlines()) == (128 + signal.SIGTERM, [PROVEN])
+
+
+def test_a_signal_before_the_child_ends_the_step(fake: FakeBroker) -> None:
+    fake.delay["IssueCredential"] = 2.0
+    process = subprocess.Popen(
+        [*STEPCRED, "exec", "--scope", "orders-read", "--", "true"], stderr=subprocess.PIPE, text=True
+    )
+    assert fake.wait_for(lambda: bool(fake.requests("IssueCredential")), timeout=30)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert fake.only_step().ended
+    assert "Traceback" not in stderr
+
+
+def test_a_second_signal_does_not_keep_the_credentials_alive(fake: FakeBroker) -> None:
+    fake.delay["EndStep"] = 1.0
+    process = subprocess.Popen(
+        [*STEPCRED, "exec", "--scope", "orders-read", "--", "true"], stderr=subprocess.PIPE, text=True
+    )
+    assert fake.wait_for(lambda: bool(fake.requests("EndStep")), timeout=30)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr.splitlines()) == (0, [PROVEN])
+
+
+CTRL_C = """
+import os, pty, signal, sys, time
+ready, *command = sys.argv[1:]
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(command[0], command)
+deadline = time.monotonic() + 30
+while not os.path.exists(ready) and time.monotonic() < deadline:
+    time.sleep(0.02)
+os.write(terminal, b"\\x03")
+output = b""
+try:
+    while chunk := os.read(terminal, 1024):
+        output += chunk
+except OSError:
+    pass
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print(output.decode())
+"""
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_child_once(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    body = (
+        "seen = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
+        "pathlib.Path(READY).touch()\n"
+        "deadline = time.monotonic() + 20\n"
+        "while not seen and time.monotonic() < deadline: time.sleep(0.01)\n"
+        "time.sleep(0.7)\n"
+        "sys.exit(40 + len(seen))\n"
+    )
+    exec_ = [*STEPCRED, "exec", "--scope", "orders-read", "--", *child(ready, body)]
+    result = subprocess.run(
+        [sys.executable, "-c", CTRL_C, str(ready), *exec_], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.stdout.startswith("41\n"), result
+    assert PROVEN in result.stdout
+
+
+def test_the_child_inherits_no_file_of_ours() -> None:
+    listing = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd')))"
+    alone = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    result = run("exec", "--scope", "orders-read", "--", sys.executable, "-c", listing)
+    assert result.stdout == alone.stdout
+
+
+def test_sigpipe_ends_the_child_as_it_would_without_us() -> None:
+    script = "kill -PIPE $$; echo survived"
+    assert run("exec", "--scope", "orders-read", "--", "sh", "-c", script).returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        (DENIED, 77),
+        (
+            Refusal(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="COOLING", verdict="RETRY_AFTER", retry_after=12),
+            75,
+        ),
+        (Refusal(code=grpc.StatusCode.FAILED_PRECONDITION, reason="LOCKED"), 77),
+        (Refusal(code=grpc.StatusCode.ABORTED, reason="PROVIDER_FAILED", verdict="RETRY_AFTER", retry_after=1), 75),
+        (Refusal(code=grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_NAME"), 64),
+        (Refusal(code=grpc.StatusCode.UNAVAILABLE, reason="DRAINING", pushback="-1"), 69),
+        (Refusal(code=grpc.StatusCode.INTERNAL, reason="INTERNAL"), 70),
+    ],
+    ids=lambda value: value.reason if isinstance(value, Refusal) else str(value),
+)
+def test_a_refusal_has_its_exit_code_reason_and_reference(fake: FakeBroker, refusal: Refusal, code: int) -> None:
+    fake.script("IssueCredential", refusal)
+    result = run("exec", "--scope", "orders-read", "--", "echo", "ran")
+    assert (result.returncode, result.stdout) == (code, "")
+    assert refusal.message in result.stderr
+    assert code == 69 or (refusal.reason in result.stderr and refusal.reference_id in result.stderr)
+    assert fake.only_step().ended
+
+
+def test_a_scope_refused_at_the_start_mints_nothing_for_the_others(fake: FakeBroker) -> None:
+    result = run("exec", "--scope", "orders-read", "--scope", "out-of-hours", "--", "echo", "ran")
+    assert (result.returncode, result.stdout) == (77, "")
+    for told in ("SCOPE_REFUSED", "nightly-load", "scopes.yaml:31", "07:00", "ref-8"):
+        assert told in result.stderr
+    assert not fake.requests("IssueCredential")
+    assert fake.only_step().ended
+
+
+def test_an_unreachable_broker_is_69(fake: FakeBroker) -> None:
+    fake.stop()
+    result = run("exec", "--scope", "orders-read", "--", "echo", "ran")
+    assert (result.returncode, result.stdout) == (69, "")
+    assert "cannot be reached" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_certificate_problem_is_one_clear_line(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPCRED_CA", environ["STEPCRED_CERT"])
+    result = run("exec", "--scope", "orders-read", "--", "true")
+    assert result.returncode == 77
+    (line,) = result.stderr.splitlines()
+    assert "does not trust the broker's certificate" in line
+
+
+def test_bad_usage_is_64_and_missing_settings_78(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("exec", "--scope", "orders-read").returncode == 64
+    assert run("exec", "--", "true").returncode == 64
+    assert run("nonsense").returncode == 64
+    monkeypatch.delenv("STEPCRED_ADDR")
+    monkeypatch.delenv("STEPCRED_CA")
+    result = run("exec", "--scope", "orders-read", "--", "true")
+    assert result.returncode == 78
+    assert "STEPCRED_ADDR" in result.stderr
+    assert "STEPCRED_CA" in result.stderr
+
+
+def test_two_scopes_for_one_variable_are_refused_before_the_child(fake: FakeBroker) -> None:
+    fake.scopes["other-token"] = vault_token
+    result = run("exec", "--scope", "orders-read", "--scope", "other-token", "--", "echo", "ran")
+    assert (result.returncode, result.stdout) == (64, "")
+    assert "both set VAULT_TOKEN" in result.stderr
+    assert fake.only_step().ended
+
+
+def test_keys_that_cannot_be_variables_are_named(fake: FakeBroker) -> None:
+    fake.scopes["settings"] = key_value({"api_key": "s3cret-1", "LD_PRELOAD": "s3cret-2", "a-b": "s3cret-3"})
+    result = run("exec", "--scope", "settings", "--", *PRINT_ENV)
+    env = json.loads(result.stdout)
+    assert env["API_KEY"] == "s3cret-1"
+    assert "LD_PRELOAD" not in env
+    assert "LD_PRELOAD, a-b" in result.stderr
+    assert "s3cret" not in result.stderr
+
+
+def test_a_failing_end_keeps_the_childs_code_and_is_said(fake: FakeBroker) -> None:
+    fake.script("EndStep", DENIED)
+    result = run("exec", "--scope", "orders-read", "--", "sh", "-c", "exit 5")
+    assert result.returncode == 5
+    assert "ACCESS_DENIED" in result.stderr
+
+
+def test_what_stays_exposed_is_said(fake: FakeBroker) -> None:
+    fake.exposed_for = timedelta(minutes=5)
+    result = run("exec", "--scope", "lake-write", "--", "true")
+    assert result.stderr.startswith("stepcred: 1 exposed until ")
+
+
+def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('No module named typer', name='typer')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([*STEPCRED, "whoami"], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 69
+    assert result.stderr == "stepcred: the command needs an extra: pip install 'stepcred[cli]'\n"
