@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import grpc.aio
 
@@ -59,13 +60,13 @@ def providers(
     """Every configured provider. Their SDKs are imported only when used."""
     table: dict[str, Provider] = {}
     if config.vault is not None:
-        table["vault"] = _vault(config.vault, ring, installation, clock)
+        table["vault"] = _vault(config.vault, config.timings.mint_timeout, ring, installation, clock)
     if config.aws is not None:
         table["aws"] = _aws(config.aws, installation, clock, epoch)
     return table
 
 
-def _vault(settings: Vault, ring: Keyring, installation: str, clock: Clock) -> Provider:
+def _vault(settings: Vault, mint_timeout: timedelta, ring: Keyring, installation: str, clock: Clock) -> Provider:
     from broker.providers.vault.provider import VaultProvider
     from broker.providers.vault.settings import AppRole, TokenFile, VaultSettings
 
@@ -88,7 +89,7 @@ def _vault(settings: Vault, ring: Keyring, installation: str, clock: Clock) -> P
             request_timeout=settings.request_timeout.total_seconds(),
             request_limit_seconds=settings.request_limit.total_seconds(),
             max_connections=settings.max_connections,
-            dedicated_roles=settings.dedicated_roles,
+            mint_timeout=mint_timeout.total_seconds(),
         ),
         ring,
         installation,
