@@ -91,6 +91,33 @@ def test_a_charge_is_given_back_once_and_only_what_was_charged() -> None:
     assert isinstance(world.ask(ask), LockNow)
 
 
+def test_what_was_refilled_cannot_be_given_back_as_well() -> None:
+    world, ask = World(), asking(Tier.LOW)
+    leases = []
+    for _ in range(3):
+        world.ask(ask)
+        leases.append(world.last_lease)
+    world.clock.advance(300)
+    world.ask(ask)
+    for lease in leases:
+        world.void(lease, ask.key)
+    assert [type(world.ask(ask)) for _ in range(11)].count(Admitted) == 10
+
+
+def test_a_held_workload_is_refused_before_its_steps_are_touched() -> None:
+    world, ask = World(), asking(run="quiet")
+    for _ in range(3):
+        world.ask(ask)
+    for n in range(3):
+        admitted(world, 12 if n else 9)
+        world.ask(asking(run="one more"))
+        world.clock.advance(HOUR + 1)
+    assert isinstance(world.ask(ask), Held)  # by its own budget alone it would lock
+    row = world.row(ask.key)
+    assert row is not None
+    assert row.state is GuardState.OPEN
+
+
 def test_what_is_given_back_leaves_the_hour_too() -> None:
     world = World()
     admitted(world, 11)

@@ -235,3 +235,4 @@ def test_a_clock_set_back_opens_no_lock_and_refills_nothing(back: timedelta) -> 
     assert isinstance(assess(locked.row, ELEVATED, START - back), Locked)
     empty = charge(NEW, LOW, START, times=10)
     assert isinstance(assess(empty, LOW, START - back), Cooling)
+    charge(charge(NEW, LOW, START, times=5), LOW, START - back, times=5)  # what is left is left
