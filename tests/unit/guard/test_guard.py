@@ -91,17 +91,20 @@ def test_a_charge_is_given_back_once_and_only_what_was_charged() -> None:
     assert isinstance(world.ask(ask), LockNow)
 
 
-def test_what_was_refilled_cannot_be_given_back_as_well() -> None:
-    world, ask = World(), asking(Tier.LOW)
-    leases = []
-    for _ in range(3):
+def test_what_a_lock_restored_cannot_be_given_back_as_well() -> None:
+    world, ask, leases = World(), asking(Tier.ELEVATED), []
+    for _ in range(6):
         world.ask(ask)
         leases.append(world.last_lease)
-    world.clock.advance(300)
-    world.ask(ask)
-    for lease in leases:
-        world.void(lease, ask.key)
-    assert [type(world.ask(ask)) for _ in range(11)].count(Admitted) == 10
+        world.clock.advance(90)
+    world.clock.advance(HOUR)
+    assert isinstance(world.ask(ask), Admitted)
+    assert [world.void(lease, ask.key) for lease in leases] == [True] * 5 + [False]
+    verdicts = []
+    for _ in range(6):
+        verdicts.append(type(world.ask(ask)))
+        world.clock.advance(90)
+    assert verdicts == [Admitted] * 5 + [HoldNow]
 
 
 def test_a_held_workload_is_refused_before_its_steps_are_touched() -> None:

@@ -1,0 +1,116 @@
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker import keyring
+from broker.errors import ConfigError
+from broker.keyring import Keyring, encode, generate, handle_of, hash_handle, load
+
+KEY = bytes(range(32))
+PARTS = st.lists(st.binary(max_size=4), max_size=4)
+
+
+def ring(**keys: bytes) -> Keyring:
+    return Keyring(keys or {"k1": KEY}, list(keys or {"k1": KEY})[-1])
+
+
+def write(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@given(PARTS, PARTS)
+def test_different_parts_never_encode_alike(one: list[bytes], other: list[bytes]) -> None:
+    assert (encode(*one) == encode(*other)) == (one == other)
+
+
+def test_a_name_depends_on_key_purpose_and_every_part() -> None:
+    both = ring(k1=KEY, k2=KEY[::-1])
+    names = {
+        both.derive("k1", "vault-token", "lease", b"nonce"),
+        both.derive("k2", "vault-token", "lease", b"nonce"),
+        both.derive("k1", "step-handle", "lease", b"nonce"),
+        both.derive("k1", "vault-token", "leasen", b"once"),
+        both.derive("k1", "vault-token", "lease", b"nonce", b""),
+    }
+    assert len(names) == 5
+    assert {len(name) for name in names} == {32}
+    assert both.derive("k1", "vault-token", "lease", b"nonce") in names
+
+
+def test_derived_names_never_change() -> None:
+    """A new release must find the credentials that an older one minted."""
+    name = ring().derive("k1", "vault-token", "installation", "lease", b"nonce")
+    assert name.hex() == "8e31a200c2b766892d6ef518b35dd823f0388ee9701df27a0405dd3bae3b0399"
+    assert hash_handle("abc").hex() == "25f5da3c048684fae03f6850f47076c7997aa5c618fd052bae84f19a11ccf923"
+
+
+def test_a_key_that_is_not_in_the_ring_derives_nothing() -> None:
+    with pytest.raises(KeyError):
+        ring().derive("gone", "vault-token")
+
+
+def test_fingerprints_tell_keys_apart_and_reveal_none() -> None:
+    prints = ring(k1=KEY, k2=KEY[::-1]).fingerprints
+    assert len(set(prints.values())) == 2
+    assert all(KEY.hex()[:16] not in shown for shown in prints.values())
+    assert prints["k1"] == ring().fingerprints["k1"]
+
+
+def test_a_handle_carries_128_bits() -> None:
+    assert handle_of(b"\0" * 32) == "a" * 26
+    assert handle_of(KEY) != handle_of(KEY[:15] + b"\xff" + KEY[16:])
+
+
+def test_a_generated_file_is_private_and_loads_again(tmp_path: Path) -> None:
+    path = tmp_path / "mint.key"
+    made = generate(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load(path).fingerprints == made.fingerprints
+    with pytest.raises(FileExistsError):  # a mint key that is lost orphans every live credential
+        generate(path)
+    assert load(path).fingerprints == made.fingerprints
+
+
+def test_the_last_key_is_current_and_older_ones_still_derive(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path / "key", f"old:{KEY.hex()}\nnew:{KEY[::-1].hex()}\n"))
+    assert loaded.current == "new"
+    assert loaded.derive("old", "p") == ring(old=KEY).derive("old", "p")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no key"),
+        ("k1", ":1: not a"),
+        (f"k1:{KEY.hex()[:-2]}", ":1: not a"),
+        (f"k1:{KEY.hex()}00", ":1: not a"),
+        (f"k1:{'zz' * 32}", ":1: not a"),
+        (f":{KEY.hex()}", ":1: not a"),
+        (f"k-1:{KEY.hex()}", ":1: not a"),
+        (f"k1:{KEY.hex()}\nk1:{KEY[::-1].hex()}", ":2: not a"),
+    ],
+)
+def test_a_malformed_file_is_refused_without_quoting_it(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load(write(tmp_path / "key", text))
+    assert KEY.hex()[:16] not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o611])
+def test_a_file_that_others_may_touch_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load(write(tmp_path / "key", f"k1:{KEY.hex()}", mode))
+
+
+def test_a_missing_or_binary_file_is_one_clear_problem(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "missing")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "binary").chmod(0o600)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        keyring.load(tmp_path / "binary")
