@@ -33,8 +33,9 @@ from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import ScopeKind
 from broker.policy.holder import Policies
+from broker.policy.load import load
 from broker.providers.aws.scope import AwsScope
-from broker.providers.base import Provider
+from broker.providers.base import ChecksRoles, Provider
 from broker.providers.vault.scope import VaultScope
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
@@ -299,12 +300,17 @@ async def reload(daemon: Daemon) -> None:
 
 
 async def check_live(config: Config) -> list[str]:
-    """What keeps the configured providers from minting, asked of themselves. Raises ConfigError."""
-    ring = keyring.Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
+    """What keeps the configured providers from minting, asked of themselves. Raises ConfigError, ScopeMapError."""
+    scope_map = load(
+        config.scopes.file, scope_kinds(), environment=config.environment, trust_domain=config.trust_domain
+    )
+    roles = sorted({str(scope.block["role"]) for scope in scope_map.scopes.values() if scope.provider == "vault"})
+    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
     found: list[str] = []
     for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0).items():
+        asked = provider.check_roles(roles) if isinstance(provider, ChecksRoles) else provider.check()
         try:
-            found += [f"{name}: {problem}" for problem in await provider.check()]
+            found += [f"{name}: {problem}" for problem in await asked]
         finally:
             await provider.close()
     return found

@@ -121,7 +121,6 @@ class Vault:
     token_file: SecretFile | None = None
     approle: AppRole | None = None
     tomb_role: Text = "stepcred-tomb"
-    dedicated_roles: Switch = True  # database roles are read by this broker only: their leases may be listed
     connect_timeout: Duration = timedelta(seconds=3)
     request_timeout: Duration = timedelta(seconds=8)  # of one request
     request_limit: Duration = timedelta(seconds=90)  # the server's own; a late mint can land until then

@@ -5,7 +5,7 @@ Providers know nothing of store, policy or gRPC. Each call is one attempt with a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -117,4 +117,13 @@ class SettlesDoubt(Protocol):
 
     async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:
         """Kill it if it landed. `final`: the landing time has passed. Raises ProviderError."""
+        ...
+
+
+@runtime_checkable
+class ChecksRoles(Protocol):
+    """Can say whether it may mint through roles that scopes name."""
+
+    async def check_roles(self, roles: Iterable[str]) -> list[str]:
+        """As `Provider.check`, and each role exists and may be used. Mints nothing."""
         ...

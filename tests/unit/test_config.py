@@ -87,13 +87,12 @@ def test_environment_reads_numbers_switches_and_nested_sections(folder: Path) ->
         "STEPCRED_BROKER_GUARD__HIGH__BUDGET": "2",
         "STEPCRED_BROKER_GUARD__HIGH__LOCK": "1h30m",
         "STEPCRED_BROKER_LIMITS__REQUEST_RATE": "12.5",
-        "STEPCRED_BROKER_VAULT__DEDICATED_ROLES": "false",
+        "STEPCRED_BROKER_LISTEN__ALLOW_REMOTE_HTTP": "true",
     }
     config = read(folder, env=env)
     assert config.guard.high.changes() == {"budget": 2, "lock": timedelta(minutes=90)}
     assert config.limits.request_rate == 12.5
-    assert config.vault is not None
-    assert config.vault.dedicated_roles is False
+    assert config.listen.allow_remote_http is True
 
 
 def test_every_mistake_is_reported_at_once_each_with_its_source(folder: Path) -> None:
