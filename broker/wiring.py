@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import grpc.aio
 
-from broker import keyring, process
+from broker import keyring
 from broker.clock import Clock, SystemClock
-from broker.config import Aws, Config, OnStop, Vault
+from broker.config import Aws, Config, Vault
 from broker.config.certificates import server_certificate_problems
-from broker.errors import ConfigError, StoreError
+from broker.errors import ConfigError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
 from broker.guard.limiter import RateLimit, RequestLimiter
 from broker.guard.tiers import configured
+from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
 from broker.identity import Authenticator, CertificatePolicy, TrustStore
 from broker.keyring import Keyring
@@ -40,13 +38,12 @@ from broker.providers.vault.scope import VaultScope
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.servicer import Servicer
-from broker.store.base import Control, Store, Tx
+from broker.store.mint_keys import fitting_keyring
 from broker.store.sqlite import open_store
 
 log = get_logger(__name__)
 
 STOP_GRACE = 2.0  # seconds for calls in flight after the drain
-PROBE_EVERY = 15.0  # seconds between looks at the providers' health
 
 
 def scope_kinds() -> Mapping[str, ScopeKind]:
@@ -120,31 +117,6 @@ def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int
     )
 
 
-async def fitting_keyring(store: Store, config: Config) -> tuple[Keyring, Control]:
-    """The mint keys, if they are those that this database was used with.
-
-    A key is generated only together with a new database: a lost key must not be replaced silently, since the
-    credentials that it named could not be found again. Raises ConfigError.
-    """
-    path = config.store.mint_key_file
-    control = await store.read(lambda tx: tx.control())
-    new = not path.exists() and not control.key_fingerprints
-    ring = keyring.generate(path) if new else keyring.load(path)
-    known = ring.fingerprints
-    for kid, fingerprint in control.key_fingerprints.items():
-        if known.get(kid) != fingerprint:
-            raise ConfigError(
-                [f"mint_key_file {path}: does not fit the database: key {kid} is missing or differs; restore the file"]
-            )
-
-    def remember(tx: Tx) -> None:
-        for kid in known.keys() - control.key_fingerprints.keys():
-            tx.add_key_fingerprint(kid, known[kid])
-
-    await store.write(remember)
-    return ring, control
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Daemon:
     """A broker that serves."""
@@ -169,7 +141,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         credentials = rpc.credentials(config.tls, trust)
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)
-        ring, control = await fitting_keyring(store, config)
+        ring, control = await fitting_keyring(store, config.store.mint_key_file)
         metrics = Metrics()
         policies = Policies(
             config.scopes.file,
@@ -219,9 +191,9 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             pipeline=pipeline,
             servicer=Servicer(engine, policies, config.timings, clock),
         )
-        health = Health(core, engine, policies)
-        stack.enter_context(health.watching())
-        http = HttpServer(config.listen.http, registry=metrics.registry, not_ready=health.problems)
+        readiness = Readiness(core, engine)
+        stack.enter_context(readiness.watching())
+        http = HttpServer(config.listen.http, registry=metrics.registry, not_ready=readiness.problems)
         stack.push_async_callback(http.stop)
         http_port = await http.start()
         await grpc_server.start()
@@ -236,67 +208,6 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             grpc_port=grpc_port,
             http_port=http_port,
         )
-
-
-class Health:
-    """What `/readyz` answers, from looks taken in the background: a probe costs nothing and waits for nobody."""
-
-    def __init__(self, core: Core, engine: Engine, policies: Policies) -> None:
-        self._core = core
-        self._engine = engine
-        self._policies = policies
-        self._provider_problems: list[str] = ["the providers have not been looked at yet"]
-
-    def problems(self) -> list[str]:
-        """Empty when the broker can do its work."""
-        found = list(self._provider_problems)
-        if self._engine.draining:
-            found.append("the broker is stopping")
-        if not self._core.epoch.fresh():
-            found.append("the broker has lost its right to write")
-        return found
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Look every now and then, until the block ends."""
-        task = asyncio.create_task(self._watch(), name="health")
-        try:
-            yield
-        finally:
-            task.cancel()
-
-    async def _watch(self) -> None:
-        while True:
-            found = []
-            for name, provider in self._core.providers.items():
-                try:
-                    found += [f"{name}: {problem}" for problem in await provider.check()]
-                except Exception:
-                    log.exception("provider check failed", provider=name)
-                    found.append(f"{name}: the check itself failed; see the log")
-            for problem in set(found) - set(self._provider_problems):
-                log.warning("provider is not ready", problem=problem)
-            self._provider_problems = found
-            await self._core.clock.sleep(PROBE_EVERY)
-
-
-async def reload(daemon: Daemon) -> None:
-    """SIGHUP: scope map and trust bundle anew; a bad file keeps the last good one and alarms (I7)."""
-    metrics = daemon.core.metrics
-    try:
-        if await daemon.policies.reload():
-            metrics.policy_generation(daemon.policies.generation)
-        elif daemon.policies.last_problem:
-            metrics.scope_map_load_failure()
-            log.error("scope map refused; the last good one stays", problem=daemon.policies.last_problem)
-    except StoreError:
-        log.exception("the scope map could not be loaded")
-    try:
-        if daemon.trust.reload():
-            daemon.policies.generation_raised(await daemon.core.store.write(lambda tx: tx.raise_generation()))
-            log.info("trust bundle loaded", generation=daemon.trust.generation)
-    except ConfigError as error:
-        log.error("trust bundle refused; the last good one stays", problems=error.problems)  # noqa: TRY400 - expected
 
 
 async def check_live(config: Config) -> list[str]:
@@ -314,45 +225,3 @@ async def check_live(config: Config) -> list[str]:
         finally:
             await provider.close()
     return found
-
-
-async def serve(config: Config, *, on_stop: OnStop) -> int:
-    """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    reloads: set[asyncio.Task[None]] = set()
-    async with running(config) as daemon:
-
-        def hang_up() -> None:
-            task = asyncio.create_task(reload(daemon))
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, hang_up)
-        process.sd_notify("READY=1", f"STATUS=serving {config.environment}")
-        async with _watchdog():
-            await stop.wait()
-            process.sd_notify("STOPPING=1")
-            log.info("draining", on_stop=on_stop.value)
-            await daemon.engine.drain(revoke=on_stop is OnStop.REVOKE)
-    log.info("stopped")
-    return 0
-
-
-@asynccontextmanager
-async def _watchdog() -> AsyncIterator[None]:
-    """Tell systemd twice per interval that the event loop turns, when it wants to know."""
-    interval = process.watchdog_seconds()
-
-    async def bark(every: float) -> None:
-        while True:
-            process.sd_notify("WATCHDOG=1")
-            await asyncio.sleep(every)
-
-    task = asyncio.create_task(bark(interval / 2)) if interval else None
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.cancel()

@@ -38,8 +38,8 @@ def serve(
 
     import uvloop
 
-    from broker import wiring
+    from broker.cli import life
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(wiring.serve(settings, on_stop=on_stop))
+        code = runner.run(life.serve(settings, on_stop=on_stop))
     raise typer.Exit(code)

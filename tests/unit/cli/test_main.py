@@ -35,13 +35,13 @@ grants:
 # Stands for the composition root, so that what `serve` hands over can be seen without a daemon.
 SERVE = """
 import sys
-from broker import wiring
+from broker.cli import life
 from broker.__main__ import main
 
 async def serve(config, *, on_stop):
     {body}
 
-wiring.serve = serve
+life.serve = serve
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -1,0 +1,78 @@
+"""The daemon's life: readiness, signals, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from broker import process, wiring
+from broker.config import Config, OnStop
+from broker.errors import ConfigError, StoreError
+from broker.log import get_logger
+
+log = get_logger(__name__)
+
+
+async def reload(daemon: wiring.Daemon) -> None:
+    """SIGHUP: scope map and trust bundle anew; a bad file keeps the last good one and alarms (I7)."""
+    metrics = daemon.core.metrics
+    try:
+        if await daemon.policies.reload():
+            metrics.policy_generation(daemon.policies.generation)
+        elif daemon.policies.last_problem:
+            metrics.scope_map_load_failure()
+            log.error("scope map refused; the last good one stays", problem=daemon.policies.last_problem)
+    except StoreError:
+        log.exception("the scope map could not be loaded")
+    try:
+        if daemon.trust.reload():
+            daemon.policies.generation_raised(await daemon.core.store.write(lambda tx: tx.raise_generation()))
+            log.info("trust bundle loaded", generation=daemon.trust.generation)
+    except ConfigError as error:
+        log.error("trust bundle refused; the last good one stays", problems=error.problems)  # noqa: TRY400 - expected
+    except StoreError:
+        log.exception("the new trust bundle is in force, but its generation could not be written")
+
+
+async def serve(config: Config, *, on_stop: OnStop) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    reloads: set[asyncio.Task[None]] = set()
+    async with wiring.running(config) as daemon:
+
+        def hang_up() -> None:
+            task = asyncio.create_task(reload(daemon))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
+        process.sd_notify("READY=1", f"STATUS=serving {config.environment}")
+        async with _watchdog():
+            await stop.wait()
+            process.sd_notify("STOPPING=1")
+            log.info("draining", on_stop=on_stop.value)
+            await daemon.engine.drain(revoke=on_stop is OnStop.REVOKE)
+    log.info("stopped")
+    return 0
+
+
+@asynccontextmanager
+async def _watchdog() -> AsyncIterator[None]:
+    """Tell systemd twice per interval that the event loop turns, when it wants to know."""
+    interval = process.watchdog_seconds()
+
+    async def bark(every: float) -> None:
+        while True:
+            process.sd_notify("WATCHDOG=1")
+            await asyncio.sleep(every)
+
+    task = asyncio.create_task(bark(interval / 2)) if interval else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()

@@ -1,0 +1,56 @@
+"""May the broker be sent work?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from broker.leases.core import Core
+from broker.leases.engine import Engine
+from broker.log import get_logger
+
+PROBE_EVERY = 15.0  # seconds between looks at the providers
+
+log = get_logger(__name__)
+
+
+class Readiness:
+    """What `/readyz` answers, from looks taken in the background: a probe costs nothing and waits for nobody."""
+
+    def __init__(self, core: Core, engine: Engine) -> None:
+        self._core = core
+        self._engine = engine
+        self._provider_problems: list[str] = ["the providers have not been looked at yet"]
+
+    def problems(self) -> list[str]:
+        """Empty when the broker can do its work."""
+        found = list(self._provider_problems)
+        if self._engine.draining:
+            found.append("the broker is stopping")
+        if not self._core.epoch.fresh():
+            found.append("the broker has lost its right to write")
+        return found
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look every now and then, until the block ends."""
+        task = asyncio.create_task(self._watch(), name="readiness")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            found = []
+            for name, provider in self._core.providers.items():
+                try:
+                    found += [f"{name}: {problem}" for problem in await provider.check()]
+                except Exception:
+                    log.exception("provider check failed", provider=name)
+                    found.append(f"{name}: the check itself failed; see the log")
+            for problem in set(found) - set(self._provider_problems):
+                log.warning("provider is not ready", problem=problem)
+            self._provider_problems = found
+            await self._core.clock.sleep(PROBE_EVERY)
