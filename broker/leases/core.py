@@ -15,7 +15,7 @@ from broker.errors import BrokerError, Reason, access_denied
 from broker.guard.guard import Guard
 from broker.journal.records import Record
 from broker.keyring import Keyring, handle_of, hash_handle
-from broker.leases.epoch import EpochKeeper, EpochLost
+from broker.leases.epoch import EpochKeeper, EpochLost, epoch_lost
 from broker.metrics import Metrics
 from broker.model import NAME, Agent, JsonValue, Lease, Step, StepKey, StepState
 from broker.policy.decision import AccessRequest, Decision
@@ -79,7 +79,7 @@ class Core:
         try:
             self.epoch.fence(tx)
         except EpochLost:
-            raise BrokerError(Reason.EPOCH_LOST, "the broker lost its right to write; ask again") from None
+            raise epoch_lost() from None
 
     def decide(self, key: StepKey, scope: str, *, step: Step | None = None) -> Decision:
         """Ask today's map. `step` adds what a launcher has proven."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.leases import moves
 from broker.leases.core import Core, check_request_id, known_request, payload_hash
+from broker.leases.epoch import ASK_AGAIN
 from broker.leases.issuing import Asking, Issuing, refused
 from broker.leases.minting import Delivered, Minter
 from broker.leases.outcomes import Outcome, wait_for_evidence
@@ -174,7 +175,7 @@ class Engine:
 
     def _must_take_new_work(self) -> None:
         if self.draining:
-            raise BrokerError(Reason.DRAINING, "the broker is stopping; ask again")
+            raise BrokerError(Reason.DRAINING, "the broker is stopping; ask again", retry_after=ASK_AGAIN)
 
     def _run(self, work: Coroutine[None, None, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))

@@ -7,6 +7,7 @@ what it had in flight as a predecessor's.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from broker.clock import Clock
@@ -19,6 +20,8 @@ from broker.model import EndReason, LeaseState
 from broker.store.base import Store, Tx
 
 log = get_logger(__name__)
+
+ASK_AGAIN = timedelta(seconds=1)  # a new epoch is taken within one renewal, when the database can be written
 
 
 class EpochLost(Exception):
@@ -96,7 +99,7 @@ class EpochKeeper:
 
 def epoch_lost() -> BrokerError:
     """This process may not answer just now."""
-    return BrokerError(Reason.EPOCH_LOST, "the broker lost its right to write; ask again")
+    return BrokerError(Reason.EPOCH_LOST, "the broker lost its right to write; ask again", retry_after=ASK_AGAIN)
 
 
 def _adopt(tx: Tx, clock: Clock) -> tuple[int, int]:

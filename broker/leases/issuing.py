@@ -21,6 +21,7 @@ from broker.leases.core import (
     payload_hash,
     step_record,
 )
+from broker.leases.epoch import ASK_AGAIN
 from broker.leases.ids import new_lease_id, new_nonce
 from broker.leases.minting import Delivered, Minter
 from broker.leases.successors import link_successor
@@ -90,7 +91,7 @@ class Issuing:
                 return await self._issue(agent, handle, asked)
             except PolicyMoved:
                 continue
-        raise BrokerError(Reason.EPOCH_LOST, "the scope map keeps changing; ask again")
+        raise BrokerError(Reason.EPOCH_LOST, "the scope map keeps changing; ask again", retry_after=ASK_AGAIN)
 
     async def _issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
         core = self._core

@@ -22,6 +22,7 @@ from broker.leases.core import (
     payload_hash,
     step_record,
 )
+from broker.leases.epoch import ASK_AGAIN
 from broker.leases.ids import new_step_id
 from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step, StepKey, StepState
 from broker.policy.decision import Allowed, Concurrent, Decision, Denied
@@ -99,7 +100,7 @@ class Steps:
                 return await self._begin(agent, asked)
             except PolicyMoved:
                 continue
-        raise BrokerError(Reason.EPOCH_LOST, "the scope map keeps changing; ask again")
+        raise BrokerError(Reason.EPOCH_LOST, "the scope map keeps changing; ask again", retry_after=ASK_AGAIN)
 
     async def _begin(self, agent: Agent, asked: Opening) -> Opened:
         core = self._core

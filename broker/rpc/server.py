@@ -85,8 +85,7 @@ def handler(pipeline: Pipeline, servicer: Servicer) -> grpc.GenericRpcHandler:
             continue
         request = getattr(broker_pb2, method.input_type.name)
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            pipeline.wrap(method.name, methods[method.name]),
-            request_deserializer=request.FromString,
+            pipeline.wrap(method.name, methods[method.name], request.FromString),
             response_serializer=lambda message: message.SerializeToString(),
         )
     return grpc.method_handlers_generic_handler(SERVICE, handlers)

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError
 
 from broker.store.sqlite import OfflineStore, open_readonly
 from tests.support.bao import BaoServer, BrokerLogin
@@ -28,7 +28,9 @@ def toml(tree: Mapping[str, Any], prefix: str = "") -> str:
     """Enough of TOML for a config: scalars first, then sections."""
     scalars = [f"{key} = {json.dumps(value)}" for key, value in tree.items() if not isinstance(value, Mapping)]
     sections = [
-        f"\n[{prefix}{key}]\n{toml(value, f'{prefix}{key}.')}" for key, value in tree.items() if isinstance(value, Mapping)
+        f"\n[{prefix}{key}]\n{toml(value, f'{prefix}{key}.')}"
+        for key, value in tree.items()
+        if isinstance(value, Mapping)
     ]
     return "\n".join(scalars + sections)
 
@@ -101,14 +103,23 @@ class Deployment:
         """The database, read beside the daemon."""
         return open_readonly(self.database)
 
+    @property
+    def argv(self) -> list[str]:
+        """How the daemon is started."""
+        return [PYTHON, "-m", "broker", "serve", "--config", str(self.config)]
+
     @contextlib.contextmanager
-    def daemon(self, *args: str, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-        """From ready to stopped by SIGTERM; a test may end it earlier."""
-        argv = [PYTHON, "-m", "broker", "serve", "--config", str(self.config), *args]
+    def daemon(
+        self, *args: str, env: Mapping[str, str] | None = None, ready: Callable[[], bool] | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """From ready to stopped by SIGTERM; a test may end it earlier.
+
+        `ready`: what to wait for instead of /readyz, for a daemon that will not be ready.
+        """
         with running(
-            argv,
+            [*self.argv, *args],
             log=self.log,
-            ready=self.ready,
+            ready=ready or self.ready,
             env={**os.environ, **(env or {})},
             stop_signal=signal.SIGTERM,
         ) as process:
@@ -118,14 +129,18 @@ class Deployment:
         status, _ = self.http("readyz")
         return status == 200
 
+    def alive(self) -> bool:
+        status, _ = self.http("livez")
+        return status == 200
+
     def http(self, path: str) -> tuple[int, str]:
         """(status, body); (0, "") while nobody listens."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/{path}", timeout=2) as answer:
                 return answer.status, answer.read().decode()
-        except URLError as error:
-            return getattr(error, "code", 0) or 0, ""
-        except OSError:
+        except HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:  # URLError is one
             return 0, ""
 
 
