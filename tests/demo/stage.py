@@ -1,0 +1,104 @@
+"""Where the chapters play: the screen, the servers, and how a step is run and its credential tried afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from tests.demo.commands import Ran, run
+from tests.demo.screen import Screen, Stopwatch
+from tests.demo.site import BUCKET, Site
+from tests.demo.stories import LeaseStory, lease_stories
+from tests.support.bao import BaoServer
+from tests.support.moto import MotoServer
+
+RUN_ID = "run-42"  # a scheduler's name of this run
+LOOKUP_SELF = "auth/token/lookup-self"  # every live token of a step may
+DENY_WITHIN = 10.0  # seconds for the deny to be written; moto itself obeys at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """A step that has ended. `copy`: what a thief took of it, and what it was told; {} when it died before."""
+
+    ran: Ran
+    copy: Mapping[str, Any]
+
+    @property
+    def tokens(self) -> list[str]:
+        found: list[str] = self.copy.get("tokens", [])
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Everything that a chapter needs."""
+
+    screen: Screen
+    site: Site
+    bao: BaoServer
+    moto: MotoServer
+
+    def play(self, step: str, shown: str, argv: Sequence[str | Path], *, comment: str = "") -> Played:
+        """Run one step as a process of its own, and show what it prints."""
+        copy = self.site.folder / f"{step}.copy.json"
+        env = {**self.site.environment(step, RUN_ID), "DEMO_COPY": str(copy)}
+        self.screen.command(shown, comment)
+        program, *arguments = argv
+        ran = run(str(program), *arguments, env=env)
+        self.screen.output(ran.lines)
+        taken = json.loads(copy.read_text()) if copy.exists() else {}
+        copy.unlink(missing_ok=True)
+        return Played(ran=ran, copy=taken)
+
+    def leases(self, step: str) -> list[LeaseStory]:
+        """What the journal says of a step's leases."""
+        return lease_stories(self.site.journal(), run_id=RUN_ID, step=step)
+
+    def journal_says(self, step: str, *, rule: str, leases: int = 1) -> None:
+        """Check: that many leases, by that rule, each seen dead."""
+        found = self.leases(step)
+        right = [one for one in found if one.rule.startswith(f"{rule} (") and one.evidence == "SEEN_DEAD"]
+        told = str(found[0]) if found else "no lease"
+        slowest = max((one.dead_in for one in found), default=0.0)
+        text = f"journal: {told}" if leases == 1 else f"journal, {leases} leases: {told}"
+        self.screen.check(text, len(right) == len(found) == leases, seconds=slowest, seen=f"{len(found)} leases")
+
+    def tokens_dead(self, played: Played, path: str) -> None:
+        """Check by use: each copied token is refused what it could read, and root is told that there is no such token."""
+        watch = Stopwatch()
+        used = [self.bao.call("GET", what, token=token) for token in played.tokens for what in (path, LOOKUP_SELF)]
+        asked = [self.bao.call("POST", "auth/token/lookup", {"token": token}) for token in played.tokens]
+        seen = sorted({answer.status for answer in used}) or ["no copy"]
+        known = [answer for answer in asked if (answer.status, answer.body.get("errors")) != (403, ["bad token"])]
+        who = "a copy of the token" if len(played.tokens) == 1 else f"copies of all {len(played.tokens)} tokens"
+        text = f"{who}, used now: HTTP 403; root asks OpenBao for it: bad token"
+        self.screen.check(text, seen == [403] and not known, seconds=watch.seconds, seen=seen)
+
+    def session_dead(self, played: Played) -> None:
+        """Check by use: the copied AWS session is refused, as soon as the deny is written."""
+        watch = Stopwatch()
+        seen = self.put(played.copy)
+        while seen == "done" and watch.seconds < DENY_WITHIN:
+            time.sleep(0.05)
+            seen = self.put(played.copy)
+        text = "a copy of the session, used now: PutObject AccessDenied"
+        self.screen.check(text, seen == "AccessDenied", seconds=watch.seconds, seen=seen)
+
+    def put(self, copy: Mapping[str, Any]) -> str:
+        """Try to write with a copied session: "done", or AWS's error code."""
+        if "aws" not in copy:
+            return "no copy"
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        s3 = self.moto.client("s3", **{name.lower(): copy["aws"][name] for name in names})
+        try:
+            s3.put_object(Bucket=BUCKET, Key="nightly-etl/stolen", Body=b"")
+        except ClientError as error:
+            return str(error.response["Error"]["Code"])
+        return "done"
