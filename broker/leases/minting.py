@@ -88,7 +88,7 @@ class Minter:
                     "the credential can no longer be delivered; ask with a new request_id",
                     retry_after=timedelta(0),
                 )
-            return BrokerError(Reason.LEASE_ENDED, "the lease of this request has ended")
+            return _lease_ended()
 
         error = await core.store.write(operation)
         core.lane.set()
@@ -199,6 +199,8 @@ class Minter:
         if why is EndReason.POLICY_CHANGED:
             return access_denied()
         now_step = await self._core.store.read(lambda tx: tx.step(step.id))
+        if now_step is not None and now_step.state is StepState.OPEN:
+            return _lease_ended()  # only this lease was asked to die
         return step_ended(now_step or step)
 
     def _activate(self, tx: Tx, lease: Lease, step: Step, minted: Minted) -> Lease | EndReason:
@@ -290,6 +292,10 @@ class Minter:
         task = asyncio.create_task(work)
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
+
+
+def _lease_ended() -> BrokerError:
+    return BrokerError(Reason.LEASE_ENDED, "the lease of this request has ended")
 
 
 def _failed(why: str) -> BrokerError:

@@ -16,7 +16,7 @@ LOAD = "workflow/nightly/step/load"
 REPORT = "workflow/nightly/step/report"
 
 # A guard and a rate limit that never stand in the way: they have tests of their own.
-ROOMY = {
+ROOMY: dict[str, Any] = {
     "guard": {tier: {"budget": 1000, "hourly": 100_000} for tier in ("low", "elevated", "high")},
     "limits": {"request_rate": 5000.0, "request_burst": 5000},
 }
@@ -54,9 +54,10 @@ scopes:
   kv: {{vault: {{role: {name}-kv, read: secret/data/{name}}}, ttl: 10m, tier: low}}
   db: {{vault: {{role: {name}-db, read: database/creds/{name}-db}}, ttl: 10m, tier: low}}
   slow: {{vault: {{role: {name}-slow, read: database/creds/{name}-slow}}, ttl: 10m, tier: low}}
+  danger: {{vault: {{role: {name}-token}}, ttl: 10m, tier: high}}
   reports: {{vault: {{role: {name}-token}}, ttl: 10m, tier: low}}
 grants:
-  nightly: {{workloads: [load], workflows: [nightly], scopes: [token, kv, db, slow], max_step: 2h}}
+  nightly: {{workloads: [load], workflows: [nightly], scopes: [token, kv, db, slow, danger], max_step: 2h}}
   reporting: {{workloads: [report], workflows: [nightly], scopes: [reports], max_step: 2h}}
 """
 

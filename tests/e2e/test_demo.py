@@ -1,0 +1,152 @@
+"""`make demo` as a visitor runs it: what it says, how it ends, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import wait_until
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 110  # seconds; the demo takes about 15 on two idle cores
+SCOPES = ROOT / "tests" / "demo" / "scopes.yaml"
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    """A marker in TMPDIR by which whatever the demo starts can be found again."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    return {**kept, "TMPDIR": str(tmp_path), **more}
+
+
+def demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "tests.demo", *arguments]
+    return subprocess.run(
+        argv, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+
+
+@contextlib.contextmanager
+def started(tmp_path: Path, *arguments: str, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """The demo on a terminal of its own, and the file with what it says there."""
+    said = tmp_path.parent / f"{tmp_path.name}.said"
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.demo", *arguments],
+        cwd=ROOT,
+        env=environment(tmp_path, TERM="xterm", COLUMNS="120", **more),
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    copier = subprocess.Popen(["cat"], stdin=master, stdout=said.open("wb"), stderr=subprocess.DEVNULL)
+    os.close(master)
+    try:
+        yield process, said
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+        copier.wait(10)
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    """Processes started by that demo that are still there, and files in its TMPDIR."""
+    found = [str(path) for path in tmp_path.iterdir()]
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdecimal() and f"TMPDIR={tmp_path}\0".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_every_expectation_holds_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    ran = demo(tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.fullmatch(r"demo: [1-9][0-9]+ passed, 0 failed", ran.stdout.splitlines()[-1])
+    assert "\x1b" not in ran.stdout  # no colour into a pipe
+    assert len(ran.stdout.splitlines()) < 75
+    assert ran.stderr == ""
+    assert left_behind(tmp_path) == []
+
+
+def test_an_expectation_that_does_not_hold_is_counted_and_told_by_the_exit_status(tmp_path: Path) -> None:
+    too_wide = tmp_path.parent / f"{tmp_path.name}.yaml"
+    too_wide.write_text(SCOPES.read_text().replace("scopes: [prices-read]", "scopes: [prices-read, lake-write]"))
+    ran = demo(tmp_path, "--scopes", str(too_wide))
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert re.fullmatch(r"demo: [1-9][0-9]* passed, [1-9][0-9]* failed", ran.stdout.splitlines()[-1])
+    assert "✗ lake-write is refused" in ran.stdout
+    assert "✗ scopes.yaml: who may have what; its own tests: 3 passed, 1 failed" in ran.stdout
+    assert left_behind(tmp_path) == []
+
+
+def test_a_daemon_that_does_not_start_is_a_failure_with_its_reason(tmp_path: Path) -> None:
+    broken = tmp_path.parent / f"{tmp_path.name}.yaml"
+    broken.write_text(SCOPES.read_text().replace("tier: elevated", "tier: elevatde"))
+    ran = demo(tmp_path, "--scopes", str(broken))
+    assert ran.returncode == 1
+    assert "did you mean" in ran.stdout
+    assert ran.stdout.splitlines()[-1].endswith(" failed")
+    assert "Traceback" not in ran.stdout + ran.stderr
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("after", ["OpenBao", "1 credential dead"])
+def test_ctrl_c_stops_every_server(tmp_path: Path, after: str) -> None:
+    with started(tmp_path) as (process, said):
+        wait_until(lambda: after in said.read_text(), within=LIMIT, what=f"{after!r} on the screen")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the servers as well
+        assert process.wait(30) == 130
+        wait_until(lambda: left_behind(tmp_path) == [], within=10, what="nothing left behind")
+    assert "\x1b[" in said.read_text()  # colour on a terminal
+
+
+def typed(commands: Mapping[str, str], beginning: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Type one of the printed commands into a new shell, after the one that sets the environment."""
+    source = next(command for command in commands if command.startswith(". "))
+    command = next(command for command in commands if command.startswith(beginning))
+    return subprocess.run(
+        ["sh", "-c", f"{source} && {command}"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+
+
+def printed_commands(said: str) -> dict[str, str]:
+    """Command → what it is for, as they stand on the screen."""
+    lines = [line.strip() for line in said.splitlines()]
+    pairs = zip(lines, lines[1:], strict=False)
+    return {command: note for note, command in pairs if note.startswith("# ")}
+
+
+def test_keep_leaves_everything_running_and_prints_commands_that_work(tmp_path: Path) -> None:
+    with started(tmp_path, "--keep", NO_COLOR="1") as (process, said):
+        wait_until(lambda: "Ctrl-C here" in said.read_text(), within=LIMIT, what="the commands on the screen")
+        commands = printed_commands(said.read_text())
+
+        who = typed(commands, "stepcred whoami", tmp_path.parent)
+        assert "spiffe://demo.local/workflow/nightly-etl/step/extract" in who.stdout, who.stderr
+        assert typed(commands, "stepcred can orders-read", tmp_path.parent).stdout.startswith("yes: orders-read")
+        assert typed(commands, "stepcred can lake-write", tmp_path.parent).returncode == 1
+        read = typed(commands, "stepcred exec", tmp_path.parent)
+        assert read.returncode == 0, read.stderr
+        assert "password" in read.stdout
+        assert "1 credential dead, proven" in read.stderr
+        denial = typed(commands, "stepcred-broker scopes explain --denial", tmp_path.parent)
+        assert "nightly-report" in denial.stdout
+        assert typed(commands, "stepcred-broker audit verify", tmp_path.parent).returncode == 0
+        assert len(typed(commands, "stepcred-broker audit export", tmp_path.parent).stdout.splitlines()) == 3
+
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        wait_until(lambda: left_behind(tmp_path) == [], within=10, what="nothing left behind")
+    assert said.read_text().splitlines()[-1].endswith(" 0 failed")
