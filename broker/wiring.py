@@ -33,7 +33,7 @@ from broker.model import ScopeKind
 from broker.policy.holder import Policies
 from broker.policy.load import load
 from broker.providers.aws.scope import AwsScope
-from broker.providers.base import ChecksRoles, Provider
+from broker.providers.base import ChecksScopes, DeclaredScope, Provider
 from broker.providers.vault.scope import VaultScope
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
@@ -215,11 +215,15 @@ async def check_live(config: Config) -> list[str]:
     scope_map = load(
         config.scopes.file, scope_kinds(), environment=config.environment, trust_domain=config.trust_domain
     )
-    roles = sorted({str(scope.block["role"]) for scope in scope_map.scopes.values() if scope.provider == "vault"})
     ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
     found: list[str] = []
     for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0).items():
-        asked = provider.check_roles(roles) if isinstance(provider, ChecksRoles) else provider.check()
+        declared = [
+            DeclaredScope(block=scope.block, ttl=scope.ttl)
+            for scope in scope_map.scopes.values()
+            if scope.provider == name
+        ]
+        asked = provider.check_scopes(declared) if isinstance(provider, ChecksScopes) else provider.check()
         try:
             found += [f"{name}: {problem}" for problem in await asked]
         finally:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from broker.model import Credential, Evidence, JsonValue, Revocability
@@ -120,10 +120,18 @@ class SettlesDoubt(Protocol):
         ...
 
 
-@runtime_checkable
-class ChecksRoles(Protocol):
-    """Can say whether it may mint through roles that scopes name."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeclaredScope:
+    """A scope as the map declares it; templates in its block are not filled."""
 
-    async def check_roles(self, roles: Iterable[str]) -> list[str]:
-        """As `Provider.check`, and each role exists and may be used. Mints nothing."""
+    block: Mapping[str, JsonValue]
+    ttl: timedelta
+
+
+@runtime_checkable
+class ChecksScopes(Protocol):
+    """Can say whether it may mint, and end, what scopes declare."""
+
+    async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> list[str]:
+        """As `Provider.check`, and for each of these scopes. Mints nothing."""
         ...

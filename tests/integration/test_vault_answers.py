@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from broker.providers.base import MintInDoubt, MintRefused, ProviderError
+from broker.providers.base import DeclaredScope, MintInDoubt, MintRefused, ProviderError
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import TokenFile, VaultSettings
@@ -19,6 +20,8 @@ from tests.support.postgres import PostgresServer
 from tests.support.vault import new_ref, order_of, token_name, vault_provider, with_refs
 
 BROKER = "answers-broker"
+KV = DeclaredScope(block={"role": "kv"}, ttl=timedelta(minutes=5))
+FOREIGN = DeclaredScope(block={"role": "foreign"}, ttl=timedelta(minutes=5))
 
 
 @pytest.fixture(scope="module")
@@ -201,11 +204,11 @@ async def test_answers_of_another_cluster_prove_nothing(bao: BaoServer, login: B
 async def test_check_rehearses_each_role_and_says_what_to_do(bao: BaoServer, login: BrokerLogin) -> None:
     before = len(bao.live_tokens())
     async with vault_provider(bao.address, login) as provider:
-        assert await provider.check_roles(["kv"]) == []
-        (problem,) = await provider.check_roles(["kv", "foreign"])
+        assert await provider.check_scopes([KV]) == []
+        (problem,) = await provider.check_scopes([KV, FOREIGN])
         assert "update and sudo on auth/token/create/foreign" in problem
-        broker_may(bao, 'path "auth/token/create/*" { capabilities = ["update", "sudo"] }')
-        (problem,) = await provider.check_roles(["foreign"])
+        broker_may(bao, 'path "auth/token/*" { capabilities = ["read", "update", "sudo"] }')
+        (problem,) = await provider.check_scopes([FOREIGN])
         assert "does not exist" in problem
     assert len(bao.live_tokens()) == before + 1  # the broker's own
 
@@ -230,7 +233,7 @@ async def test_a_token_file_logs_in_too(bao: BaoServer, login: BrokerLogin, tmp_
     ).body["auth"]
     (tmp_path / "token").write_text(auth["client_token"] + "\n")
     async with vault_provider(bao.address, login, auth=TokenFile(path=tmp_path / "token")) as provider:
-        assert await provider.check_roles(["kv"]) == []
+        assert await provider.check_scopes([KV]) == []
 
 
 async def test_a_sealed_server_refuses_nothing_definitely(tmp_path: Path) -> None:

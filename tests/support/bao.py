@@ -168,9 +168,16 @@ class BrokerLogin:
 
 def broker_policy(roles: Sequence[TokenRole]) -> str:
     """Exactly what the broker needs for these roles: it reads no secret and touches no foreign token."""
-    lines = ['path "auth/token/lookup" { capabilities = ["update"] }']
+    lines = [
+        f'path "{path}" {{ capabilities = ["update"] }}'
+        for path in ("auth/token/lookup", "auth/token/renew-self", "sys/capabilities-self")
+    ]
     lines += [
         f'path "auth/token/create/{name}" {{ capabilities = ["update", "sudo"] }}'  # sudo: custom token ids
+        for name in [*(role.name for role in roles), TOMB_ROLE]
+    ]
+    lines += [
+        f'path "auth/token/roles/{name}" {{ capabilities = ["read"] }}'  # for `check --live`
         for name in [*(role.name for role in roles), TOMB_ROLE]
     ]
     creds = sorted({path for role in roles for path in role.creds})

@@ -75,6 +75,10 @@ class VaultClient:
         )
         return _token_answer(body)
 
+    async def token_role(self, asker: Secret, name: str) -> dict[str, Any]:
+        """How a token role is configured."""
+        return _data(await self._token_api(asker).read_role(name))
+
     async def lookup(self, asker: Secret, token: Secret) -> dict[str, Any]:
         return _data(await self._token_api(asker).lookup(token.reveal()))
 

@@ -17,6 +17,7 @@ from broker.errors import ConfigError
 from broker.keyring import Keyring
 from broker.model import Evidence, Revocability, VaultToken
 from broker.providers.base import (
+    DeclaredScope,
     LeaseRef,
     Minted,
     MintInDoubt,
@@ -32,6 +33,7 @@ from broker.providers.vault.client import TokenAnswer, VaultClient
 from broker.providers.vault.credentials import child_of, credential_of
 from broker.providers.vault.login import Login, LoginFailed, Session
 from broker.providers.vault.names import token_id
+from broker.providers.vault.rights import Rights
 from broker.providers.vault.scope import VaultBlock, is_leased, is_path
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.tokens import Owner, Tokens
@@ -59,6 +61,7 @@ class VaultProvider:
         self._login = Login(self._client, settings.auth, clock)
         self._tokens = Tokens(self._client, settings)
         self._children = Children(self._client, settings, clock)
+        self._rights = Rights(self._client, self._tokens, settings)
 
     async def close(self) -> None:
         await self._transport.close()
@@ -244,22 +247,20 @@ class VaultProvider:
     # --- check ---
 
     async def check(self) -> list[str]:
-        """Reachable, unsealed, a login that works, and a tomb role that may be used."""
-        return await self.check_roles([])
+        """Reachable, unsealed, a login that works, and a tomb role that may be used. Cheap: asked all the time."""
+        session = await self._checking()
+        return [session] if isinstance(session, str) else await self._rights.tomb(session.token)
 
-    async def check_roles(self, roles: Iterable[str]) -> list[str]:
-        """The same, and that each of these token roles exists and may be used. Mints nothing."""
+    async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> list[str]:
+        """The same, and that tokens and secrets of these scopes can be made and ended. Mints nothing."""
+        session = await self._checking()
+        return [session] if isinstance(session, str) else await self._rights.problems(session.token, scopes)
+
+    async def _checking(self) -> Session | str:
         try:
-            session = await self._login.session()
+            return await self._login.session()
         except LoginFailed as error:
-            return [f"{error}; see that {self._settings.address} is up and unsealed, and the broker's credentials"]
-        problems = []
-        try:
-            for role in [self._settings.tomb_role, *roles]:
-                problems += [await self._tokens.rehearse(session.token, role)]
-        except (VaultUnreachable, VaultLost) as error:
-            problems.append(f"vault: {error}")
-        return [problem for problem in problems if problem]
+            return f"{error}; see that {self._settings.address} is up and unsealed, and the broker's credentials"
 
 
 def _unfit(made: TokenAnswer, token: Secret, seconds: int) -> str:
