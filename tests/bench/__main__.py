@@ -1,0 +1,85 @@
+"""`make bench`: every figure of one run, as ratios, in a table and in build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tests.bench import growth
+from tests.bench.report import Figure, show, write_json
+from tests.bench.rounds import Bench, Plan, say
+from tests.bench.setup import fsync_us, scratch, world
+from tests.support.bao import find_bao
+
+WIDTH = 150  # columns, where nobody is looking
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each comparison (default 5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of one sample (default 1)")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
+    parser.add_argument("--quick", action="store_true", help="does everything once and proves nothing")
+    return parser.parse_args()
+
+
+def run(*, rounds: int, seconds: float, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
+    """All figures, and under what circumstances."""
+    start = time.monotonic()
+    say("decide() and import")
+    figures: list[Figure] = [growth.grants(rounds, many=many_grants), growth.import_ms(rounds)]
+    with scratch() as folder:
+        about = circumstances(folder)
+        say("starting OpenBao (raft, TLS), two daemons, an echo and the load generator")
+        with world(folder) as everything:
+            bench = Bench(world=everything, plan=Plan(rounds=rounds, seconds=seconds))
+            figures = [
+                *bench.issue_vs_echo(),
+                *bench.issue_vs_direct(),
+                *bench.cycle_vs_direct(),
+                *bench.steps(),
+                *figures,
+                *bench.memory(),
+            ]
+    return about | {"seconds": round(time.monotonic() - start)}, figures
+
+
+def circumstances(folder: Path) -> dict[str, Any]:
+    """What an absolute figure means nothing without."""
+    bao = subprocess.run([find_bao(), "version"], capture_output=True, text=True, check=True, timeout=30)
+    return {
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "grpcio": version("grpcio"),
+        "openbao": bao.stdout.split()[1],
+        "fsync_us": round(fsync_us(folder)),
+    }
+
+
+def main() -> int:
+    asked = arguments()
+    if asked.quick:
+        about, figures = run(rounds=1, seconds=0.15, many_grants=400)
+    else:
+        about, figures = run(rounds=asked.rounds, seconds=asked.seconds, many_grants=10_000)
+    write_json(asked.json, about, figures)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    show(console, about, figures)
+    say(f"figures in {asked.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

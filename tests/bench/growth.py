@@ -1,0 +1,94 @@
+"""What does not need the daemon: `decide()` at many grants, and what importing the SDK costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from math import isqrt
+
+from broker.policy.decision import AccessRequest, Allowed
+from broker.policy.load import parse
+from broker.policy.scope_map import ScopeMap
+from broker.wiring import scope_kinds
+from tests.bench.figures import Spread, Value
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+STRIDE = 7919  # a prime: neighbours in the list of questions are not neighbours in the map
+
+# Settled before the clock starts: everything that grpc brings along is there in a step that talks to anything.
+IMPORT = "import grpc, time; t = time.perf_counter(); import stepcred; stepcred.connect; print(time.perf_counter() - t)"
+
+
+def map_of(grants: int) -> tuple[ScopeMap, list[AccessRequest]]:
+    """A map with a square number of grants, each for one workload and scope, and a question that fits each."""
+    side = isqrt(grants)
+    workloads = [f'  w{i}: {{id: "spiffe://dev.local/workflow/{{workflow}}/step/s{i}"}}' for i in range(side)]
+    scopes = [f"  x{i}: {{vault: {{role: r{i}}}, ttl: 10m, tier: low}}" for i in range(side)]
+    rules = [
+        f'  g{i}-{j}: {{workloads: [w{i}], workflows: ["*"], scopes: [x{j}]}}' for i in range(side) for j in range(side)
+    ]
+    head = ["version: 1", "environment: dev", "trust_domain: dev.local"]
+    text = "\n".join([*head, "workloads:", *workloads, "scopes:", *scopes, "grants:", *rules, ""])
+    asked = [
+        AccessRequest(
+            agent=f"spiffe://dev.local/workflow/etl/step/s{i}",
+            workflow="etl",
+            run="1",
+            step=f"s{i}",
+            scope=f"x{j}",
+            now=NOW,
+        )
+        for i in range(side)
+        for j in range(side)
+    ]
+    return parse(text, "bench.yaml", scope_kinds()), asked
+
+
+def decide_us(scope_map: ScopeMap, asked: list[AccessRequest], times: int) -> float:
+    """Microseconds for one decision, over `times` different questions."""
+    questions = [asked[k * STRIDE % len(asked)] for k in range(times)]
+    assert all(isinstance(scope_map.decide(question), Allowed) for question in questions[:100])
+    start = time.perf_counter()
+    for question in questions:
+        scope_map.decide(question)
+    return (time.perf_counter() - start) / times * 1e6
+
+
+def grants(rounds: int, *, few: int = 100, many: int = 10_000, times: int = 5_000) -> Value:
+    """`growth.grants`: the cost of a decision at `many` grants over that at `few`, alternating."""
+    start = time.perf_counter()
+    small, large = map_of(few), map_of(many)
+    loading = time.perf_counter() - start
+    pairs = [(decide_us(*small, times), decide_us(*large, times)) for _ in range(rounds + 1)][1:]
+    return Value(
+        key="growth.grants",
+        what=f"decide() at {many:,} grants against {few:,}",
+        unit="x",
+        value=Spread.of([b / a for a, b in pairs]),
+        detail={
+            "few": few,
+            "many": many,
+            "few_us": Spread.of([a for a, _ in pairs]).median,
+            "many_us": Spread.of([b for _, b in pairs]).median,
+            "load_seconds": loading,
+        },
+    )
+
+
+def import_ms(rounds: int) -> Value:
+    """`import_ms`: a new interpreter each time, what `stepcred.connect` needs beyond `import grpc`."""
+
+    def once() -> float:
+        done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, timeout=60)
+        return float(done.stdout) * 1000
+
+    found = [once() for _ in range(rounds + 1)][1:]
+    return Value(
+        key="import_ms",
+        what="import stepcred, with connect, beyond import grpc",
+        unit="ms",
+        value=Spread.of(found),
+        detail={},
+    )

@@ -1,0 +1,111 @@
+"""The load generator, a process of its own: `python -m tests.bench.load TARGETS`.
+
+Reads one JSON order per line, `{"side", "concurrency", "seconds"}`, and answers each with a sample. Closed loop:
+each of the `concurrency` workers sends its next call when the last one is answered, until the time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.bench.targets import Targets, read_targets
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Side(Protocol):
+    """Something to be measured. Only `once` is timed."""
+
+    async def prepare(self, workers: int) -> None: ...
+
+    async def once(self, worker: int) -> Mapping[str, float]:
+        """One operation; seconds of each part of it worth knowing."""
+        ...
+
+    async def finish(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What one order found."""
+
+    ops: int
+    seconds: float
+    parts_ms: dict[str, list[float]]
+    cpu_seconds: dict[str, float]  # by process
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far; resolution 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+async def measure(side: Side, *, concurrency: int, seconds: float, watch: Mapping[str, int]) -> Sample:
+    """Prepare, run for the time given, finish; the first error ends it."""
+    await side.prepare(concurrency)
+    parts: defaultdict[str, list[float]] = defaultdict(list)
+    ops = 0
+
+    async def work(worker: int) -> None:
+        nonlocal ops
+        while time.perf_counter() < until:
+            for name, took in (await side.once(worker)).items():
+                parts[name].append(took * 1000)
+            ops += 1
+
+    before = {name: cpu_seconds(pid) for name, pid in watch.items()}
+    start = time.perf_counter()
+    until = start + seconds
+    async with asyncio.TaskGroup() as group:
+        for worker in range(concurrency):
+            group.create_task(work(worker))
+    took = time.perf_counter() - start
+    used = {name: cpu_seconds(pid) - before[name] for name, pid in watch.items()}
+    await side.finish()
+    return Sample(ops=ops, seconds=took, parts_ms=dict(parts), cpu_seconds=used)
+
+
+def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
+    """Every side by name."""
+    from tests.bench.brokered import Issue, SdkCycle, StepLife
+    from tests.bench.direct import Create, HvacCycle, Kill
+
+    step = targets.vault.agents[0]
+    return {
+        "echo": lambda: Issue(targets.echo, opens=False),
+        "null": lambda: Issue(targets.null),
+        "vault": lambda: Issue(targets.vault),
+        "step": lambda: StepLife(targets.vault),
+        "cycle": lambda: SdkCycle(targets.vault),
+        "create": lambda: Create(targets.direct, step, login_each=False),
+        "login_create": lambda: Create(targets.direct, step, login_each=True),
+        "kill": lambda: Kill(targets.direct, step),
+        "hvac_cycle": lambda: HvacCycle(targets.direct, step),
+    }
+
+
+async def serve(targets: Targets) -> None:
+    known = sides(targets)
+    watch = {**targets.watch, "load": os.getpid()}
+    made: dict[str, Side] = {}
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        order = json.loads(line)
+        name = order["side"]
+        if name not in made:
+            made[name] = known[name]()
+        sample = await measure(made[name], concurrency=order["concurrency"], seconds=order["seconds"], watch=watch)
+        print(json.dumps(asdict(sample)), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(read_targets(Path(sys.argv[1]))))

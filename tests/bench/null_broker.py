@@ -1,0 +1,51 @@
+"""The daemon as it is, with one thing replaced: a provider that mints nothing and is dead at once.
+
+What is left is the broker's own cost: identity, policy, guard, two durable commits, journal.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+
+from broker import wiring
+from broker.__main__ import main
+from broker.model import Evidence, VaultToken
+from broker.providers.base import LeaseRef, Minted, MintOrder, Progress, Provider
+from broker.secret import Secret
+
+
+class NullProvider:
+    """Answers at once. Its tokens have the shape of Vault's."""
+
+    name = "vault"  # in the place of that one, so that the scope map's blocks are real ones
+
+    async def mint(self, order: MintOrder) -> Minted:
+        token = Secret(f"scv1-k1-{secrets.token_hex(32)}")
+        return Minted(
+            credential=VaultToken(token=token, address="null://"),
+            refs={"accessor": secrets.token_hex(12)},
+            provider_request_id=order.ref.lease_id,
+        )
+
+    async def revoke(self, ref: LeaseRef) -> Progress:
+        return Progress(evidence=Evidence.SEEN_DEAD)
+
+    async def probe(self, ref: LeaseRef) -> Evidence | None:
+        return Evidence.SEEN_DEAD
+
+    async def check(self) -> list[str]:
+        return []
+
+    async def close(self) -> None:
+        return None
+
+
+def providers(*_: object, **__: object) -> dict[str, Provider]:
+    """Stands for `broker.wiring.providers`."""
+    return {NullProvider.name: NullProvider()}
+
+
+if __name__ == "__main__":
+    setattr(wiring, "providers", providers)  # noqa: B010 - deliberate: the one seam that this process replaces
+    sys.exit(main())

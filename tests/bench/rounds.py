@@ -1,0 +1,113 @@
+"""What is measured, side against side, alternating in one run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.bench.figures import Measured, Parts, Ratio, Spread, Value, latency, throughput
+from tests.bench.load import Sample
+from tests.bench.setup import World, rss_mb
+
+MANY = 32  # calls in flight
+CYCLES = 16  # whole steps at a time
+ONE = 1
+STEP_PARTS = ("begin", "issue", "end", "dead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long."""
+
+    rounds: int  # counted ones; one more before them warms up
+    seconds: float  # of one sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The comparisons, in the order of the table."""
+
+    world: World
+    plan: Plan
+
+    def issue_vs_echo(self) -> list[Ratio]:
+        """The broker's own cost."""
+        what = "issue with a null provider / bare mTLS echo"
+        many = self._alternate("null", "echo", concurrency=MANY)
+        one = self._alternate("null", "echo", concurrency=ONE, share=0.4)
+        return [
+            throughput("issue_vs_echo", what, MANY, **_pair(many, "null", "echo", "issue")),
+            latency("issue_vs_echo.p50", what, ONE, **_pair(one, "null", "echo", "issue")),
+        ]
+
+    def issue_vs_direct(self) -> list[Ratio]:
+        """Issue of a token, against what a lean client gets from OpenBao itself."""
+        found = self._alternate("vault", "create", "login_create", concurrency=MANY)
+        one = self._alternate("vault", "create", concurrency=ONE, share=0.4)
+        create, login = "issue / direct token create", "issue / direct cert login + token create"
+        return [
+            throughput("issue_vs_direct.create", create, MANY, **_pair(found, "vault", "create", "issue")),
+            throughput("issue_vs_direct.login_create", login, MANY, **_pair(found, "vault", "login_create", "issue")),
+            latency("issue_vs_direct.create.p50", create, ONE, **_pair(one, "vault", "create", "issue")),
+        ]
+
+    def cycle_vs_direct(self) -> list[Ratio]:
+        """A whole step by the SDK, against what its author would write instead."""
+        what = "connect, begin, issue, end with proof / hvac: login, create, revoke-self"
+        many = self._alternate("cycle", "hvac_cycle", concurrency=CYCLES)
+        one = self._alternate("cycle", "hvac_cycle", concurrency=ONE, share=0.6)
+        return [
+            throughput("cycle_vs_direct.throughput", what, CYCLES, **_pair(many, "cycle", "hvac_cycle", "cycle")),
+            latency("cycle_vs_direct.p50", what, ONE, **_pair(one, "cycle", "hvac_cycle", "cycle")),
+        ]
+
+    def steps(self) -> list[Ratio | Parts]:
+        """A step's life over a warm connection, and its end against a bare revoke and look-up."""
+        what = "EndStep with proof / direct revoke-self + lookup"
+        one = self._alternate("step", "kill", concurrency=ONE, share=0.6)
+        many = self._alternate("step", "kill", concurrency=MANY)
+        return [
+            latency("time_to_dead", what, ONE, **_pair(one, "step", "kill", "end")),
+            latency("time_to_dead.busy", what, MANY, **_pair(many, "step", "kill", "end")),
+            _parts("step", ONE, one["step"]),
+            _parts("step.busy", MANY, many["step"]),
+        ]
+
+    def memory(self) -> list[Value]:
+        """At the end, when every lease of the run is a terminal row."""
+        pids = {"rss_mb": self.world.vault_pid, "rss_mb.null": self.world.null_pid}
+        found = []
+        for key, pid in pids.items():
+            detail = {"idle": self.world.idle_mb[pid], "peak": rss_mb(pid, "VmHWM")}
+            what = "the daemon's resident memory after this run"
+            found.append(Value(key=key, what=what, unit="MB", value=Spread.of([rss_mb(pid)]), detail=detail))
+        return found
+
+    def _alternate(self, *sides: str, concurrency: int, share: float = 1.0) -> dict[str, list[Sample]]:
+        """Each side once per round, forwards and backwards in turn, so that a drift of the machine hits all alike."""
+        found: dict[str, list[Sample]] = {side: [] for side in sides}
+        for number in range(self.plan.rounds + 1):
+            say(f"{' / '.join(sides)}, {concurrency} in flight: round {number} of {self.plan.rounds}")
+            for side in sides if number % 2 else reversed(sides):
+                sample = self.world.load.sample(side, concurrency=concurrency, seconds=self.plan.seconds * share)
+                if number:  # the first one warms up
+                    found[side].append(sample)
+        return found
+
+
+def _pair(found: Mapping[str, Sequence[Sample]], ours: str, theirs: str, part: str) -> dict[str, Measured]:
+    return {
+        "ours": Measured(side=ours, part=part, samples=found[ours]),
+        "theirs": Measured(side=theirs, part=part, samples=found[theirs]),
+    }
+
+
+def _parts(key: str, concurrency: int, samples: Sequence[Sample]) -> Parts:
+    parts = tuple(Measured(side="step", part=part, samples=samples).summary() for part in STEP_PARTS)
+    return Parts(key=key, what="a step at OpenBao: begin, issue, end with proof", concurrency=concurrency, parts=parts)
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
