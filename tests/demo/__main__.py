@@ -72,7 +72,8 @@ def _play(screen: Screen, folder: Path, scope_map: Path, *, stay: bool) -> None:
         extract(stage)
         load(stage)
         reference = report(stage)
-        audit(stage, runaway(stage))
+        runaway(stage)
+        audit(stage)
         if stay:
             screen.total()
             screen.plain("", "Everything is still running. In another terminal:", "")

@@ -12,8 +12,8 @@ from tests.demo.stage import Played, Stage
 BUDGET = 3  # of tier `high`, for a step's whole life
 
 
-def runaway(stage: Stage) -> list[str]:
-    """Locked, its credentials dead; held when it comes back. Returns the tokens it had."""
+def runaway(stage: Stage) -> None:
+    """Locked, its credentials dead; held when it comes back."""
     screen = stage.screen
     screen.chapter("repair runs away: tier `high`, again and again", spiffe_id("repair"))
     first = stage.play("repair", "python repair.py", step_program("repair"))
@@ -33,7 +33,6 @@ def runaway(stage: Stage) -> list[str]:
         seconds=again.ran.seconds,
         seen=_told(again),
     )
-    return first.tokens
 
 
 def _told(played: Played) -> str:
@@ -41,7 +40,7 @@ def _told(played: Played) -> str:
     return f"{len(played.tokens)} credentials, then {stopped}" if stopped else played.ran.last
 
 
-def audit(stage: Stage, tokens: list[str]) -> None:
+def audit(stage: Stage) -> None:
     """The journal, the backend and the files."""
     screen, site = stage.screen, stage.site
     screen.chapter("afterwards")
@@ -56,8 +55,9 @@ def audit(stage: Stage, tokens: list[str]) -> None:
     text = f"OpenBao lists {len(alive)} live tokens, none of them of a lease"
     screen.check(text, not of_leases, seen=f"{len(of_leases)} are")
     files = [path for path in site.folder.glob("broker.*") if path.is_file()]
-    leaked = [path.name for path in files for token in tokens if token.encode() in path.read_bytes()]
-    screen.check("no credential in database, journal or log", tokens and not leaked, seen=leaked)
+    leaked = [path.name for path in files for secret in stage.secrets if secret.encode() in path.read_bytes()]
+    text = f"none of the {len(stage.secrets)} tokens and keys is in database, journal or log"
+    screen.check(text, stage.secrets and not leaked, seen=leaked)
 
 
 def _tampered(database: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import time
@@ -19,7 +20,8 @@ class Screen:
     def __init__(self) -> None:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace", line_buffering=True)
-        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        plain = False if os.environ.get("NO_COLOR") else None  # rich itself would still print in bold
+        self._console = Console(force_terminal=plain, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._chapters = 0
         self.passed = 0
         self.failed = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Stage:
     site: Site
     bao: BaoServer
     moto: MotoServer
+    secrets: list[str] = field(default_factory=list, repr=False)  # of every copy
 
     def play(self, step: str, shown: str, argv: Sequence[str | Path], *, comment: str = "") -> Played:
         """Run one step as a process of its own, and show what it prints."""
@@ -55,6 +56,9 @@ class Stage:
         self.screen.output(ran.lines)
         taken = json.loads(copy.read_text()) if copy.exists() else {}
         copy.unlink(missing_ok=True)
+        secret = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        self.secrets.extend(taken.get("tokens", []))
+        self.secrets.extend(taken["aws"][name] for name in secret if "aws" in taken)
         return Played(ran=ran, copy=taken)
 
     def leases(self, step: str) -> list[LeaseStory]:
@@ -75,11 +79,11 @@ class Stage:
         watch = Stopwatch()
         used = [self.bao.call("GET", what, token=token) for token in played.tokens for what in (path, LOOKUP_SELF)]
         asked = [self.bao.call("POST", "auth/token/lookup", {"token": token}) for token in played.tokens]
-        seen = sorted({answer.status for answer in used}) or ["no copy"]
+        seen = sorted({answer.status for answer in used})
         known = [answer for answer in asked if (answer.status, answer.body.get("errors")) != (403, ["bad token"])]
         who = "a copy of the token" if len(played.tokens) == 1 else f"copies of all {len(played.tokens)} tokens"
         text = f"{who}, used now: HTTP 403; root asks OpenBao for it: bad token"
-        self.screen.check(text, seen == [403] and not known, seconds=watch.seconds, seen=seen)
+        self.screen.check(text, seen == [403] and not known, seconds=watch.seconds, seen=seen or "no copy")
 
     def session_dead(self, played: Played) -> None:
         """Check by use: the copied AWS session is refused, as soon as the deny is written."""

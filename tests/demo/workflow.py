@@ -34,7 +34,7 @@ def load(stage: Stage) -> None:
     screen.chapter("load: an object, with an AWS session", spiffe_id("load"))
     played = stage.play("load", "python load.py", step_program("load"))
     there = played.ran.code == 0 and _object_is_there(stage)
-    screen.check("the object is there", there, seconds=played.ran.seconds, seen=played.ran.last)
+    screen.check("the object is in its bucket", there, seconds=played.ran.seconds, seen=played.ran.last)
     stage.session_dead(played)
     lease_id = str(played.copy.get("lease_id"))
     denied = _denied_sessions(stage)
@@ -45,7 +45,7 @@ def load(stage: Stage) -> None:
     )
     found = stage.leases("load")
     states = [(one.rule.partition(" ")[0], one.state) for one in found]
-    text = f"journal: {found[0] if found else 'no lease'}: a written deny is no evidence"
+    text = f"journal: {found[0] if found else 'no lease'}, as a deny is no evidence"
     screen.check(text, states == [("nightly-load", "REVOKING")], seen=states)
     screen.note(
         "Shown: the deny is written, and the session is refused by it. Not shown: that it spares other",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pty
 import re
@@ -102,7 +103,7 @@ def test_a_daemon_that_does_not_start_is_a_failure_with_its_reason(tmp_path: Pat
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.parametrize("after", ["OpenBao", "1 credential dead"])
+@pytest.mark.parametrize("after", ["reads no secret", "1 credential dead"])
 def test_ctrl_c_stops_every_server(tmp_path: Path, after: str) -> None:
     with started(tmp_path) as (process, said):
         wait_until(lambda: after in said.read_text(), within=LIMIT, what=f"{after!r} on the screen")
@@ -124,7 +125,7 @@ def typed(commands: Mapping[str, str], beginning: str, tmp_path: Path) -> subpro
 def printed_commands(said: str) -> dict[str, str]:
     """Command → what it is for, as they stand on the screen."""
     lines = [line.strip() for line in said.splitlines()]
-    pairs = zip(lines, lines[1:], strict=False)
+    pairs = itertools.pairwise(lines)
     return {command: note for note, command in pairs if note.startswith("# ")}
 
 
