@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,9 +67,9 @@ def issue(
     with _refusals():
         if server:
             issued = dev_ca.issue_server(directory, server, out)
-            typer.echo("# for the daemon, for 30 days; in its config:\ntls:")
+            typer.echo("# for the daemon, for 30 days; in its config:\n[tls]")
             for name, path in (("cert_file", issued.cert), ("key_file", issued.key), ("client_ca_file", issued.ca)):
-                typer.echo(f"  {name}: {path.absolute()}")
+                typer.echo(f"{name} = {json.dumps(str(path.absolute()))}")
             return
         if out is None:
             _fail(os.EX_USAGE, "--id needs --out PREFIX, for example --out certs/load")

@@ -207,7 +207,11 @@ async def test_check_rehearses_each_role_and_says_what_to_do(bao: BaoServer, log
         assert await provider.check_scopes([KV]) == []
         (problem,) = await provider.check_scopes([KV, FOREIGN])
         assert "update and sudo on auth/token/create/foreign" in problem
-        broker_may(bao, 'path "auth/token/*" { capabilities = ["read", "update", "sudo"] }')
+        broker_may(
+            bao,
+            'path "auth/token/*" { capabilities = ["read", "update", "sudo"] }',
+            'path "sys/policies/acl/step-self" { capabilities = ["read"] }',
+        )
         (problem,) = await provider.check_scopes([FOREIGN])
         assert "does not exist" in problem
     assert len(bao.live_tokens()) == before + 1  # the broker's own

@@ -74,3 +74,22 @@ async def test_a_role_that_would_mint_what_cannot_be_ended_is_named(
     bao.must("POST", f"auth/token/roles/{role}", change)
     found = await problems(bao, login)
     assert any(f"vault role {role}" in problem and told in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (None, "does not exist"),
+        ('path "auth/token/lookup-self" { capabilities = ["read"] }', "update on auth/token/revoke"),
+    ],
+)
+async def test_a_step_self_that_ends_no_token_is_named(
+    bao: BaoServer, login: BrokerLogin, policy: str | None, told: str
+) -> None:
+    if policy is None:
+        bao.must("DELETE", "sys/policies/acl/step-self")
+    else:
+        bao.must("PUT", "sys/policies/acl/step-self", {"policy": policy})
+    (problem,) = await problems(bao, login)
+    assert "vault policy step-self" in problem
+    assert told in problem

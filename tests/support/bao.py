@@ -180,6 +180,7 @@ def broker_policy(roles: Sequence[TokenRole]) -> str:
         f'path "auth/token/roles/{name}" {{ capabilities = ["read"] }}'  # for `check --live`
         for name in [*(role.name for role in roles), TOMB_ROLE]
     ]
+    lines.append('path "sys/policies/acl/step-self" { capabilities = ["read"] }')
     creds = sorted({path for role in roles for path in role.creds})
     if creds:
         lines.append('path "sys/leases/lookup" { capabilities = ["update"] }')

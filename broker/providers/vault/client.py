@@ -79,6 +79,11 @@ class VaultClient:
         """How a token role is configured."""
         return _data(await self._token_api(asker).read_role(name))
 
+    async def policy(self, asker: Secret, name: str) -> str:
+        """The text of an ACL policy."""
+        answer = _data(await self._transport.exchange("get", f"v1/sys/policies/acl/{name}", token=asker))
+        return str(answer.get("policy", ""))
+
     async def lookup(self, asker: Secret, token: Secret) -> dict[str, Any]:
         return _data(await self._token_api(asker).lookup(token.reveal()))
 

@@ -41,6 +41,7 @@ class Rights:
         found = await self.tomb(asker)
         try:
             found = found or await self._tomb_faults(asker)
+            found += await self._step_self(asker)
             for role, ttl in sorted(longest.items()):
                 found += await self._role(asker, role, ttl)
             found += await self._capabilities(asker, sorted(leased))
@@ -68,6 +69,20 @@ class Rights:
         name = self._settings.tomb_role
         role = await self._look(asker, name)
         return [role] if isinstance(role, str) else [f"vault role {name}: {fault}" for fault in _policy_faults(role)]
+
+    async def _step_self(self, asker: Secret) -> list[str]:
+        """Servers take names of policies that do not exist: such tokens mint well and can never be revoked."""
+        path = f"sys/policies/acl/{STEP_SELF}"
+        try:
+            text = await self._client.policy(asker, STEP_SELF)
+        except VaultRefused as error:
+            if error.status == NOT_FOUND:
+                return [f"vault policy {STEP_SELF}: does not exist; without it no token can be revoked"]
+            if answers.is_exactly(error, (403, answers.NO_CAPABILITY)):
+                return [f"vault policy {STEP_SELF}: cannot be looked at; give the broker's policy read on {path}"]
+            raise
+        fine = "auth/token/revoke-self" in text
+        return [] if fine else [f"vault policy {STEP_SELF}: must give update on auth/token/revoke-self"]
 
     async def _look(self, asker: Secret, name: str) -> dict[str, Any] | str:
         try:
