@@ -79,6 +79,17 @@ class BrokerError(Exception):
         self.about: dict[str, str] = dict(about or {})  # Record fields for the journal; never told to the client
         self.reference_id = ""
 
+    def anew(self) -> BrokerError:
+        """The same refusal for someone else: without the reference id that this one was journalled under."""
+        return BrokerError(
+            self.reason,
+            self.message,
+            retry_after=self.retry_after,
+            verdict=self.verdict,
+            metadata=self.metadata,
+            about=self.about,
+        )
+
 
 class ConfigError(Exception):
     """What cannot be started with; `problems` holds every mistake found, one line each."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from broker.errors import BrokerError, Reason, StoreError, access_denied
+from broker.journal.records import Kind, Record
 from broker.leases import moves
 from broker.leases.core import Core, check_request_id, known_request, payload_hash
 from broker.leases.epoch import ASK_AGAIN
@@ -18,12 +20,13 @@ from broker.leases.refusals import Refusals
 from broker.leases.revoking import RevocationLane
 from broker.leases.steps import Beat, Opened, Opening, ScopeAnswer, Steps, with_references
 from broker.log import get_logger
-from broker.model import Agent, EndReason, Lease, StepKey
+from broker.model import Agent, EndReason, Lease, LeaseState, StepKey
 from broker.policy.decision import Denied
 from broker.store.base import Tx
 
 log = get_logger(__name__)
 
+DRAIN_PAGE = 1000  # leases looked at, to see whether there is still work that can be done
 FLUSH_EVERY = 5.0  # seconds between writes of counted refusals
 
 
@@ -119,7 +122,15 @@ class Engine:
 
     async def freeze(self, *, frozen: bool) -> None:
         """Stop (or allow) new mints; those in flight are not committed."""
-        await self._core.store.write(lambda tx: tx.set_frozen(frozen))
+        core = self._core
+
+        def operation(tx: Tx) -> None:
+            core.enter(tx)
+            if tx.control().frozen is not frozen:
+                tx.set_frozen(frozen)
+                tx.append(Record(kind=Kind.ALERT, at=core.clock.now(), reason="FROZEN" if frozen else "UNFROZEN"))
+
+        await core.store.write(operation)
 
     async def revoke(self, lease_ids: Sequence[str], *, reason: EndReason) -> int:
         """Ask leases to die; returns how many were live."""
@@ -158,9 +169,11 @@ class Engine:
                 await self._minter.settled()
                 if revoke:
                     await self._end_all_steps()
-                await self._work_off()
+                await self._work_off(asyncio.get_running_loop().time() + grace)
         except TimeoutError:
             log.warning("drain grace is over with work left; the next start goes on")
+        except StoreError:
+            log.warning("the drain cannot read what is left; the next start goes on")
 
     async def stop(self) -> None:
         """After drain: end the background tasks."""
@@ -168,8 +181,9 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._lane.cancel()
+        await self._minter.cancel()
         try:
-            await self._refusals.flush()
+            await self._refusals.flush(everything=True)
         except StoreError:
             log.warning("counted refusals could not be written")
 
@@ -182,12 +196,23 @@ class Engine:
 
     async def _end_all_steps(self) -> None:
         for step in await self._core.store.read(lambda tx: tx.open_steps()):
-            await self._steps.end(step, reason=EndReason.BROKER_STOPPED, by="broker")
+            try:
+                await self._steps.end(step, reason=EndReason.BROKER_STOPPED, by="broker")
+            except (BrokerError, StoreError):
+                log.warning("a step could not be ended; its leases stay for the next start", step=step.id)
 
-    async def _work_off(self) -> None:
-        """Until nothing is due now that could be ended now."""
-        core = self._core
-        while await core.store.read(lambda tx: tx.due_leases(core.clock.now(), 1)) or self._lane.busy:
+    async def _work_off(self, deadline: float) -> None:
+        """Until nothing is left that may still be ended before `deadline` (of the event loop's clock)."""
+        core, loop = self._core, asyncio.get_running_loop()
+
+        def left(tx: Tx) -> bool:
+            horizon = core.clock.now() + timedelta(seconds=deadline - loop.time())
+            due = tx.due_leases(horizon, DRAIN_PAGE)
+            known = (lease for lease in due if lease.provider in core.providers)
+            # A doubt is looked at once: until a late mint can no longer land, more looks prove nothing.
+            return any(lease.state is LeaseState.REVOKING or not lease.attempts for lease in known)
+
+        while self._minter.busy or self._lane.busy or await core.store.read(left):
             core.lane.set()
             await asyncio.sleep(0.02)
 

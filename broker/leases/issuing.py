@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from broker.errors import BrokerError, Reason, access_denied
+from broker.errors import BrokerError, Reason, StoreConflict, access_denied
 from broker.guard import keys
 from broker.guard.guard import GuardAsk
 from broker.guard.verdicts import Admitted, Ceiling, HoldNow, LockNow, as_error
@@ -26,7 +26,7 @@ from broker.leases.ids import new_lease_id, new_nonce
 from broker.leases.minting import Delivered, Minter
 from broker.leases.successors import link_successor
 from broker.log import get_logger
-from broker.metrics import GuardBlock
+from broker.metrics import GuardBlock, IssueOutcome
 from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step
 from broker.policy.decision import Allowed, Denial, Denied
 from broker.store.base import Request, Tx
@@ -104,15 +104,28 @@ class Issuing:
         generation = core.policies.generation
         allowed = self._allowed(step, asked.scope)
         core.heard[step.id] = core.clock.boottime()
-        result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, allowed, generation))
+        # A caller that vanishes between the intent's commit and the mint would leave an INTENT that never settles.
+        result = await self._minter.own(self._admit(agent, step, asked, allowed, generation))
         if isinstance(result, Refusal):
-            core.lane.set()
+            core.metrics.issue(scope=allowed.scope, provider=allowed.provider, outcome=IssueOutcome.REFUSED)
             raise result.error
         if isinstance(result, Known):
             return await self._minter.replay(result.request)
-        delivered = await self._minter.mint(result, step)
+        delivered = await self._minter.delivered(result)
         core.epoch.must_be_fresh()
         return delivered
+
+    async def _admit(
+        self, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int
+    ) -> Lease | Refusal | Known:
+        """Write the intent and start its mint, as one piece."""
+        core = self._core
+        result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, allowed, generation))
+        if isinstance(result, Lease):
+            self._minter.start(result, step)
+        elif isinstance(result, Refusal):
+            core.lane.set()
+        return result
 
     def _allowed(self, step: Step, scope: str) -> Allowed:
         decision = self._core.decide(step.key, scope, step=step)
@@ -152,7 +165,10 @@ class Issuing:
             refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 5
             if refusal is not None:
                 return refusal
-        tx.insert_lease(lease)  # 6
+        try:
+            tx.insert_lease(lease)  # 6
+        except StoreConflict:  # its idempotency row is forgotten after a day, its lease is not
+            raise BrokerError(Reason.REQUEST_ID_REUSED, "this request_id was used for another request") from None
         core.remember(
             tx, step, method=METHOD, request_id=asked.request_id, digest=digest, lease_id=lease.id, done=False
         )

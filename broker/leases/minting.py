@@ -6,27 +6,30 @@ The credential lives in memory only, for as long as a replay may ask for it (its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_never, wait_exponential_jitter
+from typing import Any, TypeVar
 
 from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.journal.records import Kind
 from broker.leases import moves
-from broker.leases.core import Core, ref_of, step_ended
-from broker.leases.epoch import EpochLost
+from broker.leases.background import Background
+from broker.leases.core import Core, PolicyMoved, ref_of, step_ended
+from broker.leases.epoch import EpochLost, epoch_lost
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
 from broker.model import Credential, EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepState
 from broker.policy.decision import Denied
-from broker.providers.base import Minted, MintInDoubt, MintOrder, MintRefused, ProviderError
+from broker.providers.base import Minted, MintInDoubt, MintOrder, MintRefused
 from broker.store.base import Request, RequestOutcome, Tx
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 RETRY_MINT_AFTER = timedelta(seconds=1)  # told with PROVIDER_FAILED; a new, charged request
+SWAP_TRIES = 20  # looks, while a map is durable and not yet the one that decides
+SWAP_WAIT = 0.1  # seconds between them
 SETTLE_FACTOR = 3  # the provider's own timeouts are shorter; past this many of them the mint is in doubt
 
 
@@ -44,27 +47,41 @@ class Minter:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._tasks: dict[tuple[str, str], asyncio.Task[Delivered]] = {}
-        self._cleaning: set[asyncio.Task[None]] = set()
+        self._background = Background(core)
 
-    async def mint(self, lease: Lease, step: Step) -> Delivered:
-        """Start the mint of a durable intent and wait for it. Cancelling the caller does not cancel it."""
+    def start(self, lease: Lease, step: Step) -> None:
+        """Start the mint of a durable intent. Nothing that a caller does can cancel it."""
         key = (lease.agent, lease.request_id)
-        task = asyncio.create_task(self._mint(lease, step), name=f"mint {lease.id}")
-        self._tasks[key] = task
+        task = self._tasks[key] = self._background.run(self._mint(lease, step), name=f"mint {lease.id}")
         task.add_done_callback(lambda _: self._forget_later(key))
-        return await asyncio.shield(task)
+
+    async def delivered(self, lease: Lease) -> Delivered:
+        """Wait for a mint that was started."""
+        return await _answer(self._tasks[lease.agent, lease.request_id])
+
+    async def own(self, work: Coroutine[Any, Any, T]) -> T:
+        """Carry `work` to its end, whether or not the caller stays to hear of it."""
+        return await asyncio.shield(self._background.run(work))
+
+    @property
+    def busy(self) -> bool:
+        """An intent or a mint is in flight."""
+        return self._background.busy
 
     async def settled(self) -> None:
         """Wait until no mint is in flight."""
-        if self._tasks or self._cleaning:
-            await asyncio.gather(*self._tasks.values(), *self._cleaning, return_exceptions=True)
+        await self._background.settled()
+
+    async def cancel(self) -> None:
+        """The process ends; what was in flight is IN_DOUBT for the next epoch."""
+        await self._background.cancel()
 
     async def replay(self, request: Request) -> Delivered:
         """Answer the same request again from memory, or say that it cannot be. Never mints."""
         core = self._core
         task = self._tasks.get((request.caller, request.request_id))
         if task is not None:
-            delivered = await asyncio.shield(task)
+            delivered = await _answer(task)
             lease = await core.store.read(lambda tx: tx.lease(request.lease_id))
             if lease is not None and lease.state is LeaseState.ACTIVE:
                 core.epoch.must_be_fresh()
@@ -96,9 +113,6 @@ class Minter:
 
     def _forget_later(self, key: tuple[str, str]) -> None:
         """Keep the answer for the claim window, then drop the only copy of the secret."""
-        task = self._tasks[key]
-        if not task.cancelled():
-            task.exception()  # looked at: the caller may have gone
         window = self._core.timings.claim_window.total_seconds()
         asyncio.get_running_loop().call_later(window, self._tasks.pop, key, None)
 
@@ -112,7 +126,10 @@ class Minter:
             step=step.key.step,
             note=lambda refs: self._note(lease, refs),
         )
+        if lease.epoch != core.epoch.id or not core.epoch.fresh():
+            raise epoch_lost()  # stopped between intent and send: whoever has the row by now settles it
         limit = core.timings.mint_timeout.total_seconds() * SETTLE_FACTOR
+        begun = core.clock.monotonic()
         try:
             async with asyncio.timeout(limit):
                 minted = await core.providers[lease.provider].mint(order)
@@ -123,14 +140,17 @@ class Minter:
         except Exception:
             log.exception("provider raised what it must not", provider=lease.provider, lease=lease.id)
             return await self._in_doubt(lease, "the provider failed unexpectedly")
+        finally:
+            core.metrics.mint(lease.provider, timedelta(seconds=core.clock.monotonic() - begun))
         return await self._commit(lease, step, minted)
 
     async def _note(self, lease: Lease, refs: Mapping[str, JsonValue]) -> None:
-        """What the provider made on the way is durable before it goes on."""
+        """What the provider made on the way is durable before it goes on. Raises EpochLost: it must not go on."""
 
         def operation(tx: Tx) -> None:
-            if tx.note(lease.id, epoch=lease.epoch, refs=refs):
-                moves.record_lease(tx, Kind.LEASE_NOTED, lease, at=self._core.clock.now(), data={"refs": dict(refs)})
+            if not tx.note(lease.id, epoch=lease.epoch, refs=refs):
+                raise EpochLost
+            moves.record_lease(tx, Kind.LEASE_NOTED, lease, at=self._core.clock.now(), data={"refs": dict(refs)})
 
         await self._core.store.write(operation)
 
@@ -144,8 +164,7 @@ class Minter:
                 core.guard.give_back(tx, lease, now=at)
             self._fail(tx, lease, why)
 
-        await self._write_surely(operation)
-        core.endings.tell(lease.id)
+        await self._background.write_surely(operation, then=lambda: core.endings.tell(lease.id))
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.FAILED)
         raise _failed(why)
 
@@ -156,8 +175,7 @@ class Minter:
             moves.in_doubt(tx, lease, at=core.clock.now(), problem=why)
             self._fail(tx, lease, why)
 
-        await self._write_surely(operation)
-        core.lane.set()
+        await self._background.write_surely(operation, then=core.lane.set)
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.IN_DOUBT)
         core.metrics.mint_in_doubt(lease.provider)
         raise _failed(why)
@@ -178,20 +196,29 @@ class Minter:
         """ONE transaction makes it ACTIVE, or finds why it must not live. The secret is never in the row."""
         core = self._core
         try:
-            committed = await core.store.write(lambda tx: self._activate(tx, lease, step, minted))
+            committed = await self._committed(lease, step, minted)
         except EpochLost:
             # The row is a successor's now: it settles the doubt. Drop the secret, write nothing.
             raise BrokerError(
                 Reason.REPLAY_LOST, "the broker lost its right to write", retry_after=timedelta(0)
             ) from None
         except StoreError:
-            self._in_background(self._kill_then_write(lease, minted))
+            self._background.run(self._kill_then_write(lease, minted))
             raise
         if isinstance(committed, EndReason):
             core.lane.set()
             raise await self._must_not_deliver(step, committed)
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.ISSUED)
         return Delivered(lease=committed, credential=minted.credential)
+
+    async def _committed(self, lease: Lease, step: Step, minted: Minted) -> Lease | EndReason:
+        core = self._core
+        for _ in range(SWAP_TRIES):
+            try:
+                return await core.store.write(lambda tx: self._activate(tx, lease, step, minted))
+            except PolicyMoved:
+                await core.clock.sleep(SWAP_WAIT)
+        return await core.store.write(lambda tx: self._activate(tx, lease, step, minted, wait=False))
 
     async def _must_not_deliver(self, step: Step, why: EndReason) -> BrokerError:
         if why is EndReason.FROZEN:
@@ -203,14 +230,14 @@ class Minter:
             return _lease_ended()  # only this lease was asked to die
         return step_ended(now_step or step)
 
-    def _activate(self, tx: Tx, lease: Lease, step: Step, minted: Minted) -> Lease | EndReason:
-        """An EndReason: doomed or refused meanwhile, and now REVOKING. Raises EpochLost."""
+    def _activate(self, tx: Tx, lease: Lease, step: Step, minted: Minted, *, wait: bool = True) -> Lease | EndReason:
+        """An EndReason: doomed or refused meanwhile, and now REVOKING. Raises EpochLost, PolicyMoved."""
         core, at = self._core, self._core.clock.now()
         core.epoch.fence(tx)
         if lease.epoch != core.epoch.id:
             raise EpochLost
         tx.note(lease.id, epoch=lease.epoch, refs=minted.refs)
-        why = self._must_not_live(tx, lease, step)
+        why = self._must_not_live(tx, lease, step, wait=wait)
         refs = dict(lease.refs) | dict(minted.refs)
         if why is None and tx.activate(lease.id, epoch=lease.epoch, refs=refs, at=at):
             core.guard.mint_succeeded(tx, lease.guard_key, now=at)
@@ -226,17 +253,24 @@ class Minter:
         tx.finish_request(lease.agent, lease.request_id, RequestOutcome.DONE)
         return reason
 
-    def _must_not_live(self, tx: Tx, lease: Lease, step: Step) -> EndReason | None:
-        """The predicate of the intent, once more: time has passed and other transactions with it."""
+    def _must_not_live(self, tx: Tx, lease: Lease, step: Step, *, wait: bool) -> EndReason | None:
+        """The predicate of the intent, once more: time has passed and other transactions with it.
+
+        A newer map is durable before it decides. What the older one says then counts for nothing: PolicyMoved,
+        and without `wait` POLICY_CHANGED.
+        """
         core = self._core
         control, now_step = tx.control(), tx.step(step.id)
         if now_step is None or now_step.state is not StepState.OPEN:
             return EndReason.STEP_ENDED
         if control.frozen:
             return EndReason.FROZEN
-        if control.policy_generation != lease.policy_generation and isinstance(
-            core.decide(step.key, lease.scope, step=step), Denied
-        ):
+        if control.policy_generation == lease.policy_generation:
+            return None
+        swapped = core.policies.generation >= control.policy_generation
+        if not swapped and wait:
+            raise PolicyMoved
+        if not swapped or isinstance(core.decide(step.key, lease.scope, step=step), Denied):
             return EndReason.POLICY_CHANGED
         return None
 
@@ -246,52 +280,13 @@ class Minter:
         refs = dict(lease.refs) | dict(minted.refs)
         try:
             await provider.revoke(replace(ref_of(lease), refs=refs))
-        except ProviderError:
-            log.warning("could not be revoked at once; the revocation lane goes on", lease=lease.id)
+        except Exception:  # whatever it was, the row must still say what there is to revoke
+            log.exception("could not be revoked at once; the revocation lane goes on", lease=lease.id)
 
         def operation(tx: Tx) -> None:
             moves.revoke_settled(tx, lease, at=core.clock.now(), reason=EndReason.MINT_FAILED, refs=refs)
 
-        await self._insist(operation)
-
-    async def _write_surely(self, operation: Callable[[Tx], None]) -> None:
-        """Write how a mint settled; when the disk says no, go on trying behind the caller's back."""
-
-        def fenced(tx: Tx) -> None:
-            self._core.epoch.fence(tx)
-            operation(tx)
-
-        try:
-            await self._core.store.write(fenced)
-        except EpochLost:
-            return  # a successor has the row
-        except StoreError:
-            self._in_background(self._insist(operation))
-            raise
-
-    async def _insist(self, operation: Callable[[Tx], None]) -> None:
-        """Without end by design: until it is written the row says INTENT, and after a restart IN_DOUBT."""
-
-        def fenced(tx: Tx) -> None:
-            self._core.epoch.fence(tx)
-            operation(tx)
-
-        retrying = AsyncRetrying(
-            stop=stop_never,
-            wait=wait_exponential_jitter(initial=0.2, max=10),
-            retry=retry_if_exception_type(StoreError),
-            sleep=self._core.clock.sleep,
-        )
-        try:
-            await retrying(self._core.store.write, fenced)
-        except EpochLost:
-            return
-        self._core.lane.set()
-
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._cleaning.add(task)
-        task.add_done_callback(self._cleaning.discard)
+        await self._background.insist(operation, then=core.lane.set)
 
 
 def _lease_ended() -> BrokerError:
@@ -301,3 +296,11 @@ def _lease_ended() -> BrokerError:
 def _failed(why: str) -> BrokerError:
     """ABORTED, never UNAVAILABLE, which gRPC would retry by itself."""
     return BrokerError(Reason.PROVIDER_FAILED, f"the credential was not minted: {why}", retry_after=RETRY_MINT_AFTER)
+
+
+async def _answer(task: asyncio.Task[Delivered]) -> Delivered:
+    """Several may wait for one mint: each gets an error of its own, for it will carry a reference of its own."""
+    try:
+        return await asyncio.shield(task)
+    except BrokerError as error:
+        raise error.anew() from None

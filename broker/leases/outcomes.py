@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from broker.leases.core import Core
 from broker.model import Evidence, Lease, LeaseState, Revocability
 
+LOOK_EVERY = 1.0  # seconds
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -48,12 +50,26 @@ async def wait_for_evidence(core: Core, leases: Iterable[Lease], seconds: float)
         rows = await _rows(core, ids)
         open_ = [futures[row.id] for row in rows if not row.state.terminal]
         if open_ and seconds > 0:
-            await asyncio.wait(open_, timeout=seconds)
-            rows = await _rows(core, ids)
+            rows = await _wait(core, ids, open_, seconds)
     finally:
         for lease_id, future in futures.items():
             core.endings.forget(lease_id, future)
     return [outcome_of(row) for row in rows]
+
+
+async def _wait(core: Core, ids: list[str], open_: list[asyncio.Future[None]], seconds: float) -> list[Lease]:
+    """Woken by the endings; looks by itself now and then, for a lease can end by another way than this process's."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while True:
+        pause = max(0.0, min(LOOK_EVERY, until - loop.time()))
+        if waiting := [future for future in open_ if not future.done()]:
+            await asyncio.wait(waiting, timeout=pause)
+        else:
+            await asyncio.sleep(pause)
+        rows = await _rows(core, ids)
+        if loop.time() >= until or all(row.state.terminal for row in rows):
+            return rows
 
 
 async def _rows(core: Core, ids: list[str]) -> list[Lease]:

@@ -1,13 +1,14 @@
 """Ends what nobody ends: silent steps, passed deadlines, expired and unclaimed leases.
 
-Silence and claim windows are counted on CLOCK_BOOTTIME and from the epoch's start or the end of a stall,
-so that neither a moved wall clock nor the broker's own absence ends a step.
+Silence and claim windows are counted on CLOCK_BOOTTIME and from the epoch's start, the end of a stall or the
+first look, so that neither a moved wall clock nor the broker's own absence ends a step.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 
+from broker.errors import BrokerError, StoreError
 from broker.leases import moves
 from broker.leases.core import Core
 from broker.leases.revoking import TIME_ENFORCED
@@ -21,6 +22,8 @@ log = get_logger(__name__)
 TICK = 1.0  # seconds
 STALL = 5.0  # a tick that comes this much late means that the process was stopped
 FORGET_EVERY = 600.0  # seconds
+COUNT_EVERY = 5.0  # seconds between settings of the gauges
+_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Reaper:
@@ -32,6 +35,8 @@ class Reaper:
         self._last_tick = core.clock.boottime()
         self._awake_since = core.clock.boottime()  # end of the last stall
         self._forgot = core.clock.boottime()
+        self._counted = float("-inf")
+        self._unclaimed: dict[str, float] = {}  # lease id → boottime of the first look at it
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -48,15 +53,41 @@ class Reaper:
         if boot - self._last_tick > TICK + STALL:
             self._awake_since = boot
         self._last_tick = boot
-        for step in await core.store.read(lambda tx: tx.open_steps()):
-            reason = self._why_ended(step)
-            if reason is not None:
-                log.info("step ended", step=step.id, reason=reason.value)
-                await self._steps.end(step, reason=reason, by="reaper")
-        await self._expire()
+        await self._count(boot)
+        if not core.epoch.fresh():
+            return  # nothing can be written
+        await self._end_steps(boot)
+        await self._expire(boot)
         if boot - self._forgot > FORGET_EVERY:
             self._forgot = boot
             await core.store.write(lambda tx: tx.forget_requests(core.clock.now()))
+
+    async def _count(self, boot: float) -> None:
+        core = self._core
+        if boot - self._counted < COUNT_EVERY:
+            return
+        self._counted = boot
+        leases, steps = await core.store.read(lambda tx: (tx.lease_counts(), tx.open_step_count()))
+        core.metrics.lease_counts(leases)
+        core.metrics.steps_open(steps)
+
+    async def _end_steps(self, boot: float) -> None:
+        core = self._core
+        heard_before = set(core.heard)
+        steps = await core.store.read(lambda tx: tx.open_steps())
+        for gone in heard_before - {step.id for step in steps}:
+            core.heard.pop(gone, None)
+        for step in steps:
+            # Seen for the first time: begun an instant ago, before a restart, or by a caller who then vanished.
+            core.heard.setdefault(step.id, boot)
+            reason = self._why_ended(step)
+            if reason is None:
+                continue
+            try:
+                await self._steps.end(step, reason=reason, by="reaper")
+                log.info("step ended", step=step.id, reason=reason.value)
+            except (BrokerError, StoreError):  # it must not keep the others alive
+                log.exception("a step could not be ended; trying again", step=step.id)
 
     def _why_ended(self, step: Step) -> EndReason | None:
         core = self._core
@@ -67,34 +98,35 @@ class Reaper:
             return EndReason.SILENT
         return None
 
-    async def _expire(self) -> None:
+    async def _expire(self, boot: float) -> None:
         core, at = self._core, self._core.clock.now()
-        window = core.timings.claim_window
-        awake = core.clock.boottime() - max(self._awake_since, core.epoch.started_boot)
-        look_for_unclaimed = timedelta(seconds=awake) > window
-
-        def look(tx: Tx) -> tuple[list[Lease], list[Lease]]:
-            return tx.live_past(at), tx.unclaimed_since(at - window) if look_for_unclaimed else []
-
-        past, unclaimed = await core.store.read(look)
-        if not past and not unclaimed:
+        past, unclaimed = await core.store.read(lambda tx: (tx.live_past(at), tx.unclaimed_since(_EVER)))
+        self._unclaimed = {lease.id: self._unclaimed.get(lease.id, boot) for lease in unclaimed}
+        lost = [lease_id for lease_id, since in self._unclaimed.items() if self._window_over(since, boot)]
+        if not past and not lost:
             return
+        surely = core.epoch.surely() - core.timings.clock_skew
 
         def operation(tx: Tx) -> list[str]:
             core.epoch.fence(tx)
-            for lease in unclaimed:
-                moves.withdraw(tx, lease, at=at, reason=EndReason.UNCLAIMED)
-            return [lease.id for lease in past if _expire_one(tx, lease, at=at, skew=core.timings.clock_skew)]
+            for lease in filter(None, map(tx.lease, lost)):
+                if lease.claimed_at is None:  # still: a heartbeat may have come in between
+                    moves.withdraw(tx, lease, at=at, reason=EndReason.UNCLAIMED)
+            return [lease.id for lease in past if _expire_one(tx, lease, at=at, surely=surely)]
 
         for lease_id in await core.store.write(operation):
             core.endings.tell(lease_id)
         core.lane.set()
 
+    def _window_over(self, since: float, boot: float) -> bool:
+        counted_from = max(since, self._awake_since, self._core.epoch.started_boot)
+        return boot - counted_from > self._core.timings.claim_window.total_seconds()
 
-def _expire_one(tx: Tx, lease: Lease, *, at: datetime, skew: timedelta) -> bool:
-    """True when it is EXPIRED: only where the verifier enforces time, and the skew has passed too."""
+
+def _expire_one(tx: Tx, lease: Lease, *, at: datetime, surely: datetime) -> bool:
+    """True when it is EXPIRED: only where the verifier enforces time, and its bound has surely passed."""
     if lease.revocability in TIME_ENFORCED:
-        return at >= lease.expires_at + skew and moves.end_lease(
+        return surely >= lease.expires_at and moves.end_lease(
             tx, lease, LeaseState.EXPIRED, evidence=Evidence.EXPIRED, at=at
         )
     moves.withdraw(tx, lease, at=at, reason=EndReason.LEASE_EXPIRED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 
 from broker.clock import Clock
@@ -15,6 +16,8 @@ from broker.store.base import Store
 
 log = get_logger(__name__)
 
+MAX_UNWRITTEN = 10_000  # counts kept while the disk is full; the oldest go first
+
 _RECORD_FIELDS = ("workflow", "run", "step", "step_id", "lease_id", "scope", "rule")
 
 
@@ -26,6 +29,8 @@ class Refusals:
         self._clock = clock
         self._metrics = metrics
         self._counter = counter
+        self._opening: dict[str, asyncio.Event] = {}  # aggregates whose opening record is on its way
+        self._unwritten: list[Aggregate] = []  # counts that the disk has not taken yet
 
     async def record(self, agent: Agent, method: str, error: BrokerError) -> None:
         """Sets `error.reference_id`, durably journalled. A store that cannot write refuses all the same."""
@@ -33,8 +38,11 @@ class Refusals:
         self._metrics.refusal(error.reason)
         noted = self._counter.note(agent.spiffe_id, error.reason.value, at)
         error.reference_id = noted.reference_id
-        if not isinstance(noted, Full) and not noted.first_of_aggregate:
-            return
+        if not isinstance(noted, Full):
+            if not noted.first_of_aggregate:
+                await self._opened(noted.reference_id)
+                return
+            self._opening[noted.reference_id] = asyncio.Event()
         fields = {name: error.about[name] for name in _RECORD_FIELDS if name in error.about}
         rest = {name: value for name, value in error.about.items() if name not in _RECORD_FIELDS}
         record = Record(
@@ -50,13 +58,24 @@ class Refusals:
             await self._store.write(lambda tx: tx.append(record))
         except StoreError:
             log.exception("a refusal could not be journalled", reference_id=noted.reference_id)
+        finally:
+            if opening := self._opening.pop(noted.reference_id, None):
+                opening.set()
 
-    async def flush(self) -> None:
-        """Write the aggregates whose minute is over."""
-        due = self._counter.due(self._clock.now())
-        if due:
-            at = self._clock.now()
-            await self._store.write(lambda tx: [tx.append(_counted(aggregate, at)) for aggregate in due])
+    async def _opened(self, reference_id: str) -> None:
+        """Nobody is told a reference before its record is durable (I3)."""
+        if opening := self._opening.get(reference_id):
+            await opening.wait()
+
+    async def flush(self, *, everything: bool = False) -> None:
+        """Write the aggregates whose minute is over (all of them, at the end). Raises StoreError; nothing is lost."""
+        at = self._clock.now()
+        due = [*self._unwritten, *self._counter.due(at, everything=everything)]
+        if not due:
+            return
+        self._unwritten = due[-MAX_UNWRITTEN:]
+        await self._store.write(lambda tx: [tx.append(_counted(aggregate, at)) for aggregate in due])
+        self._unwritten = []
 
 
 def _counted(aggregate: Aggregate, at: datetime) -> Record:

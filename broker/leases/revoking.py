@@ -7,9 +7,12 @@ provider cannot hold up another's revocations.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Mapping
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from broker.errors import StoreError
 from broker.journal.records import Kind
@@ -22,9 +25,11 @@ from broker.providers.base import Progress, Provider, ProviderError, SettlesDoub
 from broker.store.base import Tx
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 BULKHEAD = 16  # revocations in flight per provider
-PAGE = 200  # leases looked at in one go
+PAGE = 200  # leases looked at in one go; one provider's share of the work under way
+ATTEMPT_LIMIT = 120.0  # seconds; providers' own timeouts are far shorter, and a hung call must not keep its place
 IDLE = 1.0  # seconds between looks when nobody woke the lane
 BUSY = 0.05  # seconds, while there is more than a page of work
 FIRST_BACKOFF = 0.25  # seconds; doubled up to the cap, with jitter
@@ -47,7 +52,8 @@ class RevocationLane:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._busy: dict[str, asyncio.Task[None]] = {}
-        self._bulkheads = {name: asyncio.Semaphore(BULKHEAD) for name in core.providers}
+        self._load: Counter[str] = Counter()  # provider → leases in `_busy`
+        self._bulkheads: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(BULKHEAD))
         self._alarmed: set[str] = set()
 
     async def resume(self) -> None:
@@ -61,18 +67,23 @@ class RevocationLane:
         core = self._core
         while True:
             core.lane.clear()
-            due: list[Lease] = []
+            started = 0
             try:
-                due = await core.store.read(lambda tx: tx.due_leases(core.clock.now(), PAGE))
+                started = sum([self._start(lease) for lease in await self._due()])
             except Exception:  # a dead lane would leave credentials alive for ever
                 log.exception("cannot read what is due for revocation")
-            for lease in due:
-                self._start(lease)
             try:
-                async with asyncio.timeout(IDLE if len(due) < PAGE else BUSY):
+                async with asyncio.timeout(IDLE if started < PAGE else BUSY):
                     await core.lane.wait()
             except TimeoutError:
                 continue
+
+    async def _due(self) -> list[Lease]:
+        """A page beyond what is under way: one provider's stuck leases must not fill it and hide another's."""
+        now = self._core.clock.now()
+        full = [name for name, count in self._load.items() if count >= PAGE]
+        limit = PAGE + sum(count for count in self._load.values() if count < PAGE)
+        return await self._core.store.read(lambda tx: tx.due_leases(now, limit, without=full))
 
     @property
     def busy(self) -> bool:
@@ -85,12 +96,18 @@ class RevocationLane:
             task.cancel()
         await asyncio.gather(*self._busy.values(), return_exceptions=True)
 
-    def _start(self, lease: Lease) -> None:
-        if lease.id in self._busy or lease.provider not in self._bulkheads:
-            return
+    def _start(self, lease: Lease) -> bool:
+        if lease.id in self._busy:
+            return False
         task = asyncio.create_task(self._work(lease), name=f"revoke {lease.id}")
         self._busy[lease.id] = task
-        task.add_done_callback(lambda _: self._busy.pop(lease.id, None))
+        self._load[lease.provider] += 1
+        task.add_done_callback(lambda _: self._done(lease))
+        return True
+
+    def _done(self, lease: Lease) -> None:
+        self._busy.pop(lease.id, None)
+        self._load[lease.provider] -= 1
 
     async def _work(self, lease: Lease) -> None:
         try:
@@ -103,7 +120,8 @@ class RevocationLane:
             await self._core.clock.sleep(backoff(lease.attempts))
         except Exception:
             log.exception("revocation failed unexpectedly", lease=lease.id)
-            await self._defer(lease, problem="unexpected failure")
+            with contextlib.suppress(EpochLost, StoreError):  # then it stays due
+                await self._defer(lease, problem="unexpected failure")
 
     async def _attempt(self, lease: Lease) -> None:
         """One attempt for one lease."""
@@ -112,12 +130,15 @@ class RevocationLane:
         if self._past_its_bound(lease):
             await self._end(lease, LeaseState.EXPIRED, Evidence.EXPIRED)
             return
-        provider = core.providers[lease.provider]
+        provider = core.providers.get(lease.provider)
+        if provider is None:  # its block was taken out of the config while it had leases
+            await self._defer(lease, problem="the provider is not configured at this broker")
+            return
         try:
             if lease.state is LeaseState.IN_DOUBT:
                 await self._settle(lease, provider)
                 return
-            progress = await provider.revoke(ref_of(lease))
+            progress = await self._ask(lease, provider.revoke(ref_of(lease)))
         except ProviderError as error:
             await self._defer(lease, problem=str(error))
             return
@@ -129,7 +150,28 @@ class RevocationLane:
     def _past_its_bound(self, lease: Lease) -> bool:
         if lease.revocability not in TIME_ENFORCED:
             return False
-        return self._core.clock.now() >= lease.expires_at + self._core.timings.clock_skew
+        return self._core.epoch.surely() >= lease.expires_at + self._core.timings.clock_skew
+
+    async def _ask(self, lease: Lease, call: Awaitable[T]) -> T:
+        """Measure and bound one call to a provider. Raises ProviderError."""
+        core, answered = self._core, False
+        begun = core.clock.monotonic()
+        try:
+            async with asyncio.timeout(ATTEMPT_LIMIT):
+                result = await call
+            answered = True
+        except TimeoutError:
+            raise ProviderError("the provider gave no answer in time") from None
+        finally:
+            took = timedelta(seconds=core.clock.monotonic() - begun)
+            core.metrics.revocation(lease.provider, took, succeeded=answered)
+        return result
+
+    def _lands_until(self, lease: Lease) -> datetime:
+        """From when on a late mint can no longer land."""
+        provider = self._core.providers.get(lease.provider)
+        landing = provider.landing_seconds if isinstance(provider, SettlesDoubt) else 0.0
+        return lease.intent_at + self._core.timings.mint_timeout + timedelta(seconds=landing)
 
     async def _settle(self, lease: Lease, provider: Provider) -> None:
         """Find out whether a mint in doubt landed; terminal only when a late one can no longer land."""
@@ -137,9 +179,9 @@ class RevocationLane:
         if not isinstance(provider, SettlesDoubt):
             await self._defer(lease, problem="waits for its bound")
             return
-        lands_until = lease.intent_at + core.timings.mint_timeout + timedelta(seconds=provider.landing_seconds)
-        final = core.clock.now() >= lands_until
-        settlement = await provider.settle(ref_of(lease), final=final)
+        lands_until = self._lands_until(lease)
+        final = core.epoch.surely() >= lands_until  # on a clock set forward a late mint would land after the proof
+        settlement = await self._ask(lease, provider.settle(ref_of(lease), final=final))
         found = settlement.found or bool(lease.refs.get("found"))
         if settlement.evidence is None:
             refs = dict(settlement.refs) | ({"found": True} if found else {})
@@ -202,8 +244,8 @@ class RevocationLane:
 
     def _watch_overdue(self, lease: Lease) -> None:
         """Alarm once per lease and process; time-bound leases are not overdue before their bound."""
-        since = lease.revoking_at
-        if since is None or lease.revocability in TIME_ENFORCED or lease.id in self._alarmed:
+        since = lease.revoking_at or self._lands_until(lease)  # a doubt that could have been settled by then
+        if lease.revocability in TIME_ENFORCED or lease.id in self._alarmed:
             return
         if self._core.clock.now() - since > OVERDUE:
             self._alarmed.add(lease.id)

@@ -196,6 +196,7 @@ class Steps:
     def _beat(self, tx: Tx, step: Step, held: frozenset[str]) -> tuple[str, ...]:
         core, at = self._core, self._core.clock.now()
         core.enter(tx)
+        must_be_open(tx.step(step.id) or step)
         tx.beat(step.id, at)
         live = {lease.id: lease for lease in tx.leases_of(step.id) if lease.state is LeaseState.ACTIVE}
         for lease in (live[lease_id] for lease_id in held & live.keys()):

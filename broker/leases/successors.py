@@ -13,6 +13,8 @@ from broker.store.base import Tx
 
 PART_OF_LIFE = 2 / 3  # a successor may be asked for from here on
 
+TRIES = 5  # times the allowance, definite failures included: the guard's ceiling, which successors do not pass
+
 
 def successor_from(lease: Lease) -> datetime:
     """From when on a lease may be replaced."""
@@ -24,14 +26,25 @@ def link_successor(tx: Tx, draft: Lease, step: Step, allowed: Allowed, *, at: da
     older = tx.lease(draft.replaces or "")
     if older is None or older.step_id != step.id or older.scope != draft.scope:
         raise access_denied()
-    if older.state is not LeaseState.ACTIVE or older.replaced_by or at < successor_from(older):
+    if older.state is not LeaseState.ACTIVE or _has_successor(tx, older) or at < successor_from(older):
         raise BrokerError(
             Reason.NOT_REPLACEABLE,
             "only an active lease past two thirds of its life, and not yet replaced, can have a successor",
         )
     first = older.first_mint_at or older.intent_at
-    number = older.successor_no + 1
-    if number > successor_allowance(first_mint=first, step_deadline=step.deadline_at, ttl=allowed.ttl):
+    # What may exist counts, delivered or not: a successor that was lost or failed is replaced, never free (I4).
+    chain = [row for row in tx.leases_of(step.id) if row.replaces and row.first_mint_at == first]
+    number = sum(row.state is not LeaseState.VOID for row in chain) + 1
+    allowance = successor_allowance(first_mint=first, step_deadline=step.deadline_at, ttl=allowed.ttl)
+    if number > allowance or len(chain) >= TRIES * allowance:
         raise BrokerError(Reason.SUCCESSORS_EXHAUSTED, "this credential has had all of its successors")
+    if older.replaced_by:
+        tx.clear_replaced_by(older.id, older.replaced_by)
     tx.set_replaced_by(older.id, draft.id)
     return replace(draft, first_mint_at=first, successor_no=number)
+
+
+def _has_successor(tx: Tx, older: Lease) -> bool:
+    """One that is on its way or in use; after one that was lost, in doubt or ended, there may be another."""
+    newer = tx.lease(older.replaced_by) if older.replaced_by else None
+    return newer is not None and newer.state in (LeaseState.INTENT, LeaseState.ACTIVE)

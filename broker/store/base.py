@@ -8,7 +8,7 @@ Operations run on the writer's thread: they are quick, pure Python over `tx`, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -133,6 +133,7 @@ class Tx(Protocol):
         ...
 
     def open_steps(self) -> list[Step]: ...
+    def open_step_count(self) -> int: ...
 
     # leases
     def insert_lease(self, lease: Lease) -> None:
@@ -142,8 +143,15 @@ class Tx(Protocol):
     def lease(self, lease_id: str) -> Lease | None: ...
     def leases_of(self, step_id: str) -> list[Lease]: ...
     def leases_in(self, *states: LeaseState) -> list[Lease]: ...
-    def due_leases(self, now: datetime, limit: int) -> list[Lease]:
-        """REVOKING and IN_DOUBT with next_try_at <= now, `high` tier first, then the longest waiting."""
+    def lease_counts(self) -> Mapping[LeaseState, int]:
+        """How many leases are in each state that is not terminal; states without any may be missing."""
+        ...
+
+    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
+        """REVOKING and IN_DOUBT with next_try_at <= now, `high` tier first, then the longest waiting.
+
+        `without`: providers whose leases are left out.
+        """
         ...
 
     def live_past(self, now: datetime) -> list[Lease]:

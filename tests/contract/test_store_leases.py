@@ -233,6 +233,24 @@ async def test_due_leases_are_high_tier_first_then_the_longest_waiting(store: St
     assert await ids(store, lambda tx: tx.due_leases(after(1), 10)) == []
 
 
+async def test_due_leases_leave_out_the_providers_named(store: Store) -> None:
+    for name, provider in (("stuck", "aws"), ("free", "vault"), ("gone", "removed")):
+        await bring(store, LeaseState.REVOKING, lease(name, provider=provider))
+    assert sorted(await ids(store, lambda tx: tx.due_leases(after(40), 10, without=["aws"]))) == ["free", "gone"]
+    assert await ids(store, lambda tx: tx.due_leases(after(40), 10, without={"aws", "vault", "removed"})) == []
+
+
+async def test_counts_are_of_what_is_not_over(store: Store) -> None:
+    assert not await store.read(lambda tx: tx.lease_counts())
+    for name, state in (("a", LeaseState.ACTIVE), ("b", LeaseState.ACTIVE), ("c", LeaseState.REVOKING)):
+        await bring(store, state, lease(name))
+    await bring(store, LeaseState.REVOKED, lease("d"))
+    counts = dict(await store.read(lambda tx: tx.lease_counts()))
+    assert counts == {LeaseState.ACTIVE: 2, LeaseState.REVOKING: 1}
+    opened = await store.read(lambda tx: tx.open_step_count())
+    assert opened == len(await store.read(lambda tx: tx.open_steps())) > 0
+
+
 async def test_live_past_finds_active_leases_at_their_bound(store: Store) -> None:
     for name, bound in (("b", 20), ("a", 10), ("c", 30)):
         await bring(store, LeaseState.ACTIVE, lease(name, expires_at=after(bound)))

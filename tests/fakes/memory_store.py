@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -149,6 +150,9 @@ class MemoryTx:
         found = [step for step in self._state.steps.values() if step.state is StepState.OPEN]
         return sorted(found, key=lambda step: step.opened_at)
 
+    def open_step_count(self) -> int:
+        return len(self.open_steps())
+
     # leases
 
     def insert_lease(self, lease: Lease) -> None:
@@ -170,8 +174,11 @@ class MemoryTx:
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return [lease for lease in self._state.leases.values() if lease.state in states]
 
-    def due_leases(self, now: datetime, limit: int) -> list[Lease]:
-        due = [(lease.next_try_at, lease) for lease in self.leases_in(*_DUE)]
+    def lease_counts(self) -> Mapping[LeaseState, int]:
+        return Counter(lease.state for lease in self._state.leases.values() if not lease.state.terminal)
+
+    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
+        due = [(lease.next_try_at, lease) for lease in self.leases_in(*_DUE) if lease.provider not in without]
         ready = [(lease.tier is not Tier.HIGH, at, lease) for at, lease in due if at is not None and at <= now]
         return [lease for _, _, lease in sorted(ready, key=lambda found: found[:2])[:limit]]
 

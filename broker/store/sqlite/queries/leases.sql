@@ -18,9 +18,14 @@ SELECT * FROM leases WHERE step_id = :step_id ORDER BY rowid;
 -- name: leases_in
 SELECT * FROM leases WHERE state IN (SELECT value FROM json_each(:states)) ORDER BY rowid;
 
+-- name: lease_counts
+SELECT state, count(*) AS leases FROM leases
+WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') GROUP BY state;
+
 -- name: due_leases
 SELECT * FROM leases
 WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at <= :now
+    AND provider NOT IN (SELECT value FROM json_each(:without))
 ORDER BY tier <> 'high', next_try_at, rowid LIMIT :limit;
 
 -- name: live_past

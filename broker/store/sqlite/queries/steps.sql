@@ -26,3 +26,6 @@ UPDATE steps SET state = 'ENDED', ended_at = :at, end_reason = :reason WHERE id 
 
 -- name: open_steps
 SELECT * FROM steps WHERE state = 'OPEN' ORDER BY opened_at, rowid;
+
+-- name: open_step_count
+SELECT count(*) AS steps FROM steps WHERE state = 'OPEN';

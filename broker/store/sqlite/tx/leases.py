@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState
@@ -30,8 +30,11 @@ class LeasesArea(Area):
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return self._leases("leases_in", states=canonical([state.value for state in states]))
 
-    def due_leases(self, now: datetime, limit: int) -> list[Lease]:
-        return self._leases("due_leases", now=micros(now), limit=limit)
+    def lease_counts(self) -> Mapping[LeaseState, int]:
+        return {LeaseState(row["state"]): int(row["leases"]) for row in self._db.all(_SQL["lease_counts"])}
+
+    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
+        return self._leases("due_leases", now=micros(now), limit=limit, without=canonical(sorted(without)))
 
     def live_past(self, now: datetime) -> list[Lease]:
         return self._leases("live_past", now=micros(now))

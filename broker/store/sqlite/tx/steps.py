@@ -36,6 +36,10 @@ class StepsArea(Area):
     def open_steps(self) -> list[Step]:
         return [step_of(row) for row in self._db.all(_SQL["open_steps"])]
 
+    def open_step_count(self) -> int:
+        (row,) = self._db.all(_SQL["open_step_count"])
+        return int(row["steps"])
+
     def _step(self, query: str, params: dict[str, SqlValue]) -> Step | None:
         row = self._db.one(_SQL[query], params)
         return step_of(row) if row else None
