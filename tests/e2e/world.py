@@ -17,7 +17,10 @@ REPORT = "workflow/nightly/step/report"
 
 # A guard and a rate limit that never stand in the way: they have tests of their own.
 ROOMY: dict[str, Any] = {
-    "guard": {tier: {"budget": 1000, "hourly": 100_000} for tier in ("low", "elevated", "high")},
+    "guard": {
+        tier: {"budget": 1000, "hourly": 100_000, "cool_down": "1ms", "max_cool_down": "1ms"}
+        for tier in ("low", "elevated", "high")
+    },
     "limits": {"request_rate": 5000.0, "request_burst": 5000},
 }
 
