@@ -8,28 +8,28 @@ from tests.demo.commands import BIN
 from tests.demo.site import Site, spiffe_id
 
 
-def environment_file(site: Site) -> str:
-    """Make env.sh, which turns a shell into step `extract` of a run of its own."""
-    path = site.folder / "env.sh"
+def by_hand(site: Site, reference: str) -> list[tuple[str, str]]:
+    """(what it is for, command), for another terminal. Makes env.sh, which turns a shell into step `extract`.
+
+    `reference`: of the refusal that step `report` was told.
+    """
     lines = [f'export PATH={quote(str(BIN))}:"$PATH"']
     lines += [f"export {name}={quote(value)}" for name, value in site.environment("extract", "by-hand").items()]
-    path.write_text("\n".join(lines) + "\n")
-    return quote(str(path))
-
-
-def by_hand(site: Site, reference: str) -> list[tuple[str, str]]:
-    """(command, what it is for), to be typed in another terminal."""
-    database, scope_map = quote(str(site.database)), quote(str(site.scope_map))
+    (site.folder / "env.sh").write_text("\n".join(lines) + "\n")
+    metrics = f"http://127.0.0.1:{site.http_port}/metrics"
     return [
-        (f". {environment_file(site)}", "be step extract: STEPCRED_ADDR, _CERT, _KEY, _CA, _WORKFLOW, _RUN, _STEP"),
-        ("stepcred whoami", "what the broker makes of your certificate"),
-        ("stepcred can orders-read", "yes, and why; opens nothing"),
-        ("stepcred can lake-write", "no"),
-        ("stepcred exec --scope orders-read -- bao read secret/data/orders", "a token for one command"),
-        (f"stepcred-broker scopes explain {spiffe_id('extract')} lake-write --map {scope_map}", "why not"),
-        (f"stepcred-broker scopes explain --denial {reference} --database {database} --map {scope_map}", "report's"),
-        (f"stepcred-broker audit verify --database {database}", "the journal holds"),
-        (f"stepcred-broker audit export --database {database} | tail -n 3", "its last records"),
-        (f"curl -s http://127.0.0.1:{site.http_port}/metrics | grep ^stepcred", "what operators measure"),
-        (f"tail -f {quote(str(site.folder / 'broker.log'))}", "the daemon's log"),
+        ("be step extract (STEPCRED_ADDR, …)", f"cd {quote(str(site.folder))} && . ./env.sh"),
+        ("who the broker takes you for", "stepcred whoami"),
+        ("may I? opens nothing", "stepcred can orders-read"),
+        ("and this?", "stepcred can lake-write"),
+        (
+            "why not, for the operator",
+            f"stepcred-broker scopes explain {spiffe_id('extract')} lake-write --map scopes.yaml",
+        ),
+        ("a token for one command", "stepcred exec --scope orders-read -- bao read secret/data/orders"),
+        ("what report was refused", f"stepcred-broker scopes explain --denial {reference} --database broker.db"),
+        ("does the journal hold?", "stepcred-broker audit verify --database broker.db"),
+        ("its last records", "stepcred-broker audit export --database broker.db | tail -n 3"),
+        ("what operators measure", f"curl -s {metrics} | grep ^stepcred"),
+        ("the daemon's log", "tail broker.log"),
     ]

@@ -76,10 +76,9 @@ class Screen:
             self._line((line, ""))
 
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Commands, each with what it is for as a shell comment above it."""
-        for command, purpose in rows:
-            self._line((f"  # {purpose}", "bright_black"))
-            self._line((f"  {command}", "bold"))
+        """What for, and the command."""
+        for purpose, command in rows:
+            self._line((f"  {purpose:<36}", "bright_black"), (command, "bold"))
 
     def _line(self, *parts: tuple[str, str]) -> None:
         self._console.print(Text.assemble(*parts))

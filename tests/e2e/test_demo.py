@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -113,20 +112,17 @@ def test_ctrl_c_stops_every_server(tmp_path: Path, after: str) -> None:
     assert "\x1b[" in said.read_text()  # colour on a terminal
 
 
-def typed(commands: Mapping[str, str], beginning: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Type one of the printed commands into a new shell, after the one that sets the environment."""
-    source = next(command for command in commands if command.startswith(". "))
-    command = next(command for command in commands if command.startswith(beginning))
-    return subprocess.run(
-        ["sh", "-c", f"{source} && {command}"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
-    )
+def printed_commands(said: str) -> list[str]:
+    """The right-hand column of what to type."""
+    below = said.partition("In another terminal")[2].partition("Ctrl-C here")[0]
+    return [line.strip().split("  ", 1)[-1].strip() for line in below.splitlines() if "  " in line.strip()]
 
 
-def printed_commands(said: str) -> dict[str, str]:
-    """Command → what it is for, as they stand on the screen."""
-    lines = [line.strip() for line in said.splitlines()]
-    pairs = itertools.pairwise(lines)
-    return {command: note for note, command in pairs if note.startswith("# ")}
+def typed(commands: list[str], beginning: str) -> subprocess.CompletedProcess[str]:
+    """Type one of the printed commands into a new shell, after the one that sets it up."""
+    (command,) = [each for each in commands if each.startswith(beginning)]
+    argv = ["sh", "-c", f"{commands[0]} && {command}"]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_keep_leaves_everything_running_and_prints_commands_that_work(tmp_path: Path) -> None:
@@ -134,18 +130,17 @@ def test_keep_leaves_everything_running_and_prints_commands_that_work(tmp_path: 
         wait_until(lambda: "Ctrl-C here" in said.read_text(), within=LIMIT, what="the commands on the screen")
         commands = printed_commands(said.read_text())
 
-        who = typed(commands, "stepcred whoami", tmp_path.parent)
+        who = typed(commands, "stepcred whoami")
         assert "spiffe://demo.local/workflow/nightly-etl/step/extract" in who.stdout, who.stderr
-        assert typed(commands, "stepcred can orders-read", tmp_path.parent).stdout.startswith("yes: orders-read")
-        assert typed(commands, "stepcred can lake-write", tmp_path.parent).returncode == 1
-        read = typed(commands, "stepcred exec", tmp_path.parent)
-        assert read.returncode == 0, read.stderr
-        assert "password" in read.stdout
+        assert typed(commands, "stepcred can orders-read").stdout.startswith("yes: orders-read")
+        assert typed(commands, "stepcred can lake-write").returncode == 1
+        assert "nightly-extract" in typed(commands, "stepcred-broker scopes explain spiffe:").stdout
+        read = typed(commands, "stepcred exec")
+        assert (read.returncode, "password" in read.stdout) == (0, True), read.stderr
         assert "1 credential dead, proven" in read.stderr
-        denial = typed(commands, "stepcred-broker scopes explain --denial", tmp_path.parent)
-        assert "nightly-report" in denial.stdout
-        assert typed(commands, "stepcred-broker audit verify", tmp_path.parent).returncode == 0
-        assert len(typed(commands, "stepcred-broker audit export", tmp_path.parent).stdout.splitlines()) == 3
+        assert "nightly-report" in typed(commands, "stepcred-broker scopes explain --denial").stdout
+        assert typed(commands, "stepcred-broker audit verify").returncode == 0
+        assert len(typed(commands, "stepcred-broker audit export").stdout.splitlines()) == 3
 
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
