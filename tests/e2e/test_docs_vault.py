@@ -15,7 +15,7 @@ from broker import wiring
 from broker.config import load
 from tests.support.bao import BaoServer, openbao
 from tests.support.daemon import PYTHON, Deployment
-from tests.support.pages import bash, blocks, commands, page
+from tests.support.pages import blocks, commands, follow_vault, page
 from tests.support.postgres import PostgresServer
 
 TEXT = page("vault.md")
@@ -32,7 +32,6 @@ workloads:
 grants:
   nightly: {workloads: [load], workflows: [nightly], scopes: [app-token, app-secret, orders-db], max_step: 2h}
 """
-DATABASE = "db.acme.internal:5432/orders"
 
 
 @pytest.fixture
@@ -40,17 +39,6 @@ def server(tmp_path: Path) -> Iterator[BaoServer]:
     """A new one for each test: the page begins with nothing."""
     with openbao(tmp_path) as bao:
         yield bao
-
-
-def follow(bao: BaoServer, folder: Path, *, without: str = "", database: str = "") -> None:
-    """Paste every command but one. Without a `database`, those that need one are left out."""
-    chosen = [command for command in COMMANDS if command != without]
-    if without:
-        chosen = [command for command in chosen if not command.startswith("bao read ")]
-    if not database:
-        chosen = [command for command in chosen if "bao write database/" not in command]
-    script = "\n".join(chosen).replace(DATABASE, database)
-    bash(script, folder, {**os.environ, "BAO_ADDR": bao.address, "BAO_TOKEN": bao.root_token, "HOME": str(folder)})
 
 
 def deployment(bao: BaoServer, folder: Path) -> Deployment:
@@ -71,7 +59,7 @@ def test_what_the_page_sets_up_serves_and_ends_every_scope(
     (sql,) = blocks(TEXT, "sql")
     with psycopg.connect(pg.dsn(), autocommit=True) as connection:
         connection.execute(sql.encode())
-    follow(server, tmp_path, database=f"127.0.0.1:{pg.port}/{pg.database}?sslmode=disable")
+    follow_vault(server, tmp_path, database=f"127.0.0.1:{pg.port}/{pg.database}?sslmode=disable")
     made = deployment(server, tmp_path)
     code, told = check_live(made)
     assert (code, "providers     ok" in told) == (0, True), told
@@ -113,14 +101,14 @@ NAMED = {
 @pytest.mark.parametrize("command", NAMED)
 def test_a_command_left_out_is_named_by_check_live(command: str, server: BaoServer, tmp_path: Path) -> None:
     (left_out,) = [one for one in COMMANDS if one.startswith(f"{command} ")]
-    follow(server, tmp_path, without=left_out)
+    follow_vault(server, tmp_path, without=left_out)
     code, told = check_live(deployment(server, tmp_path))
     assert code == os.EX_UNAVAILABLE
     assert NAMED[command] in told
 
 
 async def test_each_right_left_out_is_named_by_check_live(server: BaoServer, tmp_path: Path) -> None:
-    follow(server, tmp_path)
+    follow_vault(server, tmp_path)
     config = load(deployment(server, tmp_path).config, {})
     assert await wiring.check_live(config) == []
     for right in RIGHTS:

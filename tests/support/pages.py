@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tests.support.bao import BaoServer
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
@@ -57,3 +59,14 @@ def bash(script: str, folder: Path, env: Mapping[str, str] = os.environ) -> str:
     )
     assert ran.returncode == 0, f"{script}\n{ran.stdout}{ran.stderr}"
     return ran.stdout + ran.stderr
+
+
+def follow_vault(bao: BaoServer, folder: Path, *, without: str = "", database: str = "") -> None:
+    """Paste every command of docs/vault.md but one. Without a `database`, those that need one are left out."""
+    chosen = [command for command in commands(page("vault.md")) if command != without]
+    if without:
+        chosen = [command for command in chosen if not command.startswith("bao read ")]
+    if not database:
+        chosen = [command for command in chosen if "bao write database/" not in command]
+    script = "\n".join(chosen).replace("db.acme.internal:5432/orders", database)
+    bash(script, folder, {**os.environ, "BAO_ADDR": bao.address, "BAO_TOKEN": bao.root_token, "HOME": str(folder)})
