@@ -26,22 +26,21 @@ WIDTH = 150  # columns, where nobody is looking
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each comparison (default 5)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of one sample (default 1)")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="does everything once and proves nothing")
     return parser.parse_args()
 
 
-def run(*, rounds: int, seconds: float, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
+def run(plan: Plan, *, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
     """All figures, and under what circumstances."""
     start = time.monotonic()
     say("decide() and import")
-    figures: list[Figure] = [growth.grants(rounds, many=many_grants), growth.import_ms(rounds)]
+    figures: list[Figure] = [growth.grants(plan.rounds, many=many_grants), growth.import_ms(plan.rounds)]
     with scratch() as folder:
         about = circumstances(folder)
         say("starting OpenBao (raft, TLS), two daemons, an echo and the load generator")
         with world(folder) as everything:
-            bench = Bench(world=everything, plan=Plan(rounds=rounds, seconds=seconds))
+            bench = Bench(world=everything, plan=plan)
             figures = [
                 *bench.issue_vs_echo(),
                 *bench.issue_vs_direct(),
@@ -69,9 +68,9 @@ def circumstances(folder: Path) -> dict[str, Any]:
 def main() -> int:
     asked = arguments()
     if asked.quick:
-        about, figures = run(rounds=1, seconds=0.15, many_grants=400)
+        about, figures = run(Plan(rounds=1, seconds=0.15, warm_up=0), many_grants=400)
     else:
-        about, figures = run(rounds=asked.rounds, seconds=asked.seconds, many_grants=10_000)
+        about, figures = run(Plan(rounds=asked.rounds), many_grants=10_000)
     write_json(asked.json, about, figures)
     console = Console()
     if not console.is_terminal:

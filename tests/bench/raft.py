@@ -24,7 +24,10 @@ path "auth/token/lookup" {{ capabilities = ["update"] }}
 
 @contextlib.contextmanager
 def raft_openbao(folder: Path) -> Iterator[BaoServer]:
-    """From nothing to unsealed and leader. One node: every write is an fsync, no network round."""
+    """From nothing to unsealed and leader. One node: every write is an fsync, no network round.
+
+    `performance_multiplier` is only the time that an election waits.
+    """
     folder.mkdir(parents=True)
     (folder / "data").mkdir()
     ca = TestCA(folder, "bao.local")
@@ -33,7 +36,7 @@ def raft_openbao(folder: Path) -> Iterator[BaoServer]:
     listener = {"address": f"127.0.0.1:{port}", "tls_cert_file": str(cert), "tls_key_file": str(key)}
     cluster = free_port()
     config: dict[str, Any] = {
-        "storage": {"raft": {"path": str(folder / "data"), "node_id": "one"}},
+        "storage": {"raft": {"path": str(folder / "data"), "node_id": "one", "performance_multiplier": "1"}},
         "listener": {"tcp": {**listener, "cluster_address": f"127.0.0.1:{cluster}"}},
         "api_addr": f"https://127.0.0.1:{port}",
         "cluster_addr": f"https://127.0.0.1:{cluster}",

@@ -59,7 +59,8 @@ def _sides(figures: Sequence[Figure]) -> Table:
         for number, side in enumerate(sides):
             first = figure.key if number == 0 else ""
             name = f"{side.side} {side.part}" if isinstance(figure, Parts) else side.side
-            table.add_row(first, name, *_numbers(side), _cpu(side), end_section=number == len(sides) - 1)
+            cpu = _cpu(side) if first or isinstance(figure, Ratio) else ""  # parts of one operation share it
+            table.add_row(first, name, *_numbers(side), cpu, end_section=number == len(sides) - 1)
     return table
 
 

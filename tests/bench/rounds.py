@@ -20,8 +20,9 @@ STEP_PARTS = ("begin", "issue", "end", "dead")
 class Plan:
     """How long."""
 
-    rounds: int  # counted ones; one more before them warms up
-    seconds: float  # of one sample
+    rounds: int  # counted ones
+    seconds: float = 1.0  # of one sample; all leases of one must be seen dead within the wait at its end
+    warm_up: int = 1  # rounds before those that count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +88,11 @@ class Bench:
     def _alternate(self, *sides: str, concurrency: int, share: float = 1.0) -> dict[str, list[Sample]]:
         """Each side once per round, forwards and backwards in turn, so that a drift of the machine hits all alike."""
         found: dict[str, list[Sample]] = {side: [] for side in sides}
-        for number in range(self.plan.rounds + 1):
+        for number in range(1 - self.plan.warm_up, self.plan.rounds + 1):
             say(f"{' / '.join(sides)}, {concurrency} in flight: round {number} of {self.plan.rounds}")
             for side in sides if number % 2 else reversed(sides):
                 sample = self.world.load.sample(side, concurrency=concurrency, seconds=self.plan.seconds * share)
-                if number:  # the first one warms up
+                if number > 0:
                     found[side].append(sample)
         return found
 

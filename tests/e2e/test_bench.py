@@ -1,0 +1,46 @@
+"""`make bench` in small: it does everything once. Never a word about speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RATIOS = {
+    "issue_vs_echo",
+    "issue_vs_echo.p50",
+    "issue_vs_direct.create",
+    "issue_vs_direct.create.p50",
+    "issue_vs_direct.login_create",
+    "cycle_vs_direct.throughput",
+    "cycle_vs_direct.p50",
+    "time_to_dead",
+    "time_to_dead.busy",
+}
+PARTS = {"step", "step.busy"}
+VALUES = {"growth.grants", "import_ms", "rss_mb", "rss_mb.null"}
+
+
+@pytest.mark.timeout(180)
+def test_a_quick_bench_measures_every_key_and_writes_them_as_json(tmp_path: Path) -> None:
+    target = tmp_path / "bench.json"
+    argv = [sys.executable, "-m", "tests.bench", "--quick", "--json", str(target)]
+
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=170, check=False)
+
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(target.read_text())
+    assert figures.keys() == {"about"} | RATIOS | PARTS | VALUES
+    for key in RATIOS:
+        found = figures[key]
+        assert found["ratio"]["low"] <= found["ratio"]["median"] <= found["ratio"]["high"]
+        assert found["ours"]["calls"] > 0
+        assert found["theirs"]["p50_ms"] <= found["theirs"]["p99_ms"]
+    for key in PARTS:
+        assert [part["part"] for part in figures[key]["parts"]] == ["begin", "issue", "end", "dead"]
+    for key in VALUES:
+        assert figures[key]["value"]["median"] > 0
+    assert all(key in done.stdout for key in RATIOS | PARTS | VALUES)
