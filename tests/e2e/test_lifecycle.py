@@ -134,7 +134,8 @@ class Load:
 
 
 def test_i1_kill_9_under_load_leaves_no_live_token_without_a_row(site: Site) -> None:
-    deployment = site.deployment()
+    # A mint in doubt is proven dead once a late one can no longer land: soon, here.
+    deployment = site.deployment(vault={"request_limit": "2s"}, timings={"mint_timeout": "4s"})
     creds = deployment.agent(LOAD)
     with deployment.daemon() as process, wire(deployment, creds) as client, ThreadPoolExecutor(STEPS) as pool:
         load = Load(client)
