@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from broker.leases.core import Core
+from broker.leases.revoking import TIME_ENFORCED
 from broker.model import Evidence, Lease, LeaseState, Revocability
 
 LOOK_EVERY = 1.0  # seconds
@@ -43,18 +44,24 @@ def outcome_of(lease: Lease) -> Outcome:
 
 
 async def wait_for_evidence(core: Core, leases: Iterable[Lease], seconds: float) -> list[Outcome]:
-    """Wait until every lease is terminal, `seconds` at most; then say how each one stands."""
+    """Wait while waiting can help, `seconds` at most; then say how each lease stands."""
     ids = [lease.id for lease in leases]
     futures = {lease_id: core.endings.expect(lease_id) for lease_id in ids}  # before looking
     try:
         rows = await _rows(core, ids)
-        open_ = [futures[row.id] for row in rows if not row.state.terminal]
+        open_ = [futures[row.id] for row in rows if not _at_rest(row)]
         if open_ and seconds > 0:
             rows = await _wait(core, ids, open_, seconds)
     finally:
         for lease_id, future in futures.items():
             core.endings.forget(lease_id, future)
     return [outcome_of(row) for row in rows]
+
+
+def _at_rest(lease: Lease) -> bool:
+    """Dead; or all has been done, and only time can end it: a step must not wait minutes for its own end."""
+    waits_for_bound = lease.revocability in TIME_ENFORCED and lease.attempts > 0
+    return lease.state.terminal or (lease.state is LeaseState.REVOKING and waits_for_bound)
 
 
 async def _wait(core: Core, ids: list[str], open_: list[asyncio.Future[None]], seconds: float) -> list[Lease]:
@@ -68,7 +75,7 @@ async def _wait(core: Core, ids: list[str], open_: list[asyncio.Future[None]], s
         else:
             await asyncio.sleep(pause)
         rows = await _rows(core, ids)
-        if loop.time() >= until or all(row.state.terminal for row in rows):
+        if loop.time() >= until or all(map(_at_rest, rows)):
             return rows
 
 

@@ -218,6 +218,8 @@ class RevocationLane:
         """No evidence yet. Where time is the end, come back when it has passed."""
         later = lease.expires_at + self._core.timings.clock_skew if lease.revocability in TIME_ENFORCED else None
         await self._defer(lease, problem=progress.step or "not yet seen dead", refs=progress.refs, wait_until=later)
+        if later is not None:
+            self._core.endings.tell(lease.id)
 
     async def _defer(
         self,
