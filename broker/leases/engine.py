@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,7 @@ from broker.store.base import Tx
 
 log = get_logger(__name__)
 
+MAX_WAITING = 64  # calls of one agent: a quarter of what the server takes by default
 DRAIN_PAGE = 1000  # leases looked at, to see whether there is still work that can be done
 FLUSH_EVERY = 5.0  # seconds between writes of counted refusals
 
@@ -54,6 +56,7 @@ class Engine:
         self._lane = RevocationLane(core)
         self._reaper = Reaper(core, self._steps)
         self._tasks: list[asyncio.Task[None]] = []
+        self._waiting: Counter[str] = Counter()  # agent → calls that wait for evidence
         self.draining = False
 
     # --- what agents ask ---
@@ -100,7 +103,7 @@ class Engine:
 
         lease = await core.store.write(operation)
         core.lane.set()
-        outcomes = await wait_for_evidence(core, [lease], wait_seconds)
+        outcomes = await self._wait(agent, [lease], wait_seconds)
         core.epoch.must_be_fresh()
         return outcomes[0]
 
@@ -110,9 +113,21 @@ class Engine:
         check_request_id(request_id)
         step = await core.step_of(agent, handle)
         leases = await self._steps.end(step, reason=EndReason.STEP_ENDED, by=agent.spiffe_id, request_id=request_id)
-        outcomes = await wait_for_evidence(core, leases, wait_seconds)
+        outcomes = await self._wait(agent, leases, wait_seconds)
         core.epoch.must_be_fresh()
         return Ended(outcomes=tuple(outcomes))
+
+    async def _wait(self, agent: Agent, leases: Sequence[Lease], seconds: float) -> list[Outcome]:
+        """Each waiter holds a place at the server: whoever has too many is told at once how the leases stand."""
+        if self._waiting[agent.spiffe_id] >= MAX_WAITING:
+            seconds = 0.0
+        self._waiting[agent.spiffe_id] += 1
+        try:
+            return await wait_for_evidence(self._core, leases, seconds)
+        finally:
+            self._waiting[agent.spiffe_id] -= 1
+            if not self._waiting[agent.spiffe_id]:
+                del self._waiting[agent.spiffe_id]
 
     async def check_access(self, key: StepKey, scopes: Sequence[str]) -> tuple[ScopeAnswer, ...]:
         """The verdicts of BeginStep; opens nothing and journals nothing."""

@@ -6,11 +6,14 @@ A method that is missing from the table is refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import grpc
 from google.protobuf.message import DecodeError, Message
 
 from broker.clock import Clock
@@ -27,6 +30,8 @@ log = get_logger(__name__)
 
 SERVICE = "stepcred.v1.CredentialBroker"
 STORE_RETRY = timedelta(seconds=5)
+MAX_IN_FLIGHT = 64  # calls of one agent: a quarter of what the server takes by default
+CALL_AGAIN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +73,7 @@ class Pipeline:
         self._metrics = metrics
         self._clock = clock
         self._max_metadata = max_metadata
+        self._calls: Counter[str] = Counter()  # agent → calls in flight
 
     def wrap(
         self, name: str, method: Method, parse: Callable[[bytes], Message]
@@ -90,6 +96,12 @@ class Pipeline:
             except asyncio.CancelledError:
                 code = "CANCELLED"
                 raise
+            except Exception:
+                # While refusing: nothing is left to refuse it with, and still its text must not reach the client.
+                log.exception("a refusal could not be answered", method=name)
+                code = grpc.StatusCode.INTERNAL.name
+                await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+                raise
             finally:
                 took = timedelta(seconds=self._clock.monotonic() - start)
                 self._metrics.rpc(name, code, took)
@@ -104,7 +116,8 @@ class Pipeline:
             check_metadata(context, self._max_metadata)
             agent = authenticate(self._authenticator, context)
             self._check_rate(name, agent)
-            return await method(parse(raw), agent, context)
+            with self._in_flight(name, agent):
+                return await method(parse(raw), agent, context)
         except BrokerError as error:
             refusal = error
         except DecodeError:
@@ -113,7 +126,7 @@ class Pipeline:
             log.exception("store failed", method=name)
             refusal = BrokerError(
                 Reason.STORE_UNAVAILABLE,
-                "the broker's database cannot write; nothing was minted",
+                "the broker's database cannot write; nothing was delivered",
                 retry_after=STORE_RETRY,
             )
         except Exception:
@@ -134,6 +147,22 @@ class Pipeline:
             raise BrokerError(
                 Reason.RATE_LIMITED, "too many requests by this agent", retry_after=timedelta(seconds=wait)
             )
+
+    @contextlib.contextmanager
+    def _in_flight(self, name: str, agent: Agent) -> Iterator[None]:
+        """One agent's slow mints must not take every place at the server: others' heartbeats need one."""
+        if not METHODS[name].rate_limited:
+            yield
+            return
+        if self._calls[agent.spiffe_id] >= MAX_IN_FLIGHT:
+            raise BrokerError(Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN)
+        self._calls[agent.spiffe_id] += 1
+        try:
+            yield
+        finally:
+            self._calls[agent.spiffe_id] -= 1
+            if not self._calls[agent.spiffe_id]:
+                del self._calls[agent.spiffe_id]
 
 
 class _Answered(Exception):

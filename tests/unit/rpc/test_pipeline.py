@@ -1,0 +1,210 @@
+"""What every call passes, over a real socket with real certificates."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from broker.config import Limits
+from broker.errors import StoreError
+from broker.guard.limiter import RateLimit
+from broker.rpc import pipeline, server
+from broker.rpc.pipeline import METHODS, SERVICE
+from stepcred.v1 import broker_pb2 as pb
+from tests.fakes.world import OTHER, new_id
+from tests.support.certs import TestCA
+from tests.unit.rpc.conftest import Edge, edge_of, told
+
+C = grpc.StatusCode
+
+
+async def test_the_whole_way_of_a_credential(edge: Edge) -> None:
+    stub = edge.stub()
+    opened = await edge.begin()
+    request = pb.IssueCredentialRequest(request_id=new_id(), step_handle=opened.step_handle, scope="plain")
+    issued = await stub.IssueCredential(request)
+    assert issued.credential.vault_token.token == f"secret-of-{issued.lease.lease_id}"
+    beat = pb.HeartbeatRequest(step_handle=opened.step_handle, held_lease_ids=[issued.lease.lease_id, "not-mine"])
+    assert (await stub.Heartbeat(beat)).ended_lease_ids == ["not-mine"]
+    end = pb.EndStepRequest(request_id=new_id(), step_handle=opened.step_handle)
+    end.wait.seconds = 5
+    assert (await stub.EndStep(end)).all_proven
+
+
+# --- transport ---
+
+
+async def test_without_tls_there_is_no_answer(edge: Edge) -> None:
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        call = raw(channel, "WhoAmI")
+        assert (await told(call)).code is C.UNAVAILABLE
+
+
+async def test_without_a_client_certificate_there_is_no_answer(edge: Edge) -> None:
+    call = raw(edge.channel(None), "WhoAmI")
+    assert (await told(call)).code is C.UNAVAILABLE
+
+
+async def test_a_certificate_of_another_root_gets_no_answer(edge: Edge, tmp_path: Path) -> None:
+    stranger = TestCA(tmp_path / "elsewhere", "dev.local").agent(OTHER)
+    assert (await told(edge.stub(stranger).WhoAmI(pb.WhoAmIRequest(), timeout=5))).code is C.UNAVAILABLE
+
+
+async def test_a_foreign_trust_domain_is_unauthenticated_and_not_journalled(edge: Edge) -> None:
+    before = await edge.broker.journal_kinds()
+    refused = await told(edge.stub(_foreign(edge)).WhoAmI(pb.WhoAmIRequest()))
+    assert (refused.code, refused.reason) == (C.UNAUTHENTICATED, "TRUST_DOMAIN_FOREIGN")
+    assert await edge.broker.journal_kinds() == before
+
+
+# --- methods ---
+
+
+async def test_a_method_that_does_not_exist_is_unimplemented(edge: Edge) -> None:
+    call = raw(edge.channel(edge.agent), "GiveMeEverything")
+    assert (await told(call)).code is C.UNIMPLEMENTED
+
+
+def test_a_method_missing_from_the_table_is_not_served(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(METHODS, "IssueCredential")
+    handler = server.handler(edge.pipeline, edge.servicer)
+    assert handler.service(_call("WhoAmI")) is not None
+    assert handler.service(_call("IssueCredential")) is None
+
+
+def test_the_table_the_servicer_and_the_contract_name_the_same_methods(edge: Edge) -> None:
+    described = {method.name for method in pb.DESCRIPTOR.services_by_name["CredentialBroker"].methods}
+    assert described == set(METHODS) == set(edge.servicer.methods())
+
+
+async def test_bytes_that_are_no_request_are_refused_without_the_parsers_words(edge: Edge) -> None:
+    call = raw(edge.channel(edge.agent), "BeginStep", b"\xff\xff\xff")
+    refused = await told(call)
+    assert (refused.code, refused.reason) == (C.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert "DecodeError" not in refused.message
+
+
+# --- failures ---
+
+SECRET = "hvs.do-not-tell"  # what must not be told
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "reason"),
+    [
+        (RuntimeError(SECRET), C.INTERNAL, "INTERNAL"),
+        (KeyError(SECRET), C.INTERNAL, "INTERNAL"),
+        (TimeoutError(SECRET), C.INTERNAL, "INTERNAL"),
+        (StoreError(SECRET), C.ABORTED, "STORE_UNAVAILABLE"),
+    ],
+)
+async def test_the_text_of_a_failure_never_reaches_the_client(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, failure: Exception, code: grpc.StatusCode, reason: str
+) -> None:
+    async def fail(*_: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(edge.broker.engine, "begin_step", fail)
+    refused = await told(edge.begin())
+    assert (refused.code, refused.reason) == (code, reason)
+    assert SECRET not in f"{refused}"
+    assert refused.metadata["reference_id"]
+
+
+async def test_a_failure_while_refusing_does_not_reach_the_client_either(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> Any:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(edge.broker.engine._refusals, "record", fail)
+    refused = await told(edge.begin(run="not a name"))
+    assert (refused.code, refused.message) == (C.INTERNAL, "internal error")
+    assert SECRET not in f"{refused}"
+
+
+async def test_a_store_that_cannot_write_refuses_all_the_same(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: Any) -> Any:
+        raise StoreError(SECRET)
+
+    monkeypatch.setattr(edge.broker.store, "write", full)
+    refused = await told(edge.begin())
+    assert (refused.code, refused.reason) == (C.ABORTED, "STORE_UNAVAILABLE")
+    assert refused.trailers["grpc-retry-pushback-ms"] == "5000"
+
+
+# --- limits ---
+
+
+async def test_metadata_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    async with edge_of(tmp_path, limits=Limits(max_metadata_bytes=1024), limit=RateLimit()) as edge:
+        stub = edge.stub()
+        await stub.WhoAmI(pb.WhoAmIRequest(), metadata=(("x", "y" * 300),))
+        refused = await told(stub.WhoAmI(pb.WhoAmIRequest(), metadata=(("x", "y" * 2000),)))
+        assert refused.code in (C.INVALID_ARGUMENT, C.RESOURCE_EXHAUSTED)  # ours, or grpc's own once SETTINGS are known
+
+
+async def test_a_message_beyond_the_limit_is_refused(edge: Edge) -> None:
+    held = ["x" * 100] * 300
+    refused = await told(edge.stub().Heartbeat(pb.HeartbeatRequest(step_handle="h", held_lease_ids=held)))
+    assert refused.code is C.RESOURCE_EXHAUSTED
+
+
+async def test_a_storm_is_slowed_and_giving_back_is_not(tmp_path: Path) -> None:
+    async with edge_of(tmp_path, limits=Limits(), limit=RateLimit(per_second=0.5, burst=2)) as edge:
+        stub = edge.stub()
+        opened = await edge.begin()
+        await stub.WhoAmI(pb.WhoAmIRequest())
+        refused = await told(stub.WhoAmI(pb.WhoAmIRequest()))
+        assert (refused.code, refused.reason) == (C.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+        assert 0 < int(refused.trailers["grpc-retry-pushback-ms"]) <= 2000
+        for _ in range(5):
+            await stub.Heartbeat(pb.HeartbeatRequest(step_handle=opened.step_handle))
+        await stub.EndStep(pb.EndStepRequest(request_id=new_id(), step_handle=opened.step_handle))
+        await edge.stub(edge.ca.agent(OTHER)).WhoAmI(pb.WhoAmIRequest())  # another agent has its own
+
+
+async def test_one_agents_slow_mints_leave_room(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT", 2)
+    opened, stub = await edge.begin(), edge.stub()
+    edge.broker.provider.after_landing.clear()
+
+    def issue() -> Any:
+        return stub.IssueCredential(
+            pb.IssueCredentialRequest(request_id=new_id(), step_handle=opened.step_handle, scope="plain")
+        )
+
+    slow = [issue(), issue()]
+    await asyncio.wait_for(edge.broker.provider.landed.wait(), 5)
+    await edge.broker.until(lambda: _mints(edge, 2))
+    assert (await told(issue())).reason == "RATE_LIMITED"
+    await stub.Heartbeat(pb.HeartbeatRequest(step_handle=opened.step_handle))
+    edge.broker.provider.after_landing.set()
+    await asyncio.gather(*slow)
+    assert not edge.pipeline._calls
+
+
+async def _mints(edge: Edge, count: int) -> bool:
+    return len(edge.broker.backend.mints) == count
+
+
+def _foreign(edge: Edge) -> Any:
+    return edge.ca.agent("spiffe://else.local/workflow/x/step/y", common_name="agent")
+
+
+def raw(channel: Any, method: str, body: bytes = b"") -> Any:
+    """A call without the generated stub."""
+    return channel.unary_unary(f"/{SERVICE}/{method}")(body, timeout=5)
+
+
+def _call(name: str) -> Any:
+    class Details:
+        method = f"/{SERVICE}/{name}"
+        invocation_metadata = ()
+
+    return Details()
