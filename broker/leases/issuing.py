@@ -283,7 +283,12 @@ class Issuing:
 
 def refused(decision: Denied, step: Step, scope: str) -> BrokerError:
     """Rule and fix only for scopes that some grant gives to this agent (DESIGN section 8)."""
-    details = _about(step, scope) | {"denial": decision.reason.value, "rule": str(decision.rule or "")}
+    details = _about(step, scope) | {
+        "denial": decision.reason.value,
+        "rule": str(decision.rule or ""),
+        "why": decision.message,
+        "smallest_fix": decision.smallest_fix,
+    }
     if not decision.known:
         error = access_denied()
         error.about = details

@@ -9,8 +9,7 @@ from pathlib import Path
 import stepcred
 
 # Workflow, run and step come from STEPCRED_WORKFLOW, _RUN and _STEP, which a scheduler sets.
-# `wait`: the broker cannot prove a session dead before its bound, so there is no use in waiting for that.
-with stepcred.connect() as broker, broker.step(scopes=["lake-write"], wait=0) as step:
+with stepcred.connect() as broker, broker.step(scopes=["lake-write"]) as step:
     session = step.issue("lake-write")
     assert isinstance(session, stepcred.AwsSession)
     s3 = session.boto3_session().client("s3")
