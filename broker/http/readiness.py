@@ -10,7 +10,8 @@ from broker.leases.core import Core
 from broker.leases.engine import Engine
 from broker.log import get_logger
 
-PROBE_EVERY = 15.0  # seconds between looks at the providers
+PROBE_EVERY = 15.0  # seconds between looks at providers that are well
+PROBE_AGAIN = 1.0  # seconds until the next look when one was not
 
 log = get_logger(__name__)
 
@@ -53,4 +54,4 @@ class Readiness:
             for problem in set(found) - set(self._provider_problems):
                 log.warning("provider is not ready", problem=problem)
             self._provider_problems = found
-            await self._core.clock.sleep(PROBE_EVERY)
+            await self._core.clock.sleep(PROBE_AGAIN if found else PROBE_EVERY)
