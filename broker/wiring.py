@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-import grpc.aio
-
 from broker import keyring
 from broker.clock import Clock, SystemClock
 from broker.config import Aws, Config, Vault
@@ -123,91 +121,83 @@ class Daemon:
 
     engine: Engine
     core: Core
-    policies: Policies
     trust: TrustStore
-    grpc_server: grpc.aio.Server
     grpc_port: int
     http_port: int
 
 
 @asynccontextmanager
 async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Daemon]:
-    """Start everything in order, and stop it in the reverse one. Raises ConfigError, StoreError."""
+    """Start everything in order, and stop it in the reverse one.
+
+    Raises ConfigError, ScopeMapError, StoreError, and OSError for an http address that is taken.
+    """
     clock = clock or SystemClock()
+    if problems := server_certificate_problems(config.tls, clock.now()):
+        raise ConfigError(problems)
+    trust = TrustStore(config.tls.client_ca_file)
     async with AsyncExitStack() as stack:
-        if problems := server_certificate_problems(config.tls, clock.now()):
-            raise ConfigError(problems)
-        trust = TrustStore(config.tls.client_ca_file)
-        credentials = rpc.credentials(config.tls, trust)
-        store = open_store(config.store.path)
-        stack.push_async_callback(store.close)
-        ring, control = await fitting_keyring(store, config.store.mint_key_file)
-        metrics = Metrics()
-        policies = Policies(
-            config.scopes.file,
-            scope_kinds(),
-            environment=config.environment,
-            trust_domain=config.trust_domain,
-        )
-        epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
-        table = providers(config, ring, control.installation, clock, lambda: epoch.id)
-        for provider in table.values():
-            stack.push_async_callback(provider.close)
-        core = Core(
-            store=store,
-            clock=clock,
-            timings=config.timings,
-            keyring=ring,
-            policies=policies,
-            guard=Guard(configured(config.guard)),
-            providers=table,
-            epoch=epoch,
-            metrics=metrics,
-        )
-        refusals = Refusals(store, clock, metrics, DenialCounter())
+        core = await _core(stack, config, clock)
+        refusals = Refusals(core.store, clock, core.metrics, DenialCounter())
         engine = Engine(core, refusals)
         stack.push_async_callback(engine.stop)
         await engine.start()
-        await policies.load_initial(store, clock)
-        metrics.policy_generation(policies.generation)
-        pipeline = Pipeline(
-            authenticator=Authenticator(
-                trust,
-                clock,
-                CertificatePolicy(
-                    trust_domain=config.trust_domain, max_lifetime=config.tls.max_client_certificate_life
-                ),
-            ),
-            limiter=RequestLimiter(RateLimit(per_second=config.limits.request_rate, burst=config.limits.request_burst)),
-            refusals=refusals,
-            metrics=metrics,
-            clock=clock,
-            max_metadata=config.limits.max_metadata_bytes,
-        )
+        await core.policies.load_initial(core.store, clock)  # journalled, so in an epoch
+        core.metrics.policy_generation(core.policies.generation)
         grpc_server, grpc_port = rpc.build(
             listen=str(config.listen.grpc),
-            credentials=credentials,
+            credentials=rpc.credentials(config.tls, trust),
             limits=config.limits,
-            pipeline=pipeline,
-            servicer=Servicer(engine, policies, config.timings, clock),
+            pipeline=_pipeline(config, core, trust, refusals),
+            servicer=Servicer(engine, core.policies, config.timings, clock),
         )
         readiness = Readiness(core, engine)
         stack.enter_context(readiness.watching())
-        http = HttpServer(config.listen.http, registry=metrics.registry, not_ready=readiness.problems)
+        http = HttpServer(config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems)
         stack.push_async_callback(http.stop)
         http_port = await http.start()
         await grpc_server.start()
         stack.push_async_callback(grpc_server.stop, STOP_GRACE)
         log.info("serving", address=f"{config.listen.grpc.host}:{grpc_port}", environment=config.environment)
-        yield Daemon(
-            engine=engine,
-            core=core,
-            policies=policies,
-            trust=trust,
-            grpc_server=grpc_server,
-            grpc_port=grpc_port,
-            http_port=http_port,
-        )
+        yield Daemon(engine=engine, core=core, trust=trust, grpc_port=grpc_port, http_port=http_port)
+
+
+async def _core(stack: AsyncExitStack, config: Config, clock: Clock) -> Core:
+    """Database, keys, policy, guard and providers, each given back by `stack`."""
+    store = open_store(config.store.path)
+    stack.push_async_callback(store.close)
+    ring, control = await fitting_keyring(store, config.store.mint_key_file)
+    epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
+    table = providers(config, ring, control.installation, clock, lambda: epoch.id)
+    for provider in table.values():
+        stack.push_async_callback(provider.close)
+    return Core(
+        store=store,
+        clock=clock,
+        timings=config.timings,
+        keyring=ring,
+        policies=Policies(
+            config.scopes.file, scope_kinds(), environment=config.environment, trust_domain=config.trust_domain
+        ),
+        guard=Guard(configured(config.guard)),
+        providers=table,
+        epoch=epoch,
+        metrics=Metrics(),
+    )
+
+
+def _pipeline(config: Config, core: Core, trust: TrustStore, refusals: Refusals) -> Pipeline:
+    """Who is let in, and how often."""
+    policy = CertificatePolicy(trust_domain=config.trust_domain, max_lifetime=config.tls.max_client_certificate_life)
+    limits = config.limits
+    return Pipeline(
+        authenticator=Authenticator(trust, core.clock, policy),
+        limiter=RequestLimiter(RateLimit(per_second=limits.request_rate, burst=limits.request_burst)),
+        refusals=refusals,
+        metrics=core.metrics,
+        clock=core.clock,
+        max_metadata=limits.max_metadata_bytes,
+    )
 
 
 async def check_live(config: Config) -> list[str]:

@@ -19,16 +19,16 @@ async def reload(daemon: wiring.Daemon) -> None:
     """SIGHUP: scope map and trust bundle anew; a bad file keeps the last good one and alarms (I7)."""
     metrics = daemon.core.metrics
     try:
-        if await daemon.policies.reload():
-            metrics.policy_generation(daemon.policies.generation)
-        elif daemon.policies.last_problem:
+        if await daemon.core.policies.reload():
+            metrics.policy_generation(daemon.core.policies.generation)
+        elif daemon.core.policies.last_problem:
             metrics.scope_map_load_failure()
-            log.error("scope map refused; the last good one stays", problem=daemon.policies.last_problem)
+            log.error("scope map refused; the last good one stays", problem=daemon.core.policies.last_problem)
     except StoreError:
         log.exception("the scope map could not be loaded")
     try:
         if daemon.trust.reload():
-            daemon.policies.generation_raised(await daemon.core.store.write(lambda tx: tx.raise_generation()))
+            daemon.core.policies.generation_raised(await daemon.core.store.write(lambda tx: tx.raise_generation()))
             log.info("trust bundle loaded", generation=daemon.trust.generation)
     except ConfigError as error:
         log.error("trust bundle refused; the last good one stays", problems=error.problems)  # noqa: TRY400 - expected
