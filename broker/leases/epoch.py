@@ -94,7 +94,10 @@ class EpochKeeper:
     async def renew(self) -> bool:
         """Extend the epoch; when it has run out, take a new one. True when it is a new one."""
         expires = self._clock.boottime() + self._timings.epoch_life.total_seconds()
-        if not self.fresh() or not await self._store.write(lambda tx: tx.renew_epoch(self.id, expires)):
+        renewed = self.fresh() and await self._store.write(lambda tx: tx.renew_epoch(self.id, expires))
+        # It may have run out while the disk took its time. What was refused in that gap left its rows to the next
+        # epoch: going on with this one would leave them to nobody.
+        if not renewed or not self.fresh():
             log.warning("epoch lost", epoch=self.id)
             await self.take()
             return True

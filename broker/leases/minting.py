@@ -128,11 +128,8 @@ class Minter:
         )
         if lease.epoch != core.epoch.id or not core.epoch.fresh():
             raise epoch_lost()  # stopped between intent and send: whoever has the row by now settles it
-        limit = core.timings.mint_timeout.total_seconds() * SETTLE_FACTOR
-        begun = core.clock.monotonic()
         try:
-            async with asyncio.timeout(limit):
-                minted = await core.providers[lease.provider].mint(order)
+            minted = await self._send(lease, order)
         except MintRefused as refusal:
             return await self._void(lease, str(refusal))
         except MintInDoubt as doubt:
@@ -140,9 +137,18 @@ class Minter:
         except Exception:
             log.exception("provider raised what it must not", provider=lease.provider, lease=lease.id)
             return await self._in_doubt(lease, "the provider failed unexpectedly")
+        return await self._commit(lease, step, minted)
+
+    async def _send(self, lease: Lease, order: MintOrder) -> Minted:
+        """One attempt, bounded and measured."""
+        core = self._core
+        limit = core.timings.mint_timeout.total_seconds() * SETTLE_FACTOR
+        begun = core.clock.monotonic()
+        try:
+            async with asyncio.timeout(limit):
+                return await core.providers[lease.provider].mint(order)
         finally:
             core.metrics.mint(lease.provider, timedelta(seconds=core.clock.monotonic() - begun))
-        return await self._commit(lease, step, minted)
 
     async def _note(self, lease: Lease, refs: Mapping[str, JsonValue]) -> None:
         """What the provider made on the way is durable before it goes on. Raises EpochLost: it must not go on."""

@@ -224,3 +224,45 @@ async def test_a_note_that_finds_its_row_taken_stops_the_provider(broker: World)
 
 async def _states(broker: World, *states: LeaseState) -> bool:
     return [lease.state for lease in await broker.leases()] == list(states)
+
+
+async def test_a_renewal_that_outlasts_its_epoch_is_a_new_epoch(broker: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What settled in the gap wrote nothing, and left its row to the next epoch: there must be one."""
+    opened = await broker.begin()
+    broker.provider.after_landing.clear()
+    caller = asyncio.create_task(broker.issue(opened.handle))
+    await broker.provider.landed.wait()
+    original = broker.store.write
+
+    async def slow(operation: Callable[[Any], Any]) -> Any:
+        result = await original(operation)
+        if "renew" in operation.__qualname__:
+            broker.fake_clock.suspend(7)  # the disk took its time
+            broker.provider.after_landing.set()
+            assert (await refusal(caller)).reason is Reason.REPLAY_LOST
+        return result
+
+    monkeypatch.setattr(broker.store, "write", slow)
+    before = broker.core.epoch.id
+    broker.fake_clock.suspend(10)  # of 15: still fresh, and still so by the renewed row when it is written
+    assert await broker.core.epoch.renew()
+    assert broker.core.epoch.id == before + 1
+    assert not await broker.leases(LeaseState.INTENT)
+    await broker.until(broker.nothing_alive)
+
+
+async def test_a_mint_is_not_sent_under_an_epoch_that_ran_out(broker: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = await broker.begin()
+    original = broker.store.write
+
+    async def stopped(operation: Callable[[Any], Any]) -> Any:
+        result = await original(operation)
+        if "_admit" in operation.__qualname__:
+            broker.fake_clock.suspend(20)  # the machine slept between intent and send
+        return result
+
+    monkeypatch.setattr(broker.store, "write", stopped)
+    assert (await refusal(broker.issue(opened.handle))).reason is Reason.EPOCH_LOST
+    assert broker.provider.seen == []
+    await broker.core.epoch.renew()
+    assert not await broker.leases(LeaseState.INTENT)
