@@ -166,12 +166,13 @@ class Minter:
 
         def operation(tx: Tx) -> None:
             at = core.clock.now()
-            if moves.end_lease(tx, lease, LeaseState.VOID, evidence=Evidence.NOT_MINTED, at=at):
+            if moves.end_lease(tx, lease, LeaseState.VOID, evidence=Evidence.NOT_MINTED, at=at, problem=why):
                 core.guard.give_back(tx, lease, now=at)
             self._fail(tx, lease, why)
 
         await self._background.write_surely(operation, then=lambda: core.endings.tell(lease.id))
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.FAILED)
+        log.warning("mint refused", provider=lease.provider, scope=lease.scope, lease=lease.id, problem=why)
         raise _failed(why)
 
     async def _in_doubt(self, lease: Lease, why: str) -> Delivered:
@@ -184,6 +185,7 @@ class Minter:
         await self._background.write_surely(operation, then=core.lane.set)
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.IN_DOUBT)
         core.metrics.mint_in_doubt(lease.provider)
+        log.warning("mint in doubt", provider=lease.provider, scope=lease.scope, lease=lease.id, problem=why)
         raise _failed(why)
 
     def _fail(self, tx: Tx, lease: Lease, why: str) -> None:

@@ -77,13 +77,15 @@ def revoke_settled(
     return True
 
 
-def end_lease(tx: Tx, lease: Lease, state: LeaseState, *, evidence: Evidence, at: datetime) -> bool:
-    """To a terminal state, with the evidence."""
+def end_lease(tx: Tx, lease: Lease, state: LeaseState, *, evidence: Evidence, at: datetime, problem: str = "") -> bool:
+    """To a terminal state, with the evidence; `problem`: why nothing was minted."""
     if not tx.to_ended(lease.id, state, evidence=evidence, at=at):
         return False
     asked = lease.doomed_at or lease.revoking_at
-    took = {"seconds_to_dead": round((at - asked).total_seconds(), 6)} if asked else {}
-    record_lease(tx, _ENDED_KIND[state], lease, at=at, reason=evidence.value, data=took)
+    data: dict[str, JsonValue] = {"seconds_to_dead": round((at - asked).total_seconds(), 6)} if asked else {}
+    if problem:
+        data["problem"] = problem
+    record_lease(tx, _ENDED_KIND[state], lease, at=at, reason=evidence.value, data=data)
     return True
 
 

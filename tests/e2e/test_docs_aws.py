@@ -1,0 +1,149 @@
+"""docs/aws.md: its JSON is what is compiled, and what the real daemon needs and gets from moto's STS and IAM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from ruamel.yaml import YAML
+
+import stepcred
+from broker.providers.aws.block import AwsBlock
+from broker.providers.aws.compile import session_policy
+from broker.providers.aws.denypolicy import deny_policy, entries_in
+from tests.e2e.world import journal
+from tests.support.daemon import Deployment
+from tests.support.moto import MotoServer, moto_server
+from tests.support.pages import blocks, page
+
+TEXT = page("aws.md")
+BOUND = datetime(2026, 11, 23, 10, 5, tzinfo=UTC)
+TRUST, PERMISSIONS, SESSION, DENY = (json.loads(block) for block in blocks(TEXT, "json"))
+(SCOPES,) = blocks(TEXT, "yaml")
+HEAD = """
+version: 1
+environment: dev
+trust_domain: dev.local
+workloads:
+  load: {id: "spiffe://dev.local/workflow/{workflow}/step/load", owners: [group:data]}
+grants:
+  nightly: {workloads: [load], workflows: [nightly-etl], scopes: [lake-write], max_step: 2h}
+"""
+
+
+@pytest.fixture
+def moto(tmp_path: Path) -> Iterator[MotoServer]:
+    """One of its own: the page's names are on it."""
+    with moto_server(tmp_path) as server:
+        server.create_bucket("lake")
+        yield server
+
+
+def provision(moto: MotoServer, permissions: dict[str, Any]) -> dict[str, str]:
+    """The page's role and the broker's rights; the broker is a user here, since moto runs on no instance."""
+    key_id, key = moto.create_user("stepcred-broker", permissions["Statement"][0])
+    iam = moto.client("iam")
+    iam.put_user_policy(UserName="stepcred-broker", PolicyName="permissions", PolicyDocument=json.dumps(permissions))
+    trust = json.dumps(TRUST).replace(":role/stepcred-broker", ":user/stepcred-broker")
+    iam.create_role(RoleName="etl", AssumeRolePolicyDocument=trust)
+    role = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    iam.put_role_policy(
+        RoleName="etl",
+        PolicyName="permissions",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [role]}),
+    )
+    return {"key_id": key_id, "key": key}
+
+
+def deployment(moto: MotoServer, folder: Path, key: dict[str, str]) -> Deployment:
+    secret = folder / "aws-key"
+    secret.touch(mode=0o600)
+    secret.write_text(key["key"])
+    aws = {
+        "region": "eu-west-1",
+        "endpoint_url": moto.url,
+        "access_key_id": key["key_id"],
+        "secret_access_key_file": str(secret),
+    }
+    return Deployment(folder / "daemon", HEAD + SCOPES, aws=aws, timings={"drain_grace": "1s"})
+
+
+def put(moto: MotoServer, session: stepcred.AwsSession) -> None:
+    s3 = moto.client(
+        "s3",
+        aws_access_key_id=session.access_key_id,
+        aws_secret_access_key=session.secret_access_key,
+        aws_session_token=session.session_token,
+    )
+    s3.put_object(Bucket="lake", Key="nightly-etl/part", Body=b"1")
+
+
+def test_the_session_policy_of_the_page_is_what_its_scope_compiles_to() -> None:
+    block = YAML(typ="safe").load(SCOPES.replace("{workflow}", "nightly-etl"))["scopes"]["lake-write"]["aws"]
+    assert json.loads(session_policy(AwsBlock.model_validate(block), BOUND)) == SESSION
+
+
+def test_the_deny_list_of_the_page_is_what_is_written() -> None:
+    (who,) = DENY["Statement"][0]["Condition"]["StringLike"]["aws:userid"]
+    assert json.loads(deny_policy({who.removeprefix("*:"): BOUND})) == DENY
+    assert f"**{entries_in(10_240)} entries**" in TEXT
+
+
+def test_the_rights_of_the_page_are_enough_to_mint_and_to_deny(moto: MotoServer, tmp_path: Path) -> None:
+    made = deployment(moto, tmp_path, provision(moto, PERMISSIONS))
+    agent = made.agent("workflow/nightly-etl/step/load")
+    with made.daemon(), stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker:
+        with broker.step(workflow="nightly-etl", run="1", step="load", scopes=["lake-write"], wait=2.0) as step:
+            session = step.issue("lake-write")
+            assert isinstance(session, stepcred.AwsSession)
+            put(moto, session)
+        assert not step.all_proven
+        assert "exposed until" in step.summary()
+        with pytest.raises(ClientError, match="AccessDenied"):
+            put(moto, session)
+    (progress,) = {record["reason"] for record in journal(made, "LEASE_PROGRESS")}
+    assert progress == "DENY_WRITTEN"
+
+
+# DeleteRolePolicy sweeps older epochs' lists: without it they stay on the role, and nothing else fails.
+NEEDED_AT_ONCE = [action for action in PERMISSIONS["Statement"][1]["Action"] if action != "iam:DeleteRolePolicy"]
+
+
+@pytest.mark.parametrize("action", NEEDED_AT_ONCE)
+def test_a_right_of_the_page_left_out_is_named_in_the_journal(action: str, moto: MotoServer, tmp_path: Path) -> None:
+    less = json.loads(json.dumps(PERMISSIONS))
+    less["Statement"][1]["Action"].remove(action)
+    made = deployment(moto, tmp_path, provision(moto, less))
+    agent = made.agent("workflow/nightly-etl/step/load")
+    with (
+        made.daemon(),
+        stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker,
+        broker.step(workflow="nightly-etl", run="1", step="load", scopes=["lake-write"], wait=2.0) as step,
+    ):
+        step.issue("lake-write")
+    assert {record["reason"] for record in journal(made, "LEASE_PROGRESS")} == {
+        f"IAM refused {action.removeprefix('iam:')}: AccessDenied"
+    }
+
+
+def test_a_role_that_does_not_trust_the_broker_is_told_in_log_and_journal(moto: MotoServer, tmp_path: Path) -> None:
+    key = provision(moto, PERMISSIONS)
+    nobody = json.dumps(TRUST).replace(":role/stepcred-broker", ":user/somebody")
+    moto.client("iam").update_assume_role_policy(RoleName="etl", PolicyDocument=nobody)
+    made = deployment(moto, tmp_path, key)
+    agent = made.agent("workflow/nightly-etl/step/load")
+    with (
+        made.daemon(),
+        stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker,
+        broker.step(workflow="nightly-etl", run="1", step="load", scopes=["lake-write"]) as step,
+        pytest.raises(stepcred.ProviderFailed),
+    ):
+        step.issue("lake-write")
+    assert "AWS refused AssumeRole: trust policy" in made.log.read_text()
+    (void,) = journal(made, "LEASE_VOID")
+    assert "trust policy" in void["data"]["problem"]
