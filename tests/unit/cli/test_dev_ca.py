@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -99,6 +100,16 @@ def test_a_server_certificate_holds_its_names(directory: Path) -> None:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["broker.local"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+
+
+def test_what_it_prints_for_the_daemon_is_the_tls_section_of_its_config(directory: Path) -> None:
+    init(directory)
+    printed = tomllib.loads(run("issue", "--dir", directory, "--server", "localhost")[1])
+    assert printed["tls"] == {
+        "cert_file": str(directory / "server.pem"),
+        "key_file": str(directory / "server-key.pem"),
+        "client_ca_file": str(directory / "ca.pem"),
+    }
 
 
 @pytest.mark.parametrize("environment", ["prod", "production", "staging", "", "Dev", "notdev", "prod dev"])
