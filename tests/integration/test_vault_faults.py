@@ -310,3 +310,27 @@ async def test_with_the_database_down_the_lease_is_not_called_dead(
         connect_database(bao, pg)
     assert (await provider.revoke(ref)).evidence is Evidence.SEEN_DEAD
     assert pg.minted_roles("slow") == []
+
+
+async def test_a_database_down_for_longer_than_the_servers_own_tries_loses_its_login_in_the_end(
+    bao: BaoServer, pg: PostgresServer, provider: VaultProvider
+) -> None:
+    """OpenBao calls the lease irrevocable after six tries and ignores every queued revocation from then on."""
+    provision_database(bao, pg, "slow")
+    ref = new_ref(SLOW)
+    minted = await provider.mint(order_of(ref))
+    ref = with_refs(ref, minted.refs)
+
+    def given_up() -> bool:
+        return str(ref.refs["children"][0]) in str(bao.must("GET", "sys/leases?type=irrevocable").data)
+
+    try:
+        connect_database(bao, pg, port=free_port())
+        while not given_up():
+            assert (await provider.revoke(ref)).evidence is None
+        assert (await provider.revoke(ref)).evidence is None
+        assert len(pg.minted_roles("slow")) == 1
+    finally:
+        connect_database(bao, pg)
+    assert (await provider.revoke(ref)).evidence is Evidence.SEEN_DEAD
+    assert pg.minted_roles("slow") == []

@@ -5,7 +5,9 @@ With the database down, revoking the parent was answered 204 while the database 
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +21,9 @@ from broker.secret import Secret
 
 LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between looks: a queued revocation takes a few milliseconds
 CLOCK_SKEW = timedelta(seconds=30)  # between the server's clock and ours
+QUEUED_TRIES = (
+    6  # then the server calls a lease irrevocable and ignores what is queued; each ask of ours is a try (measured)
+)
 
 
 class Children:
@@ -29,6 +34,7 @@ class Children:
         self._settings = settings
         self._clock = clock
         self._known: dict[str, datetime] = {}  # id → end of its parent
+        self._asked: Counter[str] = Counter()  # id → times its revocation was asked for, until it is seen gone
 
     def remember(self, lease_id: str, until: datetime) -> None:
         """This one has an owner; it is no stray."""
@@ -36,9 +42,17 @@ class Children:
         self._known = {one: end for one, end in self._known.items() if end > now} | {lease_id: until}
 
     async def revoke(self, asker: Secret, ids: Iterable[str]) -> None:
-        """Queue their revocation; harmless for those already gone (202, measured)."""
+        """Queue their revocation; harmless for those already gone (202, measured).
+
+        When the server may have given up, because its target was down, it is told to try now.
+        """
         for lease_id in ids:
-            await self._client.revoke_lease(asker, lease_id)
+            self._asked[lease_id] += 1
+            if self._asked[lease_id] <= QUEUED_TRIES:
+                await self._client.revoke_lease(asker, lease_id)
+                continue
+            with contextlib.suppress(VaultRefused, VaultLost):  # whether it is gone is looked at, not believed
+                await self._client.revoke_lease(asker, lease_id, now=True)
 
     async def alive(self, asker: Secret, ids: Iterable[str]) -> list[str]:
         """Those not seen gone, after a short series of looks."""
@@ -75,6 +89,7 @@ class Children:
             seen = await self._client.lookup_lease(asker, lease_id)
         except VaultRefused as error:
             if answers.is_exactly(error, answers.LEASE_GONE):
+                self._asked.pop(lease_id, None)
                 return None
             raise
         try:

@@ -94,12 +94,12 @@ class VaultClient:
         """The whole answer; it may have made a lease."""
         return await self._transport.exchange("get", f"v1/{path}", token=token)
 
-    async def revoke_lease(self, asker: Secret, lease_id: str) -> None:
-        """Queue it. `sync: false`: a synchronous one is never retried when the target is down (measured).
+    async def revoke_lease(self, asker: Secret, lease_id: str, *, now: bool = False) -> None:
+        """Queue it; `now`: try it before answering. The server never retries that when the target is down (measured).
 
         The URL form, so that the broker's right can be limited to its own roles.
         """
-        await self._transport.exchange("put", f"v1/sys/leases/revoke/{lease_id}", token=asker, body={"sync": False})
+        await self._transport.exchange("put", f"v1/sys/leases/revoke/{lease_id}", token=asker, body={"sync": now})
 
     async def lookup_lease(self, asker: Secret, lease_id: str) -> dict[str, Any]:
         return _data(await self._lease_api(asker).read_lease(lease_id))
