@@ -12,9 +12,10 @@ import os
 import secrets
 import stat
 from base64 import b32encode
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from broker import process
 from broker.errors import ConfigError
 
 KEY_BYTES = 32
@@ -41,6 +42,11 @@ class Keyring:
         subkey = hmac.digest(self._keys[kid], encode("stepcred", purpose), "sha256")
         return hmac.digest(subkey, encode(*parts), "sha256")
 
+    def adopt(self, newer: Keyring) -> None:
+        """Take over new keys and the current one of a ring that was read again; forgets none before the process ends."""
+        self._keys |= newer._keys
+        self.current = newer.current
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """Key id → hex digest that tells keys apart without revealing them; the database keeps them."""
@@ -59,13 +65,51 @@ def hash_handle(handle: str) -> bytes:
 
 def generate(path: Path) -> Keyring:
     """Write a new key file (0600, must not exist) and load it."""
-    kid = secrets.token_hex(2)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "w") as file:
-        file.write(f"{kid}:{secrets.token_hex(KEY_BYTES)}\n")
+        file.write(_new_line(()))
         file.flush()
         os.fsync(file.fileno())
     return load(path)
+
+
+def rotate(path: Path) -> Keyring:
+    """Add a key to the file and make it the current one. Raises ConfigError."""
+    lines = _writable_lines(path)
+    return _replace(path, [*lines, _new_line([line.partition(":")[0] for line in lines])])
+
+
+def drop(path: Path, kids: Collection[str]) -> Keyring:
+    """Take keys out of the file; never the current one. Raises ConfigError."""
+    *older, current = _writable_lines(path)
+    return _replace(path, [*(line for line in older if line.partition(":")[0] not in kids), current])
+
+
+def must_be_writable(path: Path) -> None:
+    """Raises ConfigError for a systemd credential."""
+    if path.parent == process.credentials_directory():
+        raise ConfigError(
+            [f"mint_key_file {path}: a systemd credential is read-only; change the file it is loaded from"]
+        )
+
+
+def _writable_lines(path: Path) -> list[str]:
+    must_be_writable(path)
+    load(path)  # raises when it is not sound
+    return [line + "\n" for line in path.read_text().split()]
+
+
+def _replace(path: Path, lines: Iterable[str]) -> Keyring:
+    try:
+        process.replace_file(path, "".join(lines))
+    except OSError as error:
+        raise ConfigError([f"mint_key_file {path}: cannot be written ({error.strerror})"]) from None
+    return load(path)
+
+
+def _new_line(taken: Collection[str]) -> str:
+    kid = secrets.token_hex(2)
+    return _new_line(taken) if kid in taken else f"{kid}:{secrets.token_hex(KEY_BYTES)}\n"
 
 
 def load(path: Path) -> Keyring:
@@ -78,7 +122,9 @@ def load(path: Path) -> Keyring:
         lines = path.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"mint_key_file {path}: cannot be read ({type(error).__name__})"]) from None
-    if stat.S_IMODE(mode) & 0o077:
+    # systemd lets its service in by an ACL, which shows as a group's right; other users cannot enter the folder.
+    others = stat.S_IRWXO if path.parent == process.credentials_directory() else stat.S_IRWXG | stat.S_IRWXO
+    if stat.S_IMODE(mode) & others:
         raise ConfigError([f"mint_key_file {path}: readable by others; run chmod 600 {path}"])
     keys: dict[str, bytes] = {}
     for number, line in enumerate(lines, 1):

@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _NOTIFY_TIMEOUT = 1.0  # seconds; a full socket must not hold up the daemon
@@ -61,3 +62,25 @@ def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
         return None
     microseconds = environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
+
+
+def credentials_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where systemd puts this service's credentials, read-only; None outside of systemd."""
+    return Path(environ["CREDENTIALS_DIRECTORY"]) if environ.get("CREDENTIALS_DIRECTORY") else None
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Either the old content or the new one, whatever happens; mode 0600. Raises OSError."""
+    beside = path.with_name(f".{path.name}.new")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the name is in the folder
+    finally:
+        os.close(folder)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from broker import keyring
 from broker.clock import Clock, SystemClock
@@ -36,7 +37,9 @@ from broker.providers.vault.scope import VaultScope
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.servicer import Servicer
-from broker.store.mint_keys import fitting_keyring
+from broker.store.anchoring import Anchoring
+from broker.store.base import Store
+from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 
 log = get_logger(__name__)
@@ -51,18 +54,32 @@ def scope_kinds() -> Mapping[str, ScopeKind]:
 
 
 def providers(
-    config: Config, ring: Keyring, installation: str, clock: Clock, epoch: Callable[[], int]
+    config: Config,
+    ring: Keyring,
+    installation: str,
+    clock: Clock,
+    epoch: Callable[[], int],
+    known_children: Callable[[str], Awaitable[frozenset[str]]],
 ) -> dict[str, Provider]:
     """Every configured provider. Their SDKs are imported only when used."""
     table: dict[str, Provider] = {}
     if config.vault is not None:
-        table["vault"] = _vault(config.vault, config.timings.mint_timeout, ring, installation, clock)
+        table["vault"] = _vault(
+            config.vault, config.timings.mint_timeout, ring, installation, clock, lambda: known_children("vault")
+        )
     if config.aws is not None:
         table["aws"] = _aws(config.aws, installation, clock, epoch)
     return table
 
 
-def _vault(settings: Vault, mint_timeout: timedelta, ring: Keyring, installation: str, clock: Clock) -> Provider:
+def _vault(  # noqa: PLR0917 - what a provider is made of, in one order
+    settings: Vault,
+    mint_timeout: timedelta,
+    ring: Keyring,
+    installation: str,
+    clock: Clock,
+    known: Callable[[], Awaitable[frozenset[str]]],
+) -> Provider:
     from broker.providers.vault.provider import VaultProvider
     from broker.providers.vault.settings import AppRole, TokenFile, VaultSettings
 
@@ -90,6 +107,7 @@ def _vault(settings: Vault, mint_timeout: timedelta, ring: Keyring, installation
         ring,
         installation,
         clock,
+        known=known,
     )
 
 
@@ -124,6 +142,11 @@ class Daemon:
     trust: TrustStore
     grpc_port: int
     http_port: int
+    mint_key_file: Path
+
+    async def reload_keys(self) -> bool:
+        """Take a rotated mint key into use. True when there was one. Raises ConfigError, StoreError."""
+        return await read_again(self.core.store, self.core.keyring, self.mint_key_file)
 
 
 @asynccontextmanager
@@ -137,13 +160,19 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         raise ConfigError(problems)
     trust = TrustStore(config.tls.client_ca_file)
     async with AsyncExitStack() as stack:
-        core = await _core(stack, config, clock)
+        store = open_store(config.store.path)
+        stack.push_async_callback(store.close)
+        anchoring = Anchoring(store, config.store.anchor, clock)
+        await anchoring.must_fit()  # before anything is written
+        stack.push_async_callback(anchoring.close)
+        core = await _core(stack, store, config, clock)
         refusals = Refusals(core.store, clock, core.metrics, DenialCounter())
         engine = Engine(core, refusals)
         stack.push_async_callback(engine.stop)
         await engine.start()
         await core.policies.load_initial(core.store, clock)  # journalled, so in an epoch
         core.metrics.policy_generation(core.policies.generation)
+        await stack.enter_async_context(anchoring.kept())
         grpc_server, grpc_port = rpc.build(
             listen=str(config.listen.grpc),
             credentials=rpc.credentials(config.tls, trust),
@@ -159,16 +188,28 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await grpc_server.start()
         stack.push_async_callback(grpc_server.stop, STOP_GRACE)
         log.info("serving", address=f"{config.listen.grpc.host}:{grpc_port}", environment=config.environment)
-        yield Daemon(engine=engine, core=core, trust=trust, grpc_port=grpc_port, http_port=http_port)
+        yield Daemon(
+            engine=engine,
+            core=core,
+            trust=trust,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            mint_key_file=config.store.mint_key_file,
+        )
 
 
-async def _core(stack: AsyncExitStack, config: Config, clock: Clock) -> Core:
-    """Database, keys, policy, guard and providers, each given back by `stack`."""
-    store = open_store(config.store.path)
-    stack.push_async_callback(store.close)
+async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Clock) -> Core:
+    """Keys, policy, guard and providers, each given back by `stack`."""
     ring, control = await fitting_keyring(store, config.store.mint_key_file)
     epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
-    table = providers(config, ring, control.installation, clock, lambda: epoch.id)
+    table = providers(
+        config,
+        ring,
+        control.installation,
+        clock,
+        lambda: epoch.id,
+        lambda name: store.read(lambda tx: tx.known_children(name)),
+    )
     for provider in table.values():
         stack.push_async_callback(provider.close)
     return Core(
@@ -200,6 +241,10 @@ def _pipeline(config: Config, core: Core, trust: TrustStore, refusals: Refusals)
     )
 
 
+async def _nobody(_provider: str) -> frozenset[str]:
+    return frozenset()
+
+
 async def check_live(config: Config) -> list[str]:
     """What keeps the configured providers from minting, asked of themselves. Raises ConfigError, ScopeMapError."""
     scope_map = load(
@@ -207,7 +252,7 @@ async def check_live(config: Config) -> list[str]:
     )
     ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
     found: list[str] = []
-    for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0).items():
+    for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0, _nobody).items():
         declared = [
             DeclaredScope(block=scope.block, ttl=scope.ttl)
             for scope in scope_map.scopes.values()

@@ -16,7 +16,7 @@ log = get_logger(__name__)
 
 
 async def reload(daemon: wiring.Daemon) -> None:
-    """SIGHUP: scope map and trust bundle anew; a bad file keeps the last good one and alarms (I7)."""
+    """SIGHUP: scope map, trust bundle and mint keys anew; a bad file keeps the last good one and alarms (I7)."""
     metrics = daemon.core.metrics
     try:
         if await daemon.core.policies.reload():
@@ -34,6 +34,13 @@ async def reload(daemon: wiring.Daemon) -> None:
         log.error("trust bundle refused; the last good one stays", problems=error.problems)  # noqa: TRY400 - expected
     except StoreError:
         log.exception("the new trust bundle is in force, but its generation could not be written")
+    try:
+        if await daemon.reload_keys():
+            log.info("mint key rotated", kid=daemon.core.keyring.current)
+    except ConfigError as error:
+        log.error("mint key file refused; the keys in memory stay", problems=error.problems)  # noqa: TRY400 - expected
+    except StoreError:
+        log.exception("the new mint key could not be remembered; the old one stays current")
 
 
 async def serve(config: Config, *, on_stop: OnStop) -> int:

@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": Command("broker.cli.serve", "serve", "Run the daemon."),
     "check": Command("broker.cli.check", "check", "Look for mistakes in config, keys, certificates and scope map."),
     "scopes": Command("broker.cli.scopes", "app", "Look at a scope map: lint, test, explain."),
+    "keys": Command("broker.cli.keys", "app", "The mint keys: list, rotate, prune."),
     "audit": Command("broker.cli.audit", "app", "Read the journal offline: verify, export."),
     "dev-ca": Command("broker.cli.dev_ca", "app", "Make throw-away certificates for development."),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -13,6 +14,7 @@ from broker.config.values import (
     Address,
     Count,
     Duration,
+    KeyFile,
     Listener,
     Name,
     PublicFile,
@@ -24,6 +26,7 @@ from broker.config.values import (
     Url,
     choice,
 )
+from broker.process import credentials_directory
 
 _GRPC = Address(host="127.0.0.1", port=8443)
 _HTTP = Address(host="127.0.0.1", port=8080)
@@ -92,7 +95,13 @@ class StoreSettings:
     """The database, and the key file that must never lie in the same backup."""
 
     path: StateFile
-    mint_key_file: StateFile
+    mint_key_file: KeyFile  # or credential:NAME, from systemd
+    anchor_file: StateFile | None = None  # beside the mint key when None
+
+    @property
+    def anchor(self) -> Path:
+        """Where the journal's head is noted, out of the reach of the database's backups."""
+        return self.anchor_file or self.mint_key_file.with_name(self.mint_key_file.name + ".anchor")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,6 +220,12 @@ def _check_listen(listen: Listen) -> Listen:
     return listen
 
 
+def _check_store(store: StoreSettings) -> StoreSettings:
+    if store.anchor_file is None and store.mint_key_file.parent == credentials_directory():
+        raise ValueError("set anchor_file: its default is beside the mint key, and a credential's folder is read-only")
+    return store
+
+
 def _check_vault(vault: Vault) -> Vault:
     if (vault.token_file is None) == (vault.approle is None):
         raise ValueError("set either token_file or [vault.approle]")
@@ -230,7 +245,7 @@ class Config:
     environment: Name
     trust_domain: Name
     tls: Tls
-    store: StoreSettings
+    store: Annotated[StoreSettings, AfterValidator(_check_store)]
     scopes: Scopes
     listen: Annotated[Listen, AfterValidator(_check_listen)] = field(default_factory=Listen)
     timings: Annotated[Timings, AfterValidator(_check_timings)] = field(default_factory=Timings)

@@ -18,11 +18,15 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
+from broker import process
+
 MAX_PORT = 65535
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
 _DURATION = re.compile(r"(?:\d{1,7}(?:ms|s|m|h|d)){1,5}", re.ASCII)
 _PART = re.compile(r"(\d+)(ms|s|m|h|d)", re.ASCII)
 _LOOPBACK_NAMES = ("localhost",)
+CREDENTIAL = "credential:"  # before the name of a systemd credential
+_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 E = TypeVar("E", bound=Enum)
 
@@ -138,6 +142,18 @@ def _secret_file(value: object, info: ValidationInfo) -> Path:
     return path
 
 
+def _key_file(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value.startswith(CREDENTIAL):
+        return _state_file(value, info)
+    name, folder = value.removeprefix(CREDENTIAL), process.credentials_directory()
+    if not _CREDENTIAL_NAME.fullmatch(name):
+        raise ValueError('must be "credential:NAME", a name of letters, digits, ".", "_" and "-"')
+    if folder is None:
+        raise ValueError("is a systemd credential, and there is no CREDENTIALS_DIRECTORY; see LoadCredential=")
+    _mode(folder / name)
+    return folder / name
+
+
 def _state_file(value: object, info: ValidationInfo) -> Path:
     path = _path(value, info)
     if not path.parent.is_dir():
@@ -160,3 +176,4 @@ Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]  # per se
 PublicFile = Annotated[Path, BeforeValidator(_public_file)]
 SecretFile = Annotated[Path, BeforeValidator(_secret_file)]
 StateFile = Annotated[Path, BeforeValidator(_state_file)]  # made by the broker; may not exist yet
+KeyFile = Annotated[Path, BeforeValidator(_key_file)]  # the same, or credential:NAME

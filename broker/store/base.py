@@ -29,6 +29,7 @@ class Control:
     key_fingerprints: Mapping[str, str]  # of the mint keys ever used with it
     policy_generation: int
     frozen: bool
+    anchored: bool = False  # the journal's head was written to a file elsewhere
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,15 +101,21 @@ class Tx(Protocol):
     # control
     def control(self) -> Control: ...
     def add_key_fingerprint(self, kid: str, fingerprint: str) -> None: ...
+    def forget_key_fingerprint(self, kid: str) -> None: ...
     def raise_generation(self) -> int:
         """Raise policy_generation by one and return it."""
         ...
 
     def set_frozen(self, frozen: bool) -> None: ...  # noqa: FBT001 - it is the only argument
 
+    def set_anchored(self) -> None: ...
+
     # epoch
-    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime) -> int:
-        """Insert the next epoch and write the GENESIS record that begins its journal chain."""
+    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime, at_least: int = 1) -> int:
+        """Insert the next epoch and write the GENESIS record that begins its journal chain.
+
+        `at_least`: the smallest id it may have, above those that a restored database has forgotten.
+        """
         ...
 
     def epoch(self) -> Epoch | None:
@@ -143,6 +150,10 @@ class Tx(Protocol):
     def lease(self, lease_id: str) -> Lease | None: ...
     def leases_of(self, step_id: str) -> list[Lease]: ...
     def leases_in(self, *states: LeaseState) -> list[Lease]: ...
+    def known_children(self, provider: str) -> frozenset[str]:
+        """What refs["children"] of this provider's leases name, of all that are not terminal."""
+        ...
+
     def lease_counts(self) -> Mapping[LeaseState, int]:
         """How many leases are in each state that is not terminal; states without any may be missing."""
         ...

@@ -86,6 +86,11 @@ class MemoryTx:
             raise StoreConflict("the key id is known by another fingerprint")
         state.control = replace(state.control, key_fingerprints={**state.control.key_fingerprints, kid: fingerprint})
 
+    def forget_key_fingerprint(self, kid: str) -> None:
+        state = self._w()
+        left = {name: value for name, value in state.control.key_fingerprints.items() if name != kid}
+        state.control = replace(state.control, key_fingerprints=left)
+
     def raise_generation(self) -> int:
         state = self._w()
         state.control = replace(state.control, policy_generation=state.control.policy_generation + 1)
@@ -94,10 +99,14 @@ class MemoryTx:
     def set_frozen(self, frozen: bool) -> None:  # noqa: FBT001 - it is the only argument
         self._w().control = replace(self._state.control, frozen=frozen)
 
+    def set_anchored(self) -> None:
+        self._w().control = replace(self._state.control, anchored=True)
+
     # epoch
 
-    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime) -> int:
-        epoch = Epoch(id=len(self._w().epochs) + 1, replica=replica, boot_id=boot_id, expires_boot=float(expires_boot))
+    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime, at_least: int = 1) -> int:
+        last = self._w().epochs[-1].id if self._state.epochs else 0
+        epoch = Epoch(id=max(last + 1, at_least), replica=replica, boot_id=boot_id, expires_boot=float(expires_boot))
         self._state.epochs.append(epoch)
         data = {"epoch": epoch.id, "replica": replica, "boot_id": boot_id}
         self._link(epoch.id, 0, Record(kind=Kind.GENESIS, at=at, data=data))
@@ -173,6 +182,12 @@ class MemoryTx:
 
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return [lease for lease in self._state.leases.values() if lease.state in states]
+
+    def known_children(self, provider: str) -> frozenset[str]:
+        alive = [lease for lease in self._state.leases.values() if not lease.state.terminal]
+        return frozenset(
+            child for lease in alive if lease.provider == provider for child in lease.refs.get("children", ())
+        )
 
     def lease_counts(self) -> Mapping[LeaseState, int]:
         return Counter(lease.state for lease in self._state.leases.values() if not lease.state.terminal)

@@ -114,3 +114,46 @@ def test_a_missing_or_binary_file_is_one_clear_problem(tmp_path: Path) -> None:
     (tmp_path / "binary").chmod(0o600)
     with pytest.raises(ConfigError, match="cannot be read"):
         keyring.load(tmp_path / "binary")
+
+
+def test_a_rotated_key_is_current_and_the_older_ones_still_find_what_they_named(tmp_path: Path) -> None:
+    path = tmp_path / "mint.key"
+    first = generate(path)
+    second = keyring.rotate(path)
+    third = keyring.rotate(path)
+    assert list(third.fingerprints) == [first.current, second.current, third.current]
+    assert third.derive(first.current, "x") == first.derive(first.current, "x")
+    assert load(path).current == third.current
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["mint.key"]
+
+
+def test_a_dropped_key_is_gone_and_the_current_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "mint.key"
+    first, second = generate(path), keyring.rotate(path)
+    assert list(keyring.drop(path, [first.current, second.current]).fingerprints) == [second.current]
+
+
+def test_a_ring_in_use_takes_over_a_rotated_file(tmp_path: Path) -> None:
+    path = tmp_path / "mint.key"
+    held = generate(path)
+    old = held.current
+    held.adopt(keyring.rotate(path))
+    assert held.current != old
+    assert set(held.fingerprints) == {old, held.current}
+
+
+def test_a_systemd_credential_is_read_whatever_its_group_and_never_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "stepcred-mint-key", f"k1:{KEY.hex()}\n", mode=0o440)
+    with pytest.raises(ConfigError, match="readable by others"):
+        load(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load(path).current == "k1"
+    for change in (keyring.rotate, lambda file: keyring.drop(file, ["k1"])):
+        with pytest.raises(ConfigError, match="read-only"):
+            change(path)
+    path.chmod(0o444)
+    with pytest.raises(ConfigError, match="readable by others"):
+        load(path)

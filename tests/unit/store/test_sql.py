@@ -14,7 +14,14 @@ from broker.store.sqlite import sql
 _SQLITE = Path(sql.__file__).parent
 _AREAS = sorted(path.stem for path in (_SQLITE / "queries").glob("*.sql"))
 _QUERIES = [(area, name) for area in _AREAS for name in sql.queries(area)]
-_SMALL = {"control", "key_fingerprints", "raise_generation", "set_frozen", "start_epoch"}  # one row, or a few
+_SMALL = {
+    "control",
+    "key_fingerprints",
+    "raise_generation",
+    "set_frozen",
+    "set_anchored",
+    "start_epoch",
+}  # one row, or a few
 _LAST = {"epoch", "journal_head"}  # steps to the end of the key
 
 

@@ -17,7 +17,7 @@ from broker.errors import StoreError
 from broker.journal.chain import verify
 from broker.model import EndReason, Evidence, LeaseState
 from broker.store.base import Tx, tail
-from broker.store.sqlite import SqliteStore, open_readonly, open_store
+from broker.store.sqlite import SqliteStore, open_readonly, open_store, sql
 from broker.store.sqlite.migrate import APPLICATION_ID
 from broker.store.sqlite.tx import SqliteTx
 from tests.fakes.domain import NOW, denied, lease, seed
@@ -116,7 +116,7 @@ async def test_a_database_that_is_not_ours_to_change_is_refused(path: Path, spoi
             opener(path)
     assert main_file(path) == before
     shell(path, f"PRAGMA application_id = {APPLICATION_ID}")
-    shell(path, "PRAGMA user_version = 1")
+    shell(path, f"PRAGMA user_version = {len(sql.migrations())}")
     await open_store(path).close()  # the refusals held no lock
 
 

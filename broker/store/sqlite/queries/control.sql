@@ -1,5 +1,5 @@
 -- name: control
-SELECT installation, policy_generation, frozen FROM control;
+SELECT installation, policy_generation, frozen, anchored FROM control;
 
 -- name: key_fingerprints
 SELECT kid, fingerprint FROM key_fingerprints ORDER BY kid;
@@ -9,15 +9,21 @@ SELECT kid, fingerprint FROM key_fingerprints ORDER BY kid;
 INSERT INTO key_fingerprints (kid, fingerprint) VALUES (:kid, :fingerprint)
 ON CONFLICT (kid) DO UPDATE SET fingerprint = excluded.fingerprint WHERE fingerprint = excluded.fingerprint;
 
+-- name: forget_key_fingerprint
+DELETE FROM key_fingerprints WHERE kid = :kid;
+
 -- name: raise_generation
 UPDATE control SET policy_generation = policy_generation + 1 RETURNING policy_generation;
 
 -- name: set_frozen
 UPDATE control SET frozen = :frozen;
 
+-- name: set_anchored
+UPDATE control SET anchored = 1;
+
 -- name: start_epoch
 INSERT INTO epochs (id, replica, boot_id, expires_boot)
-SELECT coalesce(max(id), 0) + 1, :replica, :boot_id, :expires_boot FROM epochs
+SELECT max(coalesce(max(id), 0) + 1, :at_least), :replica, :boot_id, :expires_boot FROM epochs
 RETURNING id;
 
 -- name: epoch

@@ -25,11 +25,15 @@ class ControlArea(JournalArea):
             key_fingerprints={key["kid"]: key["fingerprint"] for key in keys},
             policy_generation=row["policy_generation"],
             frozen=bool(row["frozen"]),
+            anchored=bool(row["anchored"]),
         )
 
     def add_key_fingerprint(self, kid: str, fingerprint: str) -> None:
         if not self._db.run(_SQL["add_key_fingerprint"], {"kid": kid, "fingerprint": fingerprint}):
             raise StoreConflict("the key id is known by another fingerprint")
+
+    def forget_key_fingerprint(self, kid: str) -> None:
+        self._db.run(_SQL["forget_key_fingerprint"], {"kid": kid})
 
     def raise_generation(self) -> int:
         (row,) = self._db.all(_SQL["raise_generation"])
@@ -38,8 +42,16 @@ class ControlArea(JournalArea):
     def set_frozen(self, frozen: bool) -> None:  # noqa: FBT001 - it is the only argument
         self._db.run(_SQL["set_frozen"], {"frozen": int(frozen)})
 
-    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime) -> int:
-        params: dict[str, SqlValue] = {"replica": replica, "boot_id": boot_id, "expires_boot": expires_boot}
+    def set_anchored(self) -> None:
+        self._db.run(_SQL["set_anchored"])
+
+    def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime, at_least: int = 1) -> int:
+        params: dict[str, SqlValue] = {
+            "replica": replica,
+            "boot_id": boot_id,
+            "expires_boot": expires_boot,
+            "at_least": at_least,
+        }
         (row,) = self._db.all(_SQL["start_epoch"], params)
         epoch = int(row["id"])
         data = {"epoch": epoch, "replica": replica, "boot_id": boot_id}

@@ -1,0 +1,140 @@
+"""`stepcred-broker keys` on a database that uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker import keyring
+from broker.__main__ import main
+from broker.model import EndReason, Evidence, LeaseState
+from broker.store.mint_keys import fitting_keyring, read_again
+from broker.store.sqlite import SqliteStore, open_store
+from tests.fakes.domain import NOW, lease, step
+from tests.support.daemon import Deployment
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    return Deployment(tmp_path, "", vault={"address": "http://127.0.0.1:1", "token_file": str(token(tmp_path))})
+
+
+def token(folder: Path) -> Path:
+    path = folder / "token"
+    path.touch(mode=0o600)
+    return path
+
+
+def keys(deployment: Deployment, command: str) -> int:
+    return main(["keys", command, "--config", str(deployment.config)])
+
+
+async def started(deployment: Deployment) -> tuple[SqliteStore, str]:
+    """A store after a first start, and its first key."""
+    store = open_store(deployment.database)
+    ring, _ = await fitting_keyring(store, deployment.mint_key)
+    await store.write(lambda tx: tx.start_epoch(replica="a", boot_id="b", expires_boot=1, at=NOW))
+    return store, ring.current
+
+
+async def use(deployment: Deployment) -> str:
+    """One open step and one live lease under the first key."""
+    store, kid = await started(deployment)
+    await store.write(lambda tx: tx.insert_step(replace(step(), handle_kid=kid)))
+    await store.write(lambda tx: tx.insert_lease(replace(lease(), kid=kid)))
+    await store.close()
+    return kid
+
+
+async def end_everything(deployment: Deployment) -> None:
+    store = open_store(deployment.database)
+    await store.write(lambda tx: tx.end_step(step().id, NOW, EndReason.STEP_ENDED))
+    await store.write(lambda tx: tx.to_ended(lease().id, LeaseState.VOID, evidence=Evidence.NOT_MINTED, at=NOW))
+    await store.close()
+
+
+def test_a_key_in_use_is_kept_until_nothing_is_named_by_it(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = asyncio.run(use(deployment))
+    assert keys(deployment, "rotate") == os.EX_OK
+    new = keyring.load(deployment.mint_key).current
+    assert keys(deployment, "list") == os.EX_OK
+    listed = capsys.readouterr().out
+    assert f"{old}  " in listed
+    assert "1 leases, 1 steps" in listed
+    assert f"{new}  " in listed
+    assert "current, not in use yet" in listed
+    assert keys(deployment, "prune") == os.EX_OK
+    assert set(keyring.load(deployment.mint_key).fingerprints) == {old, new}
+    asyncio.run(end_everything(deployment))
+    assert keys(deployment, "prune") == os.EX_OK
+    assert f"dropped {old}" in capsys.readouterr().out
+    assert set(keyring.load(deployment.mint_key).fingerprints) == {new}
+    assert deployment.mint_key.read_text().strip().partition(":")[2] not in listed
+
+    async def start_again() -> None:
+        store = open_store(deployment.database)
+        ring, control = await fitting_keyring(store, deployment.mint_key)
+        assert list(control.key_fingerprints) == [ring.current]
+        await store.close()
+
+    asyncio.run(start_again())
+
+
+def test_pruning_is_refused_while_the_daemon_runs(deployment: Deployment, capsys: pytest.CaptureFixture[str]) -> None:
+    async def beside_a_daemon() -> int:
+        store, _ = await started(deployment)
+        try:
+            return await asyncio.to_thread(keys, deployment, "prune")
+        finally:
+            await store.close()
+
+    assert asyncio.run(beside_a_daemon()) == os.EX_UNAVAILABLE
+    assert "in use by another daemon" in capsys.readouterr().err
+
+
+async def test_a_running_daemon_takes_a_rotated_key_and_remembers_it_first(tmp_path: Path) -> None:
+    path = tmp_path / "mint.key"
+    store = open_store(tmp_path / "broker.db")
+    ring, _ = await fitting_keyring(store, path)
+    assert not await read_again(store, ring, path)
+    rotated = keyring.rotate(path)
+    assert await read_again(store, ring, path)
+    assert ring.current == rotated.current
+    assert dict((await store.read(lambda tx: tx.control())).key_fingerprints) == rotated.fingerprints
+    await store.close()
+
+
+def test_a_first_key_for_a_credential_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mint.key"
+    assert main(["keys", "new", str(path)]) == os.EX_OK
+    held = path.read_text()
+    assert main(["keys", "new", str(path)]) == os.EX_CANTCREAT
+    assert path.read_text() == held
+    assert held.strip().partition(":")[2] not in "".join(capsys.readouterr())
+
+
+def test_the_mint_key_may_be_a_systemd_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    keyring.generate(credentials / "mint")
+    (credentials / "mint").chmod(0o440)
+    vault = {"address": "http://127.0.0.1:1", "token_file": str(token(tmp_path))}
+    store = {"path": str(tmp_path / "broker.db"), "mint_key_file": "credential:mint"}
+    made = Deployment(tmp_path, "", vault=vault, more={"store": store})
+    assert keys(made, "list") == os.EX_CONFIG
+    assert "there is no CREDENTIALS_DIRECTORY" in capsys.readouterr().err
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert keys(made, "list") == os.EX_CONFIG
+    assert "set anchor_file" in capsys.readouterr().err
+    monkeypatch.setenv("STEPCRED_BROKER_STORE__ANCHOR_FILE", str(tmp_path / "anchor"))
+    assert keys(made, "list") == os.EX_OK
+    assert keys(made, "rotate") == os.EX_CONFIG
+    assert "read-only" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+"""The journal's head in a file elsewhere: a database that was put back in time is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from broker.errors import ConfigError
+from broker.journal import anchor
+from broker.store.anchoring import EVERY, Anchoring
+from broker.store.sqlite import SqliteStore, open_store
+from tests.fakes.clock import FakeClock
+from tests.fakes.domain import NOW, denied
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "mint.key.anchor"
+
+
+def anchoring(store: SqliteStore, file: Path, clock: FakeClock | None = None) -> Anchoring:
+    return Anchoring(store, file, clock or FakeClock())
+
+
+async def grow(store: SqliteStore) -> None:
+    await store.write(lambda tx: tx.append(denied("r")))
+
+
+async def backup(store: SqliteStore, to: Path) -> Path:
+    """A copy of the closed database."""
+    await store.close()
+    shutil.copy(to.with_name("stepcred.db"), to)
+    return to
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def mode(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def spoil(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+async def refused(path: Path, file: Path) -> str:
+    store = open_store(path)
+    try:
+        with pytest.raises(ConfigError) as caught:
+            await anchoring(store, file).must_fit()
+    finally:
+        await store.close()
+    (problem,) = caught.value.problems
+    assert "stepcred-broker recover --since" in problem
+    return problem
+
+
+async def test_an_honest_database_fits_its_anchor_whatever_it_wrote_since(store: SqliteStore, file: Path) -> None:
+    await anchoring(store, file).must_fit()  # never anchored, and nothing there
+    await anchoring(store, file).write()
+    await anchoring(store, file).must_fit()
+    await grow(store)
+    await store.write(lambda tx: tx.start_epoch(replica="a", boot_id="b", expires_boot=1, at=NOW))
+    await anchoring(store, file).must_fit()
+    assert mode(file) == 0o600
+
+
+async def test_a_restored_database_is_refused(store: SqliteStore, path: Path, file: Path) -> None:
+    older = await backup(store, path.with_name("backup.db"))
+    again = open_store(path)
+    await grow(again)
+    await anchoring(again, file).write()
+    await again.close()
+    shutil.copy(older, path)
+    assert "lacks the journal record 1/1" in await refused(path, file)
+
+
+async def test_a_restored_database_that_went_on_is_refused_by_the_hash(
+    store: SqliteStore, path: Path, file: Path
+) -> None:
+    older = await backup(store, path.with_name("backup.db"))
+    again = open_store(path)
+    await again.write(lambda tx: tx.append(denied("one past")))
+    await anchoring(again, file).write()
+    await again.close()
+    shutil.copy(older, path)
+    other = open_store(path)
+    await other.write(lambda tx: tx.append(denied("another past")))
+    await grow(other)
+    await other.close()
+    assert "journal record 1/1 differs" in await refused(path, file)
+
+
+async def test_a_lost_database_is_refused(store: SqliteStore, path: Path, file: Path) -> None:
+    await anchoring(store, file).write()
+    await store.close()
+    gone(path)
+    assert "lacks" in await refused(path, file)
+
+
+async def test_a_lost_anchor_is_refused_once_there_was_one(store: SqliteStore, path: Path, file: Path) -> None:
+    await anchoring(store, file).write()
+    await store.close()
+    gone(file)
+    assert "is missing" in await refused(path, file)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"chain": 1}', '{"chain":1,"seq":0,"hash":"zz","installation":"x"}'])
+async def test_a_file_that_is_no_anchor_is_refused(store: SqliteStore, file: Path, text: str) -> None:
+    spoil(file, text)
+    with pytest.raises(ConfigError, match="is no anchor"):
+        await anchoring(store, file).must_fit()
+
+
+async def test_it_is_written_at_the_start_every_minute_and_at_the_end(store: SqliteStore, file: Path) -> None:
+    clock = FakeClock()
+    keeper = anchoring(store, file, clock)
+    async with keeper.kept():
+        assert seq(file) == 0
+        await grow(store)
+        async with asyncio.timeout(5):
+            while not clock.sleeping:  # noqa: ASYNC110 - a fake clock tells nobody
+                await asyncio.sleep(0)
+            clock.advance(EVERY + 1)
+            while seq(file) == 0:  # noqa: ASYNC110 - the file tells, nobody else
+                await asyncio.sleep(0.01)
+        await grow(store)
+    await keeper.close()
+    assert seq(file) == 2
+
+
+async def test_a_start_that_cannot_write_its_anchor_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        async with anchoring(store, tmp_path / "nowhere" / "anchor").kept():
+            pass
+    assert not (await store.read(lambda tx: tx.control())).anchored
+
+
+async def test_a_crash_between_file_and_database_refuses_no_honest_start(store: SqliteStore, file: Path) -> None:
+    control, head = await store.read(lambda tx: (tx.control(), tx.journal_head()))
+    assert head is not None
+    anchor.write(file, anchor.Anchor(installation=control.installation, head=head))
+    await anchoring(store, file).must_fit()
+
+
+def seq(file: Path) -> int:
+    held = anchor.read(file)
+    assert held is not None
+    return held.head.seq
