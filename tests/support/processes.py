@@ -14,12 +14,18 @@ from pathlib import Path
 POLL_SECONDS = 0.02
 
 
+_given: set[int] = set()  # the system may offer the same port again before anybody listens on it
+
+
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A loopback TCP port that nobody listens on now, and that was not given before."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def accepts(port: int) -> bool:
