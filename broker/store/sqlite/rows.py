@@ -51,7 +51,6 @@ def _enum(kind: type[Enum]) -> Codec:
     return Codec(lambda member: member.value, kind)
 
 
-_PLAIN = Codec(lambda value: value, lambda value: value)
 _TIME = Codec(micros, time_of)
 _SPAN = Codec(lambda span: span // _TICK, lambda value: timedelta(microseconds=value))
 _FLAG = Codec(int, bool)
@@ -68,18 +67,24 @@ class Shape(Generic[D]):
 
     def __init__(self, kind: type[D], *, without: tuple[str, ...] = (), **codecs: Codec) -> None:
         self._kind = kind
-        names = [field.name for field in fields(kind) if field.name not in without]
-        self._codecs = [(name, codecs.get(name, _PLAIN)) for name in names]
+        self._names = [field.name for field in fields(kind) if field.name not in without]
+        self._codecs = list(codecs.items())  # most fields are stored as they are: only these cost a call
 
     def row(self, value: D) -> dict[str, SqlValue]:
         """Column → value."""
-        found = ((name, codec, getattr(value, name)) for name, codec in self._codecs)
-        return {name: None if field is None else codec.to_sql(field) for name, codec, field in found}
+        found = {name: getattr(value, name) for name in self._names}
+        for name, codec in self._codecs:
+            if found[name] is not None:
+                found[name] = codec.to_sql(found[name])
+        return found
 
     def values(self, row: sqlite3.Row) -> dict[str, Any]:
         """Field → value."""
-        found = ((name, codec, row[name]) for name, codec in self._codecs)
-        return {name: None if column is None else codec.to_field(column) for name, codec, column in found}
+        found = {name: row[name] for name in self._names}
+        for name, codec in self._codecs:
+            if found[name] is not None:
+                found[name] = codec.to_field(found[name])
+        return found
 
     def of(self, row: sqlite3.Row) -> D:
         """The domain object."""
