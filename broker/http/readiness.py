@@ -29,6 +29,8 @@ class Readiness:
         found = list(self._provider_problems)
         if self._engine.draining:
             found.append("the broker is stopping")
+        if self._core.store.sparing:
+            found.append("the disk is full: no new steps and leases")
         if not self._core.epoch.fresh():
             found.append("the broker has lost its right to write")
         return found

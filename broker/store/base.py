@@ -264,6 +264,11 @@ class Store(Protocol):
         """Run against the last committed state."""
         ...
 
+    @property
+    def sparing(self) -> bool:
+        """The disk is full: new steps and leases are refused (StoreFull), ends are written."""
+        ...
+
     async def close(self) -> None:
         """Finish what was queued, then close."""
         ...

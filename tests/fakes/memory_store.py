@@ -406,6 +406,7 @@ class MemoryStore:
             control=Control(installation=secrets.token_hex(16), key_fingerprints={}, policy_generation=0, frozen=False)
         )
         self._closed = False
+        self.sparing = False
 
     async def write(self, operation: Callable[[Tx], T]) -> T:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from broker.store.sqlite.database import Database, connect, connect_readonly, cr
 from broker.store.sqlite.lock import FileLock
 from broker.store.sqlite.migrate import migrate, must_be_current
 from broker.store.sqlite.reader import Reader, read_with
+from broker.store.sqlite.reserve import SIZE, Reserve
 from broker.store.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -39,6 +40,11 @@ class SqliteStore:
         return await self._reader.run(operation)
 
     @property
+    def sparing(self) -> bool:
+        """As the protocol says."""
+        return not self._writer.reserve_held
+
+    @property
     def commits(self) -> int:
         """Groups made durable since the start; with `operations`, how well writes are grouped."""
         return self._writer.commits
@@ -60,17 +66,20 @@ class SqliteStore:
             lock.release()
 
 
-def open_store(path: Path, *, busy_seconds: float = BUSY_SECONDS, max_group: int = MAX_GROUP) -> SqliteStore:
+def open_store(
+    path: Path, *, busy_seconds: float = BUSY_SECONDS, max_group: int = MAX_GROUP, reserve_bytes: int = SIZE
+) -> SqliteStore:
     """Open for the daemon, making and migrating the database. Blocks; called once, at start.
 
-    `busy_seconds`: how long a write of another process (an operator's shell) is waited for. Raises StoreError
+    `busy_seconds`: how long a write of another process (an operator's shell) is waited for.
+    `reserve_bytes`: room kept for the ends of leases. Raises StoreError
     when another daemon has it, when it is newer than this program, or when it cannot be opened.
     """
     path = path.resolve()
     lock = FileLock(path)
     try:
         create(path)
-        writer = Writer(lambda: _migrated(path, busy_seconds), max_group=max_group)
+        writer = _writer(path, busy_seconds, max_group, Reserve(path, reserve_bytes))
         try:
             reader = Reader(lambda: connect(path, busy_timeout=busy_seconds, query_only=True))
         except BaseException:
@@ -80,6 +89,16 @@ def open_store(path: Path, *, busy_seconds: float = BUSY_SECONDS, max_group: int
         lock.release()
         raise
     return SqliteStore(lock, writer, reader)
+
+
+def _writer(path: Path, busy_seconds: float, max_group: int, reserve: Reserve) -> Writer:
+    """On a disk so full that the database does not even open, with the reserve given back."""
+    try:
+        return Writer(lambda: _migrated(path, busy_seconds), reserve, max_group=max_group)
+    except StoreError:
+        if not (reserve.needed() and reserve.give_back()):
+            raise
+    return Writer(lambda: _migrated(path, busy_seconds), reserve, max_group=max_group)
 
 
 def _migrated(path: Path, busy_seconds: float) -> Database:

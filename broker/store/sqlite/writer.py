@@ -15,9 +15,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from broker.errors import StoreError
+from broker.errors import StoreError, StoreFull
 from broker.store.base import Tx
 from broker.store.sqlite.database import Database
+from broker.store.sqlite.reserve import Reserve
 from broker.store.sqlite.tx import SqliteTx
 
 Operation: TypeAlias = Callable[[Tx], Any]
@@ -35,9 +36,10 @@ class _Job:
 class Writer:
     """Runs operations in the order in which they were submitted."""
 
-    def __init__(self, open_database: Callable[[], Database], *, max_group: int) -> None:
+    def __init__(self, open_database: Callable[[], Database], reserve: Reserve, *, max_group: int) -> None:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._max_group = max_group
+        self._reserve = reserve
         self._door = threading.Lock()
         self._closed = False
         self.commits = 0  # groups made durable; for metrics
@@ -49,6 +51,11 @@ class Writer:
         )
         self._thread.start()
         opened.result()
+
+    @property
+    def reserve_held(self) -> bool:
+        """False: the disk is full."""
+        return self._reserve.held
 
     def submit(self, operation: Operation) -> asyncio.Future[Any]:
         """Queue it. It runs to its end whatever becomes of the future."""
@@ -75,6 +82,7 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - raised again by whoever opens the store
             opened.set_exception(error)
             return
+        self._reserve.look()
         opened.set_result(None)
         tx = SqliteTx(database)
         while jobs := self._take():
@@ -102,6 +110,7 @@ class Writer:
     def _group(self, database: Database, tx: SqliteTx, jobs: Sequence[_Job]) -> None:
         """One transaction. Afterwards each job has its result or its error, and nothing is pending."""
         try:
+            tx.sparing = not self._reserve.look()
             database.begin("IMMEDIATE")
             tx.head = tx.journal_head()  # also after a failed COMMIT: the memory is not trusted across groups
             for job in jobs:
@@ -112,6 +121,8 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - the writer survives everything; every caller is told
             problem = error if isinstance(error, StoreError) else StoreError(f"writer: {type(error).__name__}")
             _give_up(database, jobs, problem)
+        if self._reserve.held and any(isinstance(job.error, StoreFull) for job in jobs):
+            self._reserve.give_back()  # those who end something ask again, and find room
 
 
 def _run(database: Database, tx: SqliteTx, job: _Job) -> None:

@@ -27,7 +27,7 @@ async def client(store, epoch, client):
         sys.stdout.flush()
 
 async def main():
-    store = open_store(Path(sys.argv[1]))
+    store = open_store(Path(sys.argv[1]), reserve_bytes=100_000)
     epoch = await store.write(lambda tx: tx.start_epoch(replica="a", boot_id="b", expires_boot=1, at=NOW))
     results = await asyncio.gather(*(client(store, epoch, n) for n in range(16)), return_exceptions=True)
     assert all(isinstance(result, StoreError) for result in results), results

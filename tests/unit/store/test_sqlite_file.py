@@ -59,7 +59,7 @@ def shell(path: Path, sql: str) -> None:
 async def test_only_the_owner_can_read_the_files(store: SqliteStore, path: Path) -> None:
     await store.write(lambda tx: tx.raise_generation())
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    assert modes == {path.name + end: 0o600 for end in ("", "-wal", "-shm", ".lock")}
+    assert modes == {path.name + end: 0o600 for end in ("", "-wal", "-shm", ".lock", "-reserve")}
 
 
 async def test_commits_are_durable_keys_hold_and_freed_space_is_overwritten(store: SqliteStore) -> None:

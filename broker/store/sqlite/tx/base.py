@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.errors import StoreFull
 from broker.store.sqlite.database import Database
 
 
@@ -10,3 +11,9 @@ class Area:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self.sparing = False  # the disk is full: what begins something is refused, what ends something is written
+
+    def must_have_room(self) -> None:
+        """Before anything new. Raises StoreFull."""
+        if self.sparing:
+            raise StoreFull("the disk is full: what room is left is for revocations")

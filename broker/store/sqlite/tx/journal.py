@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from broker.errors import StoreError
 from broker.journal.chain import EMPTY, Entry, Head, link
-from broker.journal.records import Record
+from broker.journal.records import Kind, Record
 from broker.store.sqlite import sql
 from broker.store.sqlite.database import Database
 from broker.store.sqlite.rows import ENTRY, HEAD
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("journal")
+_SPARED = (Kind.DENIED, Kind.DENIALS_COUNTED)  # a storm of refusals must not eat the room for revocations
 
 
 class JournalArea(Area):
@@ -21,6 +22,8 @@ class JournalArea(Area):
         self.head: Head | None = None
 
     def append(self, record: Record) -> Head:
+        if record.kind in _SPARED:
+            self.must_have_room()
         if self.head is None:
             raise StoreError("the journal has no chain yet: no epoch was started")
         return self._link(self.head.chain, self.head.seq + 1, record)

@@ -18,6 +18,7 @@ class LeasesArea(Area):
     """The writing methods say with their answer whether the row was in a state to be changed."""
 
     def insert_lease(self, lease: Lease) -> None:
+        self.must_have_room()
         self._db.run(_SQL["insert_lease"], LEASE.row(lease))
 
     def lease(self, lease_id: str) -> Lease | None:
@@ -29,6 +30,9 @@ class LeasesArea(Area):
 
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return self._leases("leases_in", states=canonical([state.value for state in states]))
+
+    def known_children(self, provider: str) -> frozenset[str]:
+        return frozenset(row["child"] for row in self._db.all(_SQL["known_children"], {"provider": provider}))
 
     def lease_counts(self) -> Mapping[LeaseState, int]:
         return {LeaseState(row["state"]): int(row["leases"]) for row in self._db.all(_SQL["lease_counts"])}

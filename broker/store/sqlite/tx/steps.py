@@ -16,6 +16,7 @@ class StepsArea(Area):
     """A step is open until something ends it."""
 
     def insert_step(self, step: Step) -> None:
+        self.must_have_room()
         self._db.run(_SQL["insert_step"], step_row(step))
 
     def step(self, step_id: str) -> Step | None:
