@@ -237,7 +237,25 @@ class KeyValue:
     version: int = 0
 
 
-Credential: TypeAlias = VaultToken | UsernamePassword | AwsSession | KeyValue
+@dataclass(frozen=True, kw_only=True, slots=True)
+class X509Certificate:
+    """A certificate; without a private key when the caller brought a CSR."""
+
+    certificate_pem: str
+    chain_pem: Sequence[str]
+    serial_number: str
+    private_key_pem: Secret | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SshCertificate:
+    """The caller's own key, signed."""
+
+    signed_key: str
+    serial_number: str
+
+
+Credential: TypeAlias = VaultToken | UsernamePassword | AwsSession | KeyValue | X509Certificate | SshCertificate
 
 
 class ScopeKind(Protocol):

@@ -59,6 +59,7 @@ def providers(
     installation: str,
     clock: Clock,
     epoch: Callable[[], int],
+    *,
     known_children: Callable[[str], Awaitable[frozenset[str]]],
 ) -> dict[str, Provider]:
     """Every configured provider. Their SDKs are imported only when used."""
@@ -208,7 +209,7 @@ async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Cloc
         control.installation,
         clock,
         lambda: epoch.id,
-        lambda name: store.read(lambda tx: tx.known_children(name)),
+        known_children=lambda name: store.read(lambda tx: tx.known_children(name)),
     )
     for provider in table.values():
         stack.push_async_callback(provider.close)
@@ -252,7 +253,7 @@ async def check_live(config: Config) -> list[str]:
     )
     ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
     found: list[str] = []
-    for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0, _nobody).items():
+    for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody).items():
         declared = [
             DeclaredScope(block=scope.block, ttl=scope.ttl)
             for scope in scope_map.scopes.values()

@@ -122,7 +122,7 @@ class Issuing:
         core = self._core
         result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, allowed, generation))
         if isinstance(result, Lease):
-            self._minter.start(result, step)
+            self._minter.start(result, step, asked.public_input)
         elif isinstance(result, Refusal):
             core.lane.set()
         return result

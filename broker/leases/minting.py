@@ -49,10 +49,10 @@ class Minter:
         self._tasks: dict[tuple[str, str], asyncio.Task[Delivered]] = {}
         self._background = Background(core)
 
-    def start(self, lease: Lease, step: Step) -> None:
+    def start(self, lease: Lease, step: Step, public_input: str = "") -> None:
         """Start the mint of a durable intent. Nothing that a caller does can cancel it."""
         key = (lease.agent, lease.request_id)
-        task = self._tasks[key] = self._background.run(self._mint(lease, step), name=f"mint {lease.id}")
+        task = self._tasks[key] = self._background.run(self._mint(lease, step, public_input), name=f"mint {lease.id}")
         task.add_done_callback(lambda _: self._forget_later(key))
 
     async def delivered(self, lease: Lease) -> Delivered:
@@ -116,7 +116,7 @@ class Minter:
         window = self._core.timings.claim_window.total_seconds()
         asyncio.get_running_loop().call_later(window, self._tasks.pop, key, None)
 
-    async def _mint(self, lease: Lease, step: Step) -> Delivered:
+    async def _mint(self, lease: Lease, step: Step, public_input: str) -> Delivered:
         core = self._core
         order = MintOrder(
             ref=ref_of(lease),
@@ -125,6 +125,7 @@ class Minter:
             run=step.key.run,
             step=step.key.step,
             note=lambda refs: self._note(lease, refs),
+            public_input=public_input,
         )
         if lease.epoch != core.epoch.id or not core.epoch.fresh():
             raise epoch_lost()  # stopped between intent and send: whoever has the row by now settles it

@@ -38,6 +38,7 @@ class MintOrder:
     run: str
     step: str
     note: Callable[[Mapping[str, JsonValue]], Awaitable[None]]
+    public_input: str = ""  # the caller's CSR or public key; not stored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,8 @@ class Settlement:
     """What is known of a mint in doubt.
 
     `found`: it had landed (and has been revoked). `evidence` is set only when `final` was asked and no
-    late mint can change the answer: SEEN_DEAD when found, NOT_MINTED when not.
+    late mint can change the answer: SEEN_DEAD when found, NOT_MINTED when not, EXPIRED when it could not be
+    looked for: then it counts only once the latest mint's whole life has passed.
     """
 
     found: bool

@@ -11,7 +11,15 @@ from broker.leases.minting import Delivered
 from broker.leases.outcomes import Outcome
 from broker.leases.steps import ScopeAnswer
 from broker.leases.successors import successor_from
-from broker.model import AwsSession, Credential, KeyValue, UsernamePassword, VaultToken
+from broker.model import (
+    AwsSession,
+    Credential,
+    KeyValue,
+    SshCertificate,
+    UsernamePassword,
+    VaultToken,
+    X509Certificate,
+)
 from broker.policy.decision import Allowed
 from broker.rpc.status import duration
 from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
@@ -62,6 +70,14 @@ def credential(value: Credential) -> credential_pb2.Credential:
         case KeyValue():
             message.key_value.data.update({name: secret.reveal() for name, secret in value.data.items()})
             message.key_value.version = value.version
+        case X509Certificate():
+            message.x509_certificate.certificate_pem = value.certificate_pem
+            message.x509_certificate.chain_pem.extend(value.chain_pem)
+            message.x509_certificate.private_key_pem = value.private_key_pem.reveal() if value.private_key_pem else ""
+            message.x509_certificate.serial_number = value.serial_number
+        case SshCertificate():
+            message.ssh_certificate.signed_key = value.signed_key
+            message.ssh_certificate.serial_number = value.serial_number
     return message
 
 

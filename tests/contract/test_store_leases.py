@@ -292,3 +292,14 @@ async def test_what_a_caller_changes_afterwards_is_not_in_the_store(store: Store
     await insert(store, lease(params=params))
     params["list"].append(2)
     assert (await get(store)).params == {"role": "orders-ro", "list": [1]}
+
+
+async def test_the_children_of_live_leases_are_known_by_provider(store: Store) -> None:
+    """What tells an orphan at the provider from an honest neighbour."""
+    await insert(store, lease("lease-1", refs={"accessor": "a", "children": ["x", "y"]}))
+    await insert(store, lease("lease-2", refs={}))
+    await insert(store, lease("lease-3", provider="aws", refs={"children": ["foreign"]}))
+    await bring(store, LeaseState.REVOKED, lease("lease-4", refs={"children": ["gone"]}))
+    await bring(store, LeaseState.REVOKING, lease("lease-5", refs={"children": ["going"]}))
+    assert await store.read(lambda tx: tx.known_children("vault")) == {"x", "y", "going"}
+    assert await store.read(lambda tx: tx.known_children("dev")) == frozenset()

@@ -12,7 +12,7 @@ from broker.providers.base import DeclaredScope, MintInDoubt, MintRefused, Provi
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import TokenFile, VaultSettings
-from broker.providers.vault.tokens import Owner, Tokens
+from broker.providers.vault.tokens import NamedTokens, Owner, rehearse
 from broker.providers.vault.transport import Transport, VaultRefused
 from broker.secret import Secret
 from tests.support.bao import TOMB_ROLE, BaoServer, BrokerLogin, TokenRole, openbao, provision, provision_database
@@ -107,7 +107,7 @@ async def test_refused_in_a_namespace_other_than_root(bao: BaoServer, login: Bro
         with pytest.raises(VaultRefused) as caught:
             await VaultClient(transport).create(Secret(bao.root_token), "kv", "scv1-x", seconds=60, meta={})
         assert answers.create_refused(caught.value, "kv")
-        why = await Tokens(VaultClient(transport), transport.settings).rehearse(Secret(bao.root_token), "kv")
+        why = await rehearse(VaultClient(transport), Secret(bao.root_token), "kv")
         assert "root namespace" in why
     finally:
         await transport.close()
@@ -174,6 +174,7 @@ async def test_dead_is_only_what_bad_token_says(bao: BaoServer, login: BrokerLog
         session = provider._login._session
         assert session
         tokens = provider._tokens
+        assert isinstance(tokens, NamedTokens)
         token = Secret(token_name(ref))
         assert await tokens.owner(session.token, token) is Owner.LEASE
         assert await tokens.owner(session.token, Secret("scv1-never")) is Owner.NOBODY

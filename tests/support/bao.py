@@ -147,15 +147,18 @@ class TokenRole:
 
     name: str
     reads: Sequence[str] = ()  # paths, for example "secret/data/orders" or "database/creds/orders-ro"
+    writes: Sequence[str] = ()  # paths, for example "pki/issue/web"
     max_ttl: str = "1h"
 
     @property
     def policy(self) -> str:
-        return "\n".join(f'path "{path}" {{ capabilities = ["read"] }}' for path in self.reads)
+        lines = [f'path "{path}" {{ capabilities = ["read"] }}' for path in self.reads]
+        return "\n".join(lines + [f'path "{path}" {{ capabilities = ["update"] }}' for path in self.writes])
 
     @property
     def creds(self) -> list[str]:
-        return [path for path in self.reads if path.split("/")[1] == "creds"]
+        leased = [path for path in self.reads if path.split("/")[1] == "creds"]
+        return leased + [path for path in self.writes if path.startswith("pki")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +260,25 @@ def provision_database(
         "max_ttl": ttl,
     }
     bao.must("POST", f"database/roles/{role}", body)
+
+
+def provision_pki(bao: BaoServer, role: str, *, mount: str = "pki", generate_lease: bool = True) -> None:
+    """Make `<mount>/issue/<role>` give certificates of a root of its own."""
+    if f"{mount}/" not in bao.must("GET", "sys/mounts").data:
+        bao.must("POST", f"sys/mounts/{mount}", {"type": "pki", "config": {"max_lease_ttl": "8760h"}})
+        bao.must("POST", f"{mount}/root/generate/internal", {"common_name": f"{mount} root", "key_type": "ec"})
+    body = {"allow_any_name": True, "generate_lease": generate_lease, "max_ttl": "1h", "key_type": "ec"}
+    bao.must("POST", f"{mount}/roles/{role}", {**body, "key_bits": 256})
+
+
+def provision_ssh(bao: BaoServer, role: str) -> str:
+    """Make `ssh/sign/<role>` sign users' keys; returns the CA's public key."""
+    if "ssh/" not in bao.must("GET", "sys/mounts").data:
+        bao.must("POST", "sys/mounts/ssh", {"type": "ssh"})
+        bao.must("POST", "ssh/config/ca", {"generate_signing_key": True, "key_type": "ssh-ed25519"})
+    body = {"key_type": "ca", "allow_user_certificates": True, "allowed_users": "ops", "default_user": "ops"}
+    bao.must("POST", f"ssh/roles/{role}", {**body, "max_ttl": "1h"})
+    return str(bao.must("GET", "ssh/config/ca").data["public_key"])
 
 
 def connect_database(bao: BaoServer, pg: PostgresServer, *, port: int = 0) -> str:

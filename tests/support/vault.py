@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.clock import SystemClock
 from broker.keyring import Keyring
-from broker.model import JsonValue
+from broker.model import JsonValue, Revocability
 from broker.providers.base import LeaseRef, MintOrder
 from broker.providers.vault.names import token_id
 from broker.providers.vault.provider import VaultProvider
@@ -32,7 +32,7 @@ def new_ref(params: Mapping[str, JsonValue], *, seconds: float = 300, ago: float
         kid="k1",
         params=params,
         refs={},
-        revocability=VaultScope().revocability(params),
+        revocability=Revocability.EXACT if VaultScope().validate(params) else VaultScope().revocability(params),
         intent_at=now - timedelta(seconds=ago),
         expires_at=now + timedelta(seconds=seconds),
         epoch=1,
@@ -49,7 +49,7 @@ class Notes:
         self.refs.update(refs)
 
 
-def order_of(ref: LeaseRef, notes: Notes | None = None) -> MintOrder:
+def order_of(ref: LeaseRef, notes: Notes | None = None, *, public_input: str = "") -> MintOrder:
     return MintOrder(
         ref=ref,
         agent="spiffe://test.internal/workflow/w/step/s",
@@ -57,6 +57,7 @@ def order_of(ref: LeaseRef, notes: Notes | None = None) -> MintOrder:
         run="r",
         step="s",
         note=(notes or Notes()).note,
+        public_input=public_input,
     )
 
 
@@ -73,7 +74,14 @@ def token_name(ref: LeaseRef) -> str:
 async def vault_provider(address: str, login: BrokerLogin, **settings: Any) -> AsyncIterator[VaultProvider]:
     """Closed at the end."""
     settings.setdefault("auth", AppRole(role_id=login.role_id, secret_id_file=login.secret_id_file))
-    provider = VaultProvider(VaultSettings(address=address, **settings), KEYRING, INSTALLATION, SystemClock())
+    known = settings.pop("known", frozenset)  # ids that live leases name
+
+    async def knows() -> frozenset[str]:
+        return frozenset(known())
+
+    provider = VaultProvider(
+        VaultSettings(address=address, **settings), KEYRING, INSTALLATION, SystemClock(), known=knows
+    )
     try:
         yield provider
     finally:

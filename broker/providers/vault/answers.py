@@ -14,6 +14,7 @@ NO_CAPABILITY = "1 error occurred:\n\t* permission denied\n\n"
 ASKER_DEAD = "permission denied"
 
 TOKEN_DEAD = (403, "bad token")  # auth/token/lookup
+ACCESSOR_DEAD = (400, "1 error occurred:\n\t* invalid accessor\n\n")  # auth/token/lookup-accessor
 LEASE_GONE = (400, "invalid lease")  # sys/leases/lookup
 ID_TAKEN = (400, "cannot create a token with a duplicate ID")  # auth/token/create/<role>
 NO_SUDO = (400, "root or sudo privileges required to specify token id")
@@ -30,7 +31,7 @@ CREATE_REFUSED: frozenset[tuple[int, str]] = frozenset(
         (400, 'batch tokens cannot have "explicit_max_ttl" set'),
     }
 )
-# <mount>/creds/<name>: refused before the secrets engine was asked.
+# <mount>/creds/<name> and its like: refused before the secrets engine was asked.
 READ_REFUSED: frozenset[tuple[int, str]] = frozenset({(403, ASKER_DEAD), (403, NO_CAPABILITY)})
 
 # A create with this id can never succeed and comes after every other check: a rehearsal that mints nothing.
@@ -59,6 +60,7 @@ def read_refused(error: VaultRefused, path: str) -> bool:
         _any_of(error, READ_REFUSED)
         or is_exactly(error, (404, f'no handler for route "{path}". route entry not found.'))
         or is_exactly(error, (400, f"unknown role: {name}"))
+        or is_exactly(error, (400, f"Unknown role: {name}"))
         or is_exactly(error, throttled(path))
     )
 

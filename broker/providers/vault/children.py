@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from broker.clock import Clock
@@ -21,25 +21,24 @@ from broker.secret import Secret
 
 LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between looks: a queued revocation takes a few milliseconds
 CLOCK_SKEW = timedelta(seconds=30)  # between the server's clock and ours
+SUSPECT_SECONDS = 3600.0  # for which a listing counts as the first of two
 QUEUED_TRIES = (
     6  # then the server calls a lease irrevocable and ignores what is queued; each ask of ours is a try (measured)
 )
 
 
 class Children:
-    """Knows the ids that this process has fetched; errors are the transport's."""
+    """`known`: the ids that some live lease names. Errors are the transport's."""
 
-    def __init__(self, client: VaultClient, settings: VaultSettings, clock: Clock) -> None:
+    def __init__(
+        self, client: VaultClient, settings: VaultSettings, clock: Clock, known: Callable[[], Awaitable[frozenset[str]]]
+    ) -> None:
         self._client = client
         self._settings = settings
         self._clock = clock
-        self._known: dict[str, datetime] = {}  # id → end of its parent
+        self._known = known
+        self._suspects: dict[str, float] = {}  # id → monotonic time of the listing that first showed it
         self._asked: Counter[str] = Counter()  # id → times its revocation was asked for, until it is seen gone
-
-    def remember(self, lease_id: str, until: datetime) -> None:
-        """This one has an owner; it is no stray."""
-        now = self._clock.now()
-        self._known = {one: end for one, end in self._known.items() if end > now} | {lease_id: until}
 
     async def revoke(self, asker: Secret, ids: Iterable[str]) -> None:
         """Queue their revocation; harmless for those already gone (202, measured).
@@ -68,20 +67,34 @@ class Children:
     async def strays(self, asker: Secret, prefix: str, ref: LeaseRef) -> list[str]:
         """Leases under `prefix` that a mint of unknown outcome may have left.
 
-        Issued while it could still land, and of no lease this process knows. After a restart, honest
-        neighbours of those two minutes count as strays too: the doubt then lasts until they end.
+        Issued while it could still land, and named by no live lease. An honest neighbour in flight looks the same
+        until it is recorded: only what is older than any mint can be, and nobody's in two listings, is an orphan.
+        That is revoked, by its id; the rest is waited for.
         """
-        since = ref.intent_at - CLOCK_SKEW
-        landing = self._settings.mint_timeout + self._settings.request_limit_seconds
-        until = ref.intent_at + timedelta(seconds=landing) + CLOCK_SKEW
-        found = []
-        for lease_id in await self._client.list_leases(asker, prefix):
-            if lease_id in self._known:
-                continue
+        landing = timedelta(seconds=self._settings.mint_timeout + self._settings.request_limit_seconds)
+        since, until = ref.intent_at - CLOCK_SKEW, ref.intent_at + landing + CLOCK_SKEW
+        found = {}
+        for lease_id in await self._unknown(asker, prefix):
             issued = await self._issued(asker, lease_id)
             if issued and since <= issued <= until:
-                found.append(lease_id)
-        return await self.alive(asker, found)  # the token's death takes its own along, a moment later
+                found[lease_id] = issued
+        left = await self.alive(asker, found)  # the token's death takes its own along, a moment later
+        too_old = self._clock.now() - landing - CLOCK_SKEW
+        orphans = [one for one in left if self._seen_before(one) and found[one] < too_old]
+        await self.revoke(asker, orphans)
+        gone = set(orphans) - set(await self.alive(asker, orphans))
+        return [one for one in left if one not in gone]
+
+    async def _unknown(self, asker: Secret, prefix: str) -> list[str]:
+        """Listed first, so that whatever was recorded by then is known."""
+        listed = await self._client.list_leases(asker, prefix)
+        known = await self._known() if listed else frozenset()
+        return [lease_id for lease_id in listed if lease_id not in known]
+
+    def _seen_before(self, lease_id: str) -> bool:
+        now = self._clock.monotonic()
+        self._suspects = {one: at for one, at in self._suspects.items() if at > now - SUSPECT_SECONDS}
+        return self._suspects.setdefault(lease_id, now) < now
 
     async def _issued(self, asker: Secret, lease_id: str) -> datetime | None:
         """When it was made; None when it is seen gone."""

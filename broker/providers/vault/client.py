@@ -60,9 +60,9 @@ class VaultClient:
         return _data(await self._token_api(token).lookup_self())
 
     async def create(
-        self, asker: Secret, role: str, token: Secret | str, *, seconds: int, meta: Mapping[str, str]
+        self, asker: Secret, role: str, token: Secret | str | None, *, seconds: int, meta: Mapping[str, str]
     ) -> TokenAnswer:
-        """A token with the given id, through a role; the id travels in the body only."""
+        """A token with the given id, or one of the server's, through a role; the id travels in the body only."""
         body = await self._token_api(asker).create(
             id=token.reveal() if isinstance(token, Secret) else token,
             role_name=role,
@@ -90,9 +90,20 @@ class VaultClient:
     async def revoke_self(self, token: Secret) -> None:
         await self._token_api(token).revoke_self()
 
-    async def read(self, token: Secret, path: str) -> dict[str, Any]:
-        """The whole answer; it may have made a lease."""
-        return await self._transport.exchange("get", f"v1/{path}", token=token)
+    async def lookup_accessor(self, asker: Secret, accessor: str) -> dict[str, Any]:
+        return _data(await self._token_api(asker).lookup_accessor(accessor))
+
+    async def revoke_accessor(self, asker: Secret, accessor: str) -> None:
+        """Harmless when it is dead already (measured)."""
+        await self._token_api(asker).revoke_accessor(accessor)
+
+    async def fetch(self, token: Secret, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Read, or with a body write. The whole answer; it may have made a lease."""
+        return await self._transport.exchange("get" if body is None else "put", f"v1/{path}", token=token, body=body)
+
+    async def settings_at(self, asker: Secret, path: str) -> dict[str, Any]:
+        """The data of an answer that makes nothing, such as a secrets engine's role."""
+        return _data(await self._transport.exchange("get", f"v1/{path}", token=asker))
 
     async def revoke_lease(self, asker: Secret, lease_id: str, *, now: bool = False) -> None:
         """Queue it; `now`: try it before answering. The server never retries that when the target is down (measured).

@@ -1,26 +1,91 @@
-"""From what the server answered to a typed credential."""
+"""What is asked with a lease's token, and from what the server answered to a typed credential."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
-from broker.model import Credential, KeyValue, UsernamePassword
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ssh_public_identity
+
+from broker.model import Credential, KeyValue, SshCertificate, UsernamePassword, X509Certificate
+from broker.providers.vault.scope import Kind, VaultBlock
 from broker.secret import Secret
+
+# Between the server's clock and ours, and by how much it may round: a certificate outside is not handed out.
+CLOCK_SKEW = timedelta(seconds=30)
+CSR_HEADS = ("-----BEGIN CERTIFICATE REQUEST-----", "-----BEGIN NEW CERTIFICATE REQUEST-----")
+
+
+def input_problem(block: VaultBlock, public_input: str) -> str:
+    """What is wrong with what the caller brought; "" when it fits the scope."""
+    needs = block.write.needs if block.write else ""
+    if not needs:
+        return "the scope takes no public_key or csr" if public_input else ""
+    if needs == "csr":
+        return "" if public_input.startswith(CSR_HEADS) else "the scope needs a csr in PEM form"
+    one_line = "\n" not in public_input.strip() and not public_input.startswith("-----")
+    return "" if public_input.strip() and one_line else "the scope needs an OpenSSH public_key"
+
+
+def body_of(block: VaultBlock, public_input: str, seconds: int) -> dict[str, Any] | None:
+    """What is written with the lease's token; None when it only reads."""
+    if block.write is None:
+        return None
+    brought = {block.write.needs: public_input} if block.write.needs else {}
+    return {**block.write.data, **brought, "ttl": f"{seconds}s"}
 
 
 def child_of(body: Mapping[str, Any]) -> str:
-    """The lease id of a leased secret, "" for a static one."""
+    """The lease id of a leased secret, "" for one that has none."""
     lease_id = body.get("lease_id")
     return lease_id if isinstance(lease_id, str) else ""
 
 
-def credential_of(body: Mapping[str, Any]) -> Credential | None:
-    """Username and password where there are both, key/value otherwise; None when there is nothing in it."""
+def credential_of(kind: Kind, body: Mapping[str, Any], until: datetime) -> Credential | None:
+    """None when it is not what the scope promises: another shape, or a certificate that does not end at `until`."""
     data = body.get("data")
     if not isinstance(data, dict):
         return None
+    try:
+        if kind is Kind.X509:
+            return _x509(data, until)
+        if kind is Kind.SSH:
+            return _ssh(data, until)
+    except (KeyError, TypeError, ValueError, UnsupportedAlgorithm):
+        return None
+    return _login_or_values(body, data)
+
+
+def _x509(data: Mapping[str, Any], until: datetime) -> X509Certificate | None:
+    if not _ends_at(int(data["expiration"]), until):
+        return None
+    key = data.get("private_key")
+    chain = data.get("ca_chain") or [data["issuing_ca"]]
+    return X509Certificate(
+        certificate_pem=str(data["certificate"]),
+        chain_pem=tuple(str(one) for one in chain),
+        serial_number=str(data["serial_number"]),
+        private_key_pem=Secret(key) if key else None,
+    )
+
+
+def _ssh(data: Mapping[str, Any], until: datetime) -> SshCertificate | None:
+    """Its own bound is all that ends it, so that is read from the certificate itself."""
+    signed = str(data["signed_key"]).strip()
+    certificate = load_ssh_public_identity(signed.encode())
+    if not isinstance(certificate, SSHCertificate) or not _ends_at(certificate.valid_before, until):
+        return None
+    return SshCertificate(signed_key=signed, serial_number=str(data["serial_number"]))
+
+
+def _ends_at(seconds: int, until: datetime) -> bool:
+    return abs(seconds - until.timestamp()) <= CLOCK_SKEW.total_seconds()
+
+
+def _login_or_values(body: Mapping[str, Any], data: dict[str, Any]) -> Credential | None:
     version = 0
     if isinstance(data.get("metadata"), dict) and "data" in data:  # KV v2 wraps its values
         version = int(data["metadata"].get("version", 0))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from broker.clock import Clock
 from broker.errors import ConfigError
 from broker.keyring import Keyring
-from broker.model import Evidence, Revocability, VaultToken
+from broker.model import Evidence, JsonValue, VaultToken, X509Certificate
 from broker.providers.base import (
     DeclaredScope,
     LeaseRef,
@@ -30,17 +31,23 @@ from broker.providers.base import (
 from broker.providers.vault import answers
 from broker.providers.vault.children import Children
 from broker.providers.vault.client import TokenAnswer, VaultClient
-from broker.providers.vault.credentials import child_of, credential_of
+from broker.providers.vault.credentials import body_of, child_of, credential_of, input_problem
 from broker.providers.vault.login import Login, LoginFailed, Session
 from broker.providers.vault.names import token_id
+from broker.providers.vault.published import RevocationLists
 from broker.providers.vault.rights import Rights
-from broker.providers.vault.scope import VaultBlock, is_leased, is_path
+from broker.providers.vault.scope import Kind, VaultBlock, is_path
 from broker.providers.vault.settings import VaultSettings
-from broker.providers.vault.tokens import Owner, Tokens
+from broker.providers.vault.tokens import AccessorTokens, NamedTokens, Tokens
 from broker.providers.vault.transport import Transport, VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
 
 TTL_SLACK = 1  # seconds by which the server may round a life down
+ENDS_BY_TIME = "ENDS_BY_TIME"  # its verifier looks at nothing but the time
+
+
+async def _nobody() -> frozenset[str]:
+    return frozenset()
 
 
 class VaultProvider:
@@ -48,20 +55,32 @@ class VaultProvider:
 
     name = "vault"
 
-    def __init__(self, settings: VaultSettings, keyring: Keyring, installation: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: VaultSettings,
+        keyring: Keyring,
+        installation: str,
+        clock: Clock,
+        *,
+        known: Callable[[], Awaitable[frozenset[str]]] = _nobody,
+    ) -> None:
+        """`known`: ids of the leased secrets that some live lease names; asked anew each time."""
         if problems := settings.problems():
             raise ConfigError(problems)
         self.landing_seconds = settings.request_limit_seconds
         self._settings = settings
-        self._keyring = keyring
-        self._installation = installation
         self._clock = clock
         self._transport = Transport(settings)
         self._client = VaultClient(self._transport)
         self._login = Login(self._client, settings.auth, clock)
-        self._tokens = Tokens(self._client, settings)
-        self._children = Children(self._client, settings, clock)
-        self._rights = Rights(self._client, self._tokens, settings)
+        self._tokens: Tokens = (
+            NamedTokens(self._client, settings, lambda ref: token_id(keyring, installation, ref))
+            if settings.chooses_ids
+            else AccessorTokens(self._client)
+        )
+        self._children = Children(self._client, settings, clock, known)
+        self._lists = RevocationLists(self._transport)
+        self._rights = Rights(self._client, settings)
 
     async def close(self) -> None:
         await self._transport.close()
@@ -77,46 +96,55 @@ class VaultProvider:
             raise MintInDoubt("vault: the mint took too long") from None
 
     async def _mint(self, order: MintOrder) -> Minted:
-        """A token through the scope's role; with `read`, what that token reads.
+        """A token through the scope's role, and what that token fetches.
 
         1. Everything that can be wrong without asking is found first.
         2. One create. Refused on the allow-list, or never sent: nothing was made.
         3. The token is what was asked for, or it is killed at once.
-        4. One read, with the lease's own token.
-        5. The child's lease id is durable before anybody may have the secret.
+        4. What only the record can find again, or prove, is durable before the broker goes on.
+        5. One read or write, with the lease's own token.
+        6. The child's lease id is durable before anybody may have the secret.
         """
-        ref = order.ref
-        block, seconds, token = self._prepare(ref)  # (1)
+        block, seconds, token = self._prepare(order)  # (1)
         try:
             session = await self._login.session()
         except LoginFailed as error:
             raise MintRefused(str(error)) from None
 
         made = await self._create(session, block.role, token, seconds, order)  # (2)
-        if problem := _unfit(made, token, seconds):  # (3)
-            await self._abandon(session, token, problem)
         refs = {"accessor": made.accessor, "cluster": session.cluster_id}
-        if block.read is None:
-            credential = VaultToken(token=token, address=self._settings.address, namespace=self._settings.namespace)
+        ref = replace(order.ref, refs={**order.ref.refs, **refs})
+        if problem := _unfit(made, token, seconds):  # (3)
+            await self._abandon(session, ref, problem)
+        if token is None or block.kind is Kind.SSH:  # (4)
+            await self._note(session, order, ref, refs)
+        if block.kind is Kind.TOKEN:
+            where = {"address": self._settings.address, "namespace": self._settings.namespace}
+            credential = VaultToken(token=made.token, **where)
             return Minted(credential=credential, refs=refs, provider_request_id=made.request_id)
-        return await self._fetch(session, token, block.read, order, refs)
+        body = body_of(block, order.public_input, seconds)
+        return await self._fetch(session, made.token, body, block, replace(order, ref=ref))
 
-    def _prepare(self, ref: LeaseRef) -> tuple[VaultBlock, int, Secret]:
+    def _prepare(self, order: MintOrder) -> tuple[VaultBlock, int, Secret | None]:
         try:
-            block = VaultBlock.model_validate(dict(ref.params))
+            block = VaultBlock.model_validate(dict(order.ref.params))
         except ValidationError:
             raise MintRefused("the scope's vault block is not valid") from None
-        if block.role == self._settings.tomb_role or (block.read is not None and not is_path(block.read)):
+        if block.role == self._settings.tomb_role or (block.path and not is_path(block.path)):
             raise MintRefused("the scope's vault block names a path that is not allowed")
-        seconds = int((ref.expires_at - self._clock.now()).total_seconds())
+        if problem := input_problem(block, order.public_input):
+            raise MintRefused(problem)
+        seconds = int((order.ref.expires_at - self._clock.now()).total_seconds())
         if seconds <= 0:
             raise MintRefused("the lease's time is over")
         try:
-            return block, seconds, token_id(self._keyring, self._installation, ref)
-        except (KeyError, ValueError):
-            raise MintRefused("the mint key of this lease is not in the key file") from None
+            return block, seconds, self._tokens.chosen(order.ref)
+        except ProviderError as error:
+            raise MintRefused(str(error)) from None
 
-    async def _create(self, session: Session, role: str, token: Secret, seconds: int, order: MintOrder) -> TokenAnswer:
+    async def _create(
+        self, session: Session, role: str, token: Secret | None, seconds: int, order: MintOrder
+    ) -> TokenAnswer:
         meta = {
             "lease_id": order.ref.lease_id,
             "agent": order.agent,
@@ -137,38 +165,43 @@ class VaultProvider:
             raise failure(f"vault: {error} to the creation of a token") from None
 
     async def _fetch(
-        self, session: Session, token: Secret, path: str, order: MintOrder, refs: dict[str, str]
+        self, session: Session, token: Secret, body: dict[str, JsonValue] | None, block: VaultBlock, order: MintOrder
     ) -> Minted:
+        ref, leased = order.ref, block.kind.has_lease
         try:
-            body = await self._client.read(token, path)  # (4)
-        except VaultRefused as error:
-            if is_leased(path) and not answers.read_refused(error, path):
-                raise MintInDoubt(f"vault: {error} to the read of a leased secret") from None
-            await self._abandon(session, token, f"vault: {error} to the read")
-        except (VaultUnreachable, VaultLost) as error:
-            if is_leased(path) and isinstance(error, VaultLost):
-                raise MintInDoubt(f"vault: {error} to the read of a leased secret") from None
-            await self._abandon(session, token, f"vault: {error} to the read")
+            answer = await self._client.fetch(token, block.path, body)  # (5)
+        except (VaultRefused, VaultLost, VaultUnreachable) as error:
+            lost = isinstance(error, VaultLost)
+            lost = lost or (isinstance(error, VaultRefused) and not answers.read_refused(error, block.path))
+            if leased and lost:
+                raise MintInDoubt(f"vault: {error} to the request for a leased secret") from None
+            await self._abandon(session, ref, f"vault: {error} to the request for a secret")
 
-        child, credential = child_of(body), credential_of(body)
-        if credential is None or (is_leased(path) and not child):
-            await self._abandon(session, token, "vault: the read gave no secret of the kind its path says", child)
-        noted = {**refs, "children": [child]} if child else refs
+        child = child_of(answer)
+        refs = {**ref.refs, **({"children": [child]} if child else {})}
+        credential = credential_of(block.kind, answer, ref.expires_at)
+        if isinstance(credential, X509Certificate):
+            refs["serial"] = credential.serial_number
+        ref = replace(ref, refs=refs)
+        if credential is None or (leased and not child):
+            await self._abandon(session, ref, "vault: the answer is no secret of the kind that its path says")
         if child:
-            try:
-                await order.note(noted)  # (5)
-            except Exception:  # noqa: BLE001 - whatever the store says, a secret without its record is not given out
-                await self._abandon(session, token, "the lease of a secret could not be recorded", child)
-            self._children.remember(child, order.ref.expires_at)
-        return Minted(credential=credential, refs=noted, provider_request_id=str(body.get("request_id", "")))
+            await self._note(session, order, ref, refs)  # (6)
+        return Minted(credential=credential, refs=refs, provider_request_id=str(answer.get("request_id", "")))
 
-    async def _abandon(self, session: Session, token: Secret, why: str, child: str = "") -> NoReturn:
+    async def _note(self, session: Session, order: MintOrder, ref: LeaseRef, refs: Mapping[str, JsonValue]) -> None:
+        try:
+            await order.note(refs)
+        except Exception:  # noqa: BLE001 - whatever the store says, what has no record is not given out
+            await self._abandon(session, ref, "what was minted could not be recorded")
+
+    async def _abandon(self, session: Session, ref: LeaseRef, why: str) -> NoReturn:
         """Kill what was just made. Definite only when it is seen dead, for then nothing is alive or can land."""
-        children = [child] if child else []
+        children = _children_of(ref)
         try:
             await self._children.revoke(session.token, children)
-            await self._tokens.kill(token)
-            dead = await self._tokens.owner(session.token, token) is Owner.NOBODY
+            await self._tokens.kill(session.token, ref)
+            dead = not await self._tokens.alive(session.token, ref)
             dead = dead and not await self._children.alive(session.token, children)
         except (VaultUnreachable, VaultLost, VaultRefused):
             dead = False
@@ -179,52 +212,59 @@ class VaultProvider:
     async def revoke(self, ref: LeaseRef) -> Progress:
         """Children by their ids, then the token with itself, then look: a 204 is not proof."""
         async with self._asking(ref) as session:
-            token, children = self._token(ref), _children_of(ref)
-            await self._children.revoke(session.token, children)
-            await self._tokens.kill(token)
-            return await self._look(session, ref, token)
+            await self._children.revoke(session.token, _children_of(ref))
+            await self._tokens.kill(session.token, ref)
+            return await self._look(session, ref)
 
     async def probe(self, ref: LeaseRef) -> Evidence | None:
         """Looks only."""
         async with self._asking(ref) as session:
-            return (await self._look(session, ref, self._token(ref))).evidence
+            return (await self._look(session, ref)).evidence
 
     async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:
         """Occupy the token's id, killing what is there.
 
-        A leased secret whose read may still be in flight outlives a token killed meanwhile (3 of 3, measured).
+        A leased secret whose request may still be in flight outlives a token killed meanwhile (3 of 3, measured).
         Such a token never leaves the broker, so it is left alone until nothing can land; its death then takes
         the child along, and a listing shows that none is left.
         """
-        if _fetches(ref) and not final:
+        if _may_fetch(ref) and not final:
             return Settlement(found=False)
         async with self._asking(ref) as session:
-            token, children = self._token(ref), _children_of(ref)
-            await self._children.revoke(session.token, children)
-            landed = await self._tokens.occupy(session.token, token, ref.lease_id) or bool(ref.refs.get("landed"))
+            await self._children.revoke(session.token, _children_of(ref))
+            noted = "landed" in ref.refs or "accessor" in ref.refs
+            landed = await self._tokens.find(session.token, ref) or noted
             refs = {"landed": True} if landed else {}
             if not final:
                 return Settlement(found=landed, refs=refs)
-            if (await self._look(session, ref, token)).evidence is None:
+            if not landed and not self._tokens.findable:
+                strays = await self._strays(session, ref)
+                return Settlement(found=False, evidence=None if strays else Evidence.EXPIRED)
+            step = await self._look(session, ref)
+            if step.evidence is None and (landed or step.step != ENDS_BY_TIME):
                 return Settlement(found=landed, refs=refs)
-            evidence = Evidence.SEEN_DEAD if landed or children else Evidence.NOT_MINTED
+            evidence = Evidence.SEEN_DEAD if landed else Evidence.NOT_MINTED
             return Settlement(found=landed, evidence=evidence, refs=refs)
 
-    async def _look(self, session: Session, ref: LeaseRef, token: Secret) -> Progress:
-        if await self._tokens.owner(session.token, token) is Owner.LEASE:
+    async def _look(self, session: Session, ref: LeaseRef) -> Progress:
+        block = _block_of(ref)
+        if await self._tokens.alive(session.token, ref):
             return Progress(step="TOKEN_ALIVE")
         if await self._children.alive(session.token, _children_of(ref)):
             return Progress(step="SECRET_ALIVE")
-        if _fetches(ref) and await self._children.strays(session.token, ref.params["read"], ref):
+        if await self._strays(session, ref):
             return Progress(step="SECRET_UNSURE")
-        static = ref.revocability is Revocability.STATIC
-        return Progress(evidence=Evidence.ACCESS_ENDED if static else Evidence.SEEN_DEAD)
+        if block.kind is Kind.SSH:
+            return Progress(step=ENDS_BY_TIME)
+        if block.kind is Kind.X509 and "serial" in ref.refs:
+            listed = await self._lists.holds(block.path, str(ref.refs["serial"]))
+            return Progress(evidence=Evidence.PUBLISHED) if listed else Progress(step="NOT_PUBLISHED")
+        return Progress(evidence=Evidence.ACCESS_ENDED if block.kind is Kind.STATIC else Evidence.SEEN_DEAD)
 
-    def _token(self, ref: LeaseRef) -> Secret:
-        try:
-            return token_id(self._keyring, self._installation, ref)
-        except (KeyError, ValueError):
-            raise ProviderError("the mint key or nonce of this lease is not to be had") from None
+    async def _strays(self, session: Session, ref: LeaseRef) -> bool:
+        """May a leased secret live whose id this lease's row does not know?"""
+        under = _block_of(ref).leased_under
+        return bool(under and not _children_of(ref) and await self._children.strays(session.token, under, ref))
 
     @contextlib.asynccontextmanager
     async def _asking(self, ref: LeaseRef) -> AsyncIterator[Session]:
@@ -263,9 +303,9 @@ class VaultProvider:
             return f"{error}; see that {self._settings.address} is up and unsealed, and the broker's credentials"
 
 
-def _unfit(made: TokenAnswer, token: Secret, seconds: int) -> str:
+def _unfit(made: TokenAnswer, token: Secret | None, seconds: int) -> str:
     """What keeps a new token from being handed out; "" when it is as it was asked for."""
-    if not made.token.matches(token):
+    if token is not None and not made.token.matches(token):
         return "vault: the server chose another token id"
     if made.kind != "service" or made.renewable or not made.orphan:
         return "vault: the token role must be of type service, orphan and not renewable"
@@ -280,6 +320,13 @@ def _children_of(ref: LeaseRef) -> list[str]:
     return [str(child) for child in ref.refs.get("children", [])]
 
 
-def _fetches(ref: LeaseRef) -> bool:
-    """May it have fetched a leased secret whose id is not known?"""
-    return is_leased(str(ref.params.get("read") or "")) and not _children_of(ref)
+def _may_fetch(ref: LeaseRef) -> bool:
+    """May its token be fetching a leased secret whose id is not known?"""
+    return bool(_block_of(ref).leased_under) and not _children_of(ref)
+
+
+def _block_of(ref: LeaseRef) -> VaultBlock:
+    try:
+        return VaultBlock.model_validate(dict(ref.params))
+    except ValidationError:
+        raise ProviderError("vault: the block of this lease cannot be read") from None

@@ -13,9 +13,9 @@ from typing import Any
 from broker.providers.base import DeclaredScope
 from broker.providers.vault import answers
 from broker.providers.vault.client import NOT_FOUND, VaultClient
-from broker.providers.vault.scope import is_leased
+from broker.providers.vault.scope import VaultBlock
 from broker.providers.vault.settings import AppRole, VaultSettings
-from broker.providers.vault.tokens import Tokens
+from broker.providers.vault.tokens import rehearse
 from broker.providers.vault.transport import VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
 
@@ -25,9 +25,8 @@ STEP_SELF = "step-self"  # the policy with which a step's token ends itself
 class Rights:
     """Asks as the broker. Texts name what is missing and where."""
 
-    def __init__(self, client: VaultClient, tokens: Tokens, settings: VaultSettings) -> None:
+    def __init__(self, client: VaultClient, settings: VaultSettings) -> None:
         self._client = client
-        self._tokens = tokens
         self._settings = settings
 
     async def problems(self, asker: Secret, scopes: Iterable[DeclaredScope]) -> list[str]:
@@ -35,9 +34,9 @@ class Rights:
         longest: dict[str, timedelta] = {}
         leased = set()
         for scope in scopes:
-            role, read = str(scope.block["role"]), str(scope.block.get("read") or "")
-            longest[role] = max(scope.ttl, longest.get(role, scope.ttl))
-            leased |= {read} if is_leased(read) else set()
+            block = VaultBlock.model_validate(dict(scope.block))
+            longest[block.role] = max(scope.ttl, longest.get(block.role, scope.ttl))
+            leased |= {block.leased_under} if block.leased_under else set()
         found = await self.tomb(asker)
         try:
             found = found or await self._tomb_faults(asker)
@@ -52,13 +51,13 @@ class Rights:
     async def tomb(self, asker: Secret) -> list[str]:
         """What keeps a mint in doubt from being settled."""
         try:
-            problem = await self._tokens.rehearse(asker, self._settings.tomb_role)
+            problem = await rehearse(self._client, asker, self._settings.tomb_role)
         except (VaultUnreachable, VaultLost) as error:
             problem = f"vault: {error}"
         return [problem] if problem else []
 
     async def _role(self, asker: Secret, name: str, ttl: timedelta) -> list[str]:
-        refused = await self._tokens.rehearse(asker, name)
+        refused = await rehearse(self._client, asker, name)
         role = await self._look(asker, name)
         if isinstance(role, str):
             return [refused or role]

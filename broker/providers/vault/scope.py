@@ -1,17 +1,21 @@
-"""The `vault:` block of a scope: which token role, and what the broker reads with the token.
+"""The `vault:` block of a scope: which token role, and what the broker fetches with the token.
 
 - `{role: orders-ro}`: the step gets the token itself
-- `{role: orders-ro, read: database/creds/orders-ro}`: a leased login
+- `{role: orders-ro, read: database/creds/orders-ro}`: a leased login (database, RabbitMQ)
 - `{role: orders-kv, read: secret/data/orders}`: a static value (KV v2)
+- `{role: web, write: {path: pki/issue/web, data: {common_name: web.acme.internal}}}`: an X.509 certificate
+- `{role: web, write: {path: pki/sign/web, input: csr}}`: one for the caller's own request
+- `{role: ops, write: {path: ssh/sign/ops, data: {valid_principals: ops}}}`: an SSH certificate for the caller's key
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from enum import Enum
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from broker.model import JsonValue, Revocability
 
@@ -19,6 +23,28 @@ from broker.model import JsonValue, Revocability
 SEGMENT = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 TEMPLATE = re.compile(r"\{[a-z][a-z0-9_]*\}", re.ASCII)
 MIN_SEGMENTS = 2
+# Said by the broker: the life is the scope's ttl, and the input the caller's.
+OURS = frozenset({"ttl", "not_after", "csr", "public_key", "format", "private_key_format"})
+
+
+class Kind(Enum):
+    """What a scope gives, and how dead it can be made."""
+
+    TOKEN = Revocability.EXACT, "the token"
+    LEASED = Revocability.EXACT, "a login with a lease of its own"
+    X509 = Revocability.PUBLISHED, "an X.509 certificate"
+    SSH = Revocability.EXPIRY_ONLY, "an SSH certificate"
+    STATIC = Revocability.STATIC, "a stored value"
+
+    @property
+    def revocability(self) -> Revocability:
+        """What the map promises of it."""
+        return self.value[0]
+
+    @property
+    def has_lease(self) -> bool:
+        """The server gives it a lease of its own, which has to be ended apart from the token."""
+        return self in (Kind.LEASED, Kind.X509)
 
 
 def is_segment(text: str) -> bool:
@@ -31,34 +57,96 @@ def is_path(text: str) -> bool:
     return all(is_segment(part) for part in text.split("/"))
 
 
-def is_leased(read: str) -> bool:
-    """`<mount>/creds/<name>`, where secrets engines give secrets with a lease of their own."""
-    parts = read.split("/")
-    return len(parts) > MIN_SEGMENTS and parts[-2] == "creds"
-
-
 def _role(value: str) -> str:
     if not is_segment(value):  # no template either: a step's name must not choose a policy
         raise ValueError("expected the name of a token role: letters, digits, '_', '.', '-'")
     return value
 
 
+def _is_creds(read: str) -> bool:
+    """`<mount>/creds/<name>`, where secrets engines give secrets with a lease of their own."""
+    parts = read.split("/")
+    return len(parts) > MIN_SEGMENTS and parts[-2] == "creds"
+
+
 def _read(value: str) -> str:
     parts = value.split("/")
     if len(parts) < MIN_SEGMENTS or not all(is_segment(part) or TEMPLATE.fullmatch(part) for part in parts):
         raise ValueError("expected <mount>/<path>, segments of letters, digits, '_', '.', '-', or a whole {template}")
-    if TEMPLATE.fullmatch(parts[0]) or (is_leased(value) and TEMPLATE.fullmatch(parts[-1])):
+    if TEMPLATE.fullmatch(parts[0]) or (_is_creds(value) and TEMPLATE.fullmatch(parts[-1])):
         raise ValueError("a mount or a database role cannot be a template")
     return value
 
 
-class VaultBlock(BaseModel):
-    """Strict: nothing is coerced, nothing unknown is let through."""
+def _written(value: str) -> str:
+    parts = value.split("/")
+    if len(parts) <= MIN_SEGMENTS or not is_path(value) or parts[-2] not in ("issue", "sign"):
+        raise ValueError("expected <mount>/issue/<role> or <mount>/sign/<role>, without templates")
+    return value
+
+
+def _data(value: Mapping[str, str | int | bool]) -> Mapping[str, str | int | bool]:
+    if ours := sorted(OURS & set(value)):
+        raise ValueError(f"{', '.join(ours)}: said by the broker (the life is the scope's ttl)")
+    return value
+
+
+class _Strict(BaseModel):
+    """Nothing is coerced, nothing unknown is let through."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
+
+class WriteBlock(_Strict):
+    """What is sent to a secrets engine that signs or issues. `input`: what the caller has to bring."""
+
+    path: Annotated[str, AfterValidator(_written)]
+    data: Annotated[Mapping[str, str | int | bool], AfterValidator(_data)] = Field(default_factory=dict)
+    input: Literal["csr", "public_key"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> WriteBlock:
+        if self.input and self.path.split("/")[-2] != "sign":
+            raise ValueError("input belongs to <mount>/sign/<role>; issue makes a key of its own")
+        return self
+
+    @property
+    def needs(self) -> str:
+        """`csr`, `public_key`, or "" when the server makes the key."""
+        return self.input or ("public_key" if self.path.split("/")[-2] == "sign" else "")
+
+
+class VaultBlock(_Strict):
+    """A role alone, or with one thing to fetch."""
+
     role: Annotated[str, AfterValidator(_role)]
     read: Annotated[str, AfterValidator(_read)] | None = None
+    write: WriteBlock | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> VaultBlock:
+        if self.read and self.write:
+            raise ValueError("either read or write: one lease is one credential")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """What the step gets."""
+        if self.write:
+            return Kind.SSH if self.write.needs == "public_key" else Kind.X509
+        if self.read is None:
+            return Kind.TOKEN
+        return Kind.LEASED if _is_creds(self.read) else Kind.STATIC
+
+    @property
+    def path(self) -> str:
+        """What is asked with the token; "" when nothing is."""
+        return self.read or (self.write.path if self.write else "")
+
+    @property
+    def leased_under(self) -> str:
+        """Where the server lists the leases of what it gave; "" when it gives none."""
+        return self.path if self.kind.has_lease else ""
 
 
 class VaultScope:
@@ -75,6 +163,5 @@ class VaultScope:
         return []
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
-        """A token dies exactly, and with it a leased secret; anything else that is read lives on."""
-        read = block.get("read")
-        return Revocability.EXACT if read is None or is_leased(read) else Revocability.STATIC
+        """A token dies exactly, and with it a leased secret; a certificate is published; a stored value lives on."""
+        return VaultBlock.model_validate(dict(block)).kind.revocability

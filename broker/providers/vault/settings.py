@@ -44,6 +44,11 @@ class VaultSettings:
     request_limit_seconds: float = 90.0  # the server's own bound on one request: its default
     max_connections: int = 64
 
+    @property
+    def chooses_ids(self) -> bool:
+        """Servers take token ids of ours in the root namespace only (measured)."""
+        return self.namespace.strip("/") in ("", "root")
+
     def problems(self) -> list[str]:
         """Mistakes that can be seen without asking the server."""
         found = []

@@ -1,10 +1,17 @@
-"""Who owns a token id: the lease, the tomb, nobody. Killing, and occupying so that nothing late can land."""
+"""The lives of the leases' tokens: killing, looking, and finding out what became of a create in doubt.
+
+`NamedTokens` where the broker chooses the id, which can then be found and occupied; `AccessorTokens` where the
+server chooses it. Errors are the transport's, and ProviderError.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import Enum
+from typing import Protocol
 
-from broker.providers.base import ProviderError
+from broker.model import JsonValue
+from broker.providers.base import LeaseRef, ProviderError
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import VaultSettings
@@ -23,12 +30,47 @@ class Owner(Enum):
     NOBODY = "NOBODY"
 
 
-class Tokens:
-    """The lives of the leases' tokens. Errors are the transport's, and ProviderError."""
+class Tokens(Protocol):
+    """What the provider needs of a lease's token, once there is one. `ref` says which."""
 
-    def __init__(self, client: VaultClient, settings: VaultSettings) -> None:
+    findable: bool  # a token of whose creation no answer came can be found, and kept from landing
+
+    def chosen(self, ref: LeaseRef) -> Secret | None:
+        """The id to mint under; None when the server chooses. Raises ProviderError."""
+        ...
+
+    async def alive(self, asker: Secret, ref: LeaseRef) -> bool:
+        """Looks only; False is proof."""
+        ...
+
+    async def kill(self, asker: Secret, ref: LeaseRef) -> None:
+        """No proof: look afterwards. Harmless when it is dead already."""
+        ...
+
+    async def find(self, asker: Secret, ref: LeaseRef) -> bool:
+        """Of a create in doubt: True when the token was there; it has been killed."""
+        ...
+
+
+class NamedTokens:
+    """`name` derives the id; each token revokes itself, so that the broker needs no right over other tokens."""
+
+    findable = True
+
+    def __init__(self, client: VaultClient, settings: VaultSettings, name: Callable[[LeaseRef], Secret]) -> None:
         self._client = client
         self._settings = settings
+        self._name = name
+
+    def chosen(self, ref: LeaseRef) -> Secret:
+        """Derived, so it is the same after a crash."""
+        try:
+            return self._name(ref)
+        except (KeyError, ValueError):
+            raise ProviderError("the mint key or nonce of this lease is not to be had") from None
+
+    async def alive(self, asker: Secret, ref: LeaseRef) -> bool:
+        return await self.owner(asker, self.chosen(ref)) is Owner.LEASE
 
     async def owner(self, asker: Secret, token: Secret) -> Owner:
         """Only an exact answer counts: 403 `permission denied` would say that the *asker* is dead."""
@@ -40,29 +82,31 @@ class Tokens:
             raise
         return Owner.TOMB if seen.get("role") == self._settings.tomb_role else Owner.LEASE
 
-    async def kill(self, token: Secret) -> None:
-        """With the token itself, so that the broker needs no right over other tokens. No proof: look afterwards."""
+    async def kill(self, asker: Secret, ref: LeaseRef) -> None:  # noqa: ARG002 - the token itself is the asker
+        await self._end(self.chosen(ref))
+
+    async def _end(self, token: Secret) -> None:
         try:
             await self._client.revoke_self(token)
         except VaultRefused as error:
             if error.status != FORBIDDEN:  # dead already, or the tomb, which may do nothing
                 raise
 
-    async def occupy(self, asker: Secret, token: Secret, lease_id: str) -> bool:
-        """Put a tomb where the lease's token would be. True when the token was there; it is dead then.
+    async def find(self, asker: Secret, ref: LeaseRef) -> bool:
+        """Put a tomb where the lease's token would be.
 
         Concurrent creates of one id can both succeed (47 of 300 races, measured), so who owns the id is looked
         at after each try.
         """
-        landed = False
+        token, landed = self.chosen(ref), False
         for _ in range(OCCUPY_TRIES):
-            await self._try_tomb(asker, token, lease_id)
+            await self._try_tomb(asker, token, ref.lease_id)
             owner = await self.owner(asker, token)
             if owner is Owner.TOMB:
                 return landed
             if owner is Owner.LEASE:
                 landed = True
-                await self.kill(token)
+                await self._end(token)
         raise ProviderError("the token id of a mint in doubt could not be occupied")
 
     async def _try_tomb(self, asker: Secret, token: Secret, lease_id: str) -> None:
@@ -75,13 +119,51 @@ class Tokens:
             if not answers.is_exactly(error, answers.ID_TAKEN):
                 raise
 
-    async def rehearse(self, asker: Secret, role: str) -> str:
-        """What keeps the broker from minting through this role; "" when nothing does. Mints nothing."""
+
+class AccessorTokens:
+    """By the accessor that was noted at mint: needs the right over every accessor of its namespace."""
+
+    findable = False
+
+    def __init__(self, client: VaultClient) -> None:
+        self._client = client
+
+    def chosen(self, ref: LeaseRef) -> None:  # noqa: ARG002 - the server chooses
+        return None
+
+    async def alive(self, asker: Secret, ref: LeaseRef) -> bool:
         try:
-            await self._client.create(asker, role, answers.REHEARSAL_ID, seconds=1, meta={})
+            await self._client.lookup_accessor(asker, _accessor(ref.refs))
         except VaultRefused as error:
-            return _why_not(error, role)
-        return f"vault role {role}: accepted a token id with a dot; this server is not known to work"
+            if answers.is_exactly(error, answers.ACCESSOR_DEAD):
+                return False
+            raise
+        return True
+
+    async def kill(self, asker: Secret, ref: LeaseRef) -> None:
+        await self._client.revoke_accessor(asker, _accessor(ref.refs))
+
+    async def find(self, asker: Secret, ref: LeaseRef) -> bool:
+        """Only what was noted before the answer was lost; the rest dies by its own time."""
+        if "accessor" not in ref.refs:
+            return False
+        await self.kill(asker, ref)
+        return True
+
+
+def _accessor(refs: Mapping[str, JsonValue]) -> str:
+    if "accessor" not in refs:
+        raise ProviderError("the accessor of this lease's token is not known")
+    return str(refs["accessor"])
+
+
+async def rehearse(client: VaultClient, asker: Secret, role: str) -> str:
+    """What keeps the broker from minting under an id of its own through this role; "" when nothing. Mints nothing."""
+    try:
+        await client.create(asker, role, answers.REHEARSAL_ID, seconds=1, meta={})
+    except VaultRefused as error:
+        return _why_not(error, role)
+    return f"vault role {role}: accepted a token id with a dot; this server is not known to work"
 
 
 def _why_not(error: VaultRefused, role: str) -> str:
@@ -95,5 +177,5 @@ def _why_not(error: VaultRefused, role: str) -> str:
     if answers.is_exactly(error, answers.NO_SUDO):
         return f"vault role {role}: custom token ids need sudo; give the broker's policy sudo on {path}"
     if answers.is_exactly(error, answers.ROOT_NAMESPACE_ONLY):
-        return "vault namespace: custom token ids work in the root namespace only"
+        return "vault namespace: custom token ids work in the root namespace only; set vault.namespace in the config"
     return f"vault role {role}: the server answered {error.status} to a rehearsal of {path}"

@@ -67,6 +67,7 @@ class Transport:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         namespaced: bool = True,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> dict[str, Any]:
         """One request, one attempt.
 
@@ -89,7 +90,7 @@ class Transport:
                 headers=sent,
                 allow_redirects=False,
             ) as response:
-                status, raw = response.status, await _read(response)
+                status, raw = response.status, await _read(response, max_bytes)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise VaultUnreachable("the server cannot be reached") from None
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -139,11 +140,11 @@ class TokenAdapter(Adapter):  # type: ignore[type-arg]  # generic in the stubs o
         return self._transport.exchange(method, url, token=self._token, body=kwargs.get("json"), headers=headers)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     raw = bytearray()
     async for chunk in response.content.iter_chunked(1 << 16):
         raw += chunk
-        if len(raw) > MAX_ANSWER_BYTES:
+        if len(raw) > max_bytes:
             raise aiohttp.ClientPayloadError
     return bytes(raw)
 

@@ -18,6 +18,10 @@ SELECT * FROM leases WHERE step_id = :step_id ORDER BY rowid;
 -- name: leases_in
 SELECT * FROM leases WHERE state IN (SELECT value FROM json_each(:states)) ORDER BY rowid;
 
+-- name: known_children
+SELECT child.value AS child FROM leases, json_each(leases.refs, '$.children') AS child
+WHERE leases.state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') AND leases.provider = :provider;
+
 -- name: lease_counts
 SELECT state, count(*) AS leases FROM leases
 WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') GROUP BY state;

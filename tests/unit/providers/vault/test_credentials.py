@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from broker.clock import SystemClock
 from broker.model import KeyValue, UsernamePassword
 from broker.providers.vault.credentials import child_of, credential_of
+from broker.providers.vault.scope import Kind
+
+NOW = SystemClock().now()
 
 
 def test_a_leased_login_is_username_and_password() -> None:
     body = {"lease_id": "database/creds/a/1", "data": {"username": "u", "password": "p4ss", "host": "h"}}
-    credential = credential_of(body)
+    credential = credential_of(Kind.LEASED, body, NOW)
     assert isinstance(credential, UsernamePassword)
     assert (credential.username, credential.password.reveal()) == ("u", "p4ss")
     assert credential.attributes == {"host": "h"}
@@ -17,19 +21,21 @@ def test_a_leased_login_is_username_and_password() -> None:
 
 
 def test_a_stored_login_stays_key_value() -> None:
-    credential = credential_of({"lease_id": "", "data": {"username": "u", "password": "p4ss"}})
+    credential = credential_of(Kind.LEASED, {"lease_id": "", "data": {"username": "u", "password": "p4ss"}}, NOW)
     assert isinstance(credential, KeyValue)
     assert "p4ss" not in repr(credential)
 
 
 def test_kv_v2_is_unwrapped_and_values_become_text() -> None:
-    credential = credential_of({"data": {"data": {"a": "b", "n": 1, "l": [1]}, "metadata": {"version": 4}}})
+    credential = credential_of(
+        Kind.LEASED, {"data": {"data": {"a": "b", "n": 1, "l": [1]}, "metadata": {"version": 4}}}, NOW
+    )
     assert isinstance(credential, KeyValue)
     assert {key: value.reveal() for key, value in credential.data.items()} == {"a": "b", "n": "1", "l": "[1]"}
     assert credential.version == 4
 
 
 def test_a_deleted_version_or_no_data_is_nothing() -> None:
-    assert credential_of({"data": {"data": None, "metadata": {"version": 4}}}) is None
-    assert credential_of({"data": None}) is None
-    assert credential_of({}) is None
+    assert credential_of(Kind.LEASED, {"data": {"data": None, "metadata": {"version": 4}}}, NOW) is None
+    assert credential_of(Kind.LEASED, {"data": None}, NOW) is None
+    assert credential_of(Kind.LEASED, {}, NOW) is None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model import Revocability
-from broker.providers.vault.scope import VaultScope, is_leased, is_path
+from broker.providers.vault.scope import VaultBlock, VaultScope, is_path
 
 SCOPE = VaultScope()
 
@@ -23,6 +23,16 @@ SCOPE = VaultScope()
         ({"role": "kv", "read": "secret/data/orders"}, Revocability.STATIC),
         ({"role": "kv", "read": "secret/data/{workflow}/orders"}, Revocability.STATIC),
         ({"role": "kv", "read": "kv1/orders"}, Revocability.STATIC),
+        ({"role": "mq", "read": "rabbitmq/creds/worker"}, Revocability.EXACT),
+        ({"role": "web", "write": {"path": "pki/issue/web"}}, Revocability.PUBLISHED),
+        (
+            {"role": "web", "write": {"path": "pki/issue/web", "data": {"common_name": "{workflow}"}}},
+            Revocability.PUBLISHED,
+        ),
+        ({"role": "web", "write": {"path": "pki/issuer/two/issue/web"}}, Revocability.PUBLISHED),
+        ({"role": "web", "write": {"path": "pki/sign/web", "input": "csr"}}, Revocability.PUBLISHED),
+        ({"role": "ops", "write": {"path": "ssh/sign/ops"}}, Revocability.EXPIRY_ONLY),
+        ({"role": "ops", "write": {"path": "ssh/sign/ops", "input": "public_key"}}, Revocability.EXPIRY_ONLY),
     ],
 )
 def test_good_blocks_and_how_dead_they_can_be_made(block: dict[str, Any], revocability: Revocability) -> None:
@@ -54,6 +64,17 @@ def test_good_blocks_and_how_dead_they_can_be_made(block: dict[str, Any], revoca
         ({"role": "a", "read": "{workflow}/data/x"}, ("read",)),
         ({"role": "a", "read": "database/creds/{workflow}"}, ("read",)),
         ({"role": "a", "read": ["secret/data/x"]}, ("read",)),
+        ({"role": "a", "read": "x/y", "write": {"path": "pki/issue/a"}}, ()),
+        ({"role": "a", "write": "pki/issue/a"}, ("write",)),
+        ({"role": "a", "write": {}}, ("write", "path")),
+        ({"role": "a", "write": {"path": "sys/seal"}}, ("write", "path")),
+        ({"role": "a", "write": {"path": "transit/keys/k"}}, ("write", "path")),
+        ({"role": "a", "write": {"path": "pki/issue/{workflow}"}}, ("write", "path")),
+        ({"role": "a", "write": {"path": "pki/../issue/a"}}, ("write", "path")),
+        ({"role": "a", "write": {"path": "pki/issue/a", "data": {"ttl": "9h"}}}, ("write", "data")),
+        ({"role": "a", "write": {"path": "pki/sign/a", "data": {"csr": "x"}}}, ("write", "data")),
+        ({"role": "a", "write": {"path": "pki/issue/a", "input": "csr"}}, ("write",)),
+        ({"role": "a", "write": {"path": "pki/sign/a", "input": "key"}}, ("write", "input")),
     ],
 )
 def test_a_mistake_is_named_with_its_place(block: dict[str, Any], where: tuple[str, ...]) -> None:
@@ -82,8 +103,7 @@ def test_any_block_is_judged_without_an_exception(block: dict[str, Any]) -> None
     assert SCOPE.validate(block)
 
 
-def test_only_creds_of_a_mount_are_leased() -> None:
-    assert is_leased("database/creds/x")
-    assert not is_leased("creds/x")
-    assert not is_leased("database/creds")
-    assert not is_leased("secret/data/creds")
+@pytest.mark.parametrize("read", ["creds/x", "database/creds", "secret/data/creds"])
+def test_only_creds_of_a_mount_are_leased(read: str) -> None:
+    assert VaultBlock.model_validate({"role": "a", "read": "database/creds/x"}).leased_under == "database/creds/x"
+    assert not VaultBlock.model_validate({"role": "a", "read": read}).leased_under
