@@ -18,6 +18,9 @@ from broker.secret import Secret
 # A workflow's own names. Rejected when they do not match; never folded, trimmed or decoded (CVE-2025-6004).
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]{0,249}", re.ASCII)
 
+# Of a lease; the name of an STS session, and metadata of a Vault token.
+LEASE_ID = re.compile(r"[a-z2-7]{16}", re.ASCII)
+
 JsonValue: TypeAlias = Any
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,13 +22,14 @@ from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
 from broker.identity import Authenticator, CertificatePolicy, TrustStore
 from broker.keyring import Keyring
+from broker.leases import recovery
 from broker.leases.core import Core
 from broker.leases.engine import Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.model import ScopeKind
+from broker.model import Lease, ScopeKind
 from broker.policy.holder import Policies
 from broker.policy.load import load
 from broker.providers.aws.scope import AwsScope
@@ -37,6 +38,7 @@ from broker.providers.vault.scope import VaultScope
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.servicer import Servicer
+from broker.secret import Secret
 from broker.store.anchoring import Anchoring
 from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
@@ -246,20 +248,71 @@ async def _nobody(_provider: str) -> frozenset[str]:
     return frozenset()
 
 
-async def check_live(config: Config) -> list[str]:
-    """What keeps the configured providers from minting, asked of themselves. Raises ConfigError, ScopeMapError."""
+def declared_scopes(config: Config) -> dict[str, list[DeclaredScope]]:
+    """Provider → its scopes, as the map declares them. Raises ScopeMapError."""
     scope_map = load(
         config.scopes.file, scope_kinds(), environment=config.environment, trust_domain=config.trust_domain
     )
+    found: dict[str, list[DeclaredScope]] = {}
+    for scope in scope_map.scopes.values():
+        found.setdefault(scope.provider, []).append(DeclaredScope(block=scope.block, ttl=scope.ttl))
+    return found
+
+
+async def recover(config: Config, asked: recovery.Request) -> recovery.Report:
+    """After a restore or a loss: the daemon must be stopped, and stays frozen.
+
+    Raises ConfigError, ScopeMapError, StoreError (in use), ProviderError (nothing could be said).
+    """
+    clock, scopes = SystemClock(), declared_scopes(config)
+    async with AsyncExitStack() as stack:
+        store = open_store(config.store.path)
+        stack.push_async_callback(store.close)
+        ring, control = await fitting_keyring(store, config.store.mint_key_file)
+        table = providers(config, ring, control.installation, clock, lambda: 0, known_children=_nobody)
+        for provider in table.values():
+            stack.push_async_callback(provider.close)
+        anchoring = Anchoring(store, config.store.anchor, clock)
+        report = await recovery.recover(
+            store, table, scopes, asked, lost=anchoring.lost(), clock=clock, replica=socket.gethostname()
+        )
+        await anchoring.write_now()
+        return report
+
+
+async def unfreeze(config: Config) -> bool:
+    """Let the stopped broker mint again. False when it was not frozen. Raises ConfigError, StoreError."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        store = open_store(config.store.path)
+        stack.push_async_callback(store.close)
+        anchoring = Anchoring(store, config.store.anchor, clock)
+        await anchoring.must_fit()
+        changed = await store.write(lambda tx: recovery.unfreeze(tx, clock.now()))
+        await anchoring.write_now()
+        return changed
+
+
+async def recheck(config: Config, leases: Sequence[Lease], operator: Secret | None) -> recovery.Rechecked:
+    """Ask the providers again about ended leases."""
+    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # their nonces are erased
+    table = providers(config, ring, "recheck", SystemClock(), lambda: 0, known_children=_nobody)
+    try:
+        return await recovery.recheck(leases, table, operator)
+    finally:
+        for provider in table.values():
+            await provider.close()
+
+
+async def check_live(config: Config) -> list[str]:
+    """What keeps the configured providers from minting, asked of themselves. Raises ConfigError, ScopeMapError."""
+    declared = declared_scopes(config)
     ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
     found: list[str] = []
     for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody).items():
-        declared = [
-            DeclaredScope(block=scope.block, ttl=scope.ttl)
-            for scope in scope_map.scopes.values()
-            if scope.provider == name
-        ]
-        asked = provider.check_scopes(declared) if isinstance(provider, ChecksScopes) else provider.check()
+        asked = (
+            provider.check_scopes(declared.get(name, [])) if isinstance(provider, ChecksScopes) else provider.check()
+        )
         try:
             found += [f"{name}: {problem}" for problem in await asked]
         finally:

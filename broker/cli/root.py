@@ -28,6 +28,8 @@ COMMANDS = {
     "check": Command("broker.cli.check", "check", "Look for mistakes in config, keys, certificates and scope map."),
     "scopes": Command("broker.cli.scopes", "app", "Look at a scope map: lint, test, explain."),
     "keys": Command("broker.cli.keys", "app", "The mint keys: list, rotate, prune."),
+    "recover": Command("broker.cli.recover", "recover", "After a restore: kill what is alive and forgotten."),
+    "recheck": Command("broker.cli.recheck", "recheck", "Look again at credentials that were reported dead."),
     "audit": Command("broker.cli.audit", "app", "Read the journal offline: verify, export."),
     "dev-ca": Command("broker.cli.dev_ca", "app", "Make throw-away certificates for development."),
 }

@@ -36,6 +36,8 @@ class Kind(Enum):
     LEASE_VOID = "LEASE_VOID"
     GUARD_LOCKED = "GUARD_LOCKED"
     GUARD_HELD = "GUARD_HELD"
+    RECOVERING = "RECOVERING"  # an operator began to find what a restored database does not know
+    RECOVERED = "RECOVERED"
     ALERT = "ALERT"
 
 

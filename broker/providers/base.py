@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Protocol, runtime_checkable
 
 from broker.model import Credential, Evidence, JsonValue, Revocability
+from broker.secret import Secret
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,9 +133,82 @@ class DeclaredScope:
 
 
 @runtime_checkable
+class Remarks(Protocol):
+    """Has something to say to the operator that is no problem."""
+
+    def remarks(self) -> list[str]:
+        """What the settings mean for the promises that are made."""
+        ...
+
+
+@runtime_checkable
 class ChecksScopes(Protocol):
     """Can say whether it may mint, and end, what scopes declare."""
 
     async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> list[str]:
         """As `Provider.check`, and for each of these scopes. Mints nothing."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """What is known after a database was restored or lost, and who asks."""
+
+    since: datetime  # leased secrets issued before are left alone
+    scopes: tuple[DeclaredScope, ...]
+    leases: frozenset[str]  # ids of the leases that have not ended: the daemon itself ends them
+    children: frozenset[str]  # ids of the leased secrets that those name
+    operator: Secret | None = None  # a token with rights that the broker itself does not have
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stray:
+    """Something that was alive and that nothing known accounts for."""
+
+    kind: str  # "token", "leased secret"
+    id: str  # accessor, id of the secret's lease
+    lease_id: str = ""  # of stepcred, where it says so itself
+    about: str = ""  # role or path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swept:
+    """What a sweep came to."""
+
+    killed: tuple[Stray, ...] = ()  # each seen dead
+    cut_off: tuple[str, ...] = ()  # what denies everything that is older
+    unproven: tuple[str, ...] = ()  # what may still be alive, and until when
+
+
+@runtime_checkable
+class Recovers(Protocol):
+    """Can find what is alive without the store's help."""
+
+    async def recover(self, sweep: Sweep) -> Swept:
+        """Kill what is alive and unknown. Raises ProviderError when nothing can be said."""
+        ...
+
+
+class Standing(Enum):
+    """What a second look at an ended credential found."""
+
+    DEAD = "DEAD"
+    ALIVE = "ALIVE"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recheck:
+    """`why` is constant text."""
+
+    standing: Standing
+    why: str = ""
+
+
+@runtime_checkable
+class Rechecks(Protocol):
+    """Can look again at what was reported dead."""
+
+    async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:
+        """Look, with the operator's token when there is one. Raises ProviderError."""
         ...

@@ -49,13 +49,25 @@ class Anchoring:
         if not control.anchored:  # only now: the other way round, a crash between would refuse an honest start
             await store.write(lambda tx: tx.set_anchored())
 
-    @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Write now, every minute, and when the block ends. Raises ConfigError when it cannot be written now."""
+    async def write_now(self) -> None:
+        """The same; raises ConfigError when the file cannot be written."""
         try:
             await self.write()
         except OSError as error:
             raise ConfigError([f"anchor_file {self._path}: cannot be written ({error.strerror})"]) from None
+
+    def lost(self) -> Head | None:
+        """The head that the database once had; None when the file is gone or spoilt."""
+        try:
+            held = anchor.read(self._path)
+        except ConfigError:
+            return None
+        return held.head if held else None
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Write now and every minute, until the block ends. Raises ConfigError when it cannot be written now."""
+        await self.write_now()
         task = asyncio.create_task(self._for_ever(), name="anchor")
         try:
             yield

@@ -20,10 +20,10 @@ from typing import Protocol, TypeAlias
 import structlog
 
 from broker.clock import Clock
-from broker.model import JsonValue
+from broker.model import LEASE_ID, JsonValue
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denypolicy import LEASE_ID, deny_policy, entries_in, entries_of, size_of
+from broker.providers.aws.denypolicy import deny_policy, entries_in, entries_of, size_of
 from broker.providers.base import ProviderError
 
 log = structlog.get_logger(__name__)
@@ -162,7 +162,7 @@ class RoleDenies:
             return ""
         if not answer.sent or answer.code in _REFUSED_WRITES:
             self._known = answer.code != "LimitExceeded"  # somebody added a policy beside ours: count again
-            return f"IAM refused PutRolePolicy: {_safe(answer)}"
+            return f"IAM refused PutRolePolicy: {safe(answer)}"
         # 5. It may have been written, or may be written yet: whoever asks is told to ask again.
         self._doubt_until = self._clock.monotonic() + LATE_WRITE_SECONDS
         return await self._read_back() or ("" if entries.keys() <= self._written.keys() else "a deny write was lost")
@@ -188,7 +188,7 @@ class RoleDenies:
         begun = self._clock.monotonic()
         answer = await self._iam("get_role_policy", RoleName=self._role, PolicyName=self.policy)
         if isinstance(answer, Failure) and not _missing(answer):
-            return f"IAM did not say what a deny write came to: {_safe(answer)}"
+            return f"IAM did not say what a deny write came to: {safe(answer)}"
         names, until = entries_of({} if isinstance(answer, Failure) else answer)
         for name in names:
             self._wanted.setdefault(name, until)
@@ -204,12 +204,12 @@ class RoleDenies:
         # IAM writes in the broker's own account only: a namesake there must not be taken for the role.
         answer = await self._iam("get_role", RoleName=self._role)
         if isinstance(answer, Failure):
-            return f"IAM refused GetRole: {_safe(answer)}"
+            return f"IAM refused GetRole: {safe(answer)}"
         if answer.get("Role", {}).get("Arn") != self._role_arn:
             return "the role is in another account than the broker's own: its sessions cannot be denied"
         answer = await self._iam("list_role_policies", RoleName=self._role, MaxItems=1000)
         if isinstance(answer, Failure):
-            return f"IAM refused ListRolePolicies: {_safe(answer)}"
+            return f"IAM refused ListRolePolicies: {safe(answer)}"
         self._others, self._older = {}, {}
         for name in answer.get("PolicyNames", ()):
             if name == self.policy:
@@ -218,7 +218,7 @@ class RoleDenies:
             if isinstance(held, Failure) and _missing(held):
                 continue
             if isinstance(held, Failure):
-                return f"IAM refused GetRolePolicy: {_safe(held)}"
+                return f"IAM refused GetRolePolicy: {safe(held)}"
             self._others[name] = size_of(held)
             epoch = name.removeprefix(self._prefix)
             if name.startswith(self._prefix) and epoch.isdecimal() and int(epoch) < self._epoch:
@@ -232,7 +232,7 @@ class RoleDenies:
         for name in [name for name, until in self._older.items() if until + KEEP_AFTER < now]:
             answer = await self._iam("delete_role_policy", RoleName=self._role, PolicyName=name)
             if isinstance(answer, Failure) and not _missing(answer):
-                log.warning("an old deny list could not be deleted", policy=name, code=_safe(answer))
+                log.warning("an old deny list could not be deleted", policy=name, code=safe(answer))
                 continue
             del self._older[name]
             self._others.pop(name, None)
@@ -242,6 +242,6 @@ def _missing(failure: Failure) -> bool:
     return failure.status == 404 and failure.code == "NoSuchEntity"  # noqa: PLR2004 - HTTP's own number
 
 
-def _safe(failure: Failure) -> str:
+def safe(failure: Failure) -> str:
     """A code is a service's or SDK's identifier; anything else is not repeated."""
     return failure.code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", failure.code, re.ASCII) else "unknown error"

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
-from broker.model import JsonValue
+from broker.model import LEASE_ID, JsonValue
 from broker.providers.aws.compile import document
 
-LEASE_ID = re.compile(r"[a-z2-7]{16}", re.ASCII)
 _SID = re.compile(r"until([0-9]{9,11})", re.ASCII)
 _NO_END = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
 

@@ -15,6 +15,7 @@ from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.compile import PolicyTooLargeError, session_policy, timestamp
+from broker.providers.aws.cutoff import SKEW, CutOff
 from broker.providers.aws.denylist import Denied, DenyList
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import (
@@ -25,7 +26,11 @@ from broker.providers.base import (
     MintRefused,
     Progress,
     ProviderError,
+    Recheck,
     Settlement,
+    Standing,
+    Sweep,
+    Swept,
 )
 from broker.secret import Secret
 
@@ -111,6 +116,16 @@ class AwsProvider:
                 f"aws: {where} refused the broker's credentials ({answer.code}): check the access key and its secret"
             ]
         return [f"aws: {where} gave no answer ({answer.code}): check endpoint, network and credentials"]
+
+    async def recover(self, sweep: Sweep) -> Swept:
+        """Deny every session that is older than now, on each role of these scopes."""
+        return await CutOff(self._iam, self._settings.installation, self._clock).sweep(sweep)
+
+    async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:  # noqa: ARG002 - of the Protocol
+        """Only time can be looked at again: nothing else of a session is kept."""
+        if self._clock.now() > ref.expires_at + SKEW:
+            return Recheck(standing=Standing.DEAD, why="its bound has passed")
+        return Recheck(standing=Standing.UNKNOWN, why="AWS cannot be asked about a session; its bound has not passed")
 
     async def close(self) -> None:
         await self._denies.close()

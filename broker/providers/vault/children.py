@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from broker.clock import Clock
 from broker.providers.base import LeaseRef
@@ -99,18 +100,17 @@ class Children:
     async def _issued(self, asker: Secret, lease_id: str) -> datetime | None:
         """When it was made; None when it is seen gone."""
         try:
-            seen = await self._client.lookup_lease(asker, lease_id)
+            return issue_time(await self._client.lookup_lease(asker, lease_id))
         except VaultRefused as error:
             if answers.is_exactly(error, answers.LEASE_GONE):
                 self._asked.pop(lease_id, None)
                 return None
             raise
-        try:
-            return _instant(str(seen["issue_time"]))
-        except (KeyError, ValueError):
-            raise VaultLost("the answer holds no time of issue") from None
 
 
-def _instant(text: str) -> datetime:
-    """RFC 3339 with nanoseconds, which Python does not read."""
-    return datetime.fromisoformat(re.sub(r"\.(\d{6})\d+", r".\1", text)).astimezone(UTC)
+def issue_time(seen: Mapping[str, Any]) -> datetime:
+    """Of a leased secret that was looked up: RFC 3339 with nanoseconds, which Python does not read."""
+    try:
+        return datetime.fromisoformat(re.sub(r"\.(\d{6})\d+", r".\1", str(seen["issue_time"]))).astimezone(UTC)
+    except (KeyError, ValueError):
+        raise VaultLost("the answer holds no time of issue") from None

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hvac.api.auth_methods import AppRole as AppRoleApi
+from hvac.api.auth_methods import Kubernetes as KubernetesApi
 from hvac.api.auth_methods import Token as TokenApi
 from hvac.api.system_backend.lease import Lease as LeaseApi
 
+from broker.providers.vault.settings import Cert
 from broker.providers.vault.transport import Transport, VaultLost, VaultRefused
 from broker.secret import Secret
 
@@ -53,6 +55,17 @@ class VaultClient:
         answer = await api.login(role_id, secret_id.reveal(), use_token=False, mount_point=mount)
         return _token_answer(answer)
 
+    async def login_kubernetes(self, mount: str, role: str, jwt: Secret) -> TokenAnswer:
+        api: Any = KubernetesApi(self._transport.acting_as(None))
+        answer = await api.login(role, jwt.reveal(), use_token=False, mount_point=mount)
+        return _token_answer(answer)
+
+    async def login_cert(self, auth: Cert) -> TokenAnswer:
+        """Over a connection of its own: only this one shows the certificate."""
+        async with self._transport.showing(auth.cert_file, auth.key_file) as shown:
+            body = {"name": auth.role} if auth.role else {}
+            return _token_answer(await shown.exchange("put", f"v1/auth/{auth.mount}/login", body=body))
+
     async def renew_self(self, token: Secret) -> TokenAnswer:
         return _token_answer(await self._token_api(token).renew_self())
 
@@ -89,6 +102,10 @@ class VaultClient:
 
     async def revoke_self(self, token: Secret) -> None:
         await self._token_api(token).revoke_self()
+
+    async def list_accessors(self, asker: Secret) -> list[str]:
+        """Of every token alive in the namespace; needs an operator's rights."""
+        return [str(key) for key in _data(await self._token_api(asker).list_accessors()).get("keys", [])]
 
     async def lookup_accessor(self, asker: Secret, accessor: str) -> dict[str, Any]:
         return _data(await self._token_api(asker).lookup_accessor(accessor))

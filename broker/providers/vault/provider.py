@@ -26,7 +26,10 @@ from broker.providers.base import (
     MintRefused,
     Progress,
     ProviderError,
+    Recheck,
     Settlement,
+    Sweep,
+    Swept,
 )
 from broker.providers.vault import answers
 from broker.providers.vault.children import Children
@@ -38,11 +41,16 @@ from broker.providers.vault.published import RevocationLists
 from broker.providers.vault.rights import Rights
 from broker.providers.vault.scope import Kind, VaultBlock, is_path
 from broker.providers.vault.settings import VaultSettings
+from broker.providers.vault.survey import Survey
 from broker.providers.vault.tokens import AccessorTokens, NamedTokens, Tokens
 from broker.providers.vault.transport import Transport, VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
 
 TTL_SLACK = 1  # seconds by which the server may round a life down
+ACCESSOR_MODE = (
+    "in a namespace the server chooses token ids: leases are ended by accessor, for which the broker's policy has a "
+    "right over every token of the namespace, and a mint whose answer was lost waits for its whole life to pass"
+)
 ENDS_BY_TIME = "ENDS_BY_TIME"  # its verifier looks at nothing but the time
 
 
@@ -81,6 +89,7 @@ class VaultProvider:
         self._children = Children(self._client, settings, clock, known)
         self._lists = RevocationLists(self._transport)
         self._rights = Rights(self._client, settings)
+        self._survey = Survey(self._client, settings, clock)
 
     async def close(self) -> None:
         await self._transport.close()
@@ -256,8 +265,8 @@ class VaultProvider:
             return Progress(step="SECRET_UNSURE")
         if block.kind is Kind.SSH:
             return Progress(step=ENDS_BY_TIME)
-        if block.kind is Kind.X509 and "serial" in ref.refs:
-            listed = await self._lists.holds(block.path, str(ref.refs["serial"]))
+        if block.write and "serial" in ref.refs:
+            listed = await self._lists.holds(block.write.mount, str(ref.refs["serial"]))
             return Progress(evidence=Evidence.PUBLISHED) if listed else Progress(step="NOT_PUBLISHED")
         return Progress(evidence=Evidence.ACCESS_ENDED if block.kind is Kind.STATIC else Evidence.SEEN_DEAD)
 
@@ -284,12 +293,27 @@ class VaultProvider:
         except (VaultUnreachable, VaultLost) as error:
             raise ProviderError(f"vault: {error}") from None
 
+    # --- after lost state ---
+
+    async def recover(self, sweep: Sweep) -> Swept:
+        """Kill what is alive and of no live lease, as an operator. Raises ProviderError."""
+        return await self._survey.recover(sweep)
+
+    async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:
+        """By accessor: the nonce that named the token is erased. Raises ProviderError."""
+        async with self._asking(ref) as session:
+            return await self._survey.recheck(ref, operator or session.token)
+
     # --- check ---
 
     async def check(self) -> list[str]:
         """Reachable, unsealed, a login that works, and a tomb role that may be used. Cheap: asked all the time."""
         session = await self._checking()
         return [session] if isinstance(session, str) else await self._rights.tomb(session.token)
+
+    def remarks(self) -> list[str]:
+        """What a namespace costs."""
+        return [] if self._settings.chooses_ids else [ACCESSOR_MODE]
 
     async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> list[str]:
         """The same, and that tokens and secrets of these scopes can be made and ended. Mints nothing."""

@@ -1,0 +1,73 @@
+"""`stepcred-broker recheck`: is what was reported dead still dead?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from broker import log
+from broker.cli.options import ConfigFile, VaultTokenFile, operator_token
+from broker.config import load
+from broker.leases.recovery import Rechecked
+from broker.model import Lease, LeaseState
+from broker.policy.durations import parse_instant
+from broker.store.base import Tx
+
+FOUND = 1  # looked, and found something alive
+
+
+def recheck(
+    config: ConfigFile,
+    *,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Only leases that ended after it.  [default: all]")] = "",
+    vault_token_file: VaultTokenFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Ask the providers again about leases that have ended, beside a running daemon or not.
+
+    Exit code 1 when something that was reported dead is alive. What cannot be asked is counted, with the reason.
+    """
+    log.configure("error", "console")
+    settings = load(config, os.environ)
+    after = _instant(since) if since else None
+    from broker import wiring
+    from broker.store.sqlite import open_readonly
+
+    with open_readonly(settings.store.path) as store:
+        leases = store.read(lambda tx: _ended(tx, after))
+    found = asyncio.run(wiring.recheck(settings, leases, operator_token(vault_token_file)))
+    _tell(found, as_json=as_json)
+    raise typer.Exit(FOUND if found.alive else os.EX_OK)
+
+
+def _ended(tx: Tx, after: datetime | None) -> list[Lease]:
+    """Whatever was once made: of a VOID lease there is nothing to look at."""
+    ended = tx.leases_in(LeaseState.REVOKED, LeaseState.EXPIRED)
+    return [lease for lease in ended if after is None or (lease.ended_at is not None and lease.ended_at >= after)]
+
+
+def _tell(found: Rechecked, *, as_json: bool) -> None:
+    reasons = Counter(why for _, why in found.unknown)
+    if as_json:
+        alive = [{"lease_id": lease.id, "scope": lease.scope, "why": why} for lease, why in found.alive]
+        typer.echo(json.dumps({"dead": found.dead, "alive": alive, "unknown": dict(reasons)}, indent=2))
+        return
+    for lease, why in found.alive:
+        typer.echo(f"ALIVE    lease {lease.id}  {lease.scope}  {why}; it was reported {lease.state.value}")
+    for why, count in reasons.most_common():
+        typer.echo(f"unknown  {count} leases: {why}")
+    typer.echo(f"{found.dead} seen dead again, {len(found.alive)} alive, {len(found.unknown)} cannot be asked")
+
+
+def _instant(text: str) -> datetime:
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        typer.echo(f"error: --since: {error}", err=True)
+        raise typer.Exit(os.EX_USAGE) from None

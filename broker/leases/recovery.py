@@ -1,0 +1,189 @@
+"""After a restore: find what is alive and forgotten, kill it, and begin a new chain (DESIGN section 9).
+
+Frozen from its first write on: the guard's charges are as old as the database, and only people know what else was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from broker.clock import Clock
+from broker.journal.chain import Head
+from broker.journal.records import Kind, Record
+from broker.leases.core import ref_of
+from broker.leases.epoch import boot_id
+from broker.log import get_logger
+from broker.model import Lease, LeaseState
+from broker.providers.base import (
+    DeclaredScope,
+    Provider,
+    ProviderError,
+    Rechecks,
+    Recovers,
+    SettlesDoubt,
+    Standing,
+    Stray,
+    Sweep,
+    Swept,
+)
+from broker.secret import Secret
+from broker.store.base import Store, Tx
+
+log = get_logger(__name__)
+
+# Epochs name chains and AWS deny lists: a new one must be none of those that the database has forgotten.
+LOST_EPOCHS = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What the operator asks for."""
+
+    since: datetime
+    operator: Secret | None
+    mint_timeout: float  # seconds
+    wait: bool = True  # until nothing that was on its way can land any more
+    unfreeze: bool = False  # when everything is proven
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What came of it."""
+
+    epoch: int
+    killed: tuple[Stray, ...] = ()
+    cut_off: tuple[str, ...] = ()
+    unproven: tuple[str, ...] = ()
+    frozen: bool = True
+
+
+async def recover(
+    store: Store,
+    providers: Mapping[str, Provider],
+    scopes: Mapping[str, Sequence[DeclaredScope]],
+    asked: Request,
+    *,
+    lost: Head | None,
+    clock: Clock,
+    replica: str,
+) -> Report:
+    """Sweep, wait until nothing late can land, sweep again.
+
+    `scopes`: by provider, as the map declares them. `lost`: the head that the database once had, if it is known.
+    Raises ProviderError (nothing can be said; the database stays frozen and refused) and StoreError.
+    """
+    epoch = await store.write(lambda tx: _begin(tx, asked, lost, at=clock.now(), replica=replica))
+    landed_at = clock.monotonic() + asked.mint_timeout + _landing(providers)
+    outcome = await _sweep(store, providers, scopes, asked)
+    if asked.wait:
+        log.info("waiting until nothing late can land", seconds=round(landed_at - clock.monotonic()))
+        await clock.sleep(max(0.0, landed_at - clock.monotonic()))
+        again = await _sweep(store, providers, scopes, asked)
+        outcome = Swept(killed=outcome.killed + again.killed, cut_off=again.cut_off, unproven=again.unproven)
+    else:
+        late = "a mint that was on its way may land yet: run recover once more, without --no-wait"
+        outcome = Swept(killed=outcome.killed, cut_off=outcome.cut_off, unproven=(*outcome.unproven, late))
+    frozen = not asked.unfreeze or bool(outcome.unproven)
+    await store.write(lambda tx: _finish(tx, asked, outcome, at=clock.now(), frozen=frozen))
+    return Report(epoch=epoch, killed=outcome.killed, cut_off=outcome.cut_off, unproven=outcome.unproven, frozen=frozen)
+
+
+def unfreeze(tx: Tx, at: datetime) -> bool:
+    """Let the broker mint again. False when it was not frozen."""
+    if not tx.control().frozen:
+        return False
+    tx.set_frozen(False)
+    tx.append(Record(kind=Kind.ALERT, at=at, reason="UNFROZEN"))
+    return True
+
+
+def _begin(tx: Tx, asked: Request, lost: Head | None, *, at: datetime, replica: str) -> int:
+    """A chain and epoch of its own; the next daemon adopts what the database knows."""
+    current = tx.epoch()
+    above = max(current.id if current else 0, lost.chain if lost else 0) + LOST_EPOCHS
+    epoch = tx.start_epoch(replica=replica, boot_id=boot_id(), expires_boot=0.0, at=at, at_least=above)
+    tx.set_frozen(True)
+    data = {"since": asked.since.isoformat(), "lost": f"{lost.chain}/{lost.seq}" if lost else ""}
+    tx.append(Record(kind=Kind.RECOVERING, at=at, data=data))
+    return epoch
+
+
+def _finish(tx: Tx, asked: Request, outcome: Swept, *, at: datetime, frozen: bool) -> None:
+    data = {
+        "since": asked.since.isoformat(),
+        "killed": [{"kind": one.kind, "id": one.id, "lease_id": one.lease_id} for one in outcome.killed],
+        "cut_off": list(outcome.cut_off),
+        "unproven": list(outcome.unproven),
+    }
+    tx.append(Record(kind=Kind.RECOVERED, at=at, data=data))
+    if not frozen:
+        unfreeze(tx, at)
+
+
+def _landing(providers: Mapping[str, Provider]) -> float:
+    """Seconds after the last possible send."""
+    return max((one.landing_seconds for one in providers.values() if isinstance(one, SettlesDoubt)), default=0.0)
+
+
+async def _sweep(
+    store: Store, providers: Mapping[str, Provider], scopes: Mapping[str, Sequence[DeclaredScope]], asked: Request
+) -> Swept:
+    live = await store.read(lambda tx: tx.leases_in(*(state for state in LeaseState if not state.terminal)))
+    total = Swept()
+    for name, provider in providers.items():
+        if not isinstance(provider, Recovers):
+            swept = Swept(unproven=(f"{name}: cannot say what is alive",))
+        else:
+            swept = await provider.recover(_known(name, live, scopes.get(name, ()), asked))
+        total = Swept(
+            killed=total.killed + swept.killed,
+            cut_off=total.cut_off + swept.cut_off,
+            unproven=total.unproven + swept.unproven,
+        )
+    missing = sorted({lease.provider for lease in live} - providers.keys())
+    gone = tuple(f"{name}: not configured, but the database holds leases of it" for name in missing)
+    return Swept(killed=total.killed, cut_off=total.cut_off, unproven=total.unproven + gone)
+
+
+def _known(name: str, live: Sequence[Lease], scopes: Sequence[DeclaredScope], asked: Request) -> Sweep:
+    mine = [lease for lease in live if lease.provider == name]
+    return Sweep(
+        since=asked.since,
+        scopes=tuple(scopes),
+        leases=frozenset(lease.id for lease in mine),
+        children=frozenset(str(child) for lease in mine for child in lease.refs.get("children", [])),
+        operator=asked.operator,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rechecked:
+    """Ended leases looked at again, as (lease, why)."""
+
+    dead: int = 0
+    alive: tuple[tuple[Lease, str], ...] = ()
+    unknown: tuple[tuple[Lease, str], ...] = ()
+
+
+async def recheck(leases: Sequence[Lease], providers: Mapping[str, Provider], operator: Secret | None) -> Rechecked:
+    """Ask the providers again about what was reported dead."""
+    dead = 0
+    alive: list[tuple[Lease, str]] = []
+    unknown: list[tuple[Lease, str]] = []
+    for lease in leases:
+        provider = providers.get(lease.provider)
+        try:
+            if not isinstance(provider, Rechecks):
+                unknown.append((lease, f"{lease.provider}: cannot be asked again"))
+                continue
+            found = await provider.recheck(ref_of(lease), operator)
+        except ProviderError as error:
+            unknown.append((lease, str(error)))
+            continue
+        if found.standing is Standing.DEAD:
+            dead += 1
+        else:
+            (alive if found.standing is Standing.ALIVE else unknown).append((lease, found.why))
+    return Rechecked(dead=dead, alive=tuple(alive), unknown=tuple(unknown))
