@@ -1,0 +1,119 @@
+"""After lost state: the role-wide cut-off as IAM gets it. Moto shows the calls; it ignores conditions (measured)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from broker.model import Revocability
+from broker.providers.aws.provider import AwsProvider
+from broker.providers.aws.settings import AwsSettings
+from broker.providers.base import DeclaredScope, LeaseRef, Recovers, Standing, Sweep, Swept
+from tests.fakes.clock import START, FakeClock
+from tests.support.moto import MotoServer, moto_server
+
+INSTALLATION = "0123abcd4567"
+POLICY = "stepcred-cutoff-0123abcd"
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
+    with moto_server(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def aws(moto: MotoServer, clock: FakeClock, tmp_path: Path) -> AsyncIterator[AwsProvider]:
+    key = tmp_path / "aws.key"
+    key.write_text(moto.secret_access_key)
+    given = AwsSettings(
+        installation=INSTALLATION,
+        endpoint_url=moto.url,
+        sts_region=moto.region,
+        access_key_id=moto.access_key_id,
+        secret_access_key_file=key,
+    )
+    provider = AwsProvider(given, clock, epoch=lambda: 0)
+    yield provider
+    await provider.close()
+
+
+def scope(arn: str, *, minutes: int = 5, **changes: Any) -> DeclaredScope:
+    statement = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    block = {"role_arn": arn, "regions": ["eu-west-1"], "statements": [statement], **changes}
+    return DeclaredScope(block=block, ttl=timedelta(minutes=minutes))
+
+
+async def sweep(aws: AwsProvider, *scopes: DeclaredScope) -> Swept:
+    assert isinstance(aws, Recovers)
+    return await aws.recover(Sweep(since=START, scopes=scopes, leases=frozenset(), children=frozenset()))
+
+
+def policy_of(moto: MotoServer, role: str) -> Any:
+    return moto.client("iam").get_role_policy(RoleName=role, PolicyName=POLICY)["PolicyDocument"]
+
+
+async def test_every_session_older_than_now_is_denied_on_each_role_once(
+    moto: MotoServer, aws: AwsProvider, clock: FakeClock
+) -> None:
+    one, two = moto.create_role("cut-one"), moto.create_role("cut-two")
+    swept = await sweep(aws, scope(one), scope(one, minutes=30), scope(two))
+    assert [text.split(": ")[0] for text in swept.cut_off] == [one, two]
+    (statement,) = policy_of(moto, "cut-one")["Statement"]
+    assert statement == {
+        "Sid": "recovered",
+        "Effect": "Deny",
+        "Action": "*",
+        "Resource": "*",
+        "Condition": {"DateLessThan": {"aws:TokenIssueTime": "2026-11-22T12:00:00Z"}},
+    }
+    # Honest: it spreads in its own time; the longest ttl of the role's scopes is the bound.
+    assert len(swept.unproven) == 2
+    assert "at 2026-11-22T12:30:30Z all are over" in swept.unproven[0]
+    clock.advance(100)
+    await sweep(aws, scope(one))
+    (statement,) = policy_of(moto, "cut-one")["Statement"]
+    assert statement["Condition"]["DateLessThan"]["aws:TokenIssueTime"] == "2026-11-22T12:01:40Z"
+
+
+async def test_what_cannot_be_cut_off_is_said_with_its_latest_end(moto: MotoServer, aws: AwsProvider) -> None:
+    bound = moto.create_role("cut-bound")
+    swept = await sweep(
+        aws,
+        scope(bound, revoke="bound"),
+        scope(f"arn:aws:iam::{moto.account}:role/cut-missing"),
+        scope("arn:aws:iam::999999999999:role/cut-bound"),
+    )
+    assert swept.cut_off == ()
+    assert len(swept.unproven) == 3
+    assert all("its sessions end by themselves at 2026-11-22T12:05:30Z" in text for text in swept.unproven)
+    with pytest.raises(ClientError):
+        policy_of(moto, "cut-bound")
+
+
+@pytest.mark.parametrize(("past", "standing"), [(60, Standing.DEAD), (-60, Standing.UNKNOWN)])
+async def test_only_a_sessions_bound_can_be_looked_at_again(
+    aws: AwsProvider, clock: FakeClock, past: int, standing: Standing
+) -> None:
+    ref = LeaseRef(
+        lease_id="abcdefghij234567",
+        nonce=b"",
+        kid="k1",
+        params={},
+        refs={},
+        revocability=Revocability.DENY_POLICY,
+        intent_at=START,
+        expires_at=clock.now() - timedelta(seconds=past),
+        epoch=1,
+    )
+    assert (await aws.recheck(ref, None)).standing is standing
