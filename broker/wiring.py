@@ -33,8 +33,9 @@ from broker.model import Lease, ScopeKind
 from broker.policy.holder import Policies
 from broker.policy.load import load
 from broker.providers.aws.scope import AwsScope
-from broker.providers.base import ChecksScopes, DeclaredScope, Provider
+from broker.providers.base import ChecksScopes, DeclaredScope, Provider, Remarks
 from broker.providers.vault.scope import VaultScope
+from broker.providers.vault.settings import Auth
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.servicer import Servicer
@@ -84,20 +85,12 @@ def _vault(  # noqa: PLR0917 - what a provider is made of, in one order
     known: Callable[[], Awaitable[frozenset[str]]],
 ) -> Provider:
     from broker.providers.vault.provider import VaultProvider
-    from broker.providers.vault.settings import AppRole, TokenFile, VaultSettings
+    from broker.providers.vault.settings import VaultSettings
 
-    if settings.approle is not None:
-        login = settings.approle
-        auth: AppRole | TokenFile = AppRole(
-            role_id=login.role_id, secret_id_file=login.secret_id_file, mount=login.mount
-        )
-    else:
-        assert settings.token_file is not None  # noqa: S101 - the config allows exactly one of the two
-        auth = TokenFile(path=settings.token_file)
     return VaultProvider(
         VaultSettings(
             address=settings.address,
-            auth=auth,
+            auth=_vault_auth(settings),
             namespace=settings.namespace or "",
             ca_file=settings.ca_file,
             tomb_role=settings.tomb_role,
@@ -112,6 +105,19 @@ def _vault(  # noqa: PLR0917 - what a provider is made of, in one order
         clock,
         known=known,
     )
+
+
+def _vault_auth(settings: Vault) -> Auth:
+    from broker.providers.vault.settings import AppRole, Cert, Kubernetes, TokenFile
+
+    if (approle := settings.approle) is not None:
+        return AppRole(role_id=approle.role_id, secret_id_file=approle.secret_id_file, mount=approle.mount)
+    if (cert := settings.cert) is not None:
+        return Cert(cert_file=cert.cert_file, key_file=cert.key_file, role=cert.role, mount=cert.mount)
+    if (kubernetes := settings.kubernetes) is not None:
+        return Kubernetes(role=kubernetes.role, jwt_file=kubernetes.jwt_file, mount=kubernetes.mount)
+    assert settings.token_file is not None  # noqa: S101 - the config allows exactly one of the four
+    return TokenFile(path=settings.token_file)
 
 
 def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int]) -> Provider:
@@ -318,3 +324,15 @@ async def check_live(config: Config) -> list[str]:
         finally:
             await provider.close()
     return found
+
+
+def remarks(config: Config) -> list[str]:
+    """What the operator should know of the configured providers, without asking them."""
+    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")
+    table = providers(config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody)
+    return [
+        f"{name}: {remark}"
+        for name, provider in table.items()
+        if isinstance(provider, Remarks)
+        for remark in provider.remarks()
+    ]

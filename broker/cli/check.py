@@ -41,7 +41,10 @@ def check(
         return
     from broker import wiring
 
-    if _report("providers", asyncio.run(wiring.check_live(settings))):
+    wrong = _report("providers", asyncio.run(wiring.check_live(settings)))
+    for remark in wiring.remarks(settings):
+        typer.echo(f"{'':<14}note: {remark}")
+    if wrong:
         raise typer.Exit(os.EX_UNAVAILABLE)
 
 

@@ -121,6 +121,26 @@ class AppRole:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class VaultCert:
+    """Login with a client certificate; the files are read at each login."""
+
+    cert_file: PublicFile
+    key_file: SecretFile
+    role: Text = ""  # any that matches when empty
+    mount: Text = "cert"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaultKubernetes:
+    """Login with the service account's token, which the kubelet rotates."""
+
+    role: Text
+    # In the pod's own file system, where the kubelet lets others read it.
+    jwt_file: PublicFile = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    mount: Text = "kubernetes"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Vault:
     """HashiCorp Vault or OpenBao."""
 
@@ -129,6 +149,8 @@ class Vault:
     ca_file: PublicFile | None = None  # the system's trust store when None
     token_file: SecretFile | None = None
     approle: AppRole | None = None
+    cert: VaultCert | None = None
+    kubernetes: VaultKubernetes | None = None
     tomb_role: Text = "stepcred-tomb"
     connect_timeout: Duration = timedelta(seconds=3)
     request_timeout: Duration = timedelta(seconds=8)  # of one request
@@ -227,8 +249,9 @@ def _check_store(store: StoreSettings) -> StoreSettings:
 
 
 def _check_vault(vault: Vault) -> Vault:
-    if (vault.token_file is None) == (vault.approle is None):
-        raise ValueError("set either token_file or [vault.approle]")
+    logins = (vault.token_file, vault.approle, vault.cert, vault.kubernetes)
+    if sum(login is not None for login in logins) != 1:
+        raise ValueError("set exactly one of token_file, [vault.approle], [vault.cert] and [vault.kubernetes]")
     return vault
 
 

@@ -69,7 +69,7 @@ class RevocationLane:
             core.lane.clear()
             started = 0
             try:
-                started = sum([self._start(lease) for lease in await self._due()])
+                started = await self.step()
             except Exception:  # a dead lane would leave credentials alive for ever
                 log.exception("cannot read what is due for revocation")
             try:
@@ -77,6 +77,10 @@ class RevocationLane:
                     await core.lane.wait()
             except TimeoutError:
                 continue
+
+    async def step(self) -> int:
+        """Start what is due and not yet under way; returns how many."""
+        return sum([self._start(lease) for lease in await self._due()])
 
     async def _due(self) -> list[Lease]:
         """A page beyond what is under way: one provider's stuck leases must not fill it and hide another's."""
@@ -148,7 +152,8 @@ class RevocationLane:
             await self._progressed(lease, progress)
 
     def _past_its_bound(self, lease: Lease) -> bool:
-        if lease.revocability not in TIME_ENFORCED:
+        published = lease.revocability is Revocability.PUBLISHED and lease.state is LeaseState.REVOKING
+        if lease.revocability not in TIME_ENFORCED and not published:  # expired certificates are on no list
             return False
         return self._core.epoch.surely() >= lease.expires_at + self._core.timings.clock_skew
 
@@ -181,6 +186,8 @@ class RevocationLane:
             return
         lands_until = self._lands_until(lease)
         final = core.epoch.surely() >= lands_until  # on a clock set forward a late mint would land after the proof
+        lived_until = lands_until + (lease.expires_at - lease.intent_at)  # also by what landed last
+        lived = core.epoch.surely() >= lived_until
         settlement = await self._ask(lease, provider.settle(ref_of(lease), final=final))
         found = settlement.found or bool(lease.refs.get("found"))
         if settlement.evidence is None:
@@ -188,8 +195,12 @@ class RevocationLane:
             await self._defer(lease, problem="a late mint may still land", refs=refs, not_after=lands_until)
         elif found:
             await self._end(lease, LeaseState.REVOKED, Evidence.SEEN_DEAD)
-        else:
+        elif settlement.evidence is not Evidence.EXPIRED:
             await self._end(lease, LeaseState.VOID, Evidence.NOT_MINTED)
+        elif lived:
+            await self._end(lease, LeaseState.EXPIRED, Evidence.EXPIRED)
+        else:
+            await self._defer(lease, problem="cannot be looked for; its life must pass", wait_until=lived_until)
 
     async def _end(self, lease: Lease, state: LeaseState, evidence: Evidence) -> None:
         core = self._core

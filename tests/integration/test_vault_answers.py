@@ -206,11 +206,16 @@ async def test_check_rehearses_each_role_and_says_what_to_do(bao: BaoServer, log
     before = len(bao.live_tokens())
     async with vault_provider(bao.address, login) as provider:
         assert await provider.check_scopes([KV]) == []
-        (problem,) = await provider.check_scopes([KV, FOREIGN])
-        assert "update and sudo on auth/token/create/foreign" in problem
+        create, look = await provider.check_scopes([KV, FOREIGN])
+        assert "sudo and update on auth/token/create/foreign" in create
+        assert "read on auth/token/roles/foreign" in look
         broker_may(
             bao,
-            'path "auth/token/*" { capabilities = ["read", "update", "sudo"] }',
+            *(
+                f'path "auth/token/{path}" {{ capabilities = ["read", "update", "sudo"] }}'
+                for path in ("create/stepcred-tomb", "create/foreign", "lookup", "renew-self")
+            ),
+            'path "auth/token/roles/*" { capabilities = ["read"] }',
             'path "sys/policies/acl/step-self" { capabilities = ["read"] }',
         )
         (problem,) = await provider.check_scopes([FOREIGN])

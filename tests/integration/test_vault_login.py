@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import base64
+import contextlib
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from broker.model import Evidence
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.login import Login, LoginFailed
-from broker.providers.vault.settings import AppRole, Auth, TokenFile, VaultSettings
+from broker.providers.vault.settings import AppRole, Auth, Cert, Kubernetes, TokenFile, VaultSettings
 from broker.providers.vault.transport import Transport
 from tests.fakes.clock import FakeClock
-from tests.support.bao import BaoServer, TokenRole, provision
+from tests.support.bao import BaoServer, BrokerLogin, TokenRole, openbao, provision
+from tests.support.certs import TestCA
 from tests.support.proxy import Fault, Proxy, proxy, response
+from tests.support.vault import new_ref, order_of, vault_provider
 
 BROKER = "login-broker"
 
@@ -107,3 +118,154 @@ async def test_a_wrong_secret_id_fails_without_showing_it(transport: Transport, 
     with pytest.raises(LoginFailed) as caught:
         await login(transport, FakeClock()).session()
     assert "wrong-secret-id" not in repr(caught.value)
+
+
+# --- certificates ---
+
+
+@pytest.fixture(scope="module")
+def with_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaoServer]:
+    with openbao(tmp_path_factory.mktemp("bao-tls"), tls=True) as server:
+        server.must("POST", "sys/auth/cert", {"type": "cert"})
+        provision(server, tmp_path_factory.mktemp("approle"), [TokenRole(name="login-kv")], broker=BROKER)
+        yield server
+
+
+def shown(bao: BaoServer, folder: Path, name: str, *, ttl: str = "20m") -> Cert:
+    """A certificate of a CA of its own, and the server's role that takes it."""
+    ca = TestCA(folder, "broker.internal")
+    made = ca.agent(f"spiffe://broker.internal/{name}")
+    role = {"certificate": ca.root_path.read_text(), "token_policies": [BROKER], "token_ttl": ttl}
+    bao.must("POST", f"auth/cert/certs/{name}", {**role, "token_no_default_policy": True})
+    return Cert(cert_file=made.cert, key_file=made.key, role=name)
+
+
+@contextlib.asynccontextmanager
+async def over_tls(bao: BaoServer, auth: Auth) -> AsyncIterator[Transport]:
+    one = Transport(VaultSettings(address=bao.address, auth=auth, ca_file=bao.ca_file))
+    yield one
+    await one.close()
+
+
+async def test_a_certificate_logs_in_and_is_shown_anew_rather_than_renewed(with_tls: BaoServer, tmp_path: Path) -> None:
+    clock, auth = FakeClock(), shown(with_tls, tmp_path, "first")
+    async with over_tls(with_tls, auth) as transport:
+        one = login(transport, clock)
+        first = await one.session()
+        assert await one.session() is first
+        clock.advance(801)  # of 1,200 s
+        second = await one.session()
+        assert not second.token.matches(first.token)
+
+
+async def test_a_rotated_certificate_is_taken_at_the_next_login(with_tls: BaoServer, tmp_path: Path) -> None:
+    clock, auth = FakeClock(), shown(with_tls, tmp_path / "a", "rotated")
+    async with over_tls(with_tls, auth) as transport:
+        one = login(transport, clock)
+        await one.session()
+        other = shown(with_tls, tmp_path / "b", "rotated")  # the server takes only the new CA's from now on
+        clock.advance(1300)
+        with pytest.raises(LoginFailed):
+            await one.session()
+        auth.cert_file.write_bytes(other.cert_file.read_bytes())
+        auth.key_file.write_bytes(other.key_file.read_bytes())
+        await one.session()
+
+
+async def test_a_foreign_or_broken_certificate_does_not_log_in(with_tls: BaoServer, tmp_path: Path) -> None:
+    auth = shown(with_tls, tmp_path / "a", "mine")
+    foreign = TestCA(tmp_path / "b", "broker.internal").agent("spiffe://broker.internal/mine")
+    for cert, key in ((foreign.cert, foreign.key), (auth.cert_file, foreign.key), (tmp_path / "none", foreign.key)):
+        bad = Cert(cert_file=cert, key_file=key, role="mine")
+        async with over_tls(with_tls, bad) as transport:
+            with pytest.raises(LoginFailed):
+                await login(transport, FakeClock()).session()
+
+
+async def test_a_new_login_by_certificate_keeps_live_steps_alive(with_tls: BaoServer, tmp_path: Path) -> None:
+    auth = shown(with_tls, tmp_path, "steps", ttl="3s")
+    nobody = BrokerLogin(role_id="", secret_id_file=auth.key_file)
+    async with vault_provider(with_tls.address, nobody, auth=auth, ca_file=with_tls.ca_file) as provider:
+        ref = new_ref({"role": "login-kv"})
+        await provider.mint(order_of(ref))
+        before = await provider._login.session()
+        await asyncio.sleep(4)  # the broker's own token is dead by now
+        assert with_tls.call("GET", "auth/token/lookup-self", token=before.token.reveal()).status == 403
+        assert with_tls.token_of(ref.lease_id)
+        assert (await provider.revoke(ref)).evidence is Evidence.SEEN_DEAD
+
+
+# --- Kubernetes ---
+
+
+class TokenReviews(BaseHTTPRequestHandler):
+    """The API server's own judgement of a service account's token, as Vault asks for it."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        good = asked["spec"]["token"] == self.server.good  # type: ignore[attr-defined]
+        user = {"username": "system:serviceaccount:stepcred:broker", "uid": "u-1", "groups": []}
+        body = json.dumps({**asked, "status": {"authenticated": good, **({"user": user} if good else {})}}).encode()
+        self.send_response(201)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def service_account_jwt(number: int) -> str:
+    """Shaped as the kubelet's; nobody but the stub judges it."""
+    claims = {
+        "iss": "https://kubernetes.default.svc",
+        "sub": "system:serviceaccount:stepcred:broker",
+        "kubernetes.io": {"namespace": "stepcred", "serviceaccount": {"name": "broker", "uid": "u-1"}},
+        "jti": str(number),
+    }
+    key = ec.generate_private_key(ec.SECP256R1())
+    signed = ".".join(_b64(json.dumps(part).encode()) for part in ({"alg": "ES256", "typ": "JWT"}, claims))
+    r, s = decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+    return f"{signed}.{_b64(r.to_bytes(32) + s.to_bytes(32))}"
+
+
+def _b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+@pytest.fixture
+def reviews(bao: BaoServer, tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), TokenReviews)
+    server.good = service_account_jwt(1)  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    if "kubernetes/" not in bao.must("GET", "sys/auth").data:
+        bao.must("POST", "sys/auth/kubernetes", {"type": "kubernetes"})
+    host = f"http://127.0.0.1:{server.server_port}"
+    config = {"kubernetes_host": host, "disable_local_ca_jwt": True, "token_reviewer_jwt": service_account_jwt(0)}
+    config["kubernetes_ca_cert"] = TestCA(tmp_path / "api", "api.internal").root_path.read_text()
+    bao.must("POST", "auth/kubernetes/config", config)
+    role = {"bound_service_account_names": ["broker"], "bound_service_account_namespaces": ["stepcred"]}
+    bao.must("POST", "auth/kubernetes/role/broker", {**role, "token_policies": [BROKER], "token_ttl": "20m"})
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+async def test_a_service_account_logs_in_and_its_token_is_read_again(
+    transport: Transport, reviews: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    clock, path = FakeClock(), tmp_path / "jwt"
+    path.write_text(reviews.good)  # type: ignore[attr-defined]
+    one = login(transport, clock, Kubernetes(role="broker", jwt_file=path))
+    first = await one.session()
+    clock.advance(801)
+    assert (await one.session()).token.matches(first.token)  # renewed
+
+    reviews.good = service_account_jwt(2)  # type: ignore[attr-defined]  # the kubelet rotates it
+    clock.advance(1300)
+    with pytest.raises(LoginFailed) as caught:
+        await one.session()
+    assert path.read_text() not in repr(caught.value)
+    path.write_text(reviews.good)  # type: ignore[attr-defined]
+    assert not (await one.session()).token.matches(first.token)

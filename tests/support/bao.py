@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import ssl
 import sys
@@ -184,6 +185,10 @@ def broker_policy(roles: Sequence[TokenRole]) -> str:
         for name in [*(role.name for role in roles), TOMB_ROLE]
     ]
     lines.append('path "sys/policies/acl/step-self" { capabilities = ["read"] }')
+    engines = sorted(
+        {re.sub("(/issuer/[^/]+)?/(issue|sign)/", "/roles/", path) for one in roles for path in one.writes}
+    )
+    lines += [f'path "{path}" {{ capabilities = ["read"] }}' for path in engines]
     creds = sorted({path for role in roles for path in role.creds})
     if creds:
         lines.append('path "sys/leases/lookup" { capabilities = ["update"] }')
@@ -228,6 +233,7 @@ def provision(
 def _token_role(bao: BaoServer, name: str, policies: list[str], max_ttl: str) -> None:
     body = {
         "allowed_policies": policies,
+        "allowed_policies_glob": [],
         "orphan": True,  # the broker's own token must not take a step's token with it
         "renewable": False,
         "token_explicit_max_ttl": max_ttl,
@@ -281,7 +287,7 @@ def provision_ssh(bao: BaoServer, role: str) -> str:
     return str(bao.must("GET", "ssh/config/ca").data["public_key"])
 
 
-def connect_database(bao: BaoServer, pg: PostgresServer, *, port: int = 0) -> str:
+def connect_database(bao: BaoServer, pg: PostgresServer, *, port: int = 0, prefix: str = "") -> str:
     """Tell the engine where the database is, and return the connection's name; a dead `port` is a database down."""
     connection = f"{pg.database}-{pg.port}"
     url = f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{port or pg.port}/{pg.database}?sslmode=disable"
@@ -294,5 +300,5 @@ def connect_database(bao: BaoServer, pg: PostgresServer, *, port: int = 0) -> st
         "max_open_connections": 20,
         "verify_connection": False,
     }
-    bao.must("POST", f"database/config/{connection}", config)
+    bao.must("POST", f"{prefix}database/config/{connection}", config)
     return connection

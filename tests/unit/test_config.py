@@ -133,7 +133,7 @@ max_streams = "3"
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ('[vault.approle]\nrole_id = "r"\nsecret_id_file = "vault-token"', "vault: set either token_file or"),
+        ('[vault.approle]\nrole_id = "r"\nsecret_id_file = "vault-token"', "vault: set exactly one of token_file,"),
         ('[aws]\nregion = "eu-west-1"\naccess_key_id = "AKIA"', "aws: set access_key_id and secret_access_key_file"),
         ('[listen]\nhttp = "0.0.0.0:8080"', "listen: http asks no client for a certificate"),
         ('[listen]\nhttp = "127.0.0.1:8443"', "listen: grpc and http must not be the same address"),

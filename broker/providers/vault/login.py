@@ -1,4 +1,4 @@
-"""The broker's own token: got by AppRole or from a file, kept fresh ahead of its end.
+"""The broker's own token: got by AppRole, certificate, Kubernetes or from a file, kept fresh ahead of its end.
 
 A new login leaves the steps' tokens alone: they are orphans, made through token roles.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from broker.clock import Clock
 from broker.providers.vault.client import VaultClient
-from broker.providers.vault.settings import AppRole, Auth
+from broker.providers.vault.settings import AppRole, Auth, Cert, Kubernetes, TokenFile
 from broker.providers.vault.transport import VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
 
@@ -84,14 +84,22 @@ class Login:
 
     async def _enter(self) -> Session:
         cluster_id = await self._client.cluster_id()
-        if isinstance(self._auth, AppRole):
-            secret_id = await _read_secret(self._auth.secret_id_file)
-            answer = await self._client.login_approle(self._auth.mount, self._auth.role_id, secret_id)
-            return self._made(answer.token, cluster_id, life=answer.life, renewable=answer.renewable)
-        token = await _read_secret(self._auth.path)
-        seen = await self._client.lookup_self(token)
-        life = min(float(seen.get("ttl") or REREAD_SECONDS), REREAD_SECONDS)
-        return self._made(token, cluster_id, life=life, renewable=False)  # whoever writes the file renews it
+        match self._auth:
+            case AppRole() as auth:
+                secret_id = await _read_secret(auth.secret_id_file)
+                answer = await self._client.login_approle(auth.mount, auth.role_id, secret_id)
+            case Kubernetes() as auth:
+                jwt = await _read_secret(auth.jwt_file)
+                answer = await self._client.login_kubernetes(auth.mount, auth.role, jwt)
+            case Cert() as auth:
+                answer = await self._client.login_cert(auth)
+                return self._made(answer.token, cluster_id, life=answer.life, renewable=False)
+            case TokenFile() as auth:
+                token = await _read_secret(auth.path)
+                seen = await self._client.lookup_self(token)
+                life = min(float(seen.get("ttl") or REREAD_SECONDS), REREAD_SECONDS)
+                return self._made(token, cluster_id, life=life, renewable=False)  # whoever writes the file renews it
+        return self._made(answer.token, cluster_id, life=answer.life, renewable=answer.renewable)
 
     def _made(self, token: Secret, cluster_id: str, *, life: float, renewable: bool) -> Session:
         now = self._clock.monotonic()

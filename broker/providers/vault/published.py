@@ -17,9 +17,9 @@ class RevocationLists:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def holds(self, path: str, serial: str) -> bool:
-        """`path`: where it was issued; `serial`: colon-separated hex. The default issuer's list, then the others'."""
-        mount, number = _mount(path), int(serial.replace(":", ""), 16)
+    async def holds(self, mount: str, serial: str) -> bool:
+        """`serial`: colon-separated hex. The default issuer's list, then the others'."""
+        number = int(serial.replace(":", ""), 16)
         if _is_on(await self._read(f"{mount}/cert/crl", "certificate"), number):
             return True
         issuers = _data(await self._transport.exchange("list", f"v1/{mount}/issuers")).get("keys", [])
@@ -31,12 +31,6 @@ class RevocationLists:
     async def _read(self, path: str, key: str) -> str:
         answer = await self._transport.exchange("get", f"v1/{path}", max_bytes=MAX_LIST_BYTES)
         return str(_data(answer).get(key, ""))
-
-
-def _mount(path: str) -> str:
-    """Of `<mount>/issue/<role>` or `<mount>/issuer/<ref>/issue/<role>`."""
-    parts = path.split("/")[:-2]
-    return "/".join(parts[:-2] if parts[-2:-1] == ["issuer"] else parts)
 
 
 def _is_on(pem: str, serial: int) -> bool:

@@ -111,6 +111,17 @@ class WriteBlock(_Strict):
         return self
 
     @property
+    def mount(self) -> str:
+        """Of `<mount>/issue/<role>` or `<mount>/issuer/<ref>/issue/<role>`."""
+        parts = self.path.split("/")[:-2]
+        return "/".join(parts[:-2] if parts[-2:-1] == ["issuer"] else parts)
+
+    @property
+    def name(self) -> str:
+        """The secrets engine's own role."""
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
     def needs(self) -> str:
         """`csr`, `public_key`, or "" when the server makes the key."""
         return self.input or ("public_key" if self.path.split("/")[-2] == "sign" else "")

@@ -25,7 +25,26 @@ class TokenFile:
     path: Path
 
 
-Auth: TypeAlias = AppRole | TokenFile
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cert:
+    """A client certificate; its files are read again at each login, so that it can be rotated."""
+
+    cert_file: Path
+    key_file: Path
+    role: str = ""  # any that matches when empty
+    mount: str = "cert"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kubernetes:
+    """The service account's token, read again at each login: the kubelet rotates it."""
+
+    role: str
+    jwt_file: Path
+    mount: str = "kubernetes"
+
+
+Auth: TypeAlias = AppRole | TokenFile | Cert | Kubernetes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +62,11 @@ class VaultSettings:
     mint_timeout: float = 10.0  # of a whole mint: DESIGN section 4; the last possible send is this long after intent
     request_limit_seconds: float = 90.0  # the server's own bound on one request: its default
     max_connections: int = 64
+
+    @property
+    def renews_login(self) -> bool:
+        """A certificate is shown anew instead: renewing would need it in every connection."""
+        return isinstance(self.auth, AppRole | Kubernetes)
 
     @property
     def chooses_ids(self) -> bool:

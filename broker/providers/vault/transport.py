@@ -6,9 +6,11 @@ HTTP_PROXY, reads ~/.vault-token, and does not check paths.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -43,14 +45,24 @@ class VaultRefused(Exception):
 class Transport:
     """One connection pool. `acting_as` gives an hvac adapter for a token."""
 
-    def __init__(self, settings: VaultSettings) -> None:
+    def __init__(self, settings: VaultSettings, certificate: tuple[Path, Path] | None = None) -> None:
         self.settings = settings
+        self._certificate = certificate  # shown to the server: certificate and key
         self._base = settings.address.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
 
     def acting_as(self, token: Secret | None) -> TokenAdapter:
         """An adapter that sends this token, or none."""
         return TokenAdapter(self, token)
+
+    @contextlib.asynccontextmanager
+    async def showing(self, cert_file: Path, key_file: Path) -> AsyncIterator[Transport]:
+        """The same server over another pool that shows a client certificate; the files are read now."""
+        other = Transport(self.settings, (cert_file, key_file))
+        try:
+            yield other
+        finally:
+            await other.close()
 
     async def close(self) -> None:
         """Close the pool; the next request opens another."""
@@ -100,12 +112,7 @@ class Transport:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             settings = self.settings
-            try:
-                context = (
-                    ssl.create_default_context(cafile=settings.ca_file) if self._base.startswith("https") else True
-                )
-            except OSError:  # ssl.SSLError is one
-                raise VaultUnreachable("the CA file cannot be used") from None
+            context = self._context() if self._base.startswith("https") else True
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=settings.max_connections, ssl=context),
                 timeout=aiohttp.ClientTimeout(total=settings.request_timeout, connect=settings.connect_timeout),
@@ -116,6 +123,15 @@ class Transport:
             # database/creds mints: twice sent is twice minted. There is no public switch.
             self._session._retry_connection = False  # noqa: SLF001
         return self._session
+
+    def _context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.settings.ca_file)
+            if self._certificate:
+                context.load_cert_chain(*self._certificate)
+        except OSError:  # ssl.SSLError is one
+            raise VaultUnreachable("the CA file or the client certificate cannot be used") from None
+        return context
 
 
 class TokenAdapter(Adapter):  # type: ignore[type-arg]  # generic in the stubs only
