@@ -10,7 +10,11 @@ from typing import Annotated
 
 import typer
 
+from broker.errors import ConfigError
+from broker.journal import anchor
+from broker.journal.anchor import Anchor
 from broker.journal.chain import Entry, verify
+from broker.store.anchoring import misfit
 from broker.store.base import Tx, tail
 from broker.store.sqlite import open_readonly
 
@@ -23,11 +27,20 @@ _Database = Annotated[
 
 
 @app.command("verify")
-def verify_journal(database: _Database) -> None:
+def verify_journal(
+    database: _Database,
+    anchor_file: Annotated[
+        Path | None,
+        typer.Option("--anchor", metavar="FILE", help="Also: does it hold the head that was noted in the anchor file?"),
+    ] = None,
+) -> None:
     """Follow the hash chains from the first record to the last. Exit code 1 when something was changed or taken out."""
     seen = _Seen()
+    held = _anchor(anchor_file) if anchor_file else None
     with open_readonly(database) as store:
         problems = store.read(lambda tx: verify(seen.watch(tail(tx))))
+        if held and (problem := store.read(lambda tx: misfit(tx, held))):
+            problems.append(problem)
     for problem in problems:
         typer.echo(f"broken: {problem}", err=True)
     if problems:
@@ -35,7 +48,7 @@ def verify_journal(database: _Database) -> None:
     if seen.last is None:
         typer.echo("the journal is empty")
         return
-    # A chain cannot show that its end was cut off; compare the head with one noted elsewhere.
+    # A chain cannot show that its end was cut off; the anchor can, or a head noted elsewhere.
     typer.echo(f"{seen.count} records in {seen.chains} chains hold; head {_head(seen.last)}")
 
 
@@ -66,6 +79,13 @@ class _Seen:
             self.chains += self.last is None or entry.chain != self.last.chain
             self.last = entry
             yield entry
+
+
+def _anchor(path: Path) -> Anchor:
+    held = anchor.read(path)
+    if held is None:
+        raise ConfigError([f"--anchor {path}: no such file"])
+    return held
 
 
 def _write(tx: Tx, position: tuple[int, int] | None) -> None:

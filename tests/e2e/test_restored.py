@@ -24,6 +24,7 @@ from tests.e2e.wire import check_refusal, issue, new_id, wire
 from tests.e2e.world import LOAD, Site, journal, leases
 from tests.support.bao import provision_database
 from tests.support.daemon import PYTHON, Deployment
+from tests.support.pages import blocks, page
 from tests.support.postgres import PostgresServer
 from tests.support.processes import wait_until
 
@@ -79,15 +80,8 @@ def restore(deployment: Deployment, backup: Path | None) -> None:
 
 @pytest.fixture
 def operator(site: Site, tmp_path: Path) -> Iterator[Path]:
-    """An operator's one-time token, and nothing more in it than recovering needs."""
-    policy = """
-path "auth/token/accessors" { capabilities = ["list", "sudo"] }
-path "auth/token/lookup-accessor" { capabilities = ["update"] }
-path "auth/token/revoke-accessor" { capabilities = ["update"] }
-path "sys/leases/lookup" { capabilities = ["update"] }
-path "sys/leases/lookup/*" { capabilities = ["list", "sudo"] }
-path "sys/leases/revoke/*" { capabilities = ["update"] }
-"""
+    """An operator's one-time token, with the policy that docs/recovery.md says."""
+    (policy,) = blocks(page("recovery.md"), "hcl")
     site.bao.must("PUT", "sys/policies/acl/stepcred-recover", {"policy": policy})
     made = site.bao.must(
         "POST", "auth/token/create", {"policies": ["stepcred-recover"], "ttl": "15m", "no_default_policy": True}
@@ -153,6 +147,9 @@ def test_a_restored_database_serves_only_after_a_recovery_that_killed_what_it_fo
     deployment = past.deployment
     restore(deployment, past.backup)
     assert "the database is older" in refuses_to_serve(deployment)
+    audit = [PYTHON, "-m", "broker", "audit", "verify", "--database", str(past.backup)]
+    assert subprocess.run(audit, check=False).returncode == os.EX_OK  # a chain does not show that its end is gone
+    assert subprocess.run([*audit, "--anchor", f"{deployment.mint_key}.anchor"], check=False).returncode == 1
     assert site.live_leases() == {past.known, past.forgotten, past.secret}
 
     told = past.recover(operator, "--json")
