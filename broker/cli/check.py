@@ -30,6 +30,7 @@ def check(
     looks: dict[str, Callable[[Config], list[str]]] = {
         "certificates": _certificates,
         "mint key": _mint_key,
+        "anchor": _anchor,
         "scope map": _scope_map,
     }
     typer.echo(f"{'config':<14}ok")
@@ -87,6 +88,26 @@ def _mint_key(settings: Config) -> list[str]:
     if any(ring.fingerprints.get(kid) != fingerprint for kid, fingerprint in known.items()):
         return [f"mint_key_file {path}: not the key of database {database}; restore the file that was made with it"]
     return []
+
+
+def _anchor(settings: Config) -> list[str]:
+    """Does the database still hold what it once had?"""
+    from broker.journal import anchor
+    from broker.store.anchoring import HELP, misfit
+    from broker.store.sqlite import open_readonly
+
+    path, database = settings.store.anchor, settings.store.path
+    try:
+        held = anchor.read(path)
+        if not database.exists():
+            return [f"anchor_file {path}: there was a database, and it is gone; {HELP}"] if held else []
+        with open_readonly(database) as store:
+            problem = store.read(lambda tx: misfit(tx, held))
+    except ConfigError as error:
+        return error.problems
+    except StoreError:
+        return []  # the mint key's look has said so
+    return [f"anchor_file {path}: {problem}; {HELP}"] if problem else []
 
 
 def _scope_map(settings: Config) -> list[str]:

@@ -5,8 +5,9 @@ Frozen from its first write on: the guard's charges are as old as the database, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from broker.clock import Clock
@@ -74,6 +75,9 @@ async def recover(
     `scopes`: by provider, as the map declares them. `lost`: the head that the database once had, if it is known.
     Raises ProviderError (nothing can be said; the database stays frozen and refused) and StoreError.
     """
+    last = await store.read(_last_record)
+    if last is not None and last < asked.since:  # whatever was issued after it is forgotten, whatever was said
+        asked = replace(asked, since=last)
     epoch = await store.write(lambda tx: _begin(tx, asked, lost, at=clock.now(), replica=replica))
     landed_at = clock.monotonic() + asked.mint_timeout + _landing(providers)
     outcome = await _sweep(store, providers, scopes, asked)
@@ -97,6 +101,15 @@ def unfreeze(tx: Tx, at: datetime) -> bool:
     tx.set_frozen(False)
     tx.append(Record(kind=Kind.ALERT, at=at, reason="UNFROZEN"))
     return True
+
+
+def _last_record(tx: Tx) -> datetime | None:
+    """When the database was last told something."""
+    head = tx.journal_head()
+    if head is None:
+        return None
+    (entry,) = tx.journal(after=(head.chain, head.seq - 1), limit=1)
+    return datetime.fromisoformat(json.loads(entry.body)["at"])
 
 
 def _begin(tx: Tx, asked: Request, lost: Head | None, *, at: datetime, replica: str) -> int:

@@ -147,6 +147,7 @@ def test_a_restored_database_serves_only_after_a_recovery_that_killed_what_it_fo
     deployment = past.deployment
     restore(deployment, past.backup)
     assert "the database is older" in refuses_to_serve(deployment)
+    assert "the database is older" in stepcred_broker(deployment, "check").err
     audit = [PYTHON, "-m", "broker", "audit", "verify", "--database", str(past.backup)]
     assert subprocess.run(audit, check=False).returncode == os.EX_OK  # a chain does not show that its end is gone
     assert subprocess.run([*audit, "--anchor", f"{deployment.mint_key}.anchor"], check=False).returncode == 1
@@ -178,9 +179,14 @@ def test_a_restored_database_serves_only_after_a_recovery_that_killed_what_it_fo
     assert begun["data"]["lost"]
 
 
-def test_a_lost_database_begins_anew_only_after_everything_was_killed(site: Site, past: Past, operator: Path) -> None:
+@pytest.mark.parametrize("key_lost", [False, True])
+def test_a_lost_database_begins_anew_only_after_everything_was_killed(
+    site: Site, past: Past, operator: Path, *, key_lost: bool
+) -> None:
     deployment = past.deployment
     restore(deployment, None)
+    if key_lost:
+        deployment.mint_key.unlink()
     refuses_to_serve(deployment)
     told = past.recover(operator, "--unfreeze")
     assert told.code == os.EX_OK, told
@@ -243,6 +249,29 @@ def test_recheck_finds_what_is_alive_though_it_was_reported_dead(site: Site, ope
     late = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
     assert json.loads(stepcred_broker(deployment, "recheck", *token, "--json", "--since", late).out)["dead"] == 0
     site.bao.must("POST", "auth/token/revoke-accessor", {"accessor": stray["accessor"]})
+
+
+def test_whatever_is_said_nothing_issued_after_the_backup_is_left(site: Site, past: Past, operator: Path) -> None:
+    """A --since in the future would leave every leased secret alone."""
+    deployment = past.deployment
+    (child,) = past.children
+    for token in site.bao.token_of(past.secret):  # its parent gone, the secret stays only if nobody looks for it
+        site.bao.must("POST", "auth/token/revoke-accessor", {"accessor": token["accessor"]})
+    wait_until(
+        lambda: site.bao.child_leases(f"database/creds/{site.name}-db") == [], within=10, what="gone with its parent"
+    )
+    orphan = site.bao.must("GET", f"database/creds/{site.name}-db").body["lease_id"]
+    restore(deployment, past.backup)
+    late = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+    told = stepcred_broker(
+        deployment, "recover", "--since", late, "--vault-token-file", str(operator), "--json", "--unfreeze"
+    )
+    killed = {one["id"] for one in json.loads(told.out)["killed"]}
+    assert orphan in killed
+    assert child not in killed
+    with deployment.daemon(), wire(deployment, deployment.agent(LOAD)) as client:
+        client.heartbeat(past.handle, past.known)
+        assert client.end(past.handle).all_proven
 
 
 def rewrite(deployment: Deployment, lease_id: str, refs: dict[str, Any]) -> None:
