@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from broker.clock import Clock
 from broker.config import Timings
@@ -15,12 +16,13 @@ from broker.errors import BrokerError, Reason, access_denied
 from broker.guard.guard import Guard
 from broker.journal.records import Record
 from broker.keyring import Keyring, handle_of, hash_handle
+from broker.leases.breaker import Breaker
 from broker.leases.epoch import EpochKeeper, EpochLost, epoch_lost
 from broker.metrics import Metrics
 from broker.model import NAME, Agent, JsonValue, Lease, Step, StepKey, StepState
 from broker.policy.decision import AccessRequest, Decision
 from broker.policy.holder import Policies
-from broker.providers.base import LeaseRef, Provider
+from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
 
 MAX_SCOPES = 32  # per step; keeps one request's answer small
@@ -73,6 +75,23 @@ class Core:
     endings: Endings = field(default_factory=Endings)
     lane: asyncio.Event = field(default_factory=asyncio.Event)  # set: the revocation lane has work
     heard: dict[str, float] = field(default_factory=dict)  # step id → boottime of its last sign of life
+    breakers: Mapping[str, Breaker] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "breakers", {name: Breaker(self.clock) for name in self.providers})
+
+    def surely(self, provider: str) -> datetime:
+        """A time that has certainly passed for this provider's verifier, by its own clock where that was heard."""
+        told = self.providers.get(provider)
+        return self.epoch.surely(told.time_heard() if isinstance(told, KnowsTime) else None)
+
+    def must_answer(self, provider: str) -> None:
+        """Raises PROVIDER_FAILED while its breaker is open: before the intent, so free of charge."""
+        after = self.breakers[provider].mints_after()
+        if after is not None:
+            raise BrokerError(
+                Reason.PROVIDER_FAILED, "the provider gives no answer; nothing was sent to it", retry_after=after
+            )
 
     def enter(self, tx: Tx) -> None:
         """First line of every writing operation of a request: the fence."""

@@ -164,12 +164,16 @@ class Engine:
 
     async def start(self) -> None:
         """Take the epoch, take up what was left, and run."""
-        self._core.metrics.epoch(await self._core.epoch.take())
-        await self._lane.resume()
+        await self.take_up()
         self._run(self._renew_for_ever(), "epoch")
         self._run(self._lane.run(), "revocations")
         self._run(self._reaper.run(), "reaper")
         self._run(self._flush_for_ever(), "refusals")
+
+    async def take_up(self) -> None:
+        """A new epoch, and everything unfinished is due at once."""
+        self._core.metrics.epoch(await self._core.epoch.take())
+        await self._lane.resume()
 
     async def drain(self, *, revoke: bool) -> None:
         """No new intents; mints settle; REVOKING rows are worked until the grace ends (DESIGN section 4).
@@ -236,11 +240,15 @@ class Engine:
         while True:
             await core.clock.sleep(core.timings.epoch_renew.total_seconds())
             try:
-                if await core.epoch.renew():
-                    await self._lane.resume()
-                core.metrics.epoch(core.epoch.id)
+                await self.renew()
             except Exception:  # without a fresh epoch nothing is written: keep trying
                 log.exception("the epoch could not be renewed")
+
+    async def renew(self) -> None:
+        """Keep the epoch, or take a new one when it ran out."""
+        if await self._core.epoch.renew():
+            await self._lane.resume()
+        self._core.metrics.epoch(self._core.epoch.id)
 
     async def _flush_for_ever(self) -> None:
         while True:

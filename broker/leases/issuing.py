@@ -141,7 +141,7 @@ class Issuing:
         """The intent's ONE transaction. No durable intent, no mint (I1).
 
         1. the epoch is ours; 2. a replay is answered, not minted; 3. the policy decided with is still the
-        current one, nothing is frozen, the step is open; 4. the lease's life; 5. the guard admits and is
+        current one, nothing is frozen, the step is open, the provider answers; 4. the lease's life; 5. the guard admits and is
         charged; 6. lease row, idempotency row and journal.
         """
         core, at = self._core, self._core.clock.now()
@@ -157,6 +157,7 @@ class Issuing:
             raise BrokerError(Reason.FROZEN, "the broker is frozen by an operator", about=_about(step, asked.scope))
         now_step = core.own(agent, tx.step(step.id))
         must_be_open(now_step)
+        core.must_answer(allowed.provider)
         lease = self._draft(agent, step, asked, allowed, generation, at=at)  # 4
         if asked.replaces:
             lease = link_successor(tx, lease, step, allowed, at=at)

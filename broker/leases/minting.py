@@ -134,10 +134,13 @@ class Minter:
         except MintRefused as refusal:
             return await self._void(lease, str(refusal))
         except MintInDoubt as doubt:
+            core.breakers[lease.provider].failed(lease.id)
             return await self._in_doubt(lease, str(doubt))
         except Exception:
             log.exception("provider raised what it must not", provider=lease.provider, lease=lease.id)
             return await self._in_doubt(lease, "the provider failed unexpectedly")
+        if core.breakers[lease.provider].answered():
+            core.lane.set()
         return await self._commit(lease, step, minted)
 
     async def _send(self, lease: Lease, order: MintOrder) -> Minted:

@@ -1,12 +1,13 @@
 """Ends what nobody ends: silent steps, passed deadlines, expired and unclaimed leases.
 
 Silence and claim windows are counted on CLOCK_BOOTTIME and from the epoch's start, the end of a stall or the
-first look, so that neither a moved wall clock nor the broker's own absence ends a step.
+first look, so that neither a moved wall clock nor the broker's own absence ends a step. Deadlines go by the wall
+clock; when it is set, those known by then go on by boot time, for as long as they had left.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from broker.errors import BrokerError, StoreError
 from broker.leases import moves
@@ -23,6 +24,7 @@ TICK = 1.0  # seconds
 STALL = 5.0  # a tick that comes this much late means that the process was stopped
 FORGET_EVERY = 600.0  # seconds
 COUNT_EVERY = 5.0  # seconds between settings of the gauges
+CLOCK_SET = 1.0  # seconds; more than NTP's slewing moves the clock in a tick
 _EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -37,6 +39,8 @@ class Reaper:
         self._forgot = core.clock.boottime()
         self._counted = float("-inf")
         self._unclaimed: dict[str, float] = {}  # lease id → boottime of the first look at it
+        self._drift = self._wall_over(core.clock.boottime())
+        self._ends: dict[str, float] = {}  # step or lease id → boottime of its end, since the clock was set
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -53,6 +57,7 @@ class Reaper:
         if boot - self._last_tick > TICK + STALL:
             self._awake_since = boot
         self._last_tick = boot
+        await self._follow_clock(boot)
         await self._count(boot)
         if not core.epoch.fresh():
             return  # nothing can be written
@@ -70,6 +75,26 @@ class Reaper:
         leases, steps = await core.store.read(lambda tx: (tx.lease_counts(), tx.open_step_count()))
         core.metrics.lease_counts(leases)
         core.metrics.steps_open(steps)
+
+    def _wall_over(self, boot: float) -> float:
+        return self._core.clock.now().timestamp() - boot
+
+    async def _follow_clock(self, boot: float) -> None:
+        drift = self._wall_over(boot)
+        jump = drift - self._drift
+        if abs(jump) < CLOCK_SET:
+            self._drift = drift  # slewed
+            return
+        core = self._core
+        was = core.clock.now() - timedelta(seconds=jump)
+        leases, steps = await core.store.read(lambda tx: (tx.leases_in(LeaseState.ACTIVE), tx.open_steps()))
+        spans = {lease.id: (lease.intent_at, lease.expires_at) for lease in leases}
+        spans |= {step.id: (step.opened_at, step.deadline_at) for step in steps}
+        # No longer than its whole life: it may have begun in the instant since the clock was set.
+        left = {name: min(until - was, until - since) for name, (since, until) in spans.items()}
+        self._ends = {name: self._ends.get(name, boot + span.total_seconds()) for name, span in left.items()}
+        self._drift = drift
+        log.warning("the wall clock was set; what is known goes on by elapsed time", seconds=round(jump, 3))
 
     async def _end_steps(self, boot: float) -> None:
         core = self._core
@@ -91,7 +116,8 @@ class Reaper:
 
     def _why_ended(self, step: Step) -> EndReason | None:
         core = self._core
-        if core.clock.now() >= step.deadline_at:
+        ends = self._ends.get(step.id)
+        if core.clock.now() >= step.deadline_at if ends is None else core.clock.boottime() >= ends:
             return EndReason.DEADLINE
         heard = max(core.heard.get(step.id, 0.0), core.epoch.started_boot, self._awake_since)
         if core.clock.boottime() - heard > core.timings.silence_bound.total_seconds():
@@ -100,23 +126,32 @@ class Reaper:
 
     async def _expire(self, boot: float) -> None:
         core, at = self._core, self._core.clock.now()
-        past, unclaimed = await core.store.read(lambda tx: (tx.live_past(at), tx.unclaimed_since(_EVER)))
+        past, unclaimed = await core.store.read(lambda tx: (self._past(tx, at, boot), tx.unclaimed_since(_EVER)))
         self._unclaimed = {lease.id: self._unclaimed.get(lease.id, boot) for lease in unclaimed}
         lost = [lease_id for lease_id, since in self._unclaimed.items() if self._window_over(since, boot)]
         if not past and not lost:
             return
-        surely = core.epoch.surely() - core.timings.clock_skew
+        surely = {lease.provider: core.surely(lease.provider) - core.timings.clock_skew for lease in past}
 
         def operation(tx: Tx) -> list[str]:
             core.epoch.fence(tx)
             for lease in filter(None, map(tx.lease, lost)):
                 if lease.claimed_at is None:  # still: a heartbeat may have come in between
                     moves.withdraw(tx, lease, at=at, reason=EndReason.UNCLAIMED)
-            return [lease.id for lease in past if _expire_one(tx, lease, at=at, surely=surely)]
+            return [lease.id for lease in past if _expire_one(tx, lease, at=at, surely=surely[lease.provider])]
 
         for lease_id in await core.store.write(operation):
             core.endings.tell(lease_id)
         core.lane.set()
+
+    def _past(self, tx: Tx, at: datetime, boot: float) -> list[Lease]:
+        """ACTIVE leases whose time is over, by the one clock or the other."""
+        if not self._ends:
+            return tx.live_past(at)
+        over = [tx.lease(name) for name, end in self._ends.items() if end <= boot]
+        return [lease for lease in over if lease is not None and lease.state is LeaseState.ACTIVE] + [
+            lease for lease in tx.live_past(at) if lease.id not in self._ends
+        ]
 
     def _window_over(self, since: float, boot: float) -> bool:
         counted_from = max(since, self._awake_since, self._core.epoch.started_boot)

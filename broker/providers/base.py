@@ -124,6 +124,18 @@ class SettlesDoubt(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsTime(Protocol):
+    """Has heard the time from where its credentials are verified."""
+
+    def time_heard(self) -> datetime | None:
+        """That clock's time now: the `Date` of its last answer, and what has elapsed on CLOCK_BOOTTIME since.
+
+        None before the first answer. Never ahead of the truth: a `Date` is cut to the second and old on arrival.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeclaredScope:
     """A scope as the map declares it; templates in its block are not filled."""

@@ -436,6 +436,10 @@ class MemoryStore:
         await asyncio.sleep(0)
         return operation(MemoryTx(self._state, writable=False))
 
+    def look(self, operation: Callable[[Tx], T]) -> T:
+        """A read that gives nobody else a turn."""
+        return operation(MemoryTx(self._state, writable=False))
+
     async def close(self) -> None:
         await asyncio.sleep(0)  # what was queued runs first
         self._closed = True

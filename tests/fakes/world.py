@@ -25,6 +25,7 @@ from broker.leases.steps import Opened, opening
 from broker.metrics import Metrics
 from broker.model import Agent, Lease, LeaseState, Revocability
 from broker.policy.holder import Policies
+from broker.providers.base import Provider
 from broker.store.base import Store, tail
 from broker.store.sqlite import open_store
 from tests.fakes.clock import START, FakeClock
@@ -84,9 +85,15 @@ class World:
 
     async def start(self) -> None:
         """A fresh process: nothing in memory, everything in the store."""
+        self.build()
+        await self.engine.start()
+        await self.policies.load_initial(self.store, self.clock)
+
+    def build(self) -> None:
+        """Its parts, not yet running."""
         kinds = {kind.name: kind for kind in (FakeKind("fake"), FakeKind("timed", Revocability.EXPIRY_ONLY))}
         self.policies = Policies(self.map_file, kinds, environment="dev", trust_domain="dev.local")
-        self.provider = FakeProvider(self.backend)
+        providers = self.providers()
         metrics = Metrics()
         self.core = Core(
             store=self.store,
@@ -95,13 +102,16 @@ class World:
             keyring=KEYRING,
             policies=self.policies,
             guard=Guard(),
-            providers={"fake": self.provider, "timed": FakeProvider(self.backend, name="timed")},
+            providers=providers,
             epoch=EpochKeeper(self.store, self.clock, self.timings, replica="test"),
             metrics=metrics,
         )
         self.engine = Engine(self.core, Refusals(self.store, self.clock, metrics, DenialCounter()))
-        await self.engine.start()
-        await self.policies.load_initial(self.store, self.clock)
+
+    def providers(self) -> dict[str, Provider]:
+        """One per kind of scope."""
+        self.provider = FakeProvider(self.backend)
+        return {"fake": self.provider, "timed": FakeProvider(self.backend, name="timed")}
 
     async def crash(self) -> None:
         """SIGKILL, as far as one process can show it: no task of the engine runs again, nothing is written."""

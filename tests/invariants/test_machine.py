@@ -1,0 +1,400 @@
+"""A state machine over leases, provider, guard, clock and crash: whatever happens, in whatever order, I1 to I5 hold.
+
+`STEPCRED_MACHINE=20000` sets the number of examples, and takes other ones each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from broker.errors import BrokerError
+from broker.leases.successors import successor_from
+from broker.model import Agent, EndReason, Lease, LeaseState, Revocability, Tier, VaultToken
+from broker.store.base import Tx
+from tests.fakes.loop import LoopOnClock
+from tests.fakes.world import LOAD, MAP, OTHER, agent, new_id
+from tests.invariants.driven import TICK, Driven, idle, passes
+from tests.invariants.outside import TrueClock, secret_of
+
+T = TypeVar("T")
+EXAMPLES = int(os.environ.get("STEPCRED_MACHINE", "0"))
+MUTANT_EXAMPLES = 400
+STEPS = 30
+BUDGET = 3  # of tier `high`, per step and scope
+SILENCE = 45.0  # seconds
+REST = 400.0  # seconds until all is known: landing time, and the longest backoff twice
+LESS = MAP.replace("scopes: [plain, elevated, danger, timed]", "scopes: [elevated, danger]")
+
+STATES = {
+    "LEASE_INTENT": LeaseState.INTENT,
+    "LEASE_ACTIVE": LeaseState.ACTIVE,
+    "LEASE_IN_DOUBT": LeaseState.IN_DOUBT,
+    "LEASE_REVOKING": LeaseState.REVOKING,
+    "LEASE_REVOKED": LeaseState.REVOKED,
+    "LEASE_EXPIRED": LeaseState.EXPIRED,
+    "LEASE_VOID": LeaseState.VOID,
+}
+
+pick = st.integers(0, 11)
+half_done = st.one_of(st.none(), st.integers(0, 25))  # turns of the loop; None: all that can be done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    who: Agent
+    handle: str
+    step_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    step: Opened
+    scope: str
+    request_id: str
+
+
+class Machine(RuleBasedStateMachine):
+    """Rules do what callers, operators, backend, clock and bad luck do; the invariants look at what is true."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="stepcred-machine"))
+        self.clock = TrueClock()
+        self.loop = LoopOnClock(self.clock)
+        self.broker = Driven(self.folder, self.clock)
+        self.steps: list[Opened] = []
+        self.asked: list[Asked] = []
+        self.calls: list[asyncio.Task[Any]] = []
+        self.held: dict[str, Opened] = {}  # lease id → its step, as the client believes
+        self.journal: dict[str, LeaseState] = {}
+        self.read = 0
+        self.heard: dict[str, float] = {}  # step id → when its client was last heard, on `attentive`
+        self.attentive = 0.0  # seconds for which the broker could hear
+        self.deaf_until = 0.0  # on `attentive`: start of the process, end of a stall
+        self.run(self.broker.start())
+
+    def run(self, work: Any) -> Any:
+        return self.loop.run_until_complete(work)
+
+    # --- what callers do ---
+
+    @rule(who=st.sampled_from([LOAD, OTHER]), run=st.sampled_from(["r1", "r2"]))
+    def begin(self, who: str, run: str) -> None:
+        """A step, or its next attempt."""
+        scopes = ["plain", "elevated", "danger", "timed"] if who == LOAD else ["plain"]
+        try:
+            opened = self.run(self.broker.begin(scopes, who=agent(who), run=run))
+        except BrokerError:
+            return
+        self.steps.append(Opened(who=agent(who), handle=opened.handle, step_id=opened.step.id))
+        self.heard[opened.step.id] = self.attentive
+
+    @precondition(lambda self: self.steps)
+    @rule(
+        which=pick,
+        scope=st.sampled_from(["plain", "danger", "danger", "timed", "elevated"]),
+        how=st.sampled_from(["answer", "answer", "refuse", "lose-request", "lose-answer", "hang"]),
+        turns=half_done,
+    )
+    def issue(self, which: int, scope: str, how: str, turns: int | None) -> None:
+        step = self.steps[-1 - which % len(self.steps)]
+        asked = Asked(step=step, scope=scope, request_id=new_id())
+        self.asked.append(asked)
+        self.broker.outside.how = how
+        self.ask(asked, turns)
+
+    @precondition(lambda self: self.asked)
+    @rule(which=pick, turns=half_done)
+    def ask_again(self, which: int, turns: int | None) -> None:
+        """A replay; nothing may be minted by it."""
+        asked = self.asked[-1 - which % len(self.asked)]
+        self.ask(asked, turns)
+
+    def ask(self, asked: Asked, turns: int | None, *, replaces: str = "") -> None:
+        call = self.broker.issue(
+            asked.step.handle, asked.scope, who=asked.step.who, request_id=asked.request_id, replaces=replaces
+        )
+        self.calls.append(self.loop.create_task(self.deliver(asked, call)))
+        self.run(passes(turns) if turns is not None else idle())
+
+    async def deliver(self, asked: Asked, call: Any) -> None:
+        """What is in the client's hands was journalled before (I3), and is what this request made."""
+        self.hear(asked.step)
+        delivered = await call
+        self.read_journal()
+        assert self.journal[delivered.lease.id] is not LeaseState.INTENT, "answered before it was journalled"
+        assert isinstance(delivered.credential, VaultToken)
+        assert delivered.credential.token.reveal() == secret_of(delivered.lease.id)
+        assert delivered.lease.request_id == asked.request_id
+        self.held[delivered.lease.id] = asked.step
+
+    @precondition(lambda self: self.held)
+    @rule(which=pick, turns=half_done)
+    def succeed(self, which: int, turns: int | None) -> None:
+        """A successor, once there may be one."""
+        leases = {lease.id: lease for lease in self.leases()}
+        lease_id = sorted(self.held)[which % len(self.held)]
+        lease, step = leases[lease_id], self.held[lease_id]
+        if self.clock.now() < successor_from(lease):
+            self.heartbeat(0, everything=True)
+            return
+        asked = Asked(step=step, scope=lease.scope, request_id=new_id())
+        self.ask(asked, turns, replaces=lease_id)
+
+    def hear(self, step: Opened) -> None:
+        if step.step_id in self.heard:  # still open, as far as anybody knows
+            self.heard[step.step_id] = self.attentive
+
+    @precondition(lambda self: self.steps)
+    @rule(which=pick, everything=st.booleans())
+    def heartbeat(self, which: int, *, everything: bool) -> None:
+        for step in self.steps if everything else [self.steps[-1 - which % len(self.steps)]]:
+            held = [lease_id for lease_id, owner in self.held.items() if owner.step_id == step.step_id]
+            self.hear(step)
+            try:
+                beat = self.run(self.broker.engine.heartbeat(step.who, step.handle, held))
+            except BrokerError:
+                continue
+            for lease_id in beat.ended:
+                del self.held[lease_id]
+
+    @precondition(lambda self: self.held)
+    @rule(which=pick, turns=half_done)
+    def give_back(self, which: int, turns: int | None) -> None:
+        lease_id = sorted(self.held)[which % len(self.held)]
+        step = self.held.pop(lease_id)
+        revoke = self.broker.engine.revoke_lease(
+            step.who, request_id=new_id(), handle=step.handle, lease_id=lease_id, wait_seconds=0
+        )
+        self.called(revoke, turns)
+
+    @precondition(lambda self: self.steps)
+    @rule(which=pick, turns=half_done)
+    def end(self, which: int, turns: int | None) -> None:
+        step = self.steps[-1 - which % len(self.steps)]
+        work = self.broker.engine.end_step(step.who, request_id=new_id(), handle=step.handle, wait_seconds=0)
+        self.called(work, turns)
+
+    def called(self, work: Any, turns: int | None) -> None:
+        self.calls.append(self.loop.create_task(work))
+        self.run(passes(turns) if turns is not None else idle())
+        if turns is not None:
+            self.calls.append(self.loop.create_task(self.broker.engine._lane.step()))
+
+    # --- what operators do ---
+
+    @rule(frozen=st.booleans())
+    def freeze(self, *, frozen: bool) -> None:
+        self.calls.append(self.loop.create_task(self.broker.engine.freeze(frozen=frozen)))
+
+    @rule(less=st.booleans())
+    def reload(self, *, less: bool) -> None:
+        """Grants go, and come back."""
+        self.broker.map_file.write_text(LESS if less else MAP)
+        self.run(self.broker.policies.reload())
+
+    # --- what the backend does ---
+
+    @rule(up=st.booleans(), proves=st.booleans())
+    def weather(self, *, up: bool, proves: bool) -> None:
+        self.broker.outside.up, self.broker.outside.proves = up, proves
+
+    @precondition(lambda self: self.broker.outside.landing())
+    @rule(which=pick, turns=half_done)
+    def land(self, which: int, turns: int | None) -> None:
+        """A create that was on its way arrives, perhaps long after its caller."""
+        landing = self.broker.outside.landing()
+        self.broker.outside.land(landing[which % len(landing)])
+        self.run(passes(turns) if turns is not None else idle())
+
+    # --- what time does ---
+
+    @rule(ticks=st.sampled_from([1, 2, 3, 12, 100, 150]))
+    def time_passes(self, ticks: int) -> None:
+        for _ in range(ticks):
+            self.attentive += TICK
+            self.run(self.broker.tick(TICK))
+            self.sound()
+            self.no_lease_outlives_its_life()
+
+    @rule(seconds=st.sampled_from([1.0, 6.0]))
+    def a_moment(self, seconds: float) -> None:
+        self.attentive += seconds
+        self.run(self.broker.tick(seconds))
+
+    @rule(seconds=st.sampled_from([16.0, 60.0, 1300.0]), asleep=st.booleans())
+    def stall(self, seconds: float, *, asleep: bool) -> None:
+        """SIGSTOP, or the whole machine sleeps; the epoch runs out meanwhile."""
+        (self.clock.suspend if asleep else self.clock.advance)(seconds)
+        self.deaf_until = self.attentive
+        self.run(self.broker.round())
+
+    @rule(seconds=st.sampled_from([-86400, -3600, -40, 40, 3600, 86400]))
+    def clock_is_set(self, seconds: int) -> None:
+        self.clock.set_wall(self.clock.now() + timedelta(seconds=seconds))
+
+    @rule()
+    def clock_is_right_again(self) -> None:
+        self.clock.set_wall(self.clock.truth)
+
+    @rule(turns=half_done, reboot=st.booleans())
+    def crash(self, turns: int | None, *, reboot: bool) -> None:
+        """SIGKILL, also in the middle of something; then the next process."""
+        self.calls.append(self.loop.create_task(self.broker.engine._lane.step()))
+        self.run(passes(turns) if turns is not None else idle())
+        self.run(self.broker.crash())
+        self.collect()
+        self.sound()
+        if reboot:
+            self.clock.reboot()
+        self.deaf_until = self.attentive
+        self.run(self.broker.start())
+
+    # --- what must be true all the time ---
+
+    @invariant()
+    def sound(self) -> None:
+        self.collect()
+        self.read_journal()
+        leases = {lease.id: lease for lease in self.leases()}
+        self.i1(leases)
+        self.i2()
+        self.i3(leases)
+        self.i4(leases)
+        self.i5(leases)
+        self.nobody_is_ended_for_the_brokers_own_silence()
+
+    def collect(self) -> None:
+        """Calls end with an answer or a refusal, never with anything else."""
+        done = [call for call in self.calls if call.done()]
+        self.calls = [call for call in self.calls if not call.done()]
+        for call in done:
+            if not call.cancelled() and (error := call.exception()) and not isinstance(error, BrokerError):
+                raise error
+
+    def i1(self, leases: dict[str, Lease]) -> None:
+        for lease_id in self.broker.outside.alive():
+            assert lease_id in leases, "alive, and no row knows it"
+            row = leases[lease_id]
+            assert not row.state.terminal, f"alive, and its row says {row.state.value} ({row.evidence})"
+
+    def i2(self) -> None:
+        twice = [name for name, count in Counter(self.broker.outside.mints).items() if count > 1]
+        assert not twice, "minted twice under one id"
+        rows = {lease.id: lease for lease in self.leases()}
+        requests = Counter((rows[made].agent, rows[made].request_id) for made in self.broker.outside.mints)
+        assert not [request for request, count in requests.items() if count > 1], "a replay minted"
+
+    def i3(self, leases: dict[str, Lease]) -> None:
+        assert {lease_id: row.state for lease_id, row in leases.items()} == self.journal, "state without its record"
+
+    def i4(self, leases: dict[str, Lease]) -> None:
+        minted = [leases[made] for made in self.broker.outside.mints]
+        spent = Counter(lease.guard_key for lease in minted if lease.tier is Tier.HIGH and not lease.replaces)
+        assert max(spent.values(), default=0) <= BUDGET, "more mints than the budget"
+
+    def i5(self, leases: dict[str, Lease]) -> None:
+        open_ = {step.id for step in self.look(lambda tx: tx.open_steps())}
+        for lease in leases.values():
+            if lease.step_id not in open_:
+                assert lease.state is not LeaseState.ACTIVE, "ACTIVE after the end of its step"
+                assert lease.state is not LeaseState.INTENT or lease.doomed_at, "to be delivered after the end"
+            if lease.state is LeaseState.EXPIRED:
+                assert lease.revocability is Revocability.EXPIRY_ONLY, "expired where nothing enforces time"
+
+    def nobody_is_ended_for_the_brokers_own_silence(self) -> None:
+        open_ = {step.id for step in self.look(lambda tx: tx.open_steps())}
+        for step_id in self.heard.keys() - open_:
+            quiet = self.attentive - max(self.heard.pop(step_id), self.deaf_until)
+            step = self.broker.step(step_id)
+            assert step.end_reason is not EndReason.SILENT or quiet >= SILENCE, f"silent after {quiet:g} s"
+
+    def no_lease_outlives_its_life(self) -> None:
+        """Whatever the wall clock says: what is ACTIVE is younger than its life."""
+        for lease in self.leases():
+            if lease.state is LeaseState.ACTIVE and lease.id in self.broker.outside.made:
+                died = self.broker.outside.made[lease.id].dies_at
+                assert self.clock.truth < died + timedelta(seconds=2 * TICK), "ACTIVE after its end"
+
+    # --- how it ends ---
+
+    def teardown(self) -> None:
+        """All is well again: within the landing time everything is known, and nothing is alive."""
+        try:
+            self.come_to_rest()
+        finally:
+            self.run(self.broker.crash())
+            self.run(self.loop.shutdown_default_executor())
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+    def come_to_rest(self) -> None:
+        self.sound()
+        self.clock.set_wall(self.clock.truth)
+        self.broker.outside.up = self.broker.outside.proves = True
+        self.run(self.broker.round())
+        for step in self.steps:
+            work = self.broker.engine.end_step(step.who, request_id=new_id(), handle=step.handle, wait_seconds=0)
+            self.calls.append(self.loop.create_task(work))
+        self.rest(REST)
+        open_ = [row for row in self.leases() if not row.state.terminal and row.scope != "timed"]
+        assert not open_, f"not at rest: {[(row.state.value, row.last_problem) for row in open_]}"
+        self.rest(700.0)
+        assert not self.broker.outside.alive()
+        left = [row for row in self.leases() if not row.state.terminal]
+        assert not left, f"not at rest: {[(row.state.value, row.last_problem, row.expires_at) for row in left]}"
+
+    def rest(self, seconds: float) -> None:
+        for _ in range(int(seconds / TICK)):
+            self.run(self.broker.tick(TICK))
+            self.sound()
+
+    # --- looking ---
+
+    def leases(self) -> list[Lease]:
+        return self.look(lambda tx: tx.leases_in(*LeaseState))
+
+    def look(self, operation: Callable[[Tx], T]) -> T:
+        return self.broker.look(operation)
+
+    def read_journal(self) -> None:
+        entries = self.broker.memory._state.journal
+        for entry in entries[self.read :]:
+            record = json.loads(entry.body)
+            if record["kind"] in STATES:
+                self.journal[record["lease_id"]] = STATES[record["kind"]]
+        self.read = len(entries)
+
+
+def explore(examples: int, *, seeded: bool = True) -> None:
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            derandomize=seeded,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.timeout(3600)
+def test_whatever_happens_the_invariants_hold() -> None:
+    explore(EXAMPLES or 500, seeded=not EXAMPLES)
