@@ -34,8 +34,10 @@ from broker.policy.holder import Policies
 from broker.policy.load import load
 from broker.providers.aws.scope import AwsScope
 from broker.providers.base import ChecksScopes, DeclaredScope, Provider, Remarks
-from broker.providers.vault.scope import VaultScope
-from broker.providers.vault.settings import Auth
+from broker.providers.vault.needs import needs_of
+from broker.providers.vault.provision import Plan, plan_of
+from broker.providers.vault.scope import VaultScope, is_segment
+from broker.providers.vault.settings import Auth, in_root
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.servicer import Servicer
@@ -336,3 +338,19 @@ def remarks(config: Config) -> list[str]:
         if isinstance(provider, Remarks)
         for remark in provider.remarks()
     ]
+
+
+def vault_plan(scopes: Sequence[DeclaredScope], *, namespace: str, tomb_role: str, broker_policy: str) -> Plan:
+    """What must be installed for these scopes. Raises ValueError on a name that is none."""
+    for name in (tomb_role, broker_policy, *filter(None, namespace.strip("/").split("/"))):
+        if not is_segment(name):
+            raise ValueError(f"{name!r} is no name of letters, digits, '_', '.', '-'")
+    needs = needs_of(scopes, tomb_role=tomb_role, chooses_ids=in_root(namespace), renews=True)
+    return plan_of(needs, broker_policy=broker_policy, namespace=namespace)
+
+
+async def vault_drift(plan: Plan, *, address: str, token_file: Path, ca_file: Path | None) -> list[str]:
+    """How a live server differs from a plan. Raises ProviderError."""
+    from broker.providers.vault.drift import drift
+
+    return await drift(plan, address=address, token_file=token_file, ca_file=ca_file)

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from broker.cli.provision import provision
 from broker.clock import SystemClock
 from broker.errors import StoreError
 from broker.model import JsonValue, ScopeKind
@@ -28,6 +29,7 @@ from broker.policy.scope_map import ScopeMap
 FOUND = 1  # looked, and found something
 
 app = typer.Typer(no_args_is_help=True, help="Look at a scope map, offline.")
+app.command("provision")(provision)
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="The scope map.")]

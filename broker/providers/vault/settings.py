@@ -71,7 +71,7 @@ class VaultSettings:
     @property
     def chooses_ids(self) -> bool:
         """Servers take token ids of ours in the root namespace only (measured)."""
-        return self.namespace.strip("/") in ("", "root")
+        return in_root(self.namespace)
 
     def problems(self) -> list[str]:
         """Mistakes that can be seen without asking the server."""
@@ -84,6 +84,11 @@ class VaultSettings:
         if self.ca_file and not self.ca_file.is_file():
             found.append(f"vault ca_file {self.ca_file}: no such file")
         return found
+
+
+def in_root(namespace: str) -> bool:
+    """Is it no namespace but the server's own?"""
+    return namespace.strip("/") in ("", "root")
 
 
 def _loopback(host: str) -> bool:
