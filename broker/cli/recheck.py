@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from broker import log
+from broker import log, process
 from broker.cli.options import ConfigFile, VaultTokenFile, operator_token
 from broker.config import load
 from broker.leases.recovery import Rechecked
@@ -33,6 +33,7 @@ def recheck(
 
     Exit code 1 when something that was reported dead is alive. What cannot be asked is counted, with the reason.
     """
+    process.harden()  # before the operator's token is read
     log.configure("error", "console")
     settings = load(config, os.environ)
     after = _instant(since) if since else None

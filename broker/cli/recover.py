@@ -11,7 +11,7 @@ from typing import Annotated, Never
 
 import typer
 
-from broker import log
+from broker import log, process
 from broker.cli.options import ConfigFile, VaultTokenFile, operator_token
 from broker.config import Config, load
 from broker.leases.recovery import Report, Request
@@ -45,6 +45,7 @@ def recover(
     Leaves the broker frozen: it revokes and answers, and mints nothing until --unfreeze.
     Exit code 1 when something could not be proven, 69 when a provider could not be asked: run it again.
     """
+    process.harden()  # before the operator's token is read
     log.configure("info", "console")
     settings = load(config, os.environ)
     if not since and unfreeze:

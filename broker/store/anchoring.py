@@ -19,6 +19,7 @@ from broker.store.base import Store, Tx
 log = get_logger(__name__)
 
 EVERY = 60.0  # seconds: what a restored database can have lost at most without being seen
+LOOK = 5.0  # seconds between looks for a new epoch
 HELP = "run stepcred-broker recover --since TIME before serving (docs/recovery.md)"
 
 
@@ -66,7 +67,7 @@ class Anchoring:
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Write now and every minute, until the block ends. Raises ConfigError when it cannot be written now."""
+        """Write now, every minute and at each new epoch, until the block ends. Raises ConfigError when it cannot be written now."""
         await self.write_now()
         task = asyncio.create_task(self._for_ever(), name="anchor")
         try:
@@ -83,8 +84,18 @@ class Anchoring:
 
     async def _for_ever(self) -> None:
         while True:
-            await self._clock.sleep(EVERY)
+            since = self._clock.monotonic()
+            while self._clock.monotonic() - since < EVERY and not await self._new_chain():
+                await self._clock.sleep(LOOK)
             await self._try()
+
+    async def _new_chain(self) -> bool:
+        """A stalled process has begun a new epoch."""
+        try:
+            head = await self._store.read(lambda tx: tx.journal_head())
+        except StoreError:
+            return False
+        return head is not None and self._written is not None and head.chain != self._written.chain
 
     async def _try(self) -> None:
         try:

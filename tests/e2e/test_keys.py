@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +35,32 @@ def test_a_rotated_key_names_what_is_new_and_the_old_one_ends_what_it_named(site
         wait_until(lambda: "mint key file refused" in deployment.log.read_text(), within=5, what="a refused key file")
         assert client.end(handle).all_proven
     assert site.live_leases() == set()
+
+
+def test_a_daemon_serves_with_its_mint_key_as_a_systemd_credential(site: Site, tmp_path: Path) -> None:
+    assert main(["keys", "new", str(tmp_path / "mint")]) == 0
+    (tmp_path / "mint").chmod(0o440)  # an ACL of systemd shows as a group's right
+    deployment = site.deployment()
+    anchor = deployment.folder / "head.anchor"
+    store = {"path": str(deployment.database), "mint_key_file": "credential:mint", "anchor_file": str(anchor)}
+    deployment.more = {**deployment.more, "store": store}
+    deployment.write_config()
+    before = sorted(tmp_path.iterdir())
+    with (
+        deployment.daemon(env={"CREDENTIALS_DIRECTORY": str(tmp_path)}),
+        wire(deployment, deployment.agent(LOAD)) as client,
+    ):
+        handle = client.begin(new_id(), "token")
+        lease_id = client.issue(handle, "token").lease.lease_id
+        assert client.end(handle).all_proven
+    assert leases(deployment)[lease_id].kid == keyring.load(copy_of(tmp_path / "mint")).current
+    assert sorted(tmp_path.iterdir()) == [*before, tmp_path / "mint.copy"]
+    assert anchor.is_file()
+
+
+def copy_of(path: Path) -> Path:
+    """As the daemon may read it, outside of systemd."""
+    to = path.with_suffix(".copy")
+    to.touch(mode=0o600)
+    to.write_text(path.read_text())
+    return to

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from broker.errors import ConfigError
 from broker.journal import anchor
-from broker.store.anchoring import EVERY, Anchoring
+from broker.store.anchoring import EVERY, LOOK, Anchoring
 from broker.store.sqlite import SqliteStore, open_store
 from tests.fakes.clock import FakeClock
 from tests.fakes.domain import NOW, denied
@@ -124,15 +125,28 @@ async def test_it_is_written_at_the_start_every_minute_and_at_the_end(store: Sql
     async with keeper.kept():
         assert seq(file) == 0
         await grow(store)
-        async with asyncio.timeout(5):
-            while not clock.sleeping:  # noqa: ASYNC110 - a fake clock tells nobody
-                await asyncio.sleep(0)
-            clock.advance(EVERY + 1)
-            while seq(file) == 0:  # noqa: ASYNC110 - the file tells, nobody else
-                await asyncio.sleep(0.01)
+        assert not await passes(clock, EVERY - LOOK, lambda: seq(file) == 1)
+        assert await passes(clock, 3 * LOOK, lambda: seq(file) == 1)
         await grow(store)
     await keeper.close()
     assert seq(file) == 2
+
+
+async def test_a_new_epoch_is_anchored_soon(store: SqliteStore, file: Path) -> None:
+    clock = FakeClock()
+    async with anchoring(store, file, clock).kept():
+        await store.write(lambda tx: tx.start_epoch(replica="a", boot_id="b", expires_boot=1, at=NOW))
+        assert await passes(clock, 3 * LOOK, lambda: chain(file) == 2)
+
+
+async def passes(clock: FakeClock, seconds: float, check: Callable[[], bool]) -> bool:
+    """True once it does. Time passes in steps; real threads read and write in between."""
+    for _ in range(int(seconds)):
+        clock.advance(1)
+        await asyncio.sleep(0.02)
+        if check():
+            return True
+    return False
 
 
 async def test_a_start_that_cannot_write_its_anchor_is_refused(store: SqliteStore, tmp_path: Path) -> None:
@@ -147,6 +161,12 @@ async def test_a_crash_between_file_and_database_refuses_no_honest_start(store: 
     assert head is not None
     anchor.write(file, anchor.Anchor(installation=control.installation, head=head))
     await anchoring(store, file).must_fit()
+
+
+def chain(file: Path) -> int:
+    held = anchor.read(file)
+    assert held is not None
+    return held.head.chain
 
 
 def seq(file: Path) -> int:
