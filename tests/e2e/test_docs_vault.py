@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import stepcred
 from broker import wiring
 from broker.config import load
+from broker.policy.load import load as load_map
 from tests.support.bao import BaoServer, openbao
 from tests.support.daemon import PYTHON, Deployment
 from tests.support.pages import blocks, commands, follow_vault, page
@@ -43,7 +45,7 @@ def server(tmp_path: Path) -> Iterator[BaoServer]:
 
 def deployment(bao: BaoServer, folder: Path) -> Deployment:
     """A broker with the page's scopes; relative paths of its config are the reader's folder."""
-    (scopes,) = blocks(TEXT, "yaml")
+    scopes, _ = blocks(TEXT, "yaml")
     return Deployment(folder, HEAD + scopes, vault={"address": bao.address, **LOGIN})
 
 
@@ -86,6 +88,22 @@ def test_what_the_page_sets_up_serves_and_ends_every_scope(
             session.execute("SELECT 1")
     assert not pg.logs_in(login.username, login.password)
     assert login.username not in pg.minted_roles()
+
+
+def test_the_pages_other_scopes_load_and_promise_what_it_says(tmp_path: Path) -> None:
+    _, scopes = blocks(TEXT, "yaml")
+    names = re.findall(r"^  ([a-z-]+): ", scopes, re.MULTILINE)
+    head = re.sub(r"scopes: \[.*?\]", f"scopes: [{', '.join(names)}]", HEAD)
+    (tmp_path / "scopes.yaml").write_text(head + scopes)
+    made = load_map(tmp_path / "scopes.yaml", wiring.scope_kinds()).scopes
+    promised = {name: scope.revocability.value for name, scope in made.items()}
+    assert promised == {
+        "encrypt": "EXACT",
+        "queue": "EXACT",
+        "web-cert": "PUBLISHED",
+        "own-cert": "PUBLISHED",
+        "ops-ssh": "EXPIRY_ONLY",
+    }
 
 
 NAMED = {
