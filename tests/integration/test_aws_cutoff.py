@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +17,25 @@ from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import DeclaredScope, LeaseRef, Recovers, Standing, Sweep, Swept
 from tests.fakes.clock import START, FakeClock
+from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
 
 INSTALLATION = "0123abcd4567"
 POLICY = "stepcred-cutoff-0123abcd"
+SCOPES = """
+version: 1
+environment: dev
+trust_domain: dev.local
+workloads:
+  load: {{id: "spiffe://dev.local/step/load", owners: [group:data]}}
+scopes:
+  lake:
+    aws: {{role_arn: "{arn}", regions: [eu-west-1], statements: [{{Effect: Allow, Action: "s3:*", Resource: "*"}}]}}
+    ttl: 10m
+    tier: low
+grants:
+  all: {{workloads: [load], workflows: [nightly], scopes: [lake], max_step: 2h}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +134,38 @@ async def test_only_a_sessions_bound_can_be_looked_at_again(
         epoch=1,
     )
     assert (await aws.recheck(ref, None)).standing is standing
+
+
+def test_the_command_cuts_off_the_roles_of_the_scope_map_and_stays_frozen(moto: MotoServer, tmp_path: Path) -> None:
+    arn = moto.create_role("cut-command")
+    key = tmp_path / "aws.key"
+    key.touch(mode=0o600)
+    key.write_text(moto.secret_access_key)
+    made = Deployment(
+        tmp_path / "daemon",
+        SCOPES.format(arn=arn),
+        aws={
+            "region": moto.region,
+            "endpoint_url": moto.url,
+            "access_key_id": moto.access_key_id,
+            "secret_access_key_file": str(key),
+        },
+        timings={"mint_timeout": "1s"},
+    )
+    argv = [
+        *made.argv[:3],
+        "recover",
+        "--config",
+        str(made.config),
+        "--since",
+        "2026-01-01T00:00Z",
+        "--json",
+        "--unfreeze",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["frozen"], len(report["cut_off"])) == (1, True, 1)  # it spreads in its own time
+    names = moto.client("iam").list_role_policies(RoleName="cut-command")["PolicyNames"]
+    assert [name.startswith("stepcred-cutoff-") for name in sorted(names)] == [False, True]
+    with made.store() as store:
+        assert store.read(lambda tx: tx.control().frozen)
