@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,8 @@ def verify_journal(
         typer.echo("the journal is empty")
         return
     # A chain cannot show that its end was cut off; the anchor can, or a head noted elsewhere.
-    typer.echo(f"{seen.count} records in {seen.chains} chains hold; head {_head(seen.last)}")
+    chains = f"{seen.chains} chain{'s hold' if seen.chains > 1 else ' holds'}"
+    typer.echo(f"{seen.count} records in {chains}; head {_head(seen.last)}")
 
 
 @app.command("export")
@@ -106,11 +108,11 @@ def _write(tx: Tx, position: tuple[int, int] | None) -> None:
 
 
 def _position(text: str) -> tuple[int, int]:
-    chain, _, seq = text.partition("/")
-    if not (chain.isdecimal() and seq.isdecimal()):
+    found = re.fullmatch(r"([0-9]{1,18})/([0-9]{1,18})", text)  # what SQLite's 64 bits hold
+    if found is None:
         typer.echo("error: --after takes CHAIN/SEQ, for example 3/1204", err=True)
         raise typer.Exit(os.EX_USAGE)
-    return int(chain), int(seq)
+    return int(found[1]), int(found[2])
 
 
 def _head(entry: Entry) -> str:

@@ -21,6 +21,8 @@ async def reload(daemon: wiring.Daemon) -> None:
     try:
         if await daemon.core.policies.reload():
             metrics.policy_generation(daemon.core.policies.generation)
+            scope_map = daemon.core.policies.map
+            log.info("scope map in force", digest=scope_map.digest, grants=len(scope_map.grants))
         elif daemon.core.policies.last_problem:
             metrics.scope_map_load_failure()
             log.error("scope map refused; the last good one stays", problem=daemon.core.policies.last_problem)

@@ -16,10 +16,10 @@ from broker.config import LogFormat, LogLevel, OnStop, load
 def serve(
     config: ConfigFile,
     listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where agents connect; overrides [listen] grpc.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Where agents connect; overrides listen.grpc.")
     ] = None,
-    log_level: Annotated[LogLevel | None, typer.Option(help="Overrides [log] level.")] = None,
-    log_format: Annotated[LogFormat | None, typer.Option(help="Overrides [log] format.")] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Overrides log.level.")] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Overrides log.format.")] = None,
     on_stop: Annotated[
         OnStop, typer.Option(help="What SIGTERM does to live leases: keep them for the next start, or revoke them.")
     ] = OnStop.KEEP,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -57,6 +59,8 @@ def load(path: Path, env: Mapping[str, str], overrides: Mapping[str, str] | None
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & stat.S_IWOTH:  # it names the roots and the scope map
+                raise ConfigError([f"{path}: can be written by everybody; run chmod o-w {path}"])
             raw = file.read(MAX_FILE_BYTES + 1)
         if len(raw) > MAX_FILE_BYTES:
             raise ConfigError([f"{path}: larger than 1 MiB; is this the config file?"])

@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 SERVICE = "stepcred.v1.CredentialBroker"
 STORE_RETRY = timedelta(seconds=5)
-MAX_IN_FLIGHT = 64  # calls of one agent: a quarter of what the server takes by default
+MAX_IN_FLIGHT = 64  # calls of one agent that ask, and that give back: each a quarter of what the server takes
 CALL_AGAIN = timedelta(seconds=1)
 
 
@@ -73,7 +73,7 @@ class Pipeline:
         self._metrics = metrics
         self._clock = clock
         self._max_metadata = max_metadata
-        self._calls: Counter[str] = Counter()  # agent → calls in flight
+        self._calls: Counter[tuple[str, bool]] = Counter()  # (agent, asks) → calls in flight
 
     def wrap(
         self, name: str, method: Method, parse: Callable[[bytes], Message]
@@ -150,19 +150,20 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _in_flight(self, name: str, agent: Agent) -> Iterator[None]:
-        """One agent's slow mints must not take every place at the server: others' heartbeats need one."""
-        if not METHODS[name].rate_limited:
-            yield
-            return
-        if self._calls[agent.spiffe_id] >= MAX_IN_FLIGHT:
+        """One agent must not take every place at the server: others' heartbeats need one.
+
+        Counted apart, so that its slow mints leave room for its own heartbeats and ends.
+        """
+        place = agent.spiffe_id, METHODS[name].rate_limited
+        if self._calls[place] >= MAX_IN_FLIGHT:
             raise BrokerError(Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN)
-        self._calls[agent.spiffe_id] += 1
+        self._calls[place] += 1
         try:
             yield
         finally:
-            self._calls[agent.spiffe_id] -= 1
-            if not self._calls[agent.spiffe_id]:
-                del self._calls[agent.spiffe_id]
+            self._calls[place] -= 1
+            if not self._calls[place]:
+                del self._calls[place]
 
 
 class _Answered(Exception):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -22,6 +24,7 @@ from broker.rpc.status import duration
 from stepcred.v1 import broker_pb2
 
 MAX_WAIT = 30.0  # seconds for evidence, however long the caller would wait
+MAX_WAITING = 32  # calls of one agent that wait for evidence; half of the places that giving back has
 REPLY_MARGIN = 0.5  # seconds kept for the answer's own way
 MAX_HANDLE = 64  # characters
 MAX_HELD = 1000  # lease ids in one heartbeat
@@ -36,6 +39,7 @@ class Servicer:
         self._policies = policies
         self._timings = timings
         self._clock = clock
+        self._waiting: Counter[str] = Counter()  # agent → calls that give back
 
     def methods(self) -> Mapping[str, Method]:
         """Name in the service → implementation."""
@@ -99,23 +103,37 @@ class Servicer:
         )
 
     async def revoke_lease(self, request: broker_pb2.RevokeLeaseRequest, agent: Agent, context: Any) -> Message:
-        outcome = await self._engine.revoke_lease(
-            agent,
-            request_id=request.request_id,
-            handle=_handle(request.step_handle),
-            lease_id=check_name("lease_id", request.lease_id),
-            wait_seconds=_wait(request, context),
-        )
+        with self._patience(agent, request, context) as seconds:
+            outcome = await self._engine.revoke_lease(
+                agent,
+                request_id=request.request_id,
+                handle=_handle(request.step_handle),
+                lease_id=check_name("lease_id", request.lease_id),
+                wait_seconds=seconds,
+            )
         return broker_pb2.RevokeLeaseResponse(lease=convert.outcome(outcome))
 
     async def end_step(self, request: broker_pb2.EndStepRequest, agent: Agent, context: Any) -> Message:
-        ended = await self._engine.end_step(
-            agent,
-            request_id=request.request_id,
-            handle=_handle(request.step_handle),
-            wait_seconds=_wait(request, context),
-        )
+        with self._patience(agent, request, context) as seconds:
+            ended = await self._engine.end_step(
+                agent,
+                request_id=request.request_id,
+                handle=_handle(request.step_handle),
+                wait_seconds=seconds,
+            )
         return convert.ended(ended)
+
+    @contextlib.contextmanager
+    def _patience(self, agent: Agent, request: Any, context: Any) -> Iterator[float]:
+        """Seconds to wait for evidence. None for one who has many calls waiting: giving back is not refused for that."""
+        crowded = self._waiting[agent.spiffe_id] >= MAX_WAITING
+        self._waiting[agent.spiffe_id] += 1
+        try:
+            yield 0.0 if crowded else _wait(request, context)
+        finally:
+            self._waiting[agent.spiffe_id] -= 1
+            if not self._waiting[agent.spiffe_id]:
+                del self._waiting[agent.spiffe_id]
 
     async def who_am_i(self, _request: broker_pb2.WhoAmIRequest, agent: Agent, _context: Any) -> Message:
         scope_map = self._policies.map

@@ -259,6 +259,15 @@ def test_a_file_that_cannot_be_read_is_one_clear_problem(tmp_path: Path, content
     assert caught.value.problems[0].startswith(f"{file}: {message}")
 
 
+def test_a_config_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text("")
+    file.chmod(0o666)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert caught.value.problems == [f"{file}: can be written by everybody; run chmod o-w {file}"]
+
+
 @pytest.mark.parametrize("value", ['"\\u0000"', '"~nobody/x"', '"."', "''", "[]"])
 def test_odd_paths_are_problems_and_not_crashes(folder: Path, value: str) -> None:
     assert len(problems(folder, GOOD.replace('"server.pem"', value))) == 1

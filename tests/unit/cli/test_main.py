@@ -257,5 +257,6 @@ def test_a_missing_database_or_a_wrong_position_is_one_line(
     tmp_path: Path, database: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["audit", "verify", "--database", str(tmp_path / "none.db")]) == os.EX_UNAVAILABLE
-    assert main(["audit", "export", "--database", str(database), "--after", "last"]) == os.EX_USAGE
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    for position in ("last", f"1/{2**64}", "\u0663/\u0664"):
+        assert main(["audit", "export", "--database", str(database), "--after", position]) == os.EX_USAGE
+    assert len(capsys.readouterr().err.splitlines()) == 4

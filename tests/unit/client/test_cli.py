@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +64,14 @@ def test_a_refusal_is_one_line_with_reason_and_reference(
     fake.script("WhoAmI", DENIED)
     assert run(monkeypatch, "whoami") == 77
     assert capsys.readouterr().err == "stepcred: access denied [ACCESS_DENIED, reference ref-1]\n"
+
+
+@pytest.mark.parametrize("command", [["whoami"], ["whoami", "--json"], ["can", "orders-read"]])
+def test_an_answer_that_cannot_be_written_is_one_line(command: list[str]) -> None:
+    argv = [sys.executable, "-c", "from stepcred.cli import main; main()", *command]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stderr) == (74, "stepcred: cannot write the answer: No space left on device\n")
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

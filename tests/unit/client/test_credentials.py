@@ -74,6 +74,7 @@ def test_variables_of_a_login() -> None:
 def test_stored_values_become_only_harmless_variables() -> None:
     data = {"api_key": "1", "LDAP_PASSWORD": "2", "db-password": "3", "9lives": "4", "clé": "5"}
     steering = ["path", "LD_PRELOAD", "BASH_ENV", "PYTHONPATH", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "STEPCRED_ADDR"]
+    steering += ["HOME", "GIT_SSH_COMMAND", "GCONV_PATH", "PS4", "pager"]
     credential = _decode(key_value({**data, **dict.fromkeys(steering, "evil")})("1"))
     assert credential.env() == {"API_KEY": "1", "LDAP_PASSWORD": "2"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -278,6 +279,37 @@ def test_keys_that_cannot_be_variables_are_named(fake: FakeBroker) -> None:
     assert "LD_PRELOAD" not in env
     assert "LD_PRELOAD, a-b" in result.stderr
     assert "s3cret" not in result.stderr
+
+
+def test_a_key_does_not_write_to_the_terminal(fake: FakeBroker) -> None:
+    fake.scopes["settings"] = key_value({"api_key": "x", "red\x1b[31m": "y"})
+    result = run("exec", "--scope", "settings", "--", "true")
+    assert r"red\x1b[31m" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+def test_a_value_that_no_environment_can_hold_is_refused(fake: FakeBroker) -> None:
+    fake.scopes["settings"] = key_value({"api_key": "s3cret\0"})
+    result = run("exec", "--scope", "settings", "--", "echo", "ran")
+    assert (result.returncode, result.stdout) == (64, "")
+    assert "Traceback" not in result.stderr
+    assert "s3cret" not in result.stderr
+    assert fake.only_step().ended
+
+
+def test_a_program_without_a_name_is_refused_before_anything_is_opened(fake: FakeBroker) -> None:
+    result = run("exec", "--scope", "orders-read", "--", "")
+    assert result.returncode == 64
+    assert "no name" in result.stderr
+    assert not fake.steps
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_a_lost_stderr_changes_neither_exit_code_nor_stdout(fake: FakeBroker, redirection: str) -> None:
+    exec_ = shlex.join([*STEPCRED, "exec", "--scope", "orders-read", "--", "sh", "-c", "echo ran; exit 5"])
+    result = subprocess.run(["sh", "-c", f"{exec_} {redirection}"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (5, "ran\n")
+    assert fake.only_step().ended
 
 
 def test_a_failing_end_keeps_the_childs_code_and_is_said(fake: FakeBroker) -> None:

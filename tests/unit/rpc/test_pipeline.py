@@ -189,6 +189,33 @@ async def test_one_agents_slow_mints_leave_room(edge: Edge, monkeypatch: pytest.
     assert not edge.pipeline._calls
 
 
+async def test_one_agents_heartbeats_leave_room_too(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT", 2)
+    opened, stub, go_on = await edge.begin(), edge.stub(), asyncio.Event()
+    heartbeat = edge.broker.engine.heartbeat
+
+    async def slow_heartbeat(*arguments: Any) -> Any:
+        await go_on.wait()
+        return await heartbeat(*arguments)
+
+    monkeypatch.setattr(edge.broker.engine, "heartbeat", slow_heartbeat)
+
+    def beat() -> Any:
+        return stub.Heartbeat(pb.HeartbeatRequest(step_handle=opened.step_handle))
+
+    slow = [beat(), beat()]
+    await edge.broker.until(lambda: _in_flight(edge, 2))
+    assert (await told(beat())).reason == "RATE_LIMITED"
+    await stub.WhoAmI(pb.WhoAmIRequest())  # asking has places of its own
+    go_on.set()
+    await asyncio.gather(*slow)
+    assert not edge.pipeline._calls
+
+
+async def _in_flight(edge: Edge, count: int) -> bool:
+    return edge.pipeline._calls.total() == count
+
+
 async def _mints(edge: Edge, count: int) -> bool:
     return len(edge.broker.backend.mints) == count
 

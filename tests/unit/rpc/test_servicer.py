@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
 import pytest
 
+from broker.model import Agent
+from broker.rpc import servicer
 from broker.rpc.servicer import MAX_WAIT, _seconds, _wait
 from stepcred.v1 import broker_pb2 as pb
-from tests.fakes.world import OTHER, new_id
+from tests.fakes.world import LOAD, OTHER, agent, new_id
 from tests.unit.rpc.conftest import Edge, told
 
 C = grpc.StatusCode
@@ -42,6 +45,21 @@ def test_nobody_waits_beyond_the_calls_own_deadline(asked: int | None, remaining
     if asked is not None:
         request.wait.seconds = asked
     assert _wait(request, Context(remaining)) == waits
+
+
+async def test_of_one_agents_many_ends_only_some_wait_for_evidence(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servicer, "MAX_WAITING", 2)
+    request, mine, another = pb.EndStepRequest(), agent(LOAD), agent(OTHER)
+    request.wait.seconds = 5
+
+    def patience(who: Agent) -> AbstractContextManager[float]:
+        return edge.servicer._patience(who, request, Context(None))
+
+    with patience(mine) as first, patience(mine) as second, patience(mine) as third, patience(another) as others:
+        assert (first, second, third, others) == (5.0, 5.0, 0.0, 5.0)
+    with patience(mine) as later:
+        assert later == 5.0
+    assert edge.servicer._waiting.total() == 0
 
 
 def test_an_unset_duration_is_not_zero() -> None:

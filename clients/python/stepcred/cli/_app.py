@@ -35,6 +35,8 @@ def run() -> int:
     """Parse, do, and turn every expected error into its exit code."""
     try:
         result = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except StepcredError as error:
         for line in _exits.lines_of(error):
             _exec.say(line)
@@ -42,6 +44,10 @@ def run() -> int:
     except _usage_error() as error:
         error.show()  # type: ignore[attr-defined]  # click's, whichever copy of it typer brings
         return _exits.USAGE
+    except OSError as error:  # of the output: whatever else can fail so is a StepcredError by now
+        _exec.say(f"cannot write the answer: {error.strerror}")
+        sys.stdout = None  # or Python tries again on its way out, and says so
+        return _exits.CANNOT_WRITE
     except (KeyboardInterrupt, typer.Abort):
         return _exits.SIGNALLED + 2
     return result if isinstance(result, int) else 0
@@ -70,7 +76,7 @@ def options(
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})
 def exec_(
-    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.", metavar="CMD...")],
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.", metavar="CMD")],
     scope: Annotated[list[str], typer.Option(help="May be given several times.", metavar="SCOPE")],
     workflow: Workflow = None,
     run: Run = None,
@@ -81,6 +87,8 @@ def exec_(
     The exit code is CMD's own, 128+n after signal n. When CMD was not run: 64 usage, 69 broker unavailable, 75 retry
     later, 77 denied, 78 configuration, 126 not executable, 127 not found.
     """
+    if not command[0]:
+        raise typer.BadParameter("the program has no name", param_hint="CMD")
     return _exec.run(_exec.Job(scopes=list(dict.fromkeys(scope)), argv=command, workflow=workflow, run=run, step=step))
 
 
@@ -123,7 +131,7 @@ def whoami(*, as_json: Json = False) -> int:
     if identity.certificate_not_after:
         table.add_row("certificate", f"valid until {identity.certificate_not_after:%Y-%m-%d %H:%M} UTC")
     table.add_row("sha256", identity.certificate_sha256)
-    Console(soft_wrap=not sys.stdout.isatty(), markup=False, highlight=False).print(table)
+    Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), markup=False, highlight=False).print(table)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -62,7 +63,7 @@ def _in_step(step: stepcred.Step, job: Job, relay: SignalRelay) -> int:
     try:
         environ = child_environment(issued, os.environ)
         return relay.run(job.argv, environ)
-    except Unusable as problem:
+    except (Unusable, ValueError) as problem:  # ValueError: a NUL in a value, which no environment can hold
         say(str(problem))
         return _exits.USAGE
     except OSError as error:
@@ -90,7 +91,8 @@ def child_environment(issued: Sequence[Credential], environ: Mapping[str, str]) 
         if isinstance(credential, KeyValue):
             left_out = sorted(name for name in credential.data if name.upper() not in variables)
             if left_out:
-                say(f"{scope}: left out, not usable as variables: {', '.join(left_out)}")
+                shown = ", ".join(ascii(name)[1:-1] for name in left_out)  # a key must not write to the terminal
+                say(f"{scope}: left out, not usable as variables: {shown}")
         for name, value in variables.items():
             if name in owner and child[name] != value:
                 raise Unusable(f"{owner[name]} and {scope} both set {name}; run two commands, or use the SDK")
@@ -111,5 +113,7 @@ def explain(verdict: stepcred.ScopeVerdict) -> list[str]:
 
 
 def say(first: str, *more: str) -> None:
-    """To stderr: stdout is the child's."""
-    print(f"stepcred: {first}", *more, sep="\n", file=sys.stderr, flush=True)  # noqa: T201
+    """To stderr: stdout is the child's. A stderr that is closed or full does not change what becomes of the child."""
+    if sys.stderr is not None:  # print would take stdout
+        with contextlib.suppress(OSError):
+            print(f"stepcred: {first}", *more, sep="\n", file=sys.stderr, flush=True)  # noqa: T201
