@@ -212,7 +212,7 @@ def test_after_a_disk_that_was_full_for_longer_than_an_epoch_the_daemon_goes_on(
         assert client.end(handle).all_proven
 
 
-@pytest.mark.xfail(strict=True, reason="EndStep writes before it revokes: on a full disk nothing is revoked")
+@pytest.mark.xfail(strict=True, reason="a limit on one file's size: no reserve helps. A full disk: test_full_disk.py")
 def test_a_full_disk_does_not_keep_a_credential_alive_after_the_end_of_its_step(site: Site) -> None:
     deployment = site.deployment()
     with serving(deployment) as (process, client):
