@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from broker.model import NAME, RuleRef, ScopeKind
+from broker.model import NAME, Revocability, RuleRef, ScopeKind, Tier
 from broker.policy import schema
 from broker.policy.document import Document, Path
 from broker.policy.index import Index
@@ -53,6 +53,7 @@ class _Compiler:
         self.head = head = head or schema.lenient_head(self.document.data)
         workloads = self.section("workloads", head.workloads, self.workload)
         scopes = self.section("scopes", head.scopes, self.scope)
+        self.check_tiers(self.section("tiers", head.tiers, self.tier), scopes.values())
         grants = self.section("grants", head.grants, self.grant)
         denies = self.section("denies", head.denies, self.deny)
         nevers = self.section("never", head.never, self.never)
@@ -151,6 +152,22 @@ class _Compiler:
             return
         for inside, message in (*kind.validate(block), *mistakes(block)):
             self.complain((*path, *inside), message)
+
+    def tier(self, data: object, path: Path) -> frozenset[Revocability] | None:
+        entry = self.entry(schema.TierEntry, data, path)
+        names = [tier.value for tier in Tier]
+        if path[-1] not in names:
+            self.complain(path, f"no tier {show(str(path[-1]))}; there are {', '.join(names)}", key=True)
+        return frozenset(entry.revocability) if entry else None
+
+    def check_tiers(self, tiers: Mapping[str, frozenset[Revocability]], scopes: Iterable[Scope]) -> None:
+        """A scope that cannot be ended as its tier demands does not load."""
+        for scope in scopes:
+            taken = tiers.get(scope.tier.value, frozenset(Revocability))
+            if scope.revocability not in taken:
+                listed = ", ".join(sorted(one.value for one in taken))
+                message = f"is {scope.revocability.value}, and tier {scope.tier.value} takes only {listed}"
+                self.complain(("scopes", scope.name), message, key=True)
 
     def grant(self, data: object, path: Path) -> Grant | None:
         entry = self.entry(schema.GrantEntry, data, path)

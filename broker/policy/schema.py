@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from broker.model import MIN_LEASE_LIFE, NAME, JsonValue, Tier
+from broker.model import MIN_LEASE_LIFE, NAME, JsonValue, Revocability, Tier
 from broker.policy.decision import Concurrent
 from broker.policy.document import Document, Path
 from broker.policy.durations import format_duration, parse_duration, parse_instant, parse_time
@@ -129,10 +129,11 @@ class Head(Strict):
     grants: dict[str, Any] = {}
     denies: dict[str, Any] = {}
     never: dict[str, Any] = {}
+    tiers: dict[str, Any] = {}
     tests: list[Any] = []
 
 
-SECTIONS = ("workloads", "scopes", "grants", "denies", "never")
+SECTIONS = ("workloads", "scopes", "grants", "denies", "never", "tiers")
 
 
 def lenient_head(data: JsonValue) -> Head:
@@ -209,6 +210,18 @@ class NeverEntry(Strict):
     tier: TierName | None = None
     scopes: Names | None = None
     description: str = ""
+
+
+def _some(values: list[Revocability]) -> list[Revocability]:
+    if not values:
+        raise ValueError("an empty list takes nothing; name at least one")
+    return values
+
+
+class TierEntry(Strict):
+    """How dead the scopes of a tier must be able to be made."""
+
+    revocability: Annotated[list[Annotated[Revocability, _choice(Revocability, "revocability")]], AfterValidator(_some)]
 
 
 def _expected(value: object) -> bool:

@@ -1,0 +1,45 @@
+"""A tier can demand how dead its credentials can be made; a scope that cannot keep that does not load."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.policy.load import parse
+from broker.policy.problems import ScopeMapError
+from tests.unit.policy.kinds import KINDS
+from tests.unit.policy.maps import HEAD, a_map
+
+MAP = HEAD + "scopes:\n  value: {fake: {role: static}, tier: high}\n  token: {fake: {role: a}, tier: high}\n"
+
+
+def problems(rules: str) -> list[str]:
+    with pytest.raises(ScopeMapError) as caught:
+        parse(MAP + rules, "map.yaml", KINDS)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_scope_that_cannot_be_ended_as_its_tier_demands_does_not_load() -> None:
+    (told,) = problems("tiers:\n  high: {revocability: [EXACT, DENY_POLICY]}\n")
+    assert told == "map.yaml:5:3: is STATIC, and tier high takes only DENY_POLICY, EXACT"
+
+
+@pytest.mark.parametrize(
+    "rules", ["", "tiers: {low: {revocability: [EXACT]}}\n", "tiers: {high: {revocability: [EXACT, STATIC]}}\n"]
+)
+def test_other_tiers_and_tiers_that_take_it_do_not_stand_in_the_way(rules: str) -> None:
+    assert set(parse(MAP + rules, "map.yaml", KINDS).scopes) == {"value", "token"}
+    a_map(rules)
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ("tiers: {hihg: {revocability: [EXACT]}}\n", "no tier 'hihg'; there are low, elevated, high"),
+        ("tiers: {high: {revocability: [EXCAT]}}\n", "revocability is one of EXACT, "),
+        ("tiers: {high: {revocability: []}}\n", "an empty list takes nothing"),
+        ("tiers: {high: {}}\n", "'revocability' is missing"),
+        ("tiers: {high: {revocabilty: [EXACT]}}\n", "unknown key"),
+    ],
+)
+def test_a_mistake_in_it_is_named(rules: str, told: str) -> None:
+    assert any(told in problem for problem in problems(rules))
