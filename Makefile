@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/stepcred/v1/*.proto)
 OUT    := clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench proto proto-check lock clean
+.PHONY: help demo test lint bench crash proto proto-check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: $(READY) ## ruff, mypy strict, import layers
 
 bench: $(READY) ## Figures as ratios in one run
 	@$(BIN)/python -m tests.bench
+
+crash: $(READY) ## Kill the daemon at every point, look at what is alive (KILLS=200 SEED=1)
+	@$(BIN)/python -m tests.crash $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 proto: $(PROTO_READY) ## Generate clients/python/stepcred/v1 from proto/
 	@PATH="$(CURDIR)/$(PROTO_VENV)/bin:$$PATH" $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto \

@@ -17,10 +17,11 @@ from statistics import median
 from typing import IO, Any
 
 from tests.bench.load import Sample
-from tests.bench.raft import allow_broker, allow_direct, raft_openbao
+from tests.bench.raft import allow_broker, allow_direct
 from tests.bench.targets import AGENTS, Agent, Direct, Endpoint, Targets, scope_map
 from tests.support.daemon import Deployment
 from tests.support.processes import accepts, free_port, running, stop
+from tests.support.raft import raft_openbao
 
 UNLIMITED = 1_000_000  # neither the guard nor the request limit is what is measured here
 CONFIG: dict[str, Any] = {

@@ -26,13 +26,19 @@ path "auth/token/revoke-self" { capabilities = ["update"] }
 path "auth/token/lookup-self" { capabilities = ["read"] }
 """
 
-REVOCATION_STATEMENTS = [
-    'ALTER ROLE "{{name}}" NOLOGIN',
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'",
-    'REASSIGN OWNED BY "{{name}}" TO CURRENT_USER',
-    'DROP OWNED BY "{{name}}"',
-    'DROP ROLE IF EXISTS "{{name}}"',
-]
+# One block that also succeeds when the role is gone. OpenBao drops it by itself when its client vanishes while it
+# registers the lease, and may keep the lease, which could otherwise never be revoked (measured).
+REVOCATION_STATEMENT = """
+DO $$ BEGIN
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN
+    ALTER ROLE "{{name}}" NOLOGIN;
+    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}';
+    REASSIGN OWNED BY "{{name}}" TO CURRENT_USER;
+    DROP OWNED BY "{{name}}";
+    DROP ROLE "{{name}}";
+  END IF;
+END $$
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +267,7 @@ def provision_database(
     body = {
         "db_name": connection,
         "creation_statements": creation,
-        "revocation_statements": REVOCATION_STATEMENTS,
+        "revocation_statements": [REVOCATION_STATEMENT],
         "default_ttl": ttl,
         "max_ttl": ttl,
     }

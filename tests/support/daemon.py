@@ -45,6 +45,7 @@ class Deployment:
     aws: Mapping[str, Any] | None = None
     timings: Mapping[str, str] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+    module: str = "broker"  # or one that wraps it
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ class Deployment:
     @property
     def argv(self) -> list[str]:
         """How the daemon is started."""
-        return [PYTHON, "-m", "broker", "serve", "--config", str(self.config)]
+        return [PYTHON, "-m", self.module, "serve", "--config", str(self.config)]
 
     @contextlib.contextmanager
     def daemon(

@@ -18,6 +18,7 @@ class Fault(Enum):
     ANSWER = "ANSWER"  # forwarded and carried out; `answer` is sent instead
     REPLACE = "REPLACE"  # not forwarded; `answer` is sent
     LATE = "LATE"  # the client sees a cut at once; the request is forwarded after `delay` seconds
+    HELD = "HELD"  # forwarded after `delay` seconds, whether or not the client is still there
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Proxy:
     delay: float = 0
     answer: bytes = b""
     requests: list[str] = field(default_factory=list)
-    late: list[asyncio.Task[None]] = field(default_factory=list)
+    late: list[asyncio.Task[bytes]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -64,9 +65,12 @@ class Proxy:
                 fault = self._take(line)
                 if fault is Fault.REPLACE:
                     writer.write(self.answer)
-                elif fault is Fault.LATE:
-                    self.late.append(asyncio.create_task(self._forward_later(request)))
-                    return
+                elif fault in (Fault.LATE, Fault.HELD):
+                    late = asyncio.create_task(self._forward_later(request, self.delay))
+                    self.late.append(late)
+                    if fault is Fault.LATE:
+                        return
+                    writer.write(await late)
                 else:
                     answer = await self._forward(request)
                     if fault is Fault.CUT:
@@ -83,9 +87,9 @@ class Proxy:
             await writer.drain()
             return await _message(reader)
 
-    async def _forward_later(self, request: bytes) -> None:
-        await asyncio.sleep(self.delay)
-        await self._forward(request)
+    async def _forward_later(self, request: bytes, delay: float) -> bytes:
+        await asyncio.sleep(delay)
+        return await self._forward(request)
 
 
 async def _message(reader: asyncio.StreamReader) -> bytes:
@@ -121,3 +125,57 @@ async def proxy(upstream: int) -> AsyncIterator[Proxy]:
         server.close()
         for task in state.late:
             task.cancel()
+
+
+class Cable:
+    """Plain TCP between a client and a server, which can be cut and mended from any thread."""
+
+    def __init__(self, upstream: int) -> None:
+        self.port = 0
+        self._upstream = upstream
+        self._loop = asyncio.get_running_loop()
+        self._whole = True
+        self._ends: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        """Every connection is reset, and so is each new one."""
+        self._whole = False
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def mend(self) -> None:
+        """New connections get through again."""
+        self._whole = True
+
+    def _abort(self) -> None:
+        for end in self._ends:
+            end.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._whole:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
+        ends = {writer, far_writer}
+        self._ends |= ends
+        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        self._ends -= ends
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError), contextlib.closing(writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def cable(upstream: int) -> AsyncIterator[Cable]:
+    """On a free loopback port before `127.0.0.1:upstream`."""
+    state = Cable(upstream)
+    server = await asyncio.start_server(state._serve, "127.0.0.1", 0)
+    state.port = server.sockets[0].getsockname()[1]
+    try:
+        yield state
+    finally:
+        server.close()
+        state._abort()

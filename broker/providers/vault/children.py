@@ -23,9 +23,8 @@ from broker.secret import Secret
 LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between looks: a queued revocation takes a few milliseconds
 CLOCK_SKEW = timedelta(seconds=30)  # between the server's clock and ours
 SUSPECT_SECONDS = 3600.0  # for which a listing counts as the first of two
-QUEUED_TRIES = (
-    6  # then the server calls a lease irrevocable and ignores what is queued; each ask of ours is a try (measured)
-)
+# Then the server calls the lease irrevocable and ignores what is queued; each ask of ours is one try (measured).
+QUEUED_TRIES = 6
 
 
 class Children:
