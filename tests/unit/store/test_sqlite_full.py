@@ -119,6 +119,22 @@ async def test_on_a_full_disk_nothing_begins_and_everything_ends(disk: Path) -> 
     assert integrity(disk) == "ok"
 
 
+async def test_already_the_first_end_on_a_full_disk_is_written(disk: Path) -> None:
+    """The room is made before the commit that needs it: nobody has to ask twice."""
+    store = opened(disk)
+    names = await with_leases(store)
+    fill(disk)
+
+    def end_all(tx: Tx) -> None:
+        for name in names:
+            end(tx, name)
+
+    await store.write(end_all)
+    assert store.sparing
+    await store.close()
+    assert integrity(disk) == "ok"
+
+
 async def test_a_daemon_starts_on_a_full_disk_and_ends_what_it_left(disk: Path) -> None:
     store = opened(disk)
     names = await with_leases(store)
