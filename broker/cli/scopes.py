@@ -28,7 +28,7 @@ from broker.policy.scope_map import ScopeMap
 
 FOUND = 1  # looked, and found something
 
-app = typer.Typer(no_args_is_help=True, help="Look at a scope map, offline.")
+app = typer.Typer(no_args_is_help=True, help="Look at a scope map; all but provision --diff offline.")
 app.command("provision")(provision)
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
