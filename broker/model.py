@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum
+from pathlib import PurePath
 from typing import Any, Protocol, TypeAlias
 
 from broker.secret import Secret
@@ -196,7 +197,12 @@ class RuleRef:
     line: int
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.file}:{self.line})"
+        return f"{self.name} ({self.position})"
+
+    @property
+    def position(self) -> str:
+        """file:line without the folder: agents are told it, and need not know where the broker keeps its files."""
+        return f"{PurePath(self.file).name}:{self.line}"
 
 
 # --- credentials in flight: from a provider to the reply, never into the store ---

@@ -25,7 +25,7 @@ FOUND = 1  # looked, and found something alive
 def recheck(
     config: ConfigFile,
     *,
-    since: Annotated[str, typer.Option(metavar="TIME", help="Only leases that ended after it.  [default: all]")] = "",
+    since: Annotated[str, typer.Option(metavar="TIME", help="Only leases that ended after it.  (default: all)")] = "",
     vault_token_file: VaultTokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:

@@ -16,7 +16,8 @@ from rich.text import Text
 from broker.cli.provision import provision
 from broker.clock import SystemClock
 from broker.errors import StoreError
-from broker.model import JsonValue, ScopeKind
+from broker.identity.spiffe import SpiffeIdError, parse_spiffe_id
+from broker.model import NAME, JsonValue, ScopeKind
 from broker.policy.decision import Allowed, Denied
 from broker.policy.durations import parse_instant
 from broker.policy.expectations import Outcome, request_for, run_tests
@@ -56,7 +57,7 @@ def lint(file: _File, *, as_json: _Json = False) -> None:
 def run_expectations(
     file: _File,
     *,
-    at: Annotated[str, typer.Option(help="Time of the tests that say none.  [default: now]")] = "",
+    at: Annotated[str, typer.Option(help="Time of the tests that say none.  (default: now)")] = "",
     as_json: _Json = False,
 ) -> None:
     """Run the map's `tests:`. Exit 1: one of them failed."""
@@ -66,7 +67,7 @@ def run_expectations(
         _print_json({"passed": len(outcomes) - len(failed), "failed": [_outcome(one) for one in failed]})
     else:
         for one in failed:
-            _say([("red", f"FAILED {one.test.rule}: {_told(one)}")])
+            _say([("red", f"FAILED {one.test.rule.name} ({one.test.rule.file}:{one.test.rule.line}): {_told(one)}")])
         _say([("red" if failed else "green", f"{len(outcomes) - len(failed)} passed, {len(failed)} failed")])
     raise typer.Exit(FOUND if failed else os.EX_OK)
 
@@ -77,10 +78,10 @@ def explain(
     scope: Annotated[str, typer.Argument(metavar="[SCOPE]")] = "",
     *,
     map_file: Annotated[Path | None, typer.Option("--map", metavar="FILE", help="The scope map.")] = None,
-    workflow: Annotated[str, typer.Option(help="Claimed.  [default: what the certificate says]")] = "",
+    workflow: Annotated[str, typer.Option(help="Claimed.  (default: what the certificate says)")] = "",
     run: Annotated[str, typer.Option(help="Claimed.")] = "",
     step: Annotated[str, typer.Option(help="Claimed.")] = "",
-    at: Annotated[str, typer.Option(help="2026-12-01T23:00Z.  [default: now]")] = "",
+    at: Annotated[str, typer.Option(help="2026-12-01T23:00Z.  (default: now)")] = "",
     denial: Annotated[str, typer.Option(metavar="REF", help="The reference id that a refused agent was told.")] = "",
     database: Annotated[Path | None, typer.Option(help="With --denial: the broker's database.")] = None,
     as_json: _Json = False,
@@ -96,7 +97,19 @@ def explain(
     if not (agent and scope and map_file):
         _fail(os.EX_USAGE, "give AGENT SCOPE --map FILE, or --denial REF --database PATH")
     claims: dict[str, str | None] = {"workflow": workflow, "run": run, "step": step}
+    _check_words(agent, scope, claims)
     _explain(_load(map_file), agent, scope, _instant(at), claims, as_json=as_json)
+
+
+def _check_words(agent: str, scope: str, claims: Mapping[str, str | None]) -> None:
+    """What no broker would be asked has no answer either."""
+    try:
+        parse_spiffe_id(agent)
+    except SpiffeIdError as error:
+        _fail(os.EX_USAGE, f"AGENT {show(agent)}: {error}")
+    for name, word in {"SCOPE": scope, **claims}.items():
+        if word and NAME.fullmatch(word) is None:
+            _fail(os.EX_USAGE, f"{name} {show(word)} must match {NAME.pattern}")
 
 
 def _explain(

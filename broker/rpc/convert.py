@@ -110,7 +110,7 @@ def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
     if isinstance(decision, Allowed):
         message.verdict = broker_pb2.VERDICT_GRANTED
         message.rule = decision.rule.name
-        message.position = f"{decision.rule.file}:{decision.rule.line}"
+        message.position = decision.rule.position
         message.ttl.CopyFrom(duration(decision.ttl))
         message.tier = lease_pb2.Tier.Value(f"TIER_{decision.tier.name}")
         message.revocability = lease_pb2.Revocability.Value(f"REVOCABILITY_{decision.revocability.value}")
@@ -121,5 +121,5 @@ def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
         message.smallest_fix = decision.smallest_fix
         if decision.rule is not None:
             message.rule = decision.rule.name
-            message.position = f"{decision.rule.file}:{decision.rule.line}"
+            message.position = decision.rule.position
     return message

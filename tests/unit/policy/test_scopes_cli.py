@@ -88,7 +88,17 @@ def test_explain_says_which_rule_and_what_to_change(good: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), (LOAD,), (LOAD, "orders"), ("--denial", "x"), (LOAD, "orders", "--at", "noon", "--map")]
+    "arguments",
+    [
+        (),
+        (LOAD,),
+        (LOAD, "orders"),
+        ("--denial", "x"),
+        (LOAD, "orders", "--at", "noon", "--map"),
+        ("load", "orders", "--map"),
+        (LOAD, "a b", "--map"),
+        (LOAD, "orders", "--run", "\x1b[31m", "--map"),
+    ],
 )
 def test_explain_asked_wrongly_exits_64(good: Path, arguments: tuple[str, ...]) -> None:
     result = run("explain", *arguments, *([good] if "--map" in arguments else []))

@@ -97,7 +97,7 @@ def test_every_credential_is_revealed_in_its_own_field(value: Credential, kind: 
 
 
 def test_the_rule_and_the_fix_are_told_only_of_scopes_that_some_grant_gives() -> None:
-    rule = RuleRef(name="nightly", file="scopes.yaml", line=7)
+    rule = RuleRef(name="nightly", file="/etc/stepcred/scopes.yaml", line=7)
     denied = {
         known: Denied(reason=Denial.OUTSIDE_WINDOW, message="m", known=known, rule=rule, smallest_fix="fix")
         for known in (True, False)
