@@ -27,7 +27,7 @@ WORKERS = 12
 NAMED = 0.75  # share of kills at a named point; the others at a random instant
 READY = 30.0  # seconds for a start
 PATIENCE = 2.5  # seconds of load within which a point is reached; else the kill falls on a random instant
-REST = 60.0  # seconds for everything to end in the end
+REST = 150.0  # seconds for everything to end: an orphan is one after two looks, up to a minute apart
 EVERY = 10  # kills per line of progress
 
 
