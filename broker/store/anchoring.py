@@ -107,7 +107,7 @@ class Anchoring:
 def misfit(tx: Tx, held: Anchor | None) -> str:
     """What shows that the database has forgotten something; "" when nothing does."""
     if held is None:
-        return "is missing, though this database was anchored; restore the file, or" if tx.control().anchored else ""
+        return "is missing, though this database was anchored: restore the file" if tx.control().anchored else ""
     at = held.head
     found = tx.journal(after=(at.chain, at.seq - 1), limit=1)
     if not found or (found[0].chain, found[0].seq) != (at.chain, at.seq):
