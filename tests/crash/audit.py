@@ -61,7 +61,7 @@ class Audit:
         known = self.known()
         suspects = set(self._unknown(alive, known)), set(_duplicate(alive, known))
         if any(suspects):
-            again = self._backend.look()
+            again = self._backend.look(again=True)
             self._findings.unknown |= suspects[0] & set(self._unknown(again, known))
             self._findings.duplicate |= suspects[1] & set(_duplicate(again, known))
         return alive
@@ -73,7 +73,7 @@ class Audit:
         PostgreSQL commits, OpenBao calls the creation failed and forgets it: no lease, no right of the broker's leads
         to it, and nobody has its password. It must end by itself, within the scope's ttl.
         """
-        alive = self._backend.look()
+        alive = self._backend.look(again=True)
         self._findings.leaked |= {f"token of lease {token.lease_id}" for token in alive.tokens}
         self._findings.leaked |= {child.id for child in alive.children}
         self._findings.forgotten |= self._backend.end_within(TTL, alive.loose - self._deliveries.logins)

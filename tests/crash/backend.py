@@ -52,28 +52,42 @@ class Alive:
 
 
 class Backend:
-    """Looks. A tomb stays one, so it is looked up once: there are many in the end."""
+    """Looks. What a token or secret is never changes, so it is asked once: there are many in the end."""
 
     def __init__(self, site: Site) -> None:
         self._bao = site.bao
         self._pg = site.pg
         self._roles = {role.name for role in ROLES}
+        self._tokens: dict[str, Token] = {}  # by accessor
+        self._children: dict[str, Child] = {}
         self._tombs: set[str] = set()
         self._others: set[str] = set()  # the broker's own logins, the root token
         self._threads = ThreadPoolExecutor(AT_ONCE)
 
-    def look(self) -> Alive:
-        """Blocks; tokens first, so that what is listed later is not older than they are."""
+    def look(self, *, again: bool = False) -> Alive:
+        """Blocks; tokens first, so that what is listed later is not older than they are.
+
+        `again`: ask about each one, also if it is known; a listing may name what is just being taken out.
+        """
         accessors = set(self._bao.must("LIST", "auth/token/accessors").data["keys"])
         self._tombs &= accessors
-        unknown = accessors - self._tombs - self._others
-        tokens = tuple(token for token in self._threads.map(self._token, unknown) if token)
-        if self._pg is None:
-            return Alive(tokens=tokens, tombs=len(self._tombs), children=(), logins=frozenset())
-        ids = self._bao.child_leases(DATABASE)
-        children = tuple(child for child in self._threads.map(self._child, ids) if child)
-        logins = frozenset(self._pg.minted_roles())
-        return Alive(tokens=tokens, tombs=len(self._tombs), children=children, logins=logins)
+        asked = accessors - self._tombs - self._others - (set() if again else self._tokens.keys())
+        self._tokens = {one: token for one, token in self._tokens.items() if one in accessors - asked}
+        self._tokens |= {token.accessor: token for token in self._threads.map(self._token, asked) if token}
+        children = self._look_for_children(again=again) if self._pg else ()
+        return Alive(
+            tokens=tuple(self._tokens.values()),
+            tombs=len(self._tombs),
+            children=children,
+            logins=frozenset(self._pg.minted_roles() if self._pg else ()),
+        )
+
+    def _look_for_children(self, *, again: bool) -> tuple[Child, ...]:
+        ids = set(self._bao.child_leases(DATABASE))
+        asked = ids - (set() if again else self._children.keys())
+        self._children = {one: child for one, child in self._children.items() if one in ids - asked}
+        self._children |= {child.id: child for child in self._threads.map(self._child, asked) if child}
+        return tuple(self._children.values())
 
     def end_within(self, seconds: float, logins: Iterable[str]) -> set[str]:
         """Those of these logins that the database itself lets end in time."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from broker.journal.chain import verify
 from broker.store.base import tail
-from tests.crash.armed_broker import MUTANT, NTH, POINT
+from tests.crash.armed_broker import BACKOFF, MUTANT, NTH, POINT
 from tests.crash.audit import Audit, Findings
 from tests.crash.backend import Backend
 from tests.crash.load import Load
@@ -128,7 +128,9 @@ class Harness:
         """Started, maybe not ready; dead at the end."""
         deployment = self._site.deployment
         env = {**os.environ, MUTANT: self._mutant}
-        if plan and plan.point:
+        if plan is None:
+            env[BACKOFF] = "2"  # seconds: nothing but patience is saved
+        elif plan.point:
             env |= {POINT: plan.point, NTH: str(plan.nth)}
         with deployment.log.open("ab") as log:
             process = subprocess.Popen(deployment.argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
