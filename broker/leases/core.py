@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from broker.clock import Clock
 from broker.config import Timings
@@ -25,6 +25,7 @@ from broker.policy.holder import Policies
 from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_SCOPES = 32  # per step; keeps one request's answer small
 
 
@@ -81,9 +82,11 @@ class Core:
         object.__setattr__(self, "breakers", {name: Breaker(self.clock) for name in self.providers})
 
     def surely(self, provider: str) -> datetime:
-        """A time that has certainly passed for this provider's verifier, by its own clock where that was heard."""
+        """A time that has certainly passed for this provider's verifier; by its own clock, where that can be heard."""
         told = self.providers.get(provider)
-        return self.epoch.surely(told.time_heard() if isinstance(told, KnowsTime) else None)
+        if isinstance(told, KnowsTime):
+            return told.time_heard() or _NEVER
+        return self.epoch.surely()
 
     def must_answer(self, provider: str) -> None:
         """Raises PROVIDER_FAILED while its breaker is open: before the intent, so free of charge."""

@@ -59,14 +59,13 @@ class EpochKeeper:
         if row is None or row.id != self.id or not self.fresh():
             raise EpochLost
 
-    def surely(self, heard: datetime | None = None) -> datetime:
-        """A time that has certainly passed: the clock's, and this epoch's start plus what has elapsed since.
+    def surely(self) -> datetime:
+        """A time that has certainly passed: the wall clock's, and this epoch's start plus what has elapsed since.
 
         Where passing time is evidence that a credential is dead, a clock set forward must not be (DESIGN section 5).
-        `heard`: the verifier's own time, which then stands for the wall clock's.
         """
         elapsed = timedelta(seconds=self._clock.boottime() - self.started_boot)
-        return min(heard or self._clock.now(), self._started_at + elapsed)
+        return min(self._clock.now(), self._started_at + elapsed)
 
     async def take(self) -> int:
         """Start a new epoch and adopt what older ones left, in one transaction. Returns its id."""

@@ -8,6 +8,7 @@ clock; when it is set, those known by then go on by boot time, for as long as th
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from broker.errors import BrokerError, StoreError
 from broker.leases import moves
@@ -131,14 +132,15 @@ class Reaper:
         lost = [lease_id for lease_id, since in self._unclaimed.items() if self._window_over(since, boot)]
         if not past and not lost:
             return
-        surely = {lease.provider: core.surely(lease.provider) - core.timings.clock_skew for lease in past}
+        expire = partial(_expire_one, at=at, skew=core.timings.clock_skew)
+        surely = {lease.provider: core.surely(lease.provider) for lease in past}
 
         def operation(tx: Tx) -> list[str]:
             core.epoch.fence(tx)
             for lease in filter(None, map(tx.lease, lost)):
                 if lease.claimed_at is None:  # still: a heartbeat may have come in between
                     moves.withdraw(tx, lease, at=at, reason=EndReason.UNCLAIMED)
-            return [lease.id for lease in past if _expire_one(tx, lease, at=at, surely=surely[lease.provider])]
+            return [lease.id for lease in past if expire(tx, lease, surely=surely[lease.provider])]
 
         for lease_id in await core.store.write(operation):
             core.endings.tell(lease_id)
@@ -158,10 +160,10 @@ class Reaper:
         return boot - counted_from > self._core.timings.claim_window.total_seconds()
 
 
-def _expire_one(tx: Tx, lease: Lease, *, at: datetime, surely: datetime) -> bool:
+def _expire_one(tx: Tx, lease: Lease, *, at: datetime, surely: datetime, skew: timedelta) -> bool:
     """True when it is EXPIRED: only where the verifier enforces time, and its bound has surely passed."""
     if lease.revocability in TIME_ENFORCED:
-        return surely >= lease.expires_at and moves.end_lease(
+        return surely >= lease.expires_at + skew and moves.end_lease(
             tx, lease, LeaseState.EXPIRED, evidence=Evidence.EXPIRED, at=at
         )
     moves.withdraw(tx, lease, at=at, reason=EndReason.LEASE_EXPIRED)
