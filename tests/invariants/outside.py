@@ -84,7 +84,7 @@ class Outside:
     def landing(self) -> list[str]:
         """Creates that may still land."""
         self.sent = {lease_id: one for lease_id, one in self.sent.items() if self.clock.elapsed <= one.lands_until}
-        return sorted(self.sent)
+        return list(self.sent)
 
     def land(self, lease_id: str) -> None:
         """A create arrives; its id may have been occupied meanwhile."""
@@ -154,6 +154,7 @@ class Remote:
     async def revoke(self, ref: LeaseRef) -> Progress:
         await self._reach()
         if self._timed:
+            self._answered()
             return Progress(step="WAITS")
         if not self._outside.proves:
             return Progress(step="SENT")
@@ -169,6 +170,7 @@ class Remote:
     async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:
         await self._reach()
         if self._timed:
+            self._answered()
             return Settlement(found=False)
         found = self._outside.made.pop(ref.lease_id, None) is not None
         self._outside.occupied.add(ref.lease_id)
