@@ -30,7 +30,9 @@ class Outcome:
 def outcome_of(lease: Lease) -> Outcome:
     """As it stands in the store."""
     asked = min((at for at in (lease.doomed_at, lease.revoking_at) if at is not None), default=None)
-    took = lease.ended_at - asked if lease.ended_at is not None and asked is not None else None
+    took = None
+    if lease.ended_at is not None and asked is not None:
+        took = max(timedelta(0), lease.ended_at - asked)  # the clock may have been set back in between
     dead_or_static = lease.state.terminal or lease.revocability is Revocability.STATIC
     return Outcome(
         lease_id=lease.id,
