@@ -22,7 +22,16 @@ from broker.clock import SystemClock
 from broker.model import AwsSession, Revocability
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import LeaseRef, MintInDoubt, MintOrder, MintRefused, Provider, ProviderError, SettlesDoubt
+from broker.providers.base import (
+    KnowsTime,
+    LeaseRef,
+    MintInDoubt,
+    MintOrder,
+    MintRefused,
+    Provider,
+    ProviderError,
+    SettlesDoubt,
+)
 from tests.support.moto import MotoServer, moto_server
 from tests.support.processes import free_port
 
@@ -414,3 +423,11 @@ async def test_a_hung_sts_delays_no_deny(moto: MotoServer, tmp_path: Path) -> No
         with pytest.raises(MintInDoubt):
             await stuck
         await provider.close()
+
+
+async def test_the_time_of_the_last_answer_is_heard(aws: AwsProvider) -> None:
+    assert isinstance(aws, KnowsTime)
+    await aws.check()
+    heard = aws.time_heard()
+    assert heard is not None
+    assert abs(heard - SystemClock().now()) < timedelta(seconds=30)

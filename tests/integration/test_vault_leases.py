@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from broker.clock import SystemClock
 from broker.model import Evidence, KeyValue, UsernamePassword, VaultToken
-from broker.providers.base import Minted, MintRefused
+from broker.providers.base import KnowsTime, Minted, MintRefused
 from tests.support.bao import BaoServer, BrokerLogin, TokenRole, openbao, provision, provision_database, put_secret
 from tests.support.postgres import PostgresServer
 from tests.support.vault import Notes, new_ref, order_of, token_name, vault_provider, with_refs
@@ -157,3 +159,13 @@ async def test_over_tls_with_the_servers_own_ca_and_no_other(tmp_path: Path) -> 
 
 def _shown(minted: Minted) -> str:
     return json.dumps(dict(minted.refs)) + repr(minted)
+
+
+async def test_the_time_of_the_last_answer_is_heard(bao: BaoServer, login: BrokerLogin) -> None:
+    async with vault_provider(bao.address, login) as provider:
+        assert isinstance(provider, KnowsTime)
+        assert provider.time_heard() is None
+        await provider.check()
+        heard = provider.time_heard()
+        assert heard is not None
+        assert abs(heard - SystemClock().now()) < timedelta(seconds=30)

@@ -17,6 +17,7 @@ from typing import Any
 
 from broker.model import JsonValue
 from broker.providers.aws.settings import AwsSettings
+from broker.providers.heard import HeardTime
 
 # At DEBUG botocore logs whole answers, minted secrets included (measured).
 _LEAKING_LOGGERS = ("boto3", "botocore", "s3transfer", "urllib3")
@@ -78,9 +79,10 @@ class Lane:
 class Clients:
     """One boto3 client per service, region and endpoint: a client costs 6 ms, a session 100 ms (measured)."""
 
-    def __init__(self, settings: AwsSettings) -> None:
+    def __init__(self, settings: AwsSettings, heard: HeardTime) -> None:
         quiet()
         self._settings = settings
+        self._heard = heard
         self._session: Any = None
         self._clients: dict[tuple[str, str, str], Any] = {}
         self._lock = threading.Lock()  # a Session is not safe for several threads, its clients are
@@ -100,13 +102,18 @@ class Clients:
         try:
             answer: Mapping[str, JsonValue] = getattr(client, operation)(**parameters)
         except ClientError as error:
+            self._hear(error.response)
             return _refusal(error.response)
         except BotoCoreError as error:
             name = type(error).__name__
             return Failure(code=name, sent=name not in _UNSENT)
         except Exception as error:  # noqa: BLE001 - a parser's or a hook's own error: the request may have been sent
             return Failure(code=type(error).__name__)
+        self._hear(answer)
         return answer
+
+    def _hear(self, answer: Mapping[str, Any]) -> None:
+        self._heard.hear(str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")))
 
     def _client(self, service: str, region: str, endpoint: str) -> Any:
         key = (service, region, endpoint)

@@ -32,6 +32,7 @@ from broker.providers.base import (
     Sweep,
     Swept,
 )
+from broker.providers.heard import HeardTime
 from broker.secret import Secret
 
 SHORTEST_SESSION = 900  # seconds; STS's limits. The session policy's bound makes a lease shorter
@@ -64,11 +65,16 @@ class AwsProvider:
     def __init__(self, settings: AwsSettings, clock: Clock, *, epoch: Callable[[], int]) -> None:
         self._settings = settings
         self._clock = clock
-        self._clients = Clients(settings)
+        self._heard = HeardTime(clock)
+        self._clients = Clients(settings, self._heard)
         patience = settings.connect_timeout.total_seconds()
         self._mints = Lane("mint", settings.mint_workers, patience)
         self._revokes = Lane("revoke", settings.revoke_workers, patience)
         self._denies = DenyList(iam=self._iam, installation=settings.installation, epoch=epoch, clock=clock)
+
+    def time_heard(self) -> datetime | None:
+        """AWS's time: `KnowsTime`."""
+        return self._heard.now()
 
     async def mint(self, order: MintOrder) -> Minted:
         """One AssumeRole. The credential works until `order.ref.expires_at`, though STS's own expiry is later."""

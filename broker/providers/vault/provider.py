@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -31,6 +32,7 @@ from broker.providers.base import (
     Sweep,
     Swept,
 )
+from broker.providers.heard import HeardTime
 from broker.providers.vault import answers
 from broker.providers.vault.children import Children
 from broker.providers.vault.client import TokenAnswer, VaultClient
@@ -78,7 +80,8 @@ class VaultProvider:
         self.landing_seconds = settings.request_limit_seconds
         self._settings = settings
         self._clock = clock
-        self._transport = Transport(settings)
+        self._heard = HeardTime(clock)
+        self._transport = Transport(settings, heard=self._heard)
         self._client = VaultClient(self._transport)
         self._login = Login(self._client, settings.auth, clock)
         self._tokens: Tokens = (
@@ -90,6 +93,10 @@ class VaultProvider:
         self._lists = RevocationLists(self._transport)
         self._rights = Rights(self._client, settings)
         self._survey = Survey(self._client, settings, clock)
+
+    def time_heard(self) -> datetime | None:
+        """The server's time: `KnowsTime`."""
+        return self._heard.now()
 
     async def close(self) -> None:
         await self._transport.close()

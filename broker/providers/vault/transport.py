@@ -17,6 +17,7 @@ import aiohttp
 from hvac.adapters import Adapter
 from yarl import URL
 
+from broker.providers.heard import HeardTime
 from broker.providers.vault.scope import is_path
 from broker.providers.vault.settings import VaultSettings
 from broker.secret import Secret
@@ -45,10 +46,17 @@ class VaultRefused(Exception):
 class Transport:
     """One connection pool. `acting_as` gives an hvac adapter for a token."""
 
-    def __init__(self, settings: VaultSettings, certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self,
+        settings: VaultSettings,
+        certificate: tuple[Path, Path] | None = None,
+        *,
+        heard: HeardTime | None = None,
+    ) -> None:
         self.settings = settings
         self._certificate = certificate  # shown to the server: certificate and key
         self._base = settings.address.rstrip("/")
+        self._heard = heard
         self._session: aiohttp.ClientSession | None = None
 
     def acting_as(self, token: Secret | None) -> TokenAdapter:
@@ -102,6 +110,8 @@ class Transport:
                 headers=sent,
                 allow_redirects=False,
             ) as response:
+                if self._heard:
+                    self._heard.hear(response.headers.get("Date", ""))
                 status, raw = response.status, await _read(response, max_bytes)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise VaultUnreachable("the server cannot be reached") from None

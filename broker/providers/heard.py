@@ -1,0 +1,36 @@
+"""The time at a provider, as its last answer told it: a credential is dead by its verifier's clock, not by ours."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from broker.clock import Clock
+
+
+class HeardTime:
+    """Remembers one `Date` header (RFC 9110, whole seconds, GMT) and when it was heard on CLOCK_BOOTTIME.
+
+    Safe to call from a provider's own threads.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heard: tuple[datetime, float] | None = None
+
+    def hear(self, date: str) -> None:
+        """Take the header of an answer that has just arrived; one that cannot be read tells nothing."""
+        try:
+            at = parsedate_to_datetime(date)
+        except (ValueError, TypeError):
+            return
+        if at.tzinfo is not None:
+            self._heard = (at.astimezone(UTC), self._clock.boottime())
+
+    def now(self) -> datetime | None:
+        """That clock's time now, at most a second and the answer's way behind; None when nothing was heard yet."""
+        heard = self._heard
+        if heard is None:
+            return None
+        at, boot = heard
+        return at + timedelta(seconds=self._clock.boottime() - boot)
