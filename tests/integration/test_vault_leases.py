@@ -169,3 +169,22 @@ async def test_the_time_of_the_last_answer_is_heard(bao: BaoServer, login: Broke
         heard = provider.time_heard()
         assert heard is not None
         assert abs(heard - SystemClock().now()) < timedelta(seconds=30)
+
+
+async def test_a_transit_token_encrypts_with_its_key_and_no_other(bao: BaoServer, tmp_path: Path) -> None:
+    if "transit/" not in bao.must("GET", "sys/mounts").data:
+        bao.must("POST", "sys/mounts/transit", {"type": "transit"})
+    for key in ("orders", "payroll"):
+        bao.must("POST", f"transit/keys/{key}", {})
+    login = provision(bao, tmp_path, [TokenRole(name="seal-orders")], broker="transit-broker")
+    policy = 'path "transit/encrypt/orders" { capabilities = ["update"] }'
+    bao.must("PUT", "sys/policies/acl/seal-orders", {"policy": policy})
+    async with vault_provider(bao.address, login) as provider:
+        ref = new_ref({"role": "seal-orders"})
+        minted = await provider.mint(order_of(ref))
+        assert isinstance(minted.credential, VaultToken)
+        token, plain = minted.credential.token.reveal(), {"plaintext": "b3JkZXI="}
+        assert bao.call("POST", "transit/encrypt/orders", plain, token=token).data["ciphertext"].startswith("vault:v1:")
+        assert bao.call("POST", "transit/encrypt/payroll", plain, token=token).status == 403
+        assert (await provider.revoke(with_refs(ref, minted.refs))).evidence is Evidence.SEEN_DEAD
+        assert bao.call("POST", "transit/encrypt/orders", plain, token=token).status == 403

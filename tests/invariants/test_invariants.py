@@ -16,7 +16,7 @@ import pytest
 from broker.errors import Reason, StoreError
 from broker.guard.guard import Guard
 from broker.journal.records import Kind
-from broker.leases import issuing, minting, moves
+from broker.leases import epoch, issuing, minting, moves
 from broker.leases.core import Core
 from broker.leases.revoking import RevocationLane
 from broker.model import Evidence, LeaseState
@@ -59,6 +59,12 @@ async def test_i1_mutant_without_a_durable_intent(tmp_path: Path, monkeypatch: P
         return original(self, _Nothing(tx, "insert_lease"), *args)
 
     monkeypatch.setattr(issuing.Issuing, "_intend", forgetful)
+    async with world(tmp_path, sqlite=True) as broker:
+        await fails(i1(broker))
+
+
+async def test_i1_mutant_that_forgets_its_predecessors_intents(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(epoch, "_adopt", lambda *_: (0, 0))
     async with world(tmp_path, sqlite=True) as broker:
         await fails(i1(broker))
 
