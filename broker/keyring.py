@@ -64,11 +64,8 @@ def hash_handle(handle: str) -> bytes:
 
 
 def generate(path: Path) -> Keyring:
-    """Write a new key file (0600, must not exist) and load it. Raises ConfigError."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:  # a symlink to nowhere "does not exist" either, until it is to be made
-        raise ConfigError([f"mint_key_file {path}: cannot be made ({error.strerror})"]) from None
+    """Write a new key file (0600, must not exist) and load it. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "w") as file:
         file.write(_new_line(()))
         file.flush()

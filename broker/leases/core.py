@@ -82,10 +82,11 @@ class Core:
         object.__setattr__(self, "breakers", {name: Breaker(self.clock) for name in self.providers})
 
     def surely(self, provider: str) -> datetime:
-        """A time that has certainly passed for this provider's verifier; by its own clock, where that can be heard."""
+        """A time that has certainly passed: by the verifier's own clock too, where that can be heard."""
         told = self.providers.get(provider)
         if isinstance(told, KnowsTime):
-            return told.time_heard() or _NEVER
+            heard = told.time_heard()
+            return _NEVER if heard is None else min(heard, self.epoch.surely())
         return self.epoch.surely()
 
     def must_answer(self, provider: str) -> None:

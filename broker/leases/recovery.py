@@ -109,7 +109,8 @@ def _last_record(tx: Tx) -> datetime | None:
     if head is None:
         return None
     (entry,) = tx.journal(after=(head.chain, head.seq - 1), limit=1)
-    return datetime.fromisoformat(json.loads(entry.body)["at"])
+    told = json.loads(entry.body)
+    return datetime.fromisoformat(told["data"]["since"] if told["kind"] in ("RECOVERING", "RECOVERED") else told["at"])
 
 
 def _begin(tx: Tx, asked: Request, lost: Head | None, *, at: datetime, replica: str) -> int:

@@ -129,7 +129,7 @@ class RevocationLane:
             async with self._bulkheads[lease.provider]:
                 await self._attempt(lease)
         except EpochLost:
-            return  # a successor's lease now
+            await self._core.clock.sleep(IDLE)  # a successor's lease now, or ours again when the epoch is
         except StoreError:
             log.warning("the end of a lease could not be written; trying again", lease=lease.id)
             await self._core.clock.sleep(backoff(lease.attempts))
@@ -166,7 +166,12 @@ class RevocationLane:
         published = lease.revocability is Revocability.PUBLISHED and lease.state is LeaseState.REVOKING
         if lease.revocability not in TIME_ENFORCED and not published:  # expired certificates are on no list
             return False
-        return self._core.surely(lease.provider) >= lease.expires_at + self._core.timings.clock_skew
+        bound = lease.expires_at + self._core.timings.clock_skew
+        if lease.state is LeaseState.IN_DOUBT:
+            provider = self._core.providers.get(lease.provider)
+            late = provider.landing_seconds if isinstance(provider, SettlesDoubt) else 0.0
+            bound += self._core.timings.mint_timeout + timedelta(seconds=late)
+        return self._core.surely(lease.provider) >= bound
 
     async def _ask(self, lease: Lease, call: Awaitable[T]) -> T:
         """Measure and bound one call to a provider. Raises ProviderError."""
@@ -182,14 +187,17 @@ class RevocationLane:
             answered = True
         except TimeoutError:
             raise ProviderError("the provider gave no answer in time") from None
+        except ProviderError as error:
+            answered = error.answered
+            raise
         finally:
             took = timedelta(seconds=core.clock.monotonic() - begun)
             core.metrics.revocation(lease.provider, took, succeeded=answered)
             if not answered:
                 breaker.failed(lease.id)
-        if breaker.answered():
-            log.warning("provider answers again", provider=lease.provider)
-            await self.resume()
+            elif breaker.answered():
+                log.warning("provider answers again", provider=lease.provider)
+                await self.resume()
         return result
 
     def _landing(self, lease: Lease) -> timedelta:

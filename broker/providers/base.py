@@ -84,7 +84,14 @@ class MintInDoubt(Exception):
 
 
 class ProviderError(Exception):
-    """Revoke, probe or settle could not be carried out; proves nothing. Text is constant."""
+    """Revoke, probe or settle could not be carried out; proves nothing. Text is constant.
+
+    `answered`: the provider is there, and it is this one lease that cannot be ended: no reason to stop minting.
+    """
+
+    def __init__(self, text: str, *, answered: bool = False) -> None:
+        super().__init__(text)
+        self.answered = answered
 
 
 class Provider(Protocol):

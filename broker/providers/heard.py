@@ -7,6 +7,8 @@ from email.utils import parsedate_to_datetime
 
 from broker.clock import Clock
 
+MAX_OFFSET = timedelta(days=30)  # a year-9999 date would break arithmetic; a clock so wrong breaks TLS first
+
 
 class HeardTime:
     """Remembers one `Date` header (RFC 9110, whole seconds, GMT) and when it was heard on CLOCK_BOOTTIME.
@@ -24,7 +26,7 @@ class HeardTime:
             at = parsedate_to_datetime(date)
         except (ValueError, TypeError):
             return
-        if at.tzinfo is not None:
+        if at.tzinfo is not None and abs(at - self._clock.now()) < MAX_OFFSET:
             self._heard = (at.astimezone(UTC), self._clock.boottime())
 
     def now(self) -> datetime | None:

@@ -82,4 +82,9 @@ def _remember(tx: Tx, ring: Keyring) -> None:
 
 
 def _load(path: Path, *, new_database: bool) -> Keyring:
-    return keyring.generate(path) if new_database and not path.exists() else keyring.load(path)
+    if not new_database or path.exists():
+        return keyring.load(path)
+    try:
+        return keyring.generate(path)
+    except OSError as error:  # a symlink to nowhere "does not exist" either, until it is to be made
+        raise ConfigError([f"mint_key_file {path}: cannot be made ({error.strerror})"]) from None

@@ -102,7 +102,7 @@ def live_through(site: Site, deployment: Deployment, jump: int) -> None:
         born = time.monotonic()
         promised = leases(deployment)[lease_id].expires_at
         with beating(client, handle, lease_id):
-            time.sleep(2)
+            time.sleep(5)  # the daemon has looked at the lease: from then on it knows what is left
             clock.set(BASE + jump)
             time.sleep(4)
             row = leases(deployment)[lease_id]

@@ -82,3 +82,8 @@ def asker_dead(error: VaultRefused) -> bool:
 
 def _any_of(error: VaultRefused, rows: frozenset[tuple[int, str]]) -> bool:
     return any(is_exactly(error, row) for row in rows)
+
+
+def is_an_answer(error: VaultRefused) -> bool:
+    """The server is there and said no: not sealed, not failing, not throttling."""
+    return error.status < 500 and error.status != 429  # noqa: PLR2004 - HTTP server error, too many requests

@@ -290,13 +290,13 @@ class VaultProvider:
         except LoginFailed as error:
             raise ProviderError(str(error)) from None
         if ref.refs.get("cluster", session.cluster_id) != session.cluster_id:
-            raise ProviderError("vault: another cluster answers than the one that minted")
+            raise ProviderError("vault: another cluster answers than the one that minted", answered=True)
         try:
             yield session
         except VaultRefused as error:
             if answers.asker_dead(error):
                 self._login.drop(session)
-            raise ProviderError(f"vault: {error}") from None
+            raise ProviderError(f"vault: {error}", answered=answers.is_an_answer(error)) from None
         except (VaultUnreachable, VaultLost) as error:
             raise ProviderError(f"vault: {error}") from None
 
@@ -360,4 +360,4 @@ def _block_of(ref: LeaseRef) -> VaultBlock:
     try:
         return VaultBlock.model_validate(dict(ref.params))
     except ValidationError:
-        raise ProviderError("vault: the block of this lease cannot be read") from None
+        raise ProviderError("vault: the block of this lease cannot be read", answered=True) from None

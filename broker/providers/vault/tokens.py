@@ -67,7 +67,7 @@ class NamedTokens:
         try:
             return self._name(ref)
         except (KeyError, ValueError):
-            raise ProviderError("the mint key or nonce of this lease is not to be had") from None
+            raise ProviderError("the mint key or nonce of this lease is not to be had", answered=True) from None
 
     async def alive(self, asker: Secret, ref: LeaseRef) -> bool:
         return await self.owner(asker, self.chosen(ref)) is Owner.LEASE
@@ -107,7 +107,7 @@ class NamedTokens:
             if owner is Owner.LEASE:
                 landed = True
                 await self._end(token)
-        raise ProviderError("the token id of a mint in doubt could not be occupied")
+        raise ProviderError("the token id of a mint in doubt could not be occupied", answered=True)
 
     async def _try_tomb(self, asker: Secret, token: Secret, lease_id: str) -> None:
         settings = self._settings
@@ -153,7 +153,7 @@ class AccessorTokens:
 
 def _accessor(refs: Mapping[str, JsonValue]) -> str:
     if "accessor" not in refs:
-        raise ProviderError("the accessor of this lease's token is not known")
+        raise ProviderError("the accessor of this lease's token is not known", answered=True)
     return str(refs["accessor"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class Reserve:
             finally:
                 os.close(fd)
         except OSError:  # a limit that statvfs does not tell
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder in its place, read-only ground: no reserve, no hang
+                self._path.unlink(missing_ok=True)
             return False
         return True

@@ -79,10 +79,10 @@ class Writer:
         # The connection belongs to this thread: sqlite3 refuses a Tx that was carried off to another one.
         try:
             database = open_database()
+            self._reserve.look()
         except BaseException as error:  # noqa: BLE001 - raised again by whoever opens the store
             opened.set_exception(error)
             return
-        self._reserve.look()
         opened.set_result(None)
         tx = SqliteTx(database)
         while jobs := self._take():

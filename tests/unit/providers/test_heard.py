@@ -31,7 +31,16 @@ def test_time_spent_asleep_counts() -> None:
     assert heard.now() == datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("date", ["", "yesterday", "Sun, 99 Nov 2026 12:00:00 GMT", "Sun, 22 Nov 2026 12:00:00 -0000"])
+@pytest.mark.parametrize(
+    "date",
+    [
+        "",
+        "yesterday",
+        "Sun, 99 Nov 2026 12:00:00 GMT",
+        "Sun, 22 Nov 2026 12:00:00 -0000",
+        "Fri, 31 Dec 9999 23:59:59 -1200",
+    ],
+)
 def test_a_header_that_cannot_be_read_tells_nothing(date: str) -> None:
     heard = HeardTime(FakeClock())
     heard.hear(NOON)

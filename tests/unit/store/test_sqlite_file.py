@@ -232,3 +232,10 @@ async def test_offline_tools_read_on_read_only_ground(path: Path) -> None:
             assert offline.read(lambda tx: tx.denial("r1")) is not None
     finally:
         path.parent.chmod(0o700)
+
+
+async def test_a_reserve_that_cannot_be_made_does_not_hang_the_start(tmp_path: Path) -> None:
+    (tmp_path / "broker.db-reserve").mkdir()
+    store = open_store(tmp_path / "broker.db")
+    await store.write(lambda tx: tx.control())
+    await store.close()
