@@ -62,6 +62,11 @@ class Revocability(Enum):
     EXPIRY_ONLY = "EXPIRY_ONLY"
     STATIC = "STATIC"
 
+    @property
+    def ends_by_time(self) -> bool:
+        """The verifier itself enforces time, so that a clock is evidence (DESIGN section 5)."""
+        return self in (Revocability.DENY_POLICY, Revocability.EXPIRY_ONLY)
+
 
 class Tier(Enum):
     """How dangerous a scope is; sets attempt budget and cool-down."""

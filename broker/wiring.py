@@ -267,10 +267,10 @@ def declared_scopes(config: Config) -> dict[str, list[DeclaredScope]]:
     return found
 
 
-async def recover(config: Config, asked: recovery.Request) -> recovery.Report:
-    """After a restore or a loss: the daemon must be stopped, and stays frozen.
+async def recover(config: Config, asked: recovery.Request) -> tuple[recovery.Report, list[str]]:
+    """After a restore or a loss: the daemon must be stopped, and stays frozen. Also what kept the anchor from being written.
 
-    Raises ConfigError, ScopeMapError, StoreError (in use), ProviderError (nothing could be said).
+    Raises, before anything is changed, ConfigError, ScopeMapError, NotAllowed, ProviderError, StoreError (in use).
     """
     clock, scopes = SystemClock(), declared_scopes(config)
     async with AsyncExitStack() as stack:
@@ -284,8 +284,13 @@ async def recover(config: Config, asked: recovery.Request) -> recovery.Report:
         report = await recovery.recover(
             store, table, scopes, asked, lost=anchoring.lost(), clock=clock, replica=socket.gethostname()
         )
-        await anchoring.write_now()
-        return report
+        if report.unanswered:  # the old anchor goes on refusing the database
+            return report, []
+        try:
+            await anchoring.write_now()
+        except ConfigError as error:
+            return report, error.problems
+        return report, []
 
 
 async def unfreeze(config: Config) -> bool:

@@ -11,8 +11,11 @@ import typer
 
 from broker import keyring
 from broker.cli.options import ConfigFile
+from broker.clock import SystemClock
 from broker.config import Config, load
+from broker.errors import ConfigError
 from broker.keyring import Keyring
+from broker.store.anchoring import Anchoring
 from broker.store.base import Store, Tx
 from broker.store.mint_keys import Use, fitting_keyring, forget, uses
 from broker.store.sqlite import open_readonly, open_store
@@ -71,9 +74,18 @@ def _database(path: Path) -> tuple[set[str], dict[str, Use]]:
 
 
 async def _prune(config: Config) -> list[str]:
-    """The database's lock keeps a daemon from naming anything by a key that is about to go."""
-    store = open_store(config.store.path)
+    """The database's lock keeps a daemon from naming anything by a key that is about to go.
+
+    Only the database that the keys were used with knows what they still name: not a new one, nor a restored one.
+    """
+    path = config.store.path
+    if not path.exists():
+        raise ConfigError([f"database {path}: does not exist, and nothing else knows what the keys still name"])
+    store = open_store(path)
     try:
+        await Anchoring(store, config.store.anchor, SystemClock()).must_fit()
+        if not await store.read(lambda tx: tx.control().key_fingerprints):
+            raise ConfigError([f"database {path}: was never used with these keys; is it the right one?"])
         ring, _ = await fitting_keyring(store, config.store.mint_key_file)
         return await _drop_unused(store, ring, config.store.mint_key_file)
     finally:

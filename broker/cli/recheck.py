@@ -31,7 +31,8 @@ def recheck(
 ) -> None:
     """Ask the providers again about leases that have ended, beside a running daemon or not.
 
-    Exit code 1 when something that was reported dead is alive. What cannot be asked is counted, with the reason.
+    Exit code 1 when something that was reported dead is alive; 69 when some could not be asked, each reason counted:
+    0 says that every one was seen dead again.
     """
     process.harden()  # before the operator's token is read
     log.configure("error", "console")
@@ -44,7 +45,9 @@ def recheck(
         leases = store.read(lambda tx: _ended(tx, after))
     found = asyncio.run(wiring.recheck(settings, leases, operator_token(vault_token_file)))
     _tell(found, as_json=as_json)
-    raise typer.Exit(FOUND if found.alive else os.EX_OK)
+    if found.alive:
+        raise typer.Exit(FOUND)
+    raise typer.Exit(os.EX_UNAVAILABLE if found.unknown else os.EX_OK)
 
 
 def _ended(tx: Tx, after: datetime | None) -> list[Lease]:

@@ -14,7 +14,7 @@ import typer
 from broker import log, process
 from broker.cli.options import ConfigFile, VaultTokenFile, operator_token
 from broker.config import Config, load
-from broker.leases.recovery import Report, Request
+from broker.leases.recovery import NotAllowed, Report, Request
 from broker.policy.durations import parse_instant
 from broker.providers.base import ProviderError
 
@@ -43,7 +43,8 @@ def recover(
     """Find what is alive and unknown to a restored database, kill it, and begin a new chain. The daemon must be stopped.
 
     Leaves the broker frozen: it revokes and answers, and mints nothing until --unfreeze.
-    Exit code 1 when something could not be proven, 69 when a provider could not be asked: run it again.
+    Exit code 1 when something could not be proven, 69 when a provider could not be asked or the anchor not be written:
+    run it again. 77 when the operator's token is missing or may not do it; nothing was changed then.
     """
     process.harden()  # before the operator's token is read
     log.configure("info", "console")
@@ -60,10 +61,18 @@ def recover(
     from broker import wiring
 
     try:
-        report = asyncio.run(wiring.recover(settings, request))
+        report, anchored = asyncio.run(wiring.recover(settings, request))
+    except NotAllowed as error:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+        _fail(os.EX_NOPERM, "nothing was changed; docs/recovery.md has the policy of an operator's token")
     except ProviderError as error:
-        _fail(os.EX_UNAVAILABLE, f"{error}; nothing was decided, and the broker refuses to serve: run recover again")
+        _fail(os.EX_UNAVAILABLE, f"{error}; nothing was changed")
     _tell(report, as_json=as_json)
+    for problem in (*report.unanswered, *anchored):
+        typer.echo(f"error: {problem}", err=True)
+    if report.unanswered or anchored:
+        _fail(os.EX_UNAVAILABLE, "the broker goes on refusing to serve: mend that, and run recover again")
     raise typer.Exit(FOUND if report.unproven else os.EX_OK)
 
 

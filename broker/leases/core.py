@@ -26,6 +26,7 @@ from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
+FOUND = "found"  # in a lease's refs: its mint was in doubt and had landed
 MAX_SCOPES = 32  # per step; keeps one request's answer small
 
 
@@ -230,6 +231,7 @@ def ref_of(lease: Lease) -> LeaseRef:
         intent_at=lease.intent_at,
         expires_at=lease.expires_at,
         epoch=lease.epoch,
+        found=bool(lease.refs.get(FOUND)),
     )
 
 

@@ -14,11 +14,11 @@ from broker.leases import moves
 from broker.leases.core import Core, check_request_id, known_request, payload_hash
 from broker.leases.epoch import ASK_AGAIN
 from broker.leases.issuing import Asking, Issuing, refused
+from broker.leases.lane import RevocationLane
 from broker.leases.minting import Delivered, Minter
 from broker.leases.outcomes import Outcome, wait_for_evidence
 from broker.leases.reaper import Reaper
 from broker.leases.refusals import Refusals
-from broker.leases.revoking import RevocationLane
 from broker.leases.steps import Beat, Opened, Opening, ScopeAnswer, Steps, with_references
 from broker.log import get_logger
 from broker.model import Agent, EndReason, Lease, LeaseState, StepKey

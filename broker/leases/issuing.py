@@ -29,6 +29,7 @@ from broker.log import get_logger
 from broker.metrics import GuardBlock, IssueOutcome
 from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step
 from broker.policy.decision import Allowed, Denial, Denied
+from broker.providers.base import Foresees
 from broker.store.base import Request, Tx
 
 log = get_logger(__name__)
@@ -193,6 +194,7 @@ class Issuing:
     def _draft(
         self, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int, *, at: datetime
     ) -> Lease:
+        provider = self._core.providers[allowed.provider]
         return Lease(
             id=new_lease_id(),
             step_id=step.id,
@@ -212,6 +214,7 @@ class Issuing:
             intent_at=at,
             first_mint_at=at,
             expires_at=self._expiry(step, allowed, at=at, first=at),
+            refs=provider.foresee() if isinstance(provider, Foresees) else {},
             replaces=asked.replaces or None,
         )
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from broker.leases.core import Core
-from broker.leases.revoking import TIME_ENFORCED
 from broker.model import Evidence, Lease, LeaseState, Revocability
 
 LOOK_EVERY = 1.0  # seconds
@@ -62,7 +61,7 @@ async def wait_for_evidence(core: Core, leases: Iterable[Lease], seconds: float)
 
 def _at_rest(lease: Lease) -> bool:
     """Dead; or all has been done, and only time can end it: a step must not wait minutes for its own end."""
-    waits_for_bound = lease.revocability in TIME_ENFORCED and lease.attempts > 0
+    waits_for_bound = lease.revocability.ends_by_time and lease.attempts > 0
     return lease.state.terminal or (lease.state is LeaseState.REVOKING and waits_for_bound)
 
 

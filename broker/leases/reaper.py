@@ -13,7 +13,6 @@ from functools import partial
 from broker.errors import BrokerError, StoreError
 from broker.leases import moves
 from broker.leases.core import Core
-from broker.leases.revoking import TIME_ENFORCED
 from broker.leases.steps import Steps
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, Lease, LeaseState, Step
@@ -162,7 +161,7 @@ class Reaper:
 
 def _expire_one(tx: Tx, lease: Lease, *, at: datetime, surely: datetime, skew: timedelta) -> bool:
     """True when it is EXPIRED: only where the verifier enforces time, and its bound has surely passed."""
-    if lease.revocability in TIME_ENFORCED:
+    if lease.revocability.ends_by_time:
         return surely >= lease.expires_at + skew and moves.end_lease(
             tx, lease, LeaseState.EXPIRED, evidence=Evidence.EXPIRED, at=at
         )

@@ -58,6 +58,15 @@ class Report:
     cut_off: tuple[str, ...] = ()
     unproven: tuple[str, ...] = ()
     frozen: bool = True
+    unanswered: tuple[str, ...] = ()  # providers that could not be asked: nothing was decided
+
+
+class NotAllowed(Exception):
+    """The sweep cannot be made; nothing was changed. `problems` say what to do."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 async def recover(
@@ -73,25 +82,34 @@ async def recover(
     """Sweep, wait until nothing late can land, sweep again.
 
     `scopes`: by provider, as the map declares them. `lost`: the head that the database once had, if it is known.
-    Raises ProviderError (nothing can be said; the database stays frozen and refused) and StoreError.
+    Raises NotAllowed and ProviderError before anything is changed, and StoreError. With `unanswered` in the report
+    nothing was decided, and the database stays frozen and refused.
     """
     last = await store.read(_last_record)
     if last is not None and last < asked.since:  # whatever was issued after it is forgotten, whatever was said
         asked = replace(asked, since=last)
+    await _must_be_allowed(store, providers, scopes, asked)
     epoch = await store.write(lambda tx: _begin(tx, asked, lost, at=clock.now(), replica=replica))
     landed_at = clock.monotonic() + asked.mint_timeout + _landing(providers)
-    outcome = await _sweep(store, providers, scopes, asked)
-    if asked.wait:
+    swept, unanswered = await _sweep(store, providers, scopes, asked)
+    if asked.wait and not unanswered:
         log.info("waiting until nothing late can land", seconds=round(landed_at - clock.monotonic()))
         await clock.sleep(max(0.0, landed_at - clock.monotonic()))
-        again = await _sweep(store, providers, scopes, asked)
-        outcome = Swept(killed=outcome.killed + again.killed, cut_off=again.cut_off, unproven=again.unproven)
-    else:
+        again, unanswered = await _sweep(store, providers, scopes, asked)
+        swept = Swept(killed=swept.killed + again.killed, cut_off=again.cut_off, unproven=again.unproven)
+    elif not asked.wait:
         late = "a mint that was on its way may land yet: run recover once more, without --no-wait"
-        outcome = Swept(killed=outcome.killed, cut_off=outcome.cut_off, unproven=(*outcome.unproven, late))
-    frozen = not asked.unfreeze or bool(outcome.unproven)
-    await store.write(lambda tx: _finish(tx, asked, outcome, at=clock.now(), frozen=frozen))
-    return Report(epoch=epoch, killed=outcome.killed, cut_off=outcome.cut_off, unproven=outcome.unproven, frozen=frozen)
+        swept = replace(swept, unproven=(*swept.unproven, late))
+    frozen = not asked.unfreeze or bool(swept.unproven or unanswered)
+    await store.write(lambda tx: _finish(tx, asked, swept, unanswered, at=clock.now(), frozen=frozen))
+    return Report(
+        epoch=epoch,
+        killed=swept.killed,
+        cut_off=swept.cut_off,
+        unproven=swept.unproven,
+        frozen=frozen,
+        unanswered=unanswered,
+    )
 
 
 def unfreeze(tx: Tx, at: datetime) -> bool:
@@ -124,14 +142,16 @@ def _begin(tx: Tx, asked: Request, lost: Head | None, *, at: datetime, replica: 
     return epoch
 
 
-def _finish(tx: Tx, asked: Request, outcome: Swept, *, at: datetime, frozen: bool) -> None:
+def _finish(tx: Tx, asked: Request, swept: Swept, unanswered: tuple[str, ...], *, at: datetime, frozen: bool) -> None:
+    """What was killed is on record also when not everybody could be asked."""
     data = {
         "since": asked.since.isoformat(),
-        "killed": [{"kind": one.kind, "id": one.id, "lease_id": one.lease_id} for one in outcome.killed],
-        "cut_off": list(outcome.cut_off),
-        "unproven": list(outcome.unproven),
+        "killed": [{"kind": one.kind, "id": one.id, "lease_id": one.lease_id} for one in swept.killed],
+        "cut_off": list(swept.cut_off),
+        "unproven": list(swept.unproven),
+        "unanswered": list(unanswered),
     }
-    tx.append(Record(kind=Kind.RECOVERED, at=at, data=data))
+    tx.append(Record(kind=Kind.RECOVERING if unanswered else Kind.RECOVERED, at=at, data=data))
     if not frozen:
         unfreeze(tx, at)
 
@@ -141,16 +161,37 @@ def _landing(providers: Mapping[str, Provider]) -> float:
     return max((one.landing_seconds for one in providers.values() if isinstance(one, SettlesDoubt)), default=0.0)
 
 
+async def _must_be_allowed(
+    store: Store, providers: Mapping[str, Provider], scopes: Mapping[str, Sequence[DeclaredScope]], asked: Request
+) -> None:
+    live = await store.read(_live)
+    problems: list[str] = []
+    for name, provider in providers.items():
+        if isinstance(provider, Recovers):
+            problems += await provider.may_recover(_known(name, live, scopes.get(name, ()), asked))
+    if problems:
+        raise NotAllowed(problems)
+
+
+def _live(tx: Tx) -> list[Lease]:
+    return tx.leases_in(*(state for state in LeaseState if not state.terminal))
+
+
 async def _sweep(
     store: Store, providers: Mapping[str, Provider], scopes: Mapping[str, Sequence[DeclaredScope]], asked: Request
-) -> Swept:
-    live = await store.read(lambda tx: tx.leases_in(*(state for state in LeaseState if not state.terminal)))
-    total = Swept()
+) -> tuple[Swept, tuple[str, ...]]:
+    """What came of it, and who could not be asked: what was killed elsewhere counts all the same."""
+    live = await store.read(_live)
+    total, unanswered = Swept(), []
     for name, provider in providers.items():
         if not isinstance(provider, Recovers):
             swept = Swept(unproven=(f"{name}: cannot say what is alive",))
         else:
-            swept = await provider.recover(_known(name, live, scopes.get(name, ()), asked))
+            try:
+                swept = await provider.recover(_known(name, live, scopes.get(name, ()), asked))
+            except ProviderError as error:
+                unanswered.append(str(error))
+                continue
         total = Swept(
             killed=total.killed + swept.killed,
             cut_off=total.cut_off + swept.cut_off,
@@ -158,7 +199,7 @@ async def _sweep(
         )
     missing = sorted({lease.provider for lease in live} - providers.keys())
     gone = tuple(f"{name}: not configured, but the database holds leases of it" for name in missing)
-    return Swept(killed=total.killed, cut_off=total.cut_off, unproven=total.unproven + gone)
+    return replace(total, unproven=total.unproven + gone), tuple(unanswered)
 
 
 def _known(name: str, live: Sequence[Lease], scopes: Sequence[DeclaredScope], asked: Request) -> Sweep:

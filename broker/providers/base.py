@@ -28,6 +28,7 @@ class LeaseRef:
     intent_at: datetime
     expires_at: datetime  # absolute bound
     epoch: int
+    found: bool = False  # of a mint in doubt: it is on record that it had landed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ class Progress:
 class Settlement:
     """What is known of a mint in doubt.
 
-    `found`: it had landed (and has been revoked). `evidence` is set only when `final` was asked and no
+    `found`: it had landed. `evidence` is set only when `final` was asked and no
     late mint can change the answer: SEEN_DEAD when found, NOT_MINTED when not, EXPIRED when it could not be
     looked for: then it counts only once the latest mint's whole life has passed.
     """
@@ -127,7 +128,21 @@ class SettlesDoubt(Protocol):
     landing_seconds: float  # after the last possible send, until a late mint can no longer land
 
     async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:
-        """Kill it if it landed. `final`: the landing time has passed. Raises ProviderError."""
+        """Find out whether it landed, and kill it once `ref.found` says that this is on record.
+
+        Reported before it is killed: were it killed first, a crash in between would leave no trace of a credential
+        that had existed, and its charge would be given back (I4). `final`: the landing time has passed.
+        Raises ProviderError.
+        """
+        ...
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """Knows something that a lease's row must say before its mint is sent."""
+
+    def foresee(self) -> Mapping[str, JsonValue]:
+        """What is known now, for the intent's refs; without I/O."""
         ...
 
 
@@ -202,6 +217,10 @@ class Swept:
 @runtime_checkable
 class Recovers(Protocol):
     """Can find what is alive without the store's help."""
+
+    async def may_recover(self, sweep: Sweep) -> list[str]:
+        """What keeps a sweep from being made, each with what to do. Changes nothing. Raises ProviderError."""
+        ...
 
     async def recover(self, sweep: Sweep) -> Swept:
         """Kill what is alive and unknown. Raises ProviderError when nothing can be said."""

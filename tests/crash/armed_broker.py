@@ -7,7 +7,7 @@ import sys
 from datetime import timedelta
 
 from broker.__main__ import main
-from broker.leases import revoking
+from broker.leases import ending
 from tests.crash.mutants import MUTANTS
 from tests.crash.points import arm
 
@@ -21,7 +21,7 @@ if __name__ == "__main__":
     if mutant := os.environ.get(MUTANT):
         MUTANTS[mutant]()
     if seconds := os.environ.get(OVERDUE):
-        setattr(revoking, "OVERDUE", timedelta(seconds=float(seconds)))  # noqa: B010 - deliberate: a minute is long
+        setattr(ending, "OVERDUE", timedelta(seconds=float(seconds)))  # noqa: B010 - deliberate: a minute is long
     if seconds := os.environ.get(BACKOFF):
-        setattr(revoking, "BACKOFF_CAP", float(seconds))  # noqa: B010 - deliberate: the same tries in less time
+        setattr(ending, "BACKOFF_CAP", float(seconds))  # noqa: B010 - deliberate: the same tries in less time
     sys.exit(main())

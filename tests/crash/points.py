@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.leases import epoch, moves
+from broker.leases.ending import Ending
 from broker.leases.epoch import EpochKeeper
 from broker.leases.issuing import Issuing
+from broker.leases.lane import RevocationLane
 from broker.leases.minting import Minter
-from broker.leases.revoking import RevocationLane
 from broker.leases.steps import Steps
 from broker.model import Lease
 from broker.providers.vault.client import VaultClient
@@ -85,12 +86,14 @@ POINTS: Mapping[str, Point] = {
     "before secret revoke": Point(owner=VaultClient, name="revoke_lease"),
     "after secret revoke": Point(owner=VaultClient, name="revoke_lease", after=True),
     "before end commit": Point(owner=moves, name="end_lease", after=True, when=_changed),
-    "after end commit": Point(owner=RevocationLane, name="_end", after=True),
+    "after end commit": Point(owner=Ending, name="_end", after=True),
     "before adopt commit": Point(owner=epoch, name="_adopt", after=True),
     "after adopt commit": Point(owner=EpochKeeper, name="take", after=True),
     "after resume": Point(owner=RevocationLane, name="resume", after=True),
-    "before settle": Point(owner=RevocationLane, name="_settle"),
-    "after settle": Point(owner=RevocationLane, name="_settle", after=True),
+    "before settle": Point(owner=Ending, name="_settle"),
+    "after settle": Point(owner=Ending, name="_settle", after=True),
+    "before found is recorded": Point(owner=Ending, name="_record_found"),
+    "after found is recorded": Point(owner=Ending, name="_record_found", after=True),
     "before tomb": Point(owner=VaultClient, name="create", when=_tomb),
     "tomb in flight": Point(owner=VaultClient, name="create", when=_tomb, delay=IN_FLIGHT),
     "after tomb": Point(owner=VaultClient, name="create", after=True, when=_tomb),

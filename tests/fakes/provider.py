@@ -89,7 +89,9 @@ class FakeProvider:
 
     async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:
         self.seen.append("settle")
-        found = ref.lease_id in self.backend.alive
+        found = ref.found or ref.lease_id in self.backend.alive
+        if found and not ref.found:
+            return Settlement(found=True)
         self.backend.alive.discard(ref.lease_id)
         self.backend.occupied.add(ref.lease_id)
         evidence = (Evidence.SEEN_DEAD if found else Evidence.NOT_MINTED) if final else None

@@ -17,7 +17,7 @@ from broker.providers.vault.transport import Transport, VaultRefused
 from broker.secret import Secret
 from tests.support.bao import TOMB_ROLE, BaoServer, BrokerLogin, TokenRole, openbao, provision, provision_database
 from tests.support.postgres import PostgresServer
-from tests.support.vault import new_ref, order_of, token_name, vault_provider, with_refs
+from tests.support.vault import new_ref, order_of, settled, token_name, vault_provider, with_refs
 
 BROKER = "answers-broker"
 KV = DeclaredScope(block={"role": "kv"}, ttl=timedelta(minutes=5))
@@ -199,7 +199,7 @@ async def test_answers_of_another_cluster_prove_nothing(bao: BaoServer, login: B
             with pytest.raises(ProviderError, match="another cluster"):
                 await call(ref)
         with pytest.raises(ProviderError, match="another cluster"):
-            await provider.settle(ref, final=True)
+            await settled(provider, ref)
 
 
 async def test_check_rehearses_each_role_and_says_what_to_do(bao: BaoServer, login: BrokerLogin) -> None:
@@ -259,7 +259,7 @@ async def test_a_sealed_server_refuses_nothing_definitely(tmp_path: Path) -> Non
             with pytest.raises(ProviderError):
                 await provider.revoke(alive)
             with pytest.raises(ProviderError):
-                await provider.settle(alive, final=True)
+                await settled(provider, alive)
         async with vault_provider(bao.address, login) as provider:
             assert await provider.check() != []
             with pytest.raises(MintRefused):  # no login, so no create was sent

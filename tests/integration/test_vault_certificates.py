@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from broker.model import Evidence, Revocability, SshCertificate, X509Certificate
 from broker.providers.base import MintRefused
 from tests.support.bao import BaoServer, BrokerLogin, TokenRole, provision, provision_pki, provision_ssh
-from tests.support.vault import Notes, new_ref, order_of, vault_provider, with_refs
+from tests.support.vault import Notes, new_ref, order_of, settled, vault_provider, with_refs
 
 ISSUE = {"role": "certs", "write": {"path": "pki/issue/web", "data": {"common_name": "web.acme.internal"}}}
 SIGN = {"role": "certs", "write": {"path": "pki/sign/web", "input": "csr"}}
@@ -187,9 +187,9 @@ async def test_a_signature_in_doubt_has_no_proof_of_death_but_one_that_never_beg
     ref, notes = new_ref(SSH, ago=600), Notes()
     async with vault_provider(bao.address, login) as provider:
         await provider.mint(order_of(ref, notes, public_input=ssh_key()))
-        settled = await provider.settle(with_refs(ref, notes.refs), final=True)
-        assert (settled.found, settled.evidence) == (True, None)
-        never = await provider.settle(new_ref(SSH, ago=600), final=True)
+        outcome = await settled(provider, with_refs(ref, notes.refs))
+        assert (outcome.found, outcome.evidence) == (True, None)
+        never = await settled(provider, new_ref(SSH, ago=600))
         assert (never.found, never.evidence) == (False, Evidence.NOT_MINTED)
 
 
@@ -198,8 +198,8 @@ async def test_an_issue_in_doubt_is_found_by_its_lease_and_revoked(bao: BaoServe
     async with vault_provider(bao.address, login) as provider:
         minted = await provider.mint(order_of(ref, notes))
         assert isinstance(minted.credential, X509Certificate)
-        settled = await provider.settle(ref, final=True)  # as if nothing of it had been noted
-        assert (settled.found, settled.evidence) == (True, Evidence.SEEN_DEAD)
+        outcome = await settled(provider, ref)  # as if nothing of it had been noted
+        assert (outcome.found, outcome.evidence) == (True, Evidence.SEEN_DEAD)
         assert is_revoked(bao, minted.credential.serial_number)
 
 

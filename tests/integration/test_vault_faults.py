@@ -24,7 +24,7 @@ from tests.support.bao import (
 from tests.support.postgres import PostgresServer
 from tests.support.processes import free_port
 from tests.support.proxy import Fault, Proxy, proxy, response
-from tests.support.vault import Notes, new_ref, order_of, token_name, vault_provider, with_refs
+from tests.support.vault import Notes, as_recorded, new_ref, order_of, settled, token_name, vault_provider, with_refs
 
 CREATE = "/auth/token/create/kv"
 TOKEN = {"role": "kv"}
@@ -75,10 +75,10 @@ async def test_a_mint_that_failed_and_landed_is_found_and_killed(
     assert "scv1" not in f"{caught.value!r}"
     assert owners(bao, ref) == ["kv", "kv"]  # "it failed, so nothing was minted" is false
 
-    first = await provider.settle(ref, final=False)
+    first = await settled(provider, ref, final=False)
     assert (first.found, first.evidence) == (True, None)
     assert owners(bao, ref) == [TOMB_ROLE]
-    last = await provider.settle(with_refs(ref, first.refs), final=True)
+    last = await settled(provider, as_recorded(ref, first))
     assert (last.found, last.evidence) == (True, Evidence.SEEN_DEAD)
     assert owners(bao, ref) == [TOMB_ROLE]
     assert len(faulty.seen(CREATE)) == 1
@@ -92,8 +92,8 @@ async def test_a_mint_that_never_arrived_is_settled_as_not_minted(
     faulty.inject(Fault.REPLACE, CREATE, answer=SERVER_ERROR)
     with pytest.raises(MintInDoubt):
         await provider.mint(order_of(ref))
-    assert await provider.settle(ref, final=False) is not None
-    last = await provider.settle(ref, final=True)
+    assert await settled(provider, ref, final=False) is not None
+    last = await settled(provider, ref)
     assert (last.found, last.evidence) == (False, Evidence.NOT_MINTED)
     assert owners(bao, ref) == [TOMB_ROLE]
 
@@ -103,9 +103,9 @@ async def test_a_late_mint_finds_its_id_occupied(bao: BaoServer, faulty: Proxy, 
     faulty.inject(Fault.LATE, CREATE, delay=0.5)
     with pytest.raises(MintInDoubt):
         await provider.mint(order_of(ref))
-    assert not (await provider.settle(ref, final=False)).found
+    assert not (await settled(provider, ref, final=False)).found
     await faulty.late_done()
-    last = await provider.settle(ref, final=True)
+    last = await settled(provider, ref)
     assert (last.found, last.evidence) == (False, Evidence.NOT_MINTED)
     assert owners(bao, ref) == [TOMB_ROLE]
 
@@ -120,9 +120,9 @@ async def test_settling_under_faults_alarms_and_succeeds_when_repeated(
     for part in (TOMB_ROLE, "/lookup", "/revoke-self"):
         faulty.inject(Fault.ANSWER, part, answer=SERVER_ERROR)
         with pytest.raises(ProviderError):
-            await provider.settle(ref, final=True)
+            await settled(provider, ref)
     faulty.inject(Fault.NONE)
-    assert (await provider.settle(ref, final=True)).evidence is not None
+    assert (await settled(provider, ref)).evidence is not None
     assert owners(bao, ref) == [TOMB_ROLE]
 
 
@@ -131,7 +131,7 @@ async def test_two_settlers_at_once_leave_one_tomb(bao: BaoServer, faulty: Proxy
     faulty.inject(Fault.CUT, CREATE)
     with pytest.raises(MintInDoubt):
         await provider.mint(order_of(ref))
-    both = await asyncio.gather(*(provider.settle(ref, final=False) for _ in range(2)), return_exceptions=True)
+    both = await asyncio.gather(*(settled(provider, ref, final=False) for _ in range(2)), return_exceptions=True)
     assert any(getattr(one, "found", False) for one in both)
     assert owners(bao, ref) == [TOMB_ROLE]
 
@@ -207,7 +207,7 @@ async def test_an_answer_that_makes_no_sense_is_doubt(faulty: Proxy, provider: V
     faulty.inject(Fault.ANSWER, CREATE, answer=nonsense)
     with pytest.raises(MintInDoubt):
         await provider.mint(order_of(ref))
-    assert (await provider.settle(ref, final=True)).evidence is Evidence.SEEN_DEAD
+    assert (await settled(provider, ref)).evidence is Evidence.SEEN_DEAD
 
 
 async def test_an_unsafe_path_is_never_sent(faulty: Proxy, provider: VaultProvider) -> None:
@@ -239,13 +239,13 @@ async def test_a_database_read_lost_in_flight_leaves_no_login(
         ref = new_ref(SLOW)
         with pytest.raises(MintInDoubt):  # its timeout is 1 s
             await provider.mint(order_of(ref))
-        early = await provider.settle(ref, final=False)
+        early = await settled(provider, ref, final=False)
         assert early.evidence is None
         await asyncio.sleep(1.5)  # the read lands after all
         assert len(set(pg.minted_roles("slow")) - before) == 1
 
         # Nobody told this provider whose the neighbour's login is: it cannot rule out that it is the lost one.
-        unsure = await provider.settle(ref, final=True)
+        unsure = await settled(provider, ref)
         assert unsure.evidence is None
         assert set(pg.minted_roles("slow")) == before
         assert owners(bao, ref) == [TOMB_ROLE]
@@ -253,8 +253,8 @@ async def test_a_database_read_lost_in_flight_leaves_no_login(
         assert pg.logs_in(kept.credential.username, kept.credential.password.reveal())
 
         await patient.revoke(with_refs(neighbour, kept.refs))
-    settled = await provider.settle(with_refs(ref, unsure.refs), final=True)
-    assert (settled.found, settled.evidence) == (True, Evidence.SEEN_DEAD)
+    outcome = await settled(provider, as_recorded(ref, unsure))
+    assert (outcome.found, outcome.evidence) == (True, Evidence.SEEN_DEAD)
     assert bao.child_leases("database/creds/slow") == []
 
 

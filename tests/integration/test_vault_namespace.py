@@ -19,7 +19,7 @@ from broker.secret import Secret
 from tests.support.bao import STEP_SELF, BaoServer, BrokerLogin, connect_database
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Fault, Proxy, proxy
-from tests.support.vault import Notes, new_ref, order_of, vault_provider, with_refs
+from tests.support.vault import Notes, new_ref, order_of, settled, vault_provider, with_refs
 
 NAMESPACE = "team-a"
 TOKEN = {"role": "app"}
@@ -126,9 +126,9 @@ async def test_a_lost_answer_is_not_called_dead_but_left_to_its_time(
     with pytest.raises(MintInDoubt):
         await provider.mint(order_of(ref))
     assert alive(bao, ref.lease_id) == 1  # it landed, and nothing of it is known
-    early = await provider.settle(ref, final=False)
+    early = await settled(provider, ref, final=False)
     assert (early.found, early.evidence) == (False, None)
-    late = await provider.settle(ref, final=True)
+    late = await settled(provider, ref)
     assert (late.found, late.evidence) == (False, Evidence.EXPIRED)  # counts when its whole life has passed
     with pytest.raises(ProviderError):
         await provider.revoke(ref)
@@ -137,8 +137,8 @@ async def test_a_lost_answer_is_not_called_dead_but_left_to_its_time(
 async def test_a_doubt_whose_accessor_was_noted_is_settled_by_it(bao: BaoServer, provider: VaultProvider) -> None:
     ref, notes = new_ref(TOKEN), Notes()
     await provider.mint(order_of(ref, notes))
-    settled = await provider.settle(with_refs(ref, notes.refs), final=True)
-    assert (settled.found, settled.evidence) == (True, Evidence.SEEN_DEAD)
+    outcome = await settled(provider, with_refs(ref, notes.refs))
+    assert (outcome.found, outcome.evidence) == (True, Evidence.SEEN_DEAD)
     assert alive(bao, ref.lease_id) == 0
 
 
@@ -207,7 +207,7 @@ async def test_a_database_login_in_a_namespace_dies_with_its_lease(
     assert pg.logs_in(login.username, login.password.reveal())
     assert (await provider.revoke(with_refs(ref, minted.refs))).evidence is Evidence.SEEN_DEAD
     assert not pg.logs_in(login.username, login.password.reveal())
-    never = await provider.settle(new_ref({"role": "app", "read": read}), final=True)
+    never = await settled(provider, new_ref({"role": "app", "read": read}))
     assert never.evidence is Evidence.EXPIRED
 
 

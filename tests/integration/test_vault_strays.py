@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
 
+from broker.clock import SystemClock
 from broker.model import Evidence, UsernamePassword
 from broker.providers.base import MintInDoubt
 from broker.providers.vault import children
@@ -16,7 +17,7 @@ from broker.providers.vault.provider import VaultProvider
 from tests.support.bao import BaoServer, BrokerLogin, TokenRole, provision, provision_database
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Fault, Proxy, proxy
-from tests.support.vault import Notes, new_ref, order_of, vault_provider, with_refs
+from tests.support.vault import Notes, as_recorded, new_ref, order_of, settled, vault_provider, with_refs
 
 READ = "database/creds/stray"
 SCOPE = {"role": "stray", "read": READ}
@@ -76,11 +77,11 @@ async def test_a_neighbour_in_flight_is_waited_for_and_a_recorded_one_is_not(
         faulty.inject(Fault.CUT, f"/{READ}")
         with pytest.raises(MintInDoubt):
             await provider.mint(order_of(ref))
-        unsure = await provider.settle(ref, final=True)
+        unsure = await settled(provider, ref)
         assert (unsure.found, unsure.evidence) == (True, None)
         known.update(in_flight.refs["children"])
-        settled = await provider.settle(with_refs(ref, unsure.refs), final=True)
-        assert settled.evidence is Evidence.SEEN_DEAD
+        outcome = await settled(provider, as_recorded(ref, unsure))
+        assert outcome.evidence is Evidence.SEEN_DEAD
 
         for minted in (kept, young):
             assert isinstance(minted.credential, UsernamePassword)
@@ -101,15 +102,48 @@ async def test_an_orphan_is_revoked_when_it_is_nobodys_in_two_listings_and_older
         ref = new_ref(SCOPE)
         # What outlived its parent: a secret of nobody's, made while this mint could still land.
         orphan = bao.must("GET", READ).body["lease_id"]
-        assert (await provider.settle(ref, final=True)).evidence is None  # too young
-        await asyncio.sleep(2 * LANDING + 0.3)
+        assert (await settled(provider, ref)).evidence is None  # too young
+        await asyncio.sleep(2 * LANDING + 1.5)  # the server tells its time in whole seconds
         assert orphan in bao.child_leases(READ)
-        settled = await provider.settle(ref, final=True)
-        assert settled.evidence is not None
+        outcome = await settled(provider, ref)
+        assert outcome.evidence is not None
         assert bao.child_leases(READ) == recorded.refs["children"]
         assert isinstance(kept.credential, UsernamePassword)
         assert pg.logs_in(kept.credential.username, kept.credential.password.reveal())
         await other.revoke(with_refs(neighbour, kept.refs))
+
+
+class WrongClock(SystemClock):
+    """The broker's machine is `off` by so much."""
+
+    def __init__(self, off: timedelta) -> None:
+        self.off = off
+
+    def now(self) -> datetime:
+        return super().now() + self.off
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+async def test_a_broker_whose_clock_is_wrong_finds_the_orphan_and_leaves_a_young_neighbour_alone(
+    bao: BaoServer, login: BrokerLogin, known: set[str], monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    monkeypatch.setattr(children, "CLOCK_SKEW", timedelta(seconds=0.1))
+    clock, limits = WrongClock(timedelta(minutes=minutes)), {"mint_timeout": LANDING, "request_limit_seconds": LANDING}
+    async with vault_provider(bao.address, login, clock=clock, known=lambda: known, **limits) as provider:
+        await provider.check()
+        ref = with_refs(new_ref(SCOPE, ago=-60 * minutes), provider.foresee())
+        orphan = bao.must("GET", READ).body["lease_id"]
+        assert (await settled(provider, ref)).evidence is None
+        await asyncio.sleep(2 * LANDING + 1.5)
+        neighbour = bao.must("GET", READ).body["lease_id"]  # in flight: no row names it yet
+        other = with_refs(new_ref(SCOPE, ago=-60 * minutes + 3), ref.refs)
+        assert (await settled(provider, ref)).evidence is not None  # what came later is not its own
+        assert (await settled(provider, other)).evidence is None  # this one looks for the first time
+        assert bao.child_leases(READ) == [neighbour]
+        known.add(neighbour)
+        assert (await settled(provider, other)).evidence is not None
+        assert orphan not in bao.child_leases(READ)
+    bao.must("PUT", "sys/leases/revoke", {"lease_id": neighbour})
 
 
 async def test_what_was_issued_outside_of_the_doubt_is_nobodys_business(
@@ -117,7 +151,7 @@ async def test_what_was_issued_outside_of_the_doubt_is_nobodys_business(
 ) -> None:
     foreign = bao.must("GET", READ).body["lease_id"]
     await asyncio.sleep(0.3)
-    settled = await provider.settle(new_ref(SCOPE), final=True)
-    assert settled.evidence is Evidence.NOT_MINTED
+    outcome = await settled(provider, new_ref(SCOPE))
+    assert outcome.evidence is Evidence.NOT_MINTED
     assert foreign in bao.child_leases(READ)
     bao.must("PUT", "sys/leases/revoke", {"lease_id": foreign})

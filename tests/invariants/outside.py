@@ -172,7 +172,11 @@ class Remote:
         if self._timed:
             self._answered()
             return Settlement(found=False)
-        found = self._outside.made.pop(ref.lease_id, None) is not None
+        found = ref.found or ref.lease_id in self._outside.made
+        if found and not ref.found:
+            self._answered()
+            return Settlement(found=True)
+        self._outside.made.pop(ref.lease_id, None)
         self._outside.occupied.add(ref.lease_id)
         await asyncio.sleep(0)
         self._answered()

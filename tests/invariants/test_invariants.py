@@ -18,7 +18,7 @@ from broker.guard.guard import Guard
 from broker.journal.records import Kind
 from broker.leases import epoch, issuing, minting, moves
 from broker.leases.core import Core
-from broker.leases.revoking import RevocationLane
+from broker.leases.ending import Ending
 from broker.model import Evidence, LeaseState
 from broker.policy.holder import Policies
 from broker.secret import Secret
@@ -210,7 +210,7 @@ async def test_i5_revoking_until_there_is_evidence(tmp_path: Path) -> None:
 
 
 async def test_i5_mutant_that_believes_a_204(tmp_path: Path, monkeypatch: Patch) -> None:
-    original = RevocationLane._progressed
+    original = Ending._progressed
 
     async def believing(self: Any, lease: Any, progress: Any) -> None:
         if progress.step == "SENT":
@@ -218,7 +218,7 @@ async def test_i5_mutant_that_believes_a_204(tmp_path: Path, monkeypatch: Patch)
         else:
             await original(self, lease, progress)
 
-    monkeypatch.setattr(RevocationLane, "_progressed", believing)
+    monkeypatch.setattr(Ending, "_progressed", believing)
     async with world(tmp_path) as broker:
         await fails(i5(broker))
 
@@ -227,7 +227,7 @@ async def test_i5_mutant_that_revokes_once_and_forgets(tmp_path: Path, monkeypat
     async def give_up(*_: Any, **__: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(RevocationLane, "_defer", give_up)
+    monkeypatch.setattr(Ending, "defer", give_up)
     async with world(tmp_path) as broker:
         await fails(i5(broker))
 

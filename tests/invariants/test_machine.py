@@ -34,7 +34,7 @@ from hypothesis.stateful import (
 from broker.errors import BrokerError
 from broker.leases import minting
 from broker.leases.core import Core
-from broker.leases.revoking import RevocationLane
+from broker.leases.ending import Ending
 from broker.leases.successors import successor_from
 from broker.model import Agent, EndReason, Evidence, Lease, LeaseState, Revocability, Tier, VaultToken
 from broker.store.base import Tx
@@ -461,10 +461,10 @@ def what_failed_was_not_minted(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_yes_is_believed(patch: pytest.MonkeyPatch) -> None:
-    async def progressed(self: RevocationLane, lease: Lease, _: object) -> None:
+    async def progressed(self: Ending, lease: Lease, _: object) -> None:
         await self._end(lease, LeaseState.REVOKED, Evidence.SEEN_DEAD)
 
-    patch.setattr(RevocationLane, "_progressed", progressed)
+    patch.setattr(Ending, "_progressed", progressed)
 
 
 def the_wall_clock_is_evidence(patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from broker.clock import SystemClock
 from broker.keyring import Keyring
 from broker.model import JsonValue, Revocability
-from broker.providers.base import LeaseRef, MintOrder
+from broker.providers.base import LeaseRef, MintOrder, Settlement
 from broker.providers.vault.names import token_id
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.scope import VaultScope
@@ -66,6 +66,19 @@ def with_refs(ref: LeaseRef, refs: Mapping[str, JsonValue]) -> LeaseRef:
     return replace(ref, refs={**ref.refs, **refs})
 
 
+async def settled(provider: VaultProvider, ref: LeaseRef, *, final: bool = True) -> Settlement:
+    """As the engine does it: what is found is put on record, and then killed."""
+    told = await provider.settle(ref, final=final)
+    if told.found and not ref.found:
+        told = await provider.settle(as_recorded(ref, told), final=final)
+    return told
+
+
+def as_recorded(ref: LeaseRef, told: Settlement) -> LeaseRef:
+    """The lease as a later read of its row gives it, after an attempt to settle it."""
+    return replace(with_refs(ref, told.refs), found=ref.found or told.found)
+
+
 def token_name(ref: LeaseRef) -> str:
     return token_id(KEYRING, INSTALLATION, ref).reveal()
 
@@ -75,13 +88,12 @@ async def vault_provider(address: str, login: BrokerLogin, **settings: Any) -> A
     """Closed at the end."""
     settings.setdefault("auth", AppRole(role_id=login.role_id, secret_id_file=login.secret_id_file))
     known = settings.pop("known", frozenset)  # ids that live leases name
+    clock = settings.pop("clock", SystemClock())
 
     async def knows() -> frozenset[str]:
         return frozenset(known())
 
-    provider = VaultProvider(
-        VaultSettings(address=address, **settings), KEYRING, INSTALLATION, SystemClock(), known=knows
-    )
+    provider = VaultProvider(VaultSettings(address=address, **settings), KEYRING, INSTALLATION, clock, known=knows)
     try:
         yield provider
     finally:

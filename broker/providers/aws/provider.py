@@ -123,6 +123,10 @@ class AwsProvider:
             ]
         return [f"aws: {where} gave no answer ({answer.code}): check endpoint, network and credentials"]
 
+    async def may_recover(self, sweep: Sweep) -> list[str]:  # noqa: ARG002 - of the Protocol
+        """It needs no more than the broker has; what a role refuses is told with the role."""
+        return []
+
     async def recover(self, sweep: Sweep) -> Swept:
         """Deny every session that is older than now, on each role of these scopes."""
         return await CutOff(self._iam, self._settings.installation, self._clock).sweep(sweep)

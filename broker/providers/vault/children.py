@@ -14,6 +14,7 @@ from typing import Any
 
 from broker.clock import Clock
 from broker.providers.base import LeaseRef
+from broker.providers.heard import HeardTime
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import VaultSettings
@@ -21,23 +22,31 @@ from broker.providers.vault.transport import VaultLost, VaultRefused
 from broker.secret import Secret
 
 LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between looks: a queued revocation takes a few milliseconds
-CLOCK_SKEW = timedelta(seconds=30)  # between the server's clock and ours
-SUSPECT_SECONDS = 3600.0  # for which a listing counts as the first of two
+CLOCK_SKEW = timedelta(seconds=30)  # between the clocks of a cluster's servers
+SENT_AT = "server_time"  # in a lease's refs: the server's time when the intent was written
+REMEMBERED = 3600.0  # seconds for which a listing counts as the first of two
 # Then the server calls the lease irrevocable and ignores what is queued; each ask of ours is one try (measured).
 QUEUED_TRIES = 6
 
 
 class Children:
-    """`known`: the ids that some live lease names. Errors are the transport's."""
+    """`known`: the ids that some live lease names. `heard`: the server's clock. Errors are the transport's."""
 
     def __init__(
-        self, client: VaultClient, settings: VaultSettings, clock: Clock, known: Callable[[], Awaitable[frozenset[str]]]
+        self,
+        client: VaultClient,
+        settings: VaultSettings,
+        clock: Clock,
+        heard: HeardTime,
+        known: Callable[[], Awaitable[frozenset[str]]],
     ) -> None:
         self._client = client
         self._settings = settings
         self._clock = clock
+        self._heard = heard
         self._known = known
-        self._suspects: dict[str, float] = {}  # id → monotonic time of the listing that first showed it
+        self._suspects: dict[str, frozenset[str]] = {}  # stepcred lease → what its first listing showed
+        self._first_seen: dict[str, float] = {}  # id → monotonic time of the listing that first showed it
         self._asked: Counter[str] = Counter()  # id → times its revocation was asked for, until it is seen gone
 
     async def revoke(self, asker: Secret, ids: Iterable[str]) -> None:
@@ -65,25 +74,28 @@ class Children:
         return left
 
     async def strays(self, asker: Secret, prefix: str, ref: LeaseRef) -> list[str]:
-        """Leases under `prefix` that a mint of unknown outcome may have left.
+        """Leases under `prefix` that a mint of unknown outcome may have left. Ask when nothing of it can land any more.
 
-        Issued while it could still land, and named by no live lease. An honest neighbour in flight looks the same
-        until it is recorded: only what is older than any mint can be, and nobody's in two listings, is an orphan.
-        That is revoked, by its id; the rest is waited for.
+        1. What the first listing does not show was made later, and not by this mint.
+        2. Named by no live lease, and issued after the intent, by the server's own clock.
+        3. An honest neighbour in flight looks the same until it is recorded. An orphan is nobody's in two listings
+           that are further apart than a mint may take, and older, by the server's clock, than any that may still be
+           answered. That is revoked, by its id; the rest is waited for.
         """
-        landing = timedelta(seconds=self._settings.mint_timeout + self._settings.request_limit_seconds)
-        since, until = ref.intent_at - CLOCK_SKEW, ref.intent_at + landing + CLOCK_SKEW
         found = {}
         for lease_id in await self._unknown(asker, prefix):
             issued = await self._issued(asker, lease_id)
-            if issued and since <= issued <= until:
+            if issued and issued >= _sent_at(ref) - CLOCK_SKEW:  # (2)
                 found[lease_id] = issued
-        left = await self.alive(asker, found)  # the token's death takes its own along, a moment later
-        too_old = self._clock.now() - landing - CLOCK_SKEW
-        orphans = [one for one in left if self._seen_before(one) and found[one] < too_old]
+        suspects = self._suspects.setdefault(ref.lease_id, frozenset(found))  # (1)
+        left = await self.alive(asker, suspects & found.keys())  # the token's death takes its own along, a moment later
+        orphans = [one for one in left if self._is_orphan(one, found[one])]  # (3)
         await self.revoke(asker, orphans)
         gone = set(orphans) - set(await self.alive(asker, orphans))
-        return [one for one in left if one not in gone]
+        left = [one for one in left if one not in gone]
+        if not left:
+            del self._suspects[ref.lease_id]
+        return left
 
     async def _unknown(self, asker: Secret, prefix: str) -> list[str]:
         """Listed first, so that whatever was recorded by then is known."""
@@ -91,10 +103,17 @@ class Children:
         known = await self._known() if listed else frozenset()
         return [lease_id for lease_id in listed if lease_id not in known]
 
-    def _seen_before(self, lease_id: str) -> bool:
-        now = self._clock.monotonic()
-        self._suspects = {one: at for one, at in self._suspects.items() if at > now - SUSPECT_SECONDS}
-        return self._suspects.setdefault(lease_id, now) < now
+    def _is_orphan(self, lease_id: str, issued: datetime) -> bool:
+        now, server = self._clock.monotonic(), self._heard.now()
+        self._first_seen = {one: at for one, at in self._first_seen.items() if at > now - REMEMBERED}
+        seen_for = now - self._first_seen.setdefault(lease_id, now)
+        landing = timedelta(seconds=self._settings.mint_timeout + self._settings.request_limit_seconds)
+        return server is not None and issued < server - landing - CLOCK_SKEW and seen_for >= self._in_flight
+
+    @property
+    def _in_flight(self) -> float:
+        """Seconds from a secret's making until its lease names it, at the most: a mint's own limit, twice for the disk."""
+        return 2 * self._settings.mint_timeout
 
     async def _issued(self, asker: Secret, lease_id: str) -> datetime | None:
         """When it was made; None when it is seen gone."""
@@ -105,6 +124,12 @@ class Children:
                 self._asked.pop(lease_id, None)
                 return None
             raise
+
+
+def _sent_at(ref: LeaseRef) -> datetime:
+    """Before its mint was sent, by the server's clock; by ours when the server had not been heard yet."""
+    told = ref.refs.get(SENT_AT)
+    return datetime.fromisoformat(str(told)) if told else ref.intent_at
 
 
 def issue_time(seen: Mapping[str, Any]) -> datetime:

@@ -45,6 +45,11 @@ class Login:
         self._session: Session | None = None
         self._lock = asyncio.Lock()
 
+    @property
+    def held(self) -> Session | None:
+        """The last session, without asking; perhaps no longer good."""
+        return self._session
+
     async def session(self) -> Session:
         """A session that still has life in it. Raises LoginFailed."""
         if (session := self._fresh()) is not None:

@@ -34,7 +34,7 @@ from broker.providers.base import (
 )
 from broker.providers.heard import HeardTime
 from broker.providers.vault import answers
-from broker.providers.vault.children import Children
+from broker.providers.vault.children import SENT_AT, Children
 from broker.providers.vault.client import TokenAnswer, VaultClient
 from broker.providers.vault.credentials import body_of, child_of, credential_of, input_problem
 from broker.providers.vault.login import Login, LoginFailed, Session
@@ -61,7 +61,7 @@ async def _nobody() -> frozenset[str]:
 
 
 class VaultProvider:
-    """Provider and SettlesDoubt of `broker.providers.base`."""
+    """Provider of `broker.providers.base`, with all of its further powers."""
 
     name = "vault"
 
@@ -89,14 +89,20 @@ class VaultProvider:
             if settings.chooses_ids
             else AccessorTokens(self._client)
         )
-        self._children = Children(self._client, settings, clock, known)
+        self._children = Children(self._client, settings, clock, self._heard, known)
         self._lists = RevocationLists(self._transport)
         self._rights = Rights(self._client, settings)
-        self._survey = Survey(self._client, settings, clock)
+        self._survey = Survey(self._client, settings, clock, self._heard)
 
     def time_heard(self) -> datetime | None:
         """The server's time: `KnowsTime`."""
         return self._heard.now()
+
+    def foresee(self) -> Mapping[str, JsonValue]:
+        """`Foresees`: a mint in doubt is looked for at the cluster that was asked, and by that server's clock."""
+        session, heard = self._login.held, self._heard.now()
+        refs = {"cluster": session.cluster_id} if session else {}
+        return refs | ({SENT_AT: heard.isoformat()} if heard else {})
 
     async def close(self) -> None:
         await self._transport.close()
@@ -126,6 +132,9 @@ class VaultProvider:
             session = await self._login.session()
         except LoginFailed as error:
             raise MintRefused(str(error)) from None
+
+        if order.ref.refs.get("cluster") != session.cluster_id:
+            order = await self._note_cluster(order)
 
         made = await self._create(session, block.role, token, seconds, order)  # (2)
         refs = {"accessor": made.accessor, "cluster": session.cluster_id}
@@ -157,6 +166,15 @@ class VaultProvider:
             return block, seconds, self._tokens.chosen(order.ref)
         except ProviderError as error:
             raise MintRefused(str(error)) from None
+
+    async def _note_cluster(self, order: MintOrder) -> MintOrder:
+        """The first mint after a start, or after the address has moved to another cluster: nothing is sent yet."""
+        refs = self.foresee()
+        try:
+            await order.note(refs)
+        except Exception:  # noqa: BLE001 - whatever the store says
+            raise MintRefused("where the credential is asked for could not be recorded") from None
+        return replace(order, ref=replace(order.ref, refs={**order.ref.refs, **refs}))
 
     async def _create(
         self, session: Session, role: str, token: Secret | None, seconds: int, order: MintOrder
@@ -238,7 +256,7 @@ class VaultProvider:
             return (await self._look(session, ref)).evidence
 
     async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:
-        """Occupy the token's id, killing what is there.
+        """Occupy the token's id, killing what is there once it is on record that it is.
 
         A leased secret whose request may still be in flight outlives a token killed meanwhile (3 of 3, measured).
         Such a token never leaves the broker, so it is left alone until nothing can land; its death then takes
@@ -246,21 +264,20 @@ class VaultProvider:
         """
         if _may_fetch(ref) and not final:
             return Settlement(found=False)
+        if "accessor" in ref.refs and not ref.found:
+            return Settlement(found=True)
         async with self._asking(ref) as session:
             await self._children.revoke(session.token, _children_of(ref))
-            noted = "landed" in ref.refs or "accessor" in ref.refs
-            landed = await self._tokens.find(session.token, ref) or noted
-            refs = {"landed": True} if landed else {}
-            if not final:
-                return Settlement(found=landed, refs=refs)
+            landed = await self._tokens.find(session.token, ref)
+            if not final or landed is not ref.found:
+                return Settlement(found=landed)
             if not landed and not self._tokens.findable:
                 strays = await self._strays(session, ref)
                 return Settlement(found=False, evidence=None if strays else Evidence.EXPIRED)
             step = await self._look(session, ref)
             if step.evidence is None and (landed or step.step != ENDS_BY_TIME):
-                return Settlement(found=landed, refs=refs)
-            evidence = Evidence.SEEN_DEAD if landed else Evidence.NOT_MINTED
-            return Settlement(found=landed, evidence=evidence, refs=refs)
+                return Settlement(found=landed)
+            return Settlement(found=landed, evidence=Evidence.SEEN_DEAD if landed else Evidence.NOT_MINTED)
 
     async def _look(self, session: Session, ref: LeaseRef) -> Progress:
         block = _block_of(ref)
@@ -305,6 +322,10 @@ class VaultProvider:
     async def recover(self, sweep: Sweep) -> Swept:
         """Kill what is alive and of no live lease, as an operator. Raises ProviderError."""
         return await self._survey.recover(sweep)
+
+    async def may_recover(self, sweep: Sweep) -> list[str]:
+        """What the operator's token lacks. Raises ProviderError."""
+        return await self._survey.may_recover(sweep)
 
     async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:
         """By accessor: the nonce that named the token is erased. Raises ProviderError."""

@@ -6,13 +6,16 @@ Needs an operator's token: the broker's own rights reach no accessor that it doe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from datetime import datetime
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
 from broker.clock import Clock
+from broker.log import get_logger
 from broker.model import LEASE_ID, Revocability
 from broker.providers.base import (
     DeclaredScope,
@@ -24,6 +27,7 @@ from broker.providers.base import (
     Sweep,
     Swept,
 )
+from broker.providers.heard import HeardTime
 from broker.providers.vault import answers
 from broker.providers.vault.children import CLOCK_SKEW, issue_time
 from broker.providers.vault.client import VaultClient
@@ -33,31 +37,85 @@ from broker.providers.vault.tokens import FORBIDDEN
 from broker.providers.vault.transport import VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
 
-AT_ONCE = 16  # look-ups in flight: 426 accessors took 1.95 s one by one (measured)
+log = get_logger(__name__)
+
+AT_ONCE = 16  # look-ups or kills in flight: 426 accessors took 1.95 s one by one (measured)
+TELL_EVERY = 200  # kills
 LOOKS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)  # seconds between looks; ending a leased secret asks its target
 
 
 class Survey:
     """Tokens by their metadata, leased secrets by their paths."""
 
-    def __init__(self, client: VaultClient, settings: VaultSettings, clock: Clock) -> None:
+    def __init__(self, client: VaultClient, settings: VaultSettings, clock: Clock, heard: HeardTime) -> None:
         self._client = client
         self._settings = settings
         self._clock = clock
+        self._heard = heard
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def may_recover(self, sweep: Sweep) -> list[str]:
+        """What the operator's token lacks, by its own word. Raises ProviderError."""
+        if sweep.operator is None:
+            return ["vault: an operator's token is needed to list what is alive; give --vault-token-file"]
+        rights = _rights(_blocks(sweep.scopes))
+        try:
+            held = await self._client.capabilities_self(sweep.operator, sorted(rights))
+        except VaultRefused as error:
+            if answers.asker_dead(error):
+                return ["vault: the operator's token is dead; make another"]
+            if error.status == FORBIDDEN:  # it may not ask about itself: the sweep will find out
+                return []
+            raise ProviderError(f"vault: {error} to the operator's token") from None
+        except (VaultUnreachable, VaultLost) as error:
+            raise ProviderError(f"vault: {error}") from None
+        lacks = {path: wanted - set(held.get(path) or ()) for path, wanted in rights.items()}
+        return [
+            f"vault: the operator's token lacks {' and '.join(sorted(missing))} on {path}"
+            for path, missing in lacks.items()
+            if missing and "root" not in (held.get(path) or ())
+        ]
 
     async def recover(self, sweep: Sweep) -> Swept:
-        """Kill what no live lease accounts for. Raises ProviderError."""
+        """Kill what no live lease accounts for. Raises ProviderError when it cannot be listed."""
         if sweep.operator is None:
             raise ProviderError("vault: an operator's token is needed to list what is alive")
         try:
-            tokens = await self._tokens(sweep.operator, sweep)
-            secrets = await self._secrets(sweep.operator, sweep)
+            strays, foreign = await self._tokens(sweep.operator, sweep)
+            tokens = await self._kill_all(strays, partial(self._kill_token, sweep.operator))
+            secrets = await self._kill_all(
+                await self._secrets(sweep.operator, sweep), partial(self._kill_secret, sweep.operator)
+            )
         except VaultRefused as error:
             hint = "; the operator's token may not do that" if error.status == FORBIDDEN else ""
             raise ProviderError(f"vault: {error} to the listing of what is alive{hint}") from None
         except (VaultUnreachable, VaultLost) as error:
             raise ProviderError(f"vault: {error}") from None
-        return Swept(killed=tokens.killed + secrets.killed, unproven=tokens.unproven + secrets.unproven)
+        beyond = (*foreign, *_out_of_reach(sweep.scopes, self._clock.now()))
+        return Swept(killed=tokens.killed + secrets.killed, unproven=tokens.unproven + secrets.unproven + beyond)
+
+    async def _kill_all(self, strays: Sequence[Stray], kill: Callable[[Stray], Awaitable[bool]]) -> Swept:
+        """A few at a time; one that cannot be killed keeps none of the others alive."""
+        done = 0
+
+        async def attempt(stray: Stray) -> str:
+            nonlocal done
+            async with self._places:
+                try:
+                    problem = "" if await kill(stray) else "was not seen dead"
+                except (VaultRefused, VaultUnreachable, VaultLost) as error:
+                    problem = f"could not be killed: {error}"
+            done += 1
+            if done % TELL_EVERY == 0:
+                log.info("killing what is alive and unknown", done=done, of=len(strays))
+            return problem
+
+        problems = await asyncio.gather(*map(attempt, strays))
+        outcome = list(zip(strays, problems, strict=True))
+        return Swept(
+            killed=tuple(stray for stray, problem in outcome if not problem),
+            unproven=tuple(f"vault: {stray.kind} {stray.id} ({stray.about}) {why}" for stray, why in outcome if why),
+        )
 
     async def recheck(self, ref: LeaseRef, asker: Secret) -> Recheck:
         """By the stored accessor and the ids of leased secrets. Raises ProviderError."""
@@ -80,7 +138,8 @@ class Survey:
 
     # --- tokens ---
 
-    async def _tokens(self, asker: Secret, sweep: Sweep) -> Swept:
+    async def _tokens(self, asker: Secret, sweep: Sweep) -> tuple[list[Stray], tuple[str, ...]]:
+        """Those to kill, and what is said of those left alone."""
         roles = {block.role for block in _blocks(sweep.scopes)}
         strays: list[Stray] = []
         foreign: list[str] = []
@@ -94,14 +153,11 @@ class Survey:
                 foreign.append(
                     f"vault: the token of lease {lease_id}, through a role that no scope names, was left alone"
                 )
-        killed = await asyncio.gather(*(self._kill_token(asker, stray) for stray in strays))
-        return _swept(strays, killed, foreign)
+        return strays, tuple(foreign)
 
     async def _alive(self, asker: Secret) -> list[tuple[str, dict[str, Any]]]:
-        places = asyncio.Semaphore(AT_ONCE)
-
         async def look(accessor: str) -> tuple[str, dict[str, Any]] | None:
-            async with places:
+            async with self._places:
                 seen = await self._token(asker, accessor)
             return None if seen is None else (accessor, seen)
 
@@ -120,31 +176,34 @@ class Survey:
     async def _kill_token(self, asker: Secret, stray: Stray) -> bool:
         for pause in LOOKS:
             await self._clock.sleep(pause)
-            try:
+            with contextlib.suppress(VaultRefused):  # whether it is dead is looked at, not believed
                 await self._client.revoke_accessor(asker, stray.id)
-            except VaultRefused as error:
-                if error.status == FORBIDDEN:
-                    raise
             if await self._token(asker, stray.id) is None:
                 return True
         return False
 
     # --- leased secrets ---
 
-    async def _secrets(self, asker: Secret, sweep: Sweep) -> Swept:
-        blocks = _blocks(sweep.scopes)
+    async def _secrets(self, asker: Secret, sweep: Sweep) -> list[Stray]:
+        since = self._by_the_server(sweep.since) - CLOCK_SKEW
+
+        async def look(child: str) -> datetime | None:
+            async with self._places:
+                return await self._issued(asker, child)
+
         strays: list[Stray] = []
-        for prefix in sorted({block.leased_under for block in blocks} - {""}):
-            if "{" in prefix:
-                continue
-            for child in await self._client.list_leases(asker, prefix):
-                if child in sweep.children:
-                    continue
-                issued = await self._issued(asker, child)
-                if issued is not None and issued >= sweep.since - CLOCK_SKEW:
+        for prefix in _listed(_blocks(sweep.scopes)):
+            listed = await self._client.list_leases(asker, prefix)
+            unknown = [child for child in listed if child not in sweep.children]
+            for child, issued in zip(unknown, await asyncio.gather(*map(look, unknown)), strict=True):
+                if issued is not None and issued >= since:
                     strays.append(Stray(kind="leased secret", id=child, about=prefix))
-        killed = await asyncio.gather(*(self._kill_secret(asker, stray) for stray in strays))
-        return _swept(strays, killed, _out_of_reach(sweep.scopes, self._clock.now()))
+        return strays
+
+    def _by_the_server(self, at: datetime) -> datetime:
+        """The same moment by the server's clock, where that is behind ours; else as it is: rather too early."""
+        server = self._heard.now()
+        return at if server is None else at + min(timedelta(0), server - self._clock.now())
 
     async def _issued(self, asker: Secret, child: str) -> datetime | None:
         try:
@@ -161,6 +220,25 @@ class Survey:
             if await self._issued(asker, stray.id) is None:
                 return True
         return False
+
+
+def _listed(blocks: Iterable[VaultBlock]) -> list[str]:
+    """Where leased secrets can be listed; a template names no place."""
+    return sorted(path for path in {block.leased_under for block in blocks} - {""} if "{" not in path)
+
+
+def _rights(blocks: Iterable[VaultBlock]) -> dict[str, frozenset[str]]:
+    """Path → what a sweep needs there; docs/recovery.md has them as a policy."""
+    found = {
+        "auth/token/accessors/": frozenset({"list", "sudo"}),
+        "auth/token/lookup-accessor": frozenset({"update"}),
+        "auth/token/revoke-accessor": frozenset({"update"}),
+    }
+    for path in _listed(blocks):
+        found["sys/leases/lookup"] = frozenset({"update"})
+        found[f"sys/leases/lookup/{path}/"] = frozenset({"list", "sudo"})
+        found[f"sys/leases/revoke/{path}/x"] = frozenset({"update"})
+    return found
 
 
 def _blocks(scopes: Iterable[DeclaredScope]) -> list[VaultBlock]:
@@ -184,9 +262,3 @@ def _out_of_reach(scopes: Iterable[DeclaredScope], now: datetime) -> list[str]:
         elif block.kind.revocability is Revocability.EXPIRY_ONLY:
             found.append(f"vault: certificates of {block.path} end by their time only; all over at {until}")
     return sorted(set(found))
-
-
-def _swept(strays: list[Stray], killed: Iterable[bool], unproven: list[str]) -> Swept:
-    outcome = list(zip(strays, killed, strict=True))
-    alive = [f"vault: {stray.kind} {stray.id} ({stray.about}) was not seen dead" for stray, dead in outcome if not dead]
-    return Swept(killed=tuple(stray for stray, dead in outcome if dead), unproven=tuple(alive + unproven))

@@ -48,7 +48,7 @@ class Tokens(Protocol):
         ...
 
     async def find(self, asker: Secret, ref: LeaseRef) -> bool:
-        """Of a create in doubt: True when the token was there; it has been killed."""
+        """Of a create in doubt: True when the token is there; it is killed once that is on record (`ref.found`)."""
         ...
 
 
@@ -98,14 +98,15 @@ class NamedTokens:
         Concurrent creates of one id can both succeed (47 of 300 races, measured), so who owns the id is looked
         at after each try.
         """
-        token, landed = self.chosen(ref), False
+        token = self.chosen(ref)
         for _ in range(OCCUPY_TRIES):
             await self._try_tomb(asker, token, ref.lease_id)
             owner = await self.owner(asker, token)
             if owner is Owner.TOMB:
-                return landed
+                return ref.found
             if owner is Owner.LEASE:
-                landed = True
+                if not ref.found:
+                    return True
                 await self._end(token)
         raise ProviderError("the token id of a mint in doubt could not be occupied", answered=True)
 

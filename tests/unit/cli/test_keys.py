@@ -11,6 +11,9 @@ import pytest
 
 from broker import keyring
 from broker.__main__ import main
+from broker.journal import anchor
+from broker.journal.anchor import Anchor
+from broker.journal.chain import Head
 from broker.model import EndReason, Evidence, LeaseState
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import SqliteStore, open_store
@@ -84,6 +87,29 @@ def test_a_key_in_use_is_kept_until_nothing_is_named_by_it(
         await store.close()
 
     asyncio.run(start_again())
+
+
+@pytest.mark.parametrize("state", ["missing", "new", "restored"])
+def test_only_the_database_that_the_keys_were_used_with_may_have_some_dropped(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    asyncio.run(use(deployment))
+    assert keys(deployment, "rotate") == os.EX_OK
+    both = deployment.mint_key.read_text()
+    anchor_path = Path(f"{deployment.mint_key}.anchor")
+    if state == "restored":
+        anchor.write(anchor_path, Anchor(installation="i", head=Head(chain=9, seq=9, hash=bytes(32))))
+    else:
+        for path in deployment.database.parent.glob(f"{deployment.database.name}*"):
+            path.unlink()
+    if state == "new":
+        store = open_store(deployment.database)
+        asyncio.run(store.close())
+    capsys.readouterr()
+    assert keys(deployment, "prune") == os.EX_CONFIG
+    said = {"missing": "does not exist", "new": "was never used", "restored": "the database is older"}
+    assert said[state] in capsys.readouterr().err
+    assert deployment.mint_key.read_text() == both
 
 
 def test_pruning_is_refused_while_the_daemon_runs(deployment: Deployment, capsys: pytest.CaptureFixture[str]) -> None:

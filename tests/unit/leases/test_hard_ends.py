@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
+from broker.clock import SystemClock
 from broker.errors import BrokerError, StoreError
 from broker.leases import recovery
+from broker.leases.ending import Ending
 from broker.model import EndReason, LeaseState
-from broker.providers.base import LeaseRef, Progress, ProviderError, Settlement, Sweep, Swept
+from broker.providers.base import LeaseRef, Progress, ProviderError, Settlement, Stray, Sweep, Swept
+from broker.store.base import tail
 from tests.fakes.provider import FakeProvider
 from tests.fakes.world import World
 
@@ -57,10 +61,13 @@ class Recovering(FakeProvider):
         super().__init__(*args)
         self.swept: list[datetime] = []
 
+    async def may_recover(self, sweep: Sweep) -> list[str]:
+        return []
+
     async def recover(self, sweep: Sweep) -> Swept:
         self.swept.append(sweep.since)
         if len(self.swept) == 1:
-            raise ProviderError("an operator's token is needed")
+            raise ProviderError("no answer")
         return Swept()
 
 
@@ -73,13 +80,54 @@ async def test_since_is_no_later_than_the_last_record_also_when_recover_is_run_a
     since = clock.now() - timedelta(minutes=5)
     asked = recovery.Request(since=since, operator=None, mint_timeout=10, wait=False, unfreeze=True)
     provider = Recovering(broker.backend)
-    for _ in range(2):
-        try:
-            await recovery.recover(broker.store, {"fake": provider}, {}, asked, lost=None, clock=clock, replica="test")
-        except ProviderError:
-            continue
+    first, second = [
+        await recovery.recover(broker.store, {"fake": provider}, {}, asked, lost=None, clock=clock, replica="test")
+        for _ in range(2)
+    ]
+    assert (first.unanswered, first.frozen) == (("no answer",), True)
+    assert (len(second.unanswered), second.frozen) == (0, True)  # what was minted before it may land yet
     assert len(provider.swept) == 2
     assert max(provider.swept) <= last
+
+
+class Lacking(Recovering):
+    """Its operator's token may not do it."""
+
+    async def may_recover(self, sweep: Sweep) -> list[str]:
+        return ["the token is dead"]
+
+
+async def test_a_recovery_that_may_not_be_made_changes_nothing(broker: World) -> None:
+    await broker.engine.stop()
+    clock, before = broker.fake_clock, await broker.store.read(lambda tx: (tx.control(), tx.journal_head()))
+    asked = recovery.Request(since=clock.now(), operator=None, mint_timeout=10)
+    provider = Lacking(broker.backend)
+    with pytest.raises(recovery.NotAllowed, match="the token is dead"):
+        await recovery.recover(broker.store, {"fake": provider}, {}, asked, lost=None, clock=clock, replica="test")
+    assert await broker.store.read(lambda tx: (tx.control(), tx.journal_head())) == before
+    assert provider.swept == []
+
+
+class Half(Recovering):
+    """Answers once, and is then not to be had."""
+
+    async def recover(self, sweep: Sweep) -> Swept:
+        self.swept.append(sweep.since)
+        if len(self.swept) > 1:
+            raise ProviderError("no answer")
+        return Swept(killed=(Stray(kind="token", id="a"),))
+
+
+async def test_what_was_killed_is_told_and_on_record_though_the_second_look_failed(broker: World) -> None:
+    await broker.engine.stop()
+    clock = SystemClock()
+    asked = recovery.Request(since=clock.now(), operator=None, mint_timeout=0)
+    provider = Half(broker.backend)
+    provider.landing_seconds = 0.0
+    report = await recovery.recover(broker.store, {"fake": provider}, {}, asked, lost=None, clock=clock, replica="test")
+    assert ([one.id for one in report.killed], report.unanswered, report.frozen) == (["a"], ("no answer",), True)
+    journal = await broker.store.read(lambda tx: [json.loads(entry.body) for entry in tail(tx)])
+    assert [one["id"] for one in journal[-1]["data"]["killed"]] == ["a"]
 
 
 async def test_a_doubt_about_what_only_time_ends_waits_for_what_landed_last(
@@ -102,3 +150,79 @@ async def test_a_doubt_about_what_only_time_ends_waits_for_what_landed_last(
         broker.core.lane.set()
         await asyncio.sleep(0.01)
     assert (await broker.lease(lease.id)).state is LeaseState.IN_DOUBT  # landed 90 s late, it has 55 s to live
+
+
+async def in_doubt(broker: World) -> str:
+    """A mint that landed, and whose answer was lost."""
+    broker.provider.fail = "lose-answer"
+    opened = await broker.begin()
+    with pytest.raises(BrokerError):
+        await broker.issue(opened.handle)
+    (lease,) = await broker.leases(LeaseState.IN_DOUBT)
+    return lease.id
+
+
+async def dies(broker: World, lease_id: str) -> None:
+    for _ in range(300):
+        if lease_id not in broker.backend.alive:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError
+
+
+async def test_what_is_found_is_on_record_before_it_is_killed(broker: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a crash between the two would give the charge of a credential that had existed back (I4)."""
+    calls: list[tuple[bool, bool]] = []
+    settle = FakeProvider.settle
+
+    async def watched(self: FakeProvider, ref: LeaseRef, *, final: bool) -> Settlement:
+        row = await broker.lease(ref.lease_id)
+        calls.append((ref.found, bool(row.refs.get("found"))))
+        return await settle(self, ref, final=final)
+
+    monkeypatch.setattr(FakeProvider, "settle", watched)
+    lease_id = await in_doubt(broker)
+    await dies(broker, lease_id)
+    assert calls[:2] == [(False, False), (True, True)]
+
+
+async def test_a_find_that_cannot_be_recorded_is_killed_all_the_same(
+    broker: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(Ending, "_record_found", full)
+    lease_id = await in_doubt(broker)
+    await dies(broker, lease_id)
+
+
+async def test_a_lease_that_only_time_ends_alarms_when_its_verifier_is_never_heard(broker: World) -> None:
+    timed = broker.core.providers["timed"]
+    assert isinstance(timed, FakeProvider)
+    timed.revoke_fails = True
+    broker.core.providers["timed"] = Deaf(timed)  # type: ignore[index]  # the world's own dict
+    opened = await broker.begin(["timed"])
+    lease = (await broker.issue(opened.handle, "timed")).lease
+    await broker.end(opened.handle, wait=0)
+    life = (lease.expires_at - lease.intent_at + broker.core.timings.clock_skew).total_seconds()
+    for seconds, alarmed in ((life + 30, None), (150, True)):
+        await broker.fake_clock.run(seconds, step=5)
+        for _ in range(30):
+            broker.core.lane.set()
+            await asyncio.sleep(0.01)
+        row = await broker.lease(lease.id)
+        assert (row.state, row.refs.get("alarmed")) == (LeaseState.REVOKING, alarmed)
+
+
+class Deaf:
+    """Has a clock of its own, which was never heard."""
+
+    def __init__(self, inner: FakeProvider) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def time_heard(self) -> None:
+        return None

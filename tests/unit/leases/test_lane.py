@@ -11,7 +11,7 @@ import pytest
 
 from broker.clock import SystemClock
 from broker.errors import BrokerError, Reason, StoreError
-from broker.leases import engine, revoking
+from broker.leases import ending, engine, lane
 from broker.model import EndReason, LeaseState
 from broker.providers.base import LeaseRef, Progress, ProviderError
 from tests.fakes.provider import FakeProvider
@@ -36,7 +36,7 @@ def hang(broker: World, name: str) -> FakeProvider:
 async def test_a_page_of_stuck_revocations_does_not_hold_up_another_provider(
     broker: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revoking, "PAGE", 2)
+    monkeypatch.setattr(lane, "PAGE", 2)
     timed, plain = await broker.begin(["timed"], run="r1"), await broker.begin(["plain"], run="r2")
     for _ in range(4):
         await broker.issue(timed.handle, "timed")
@@ -50,7 +50,7 @@ async def test_a_page_of_stuck_revocations_does_not_hold_up_another_provider(
 async def test_leases_of_a_provider_that_is_gone_are_told_and_hold_up_nobody(
     broker: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revoking, "PAGE", 2)
+    monkeypatch.setattr(lane, "PAGE", 2)
     first, second = await broker.begin(["timed"], run="r1"), await broker.begin(["plain"], run="r2")
     orphans = [(await broker.issue(first.handle, "timed")).lease for _ in range(3)]
     await broker.issue(second.handle)
@@ -66,7 +66,7 @@ async def test_leases_of_a_provider_that_is_gone_are_told_and_hold_up_nobody(
 async def test_a_revocation_that_hangs_is_given_up_and_tried_again(
     broker: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revoking, "ATTEMPT_LIMIT", 0.05)
+    monkeypatch.setattr(ending, "ATTEMPT_LIMIT", 0.05)
     opened = await broker.begin()
     lease = (await broker.issue(opened.handle)).lease
     stuck = hang(broker, "fake")

@@ -1,0 +1,261 @@
+"""One attempt at ending one lease: ask its provider, and believe only evidence.
+
+Without a limit of attempts, with a capped and jittered backoff per lease and a breaker per provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from broker.errors import StoreError
+from broker.journal.records import Kind
+from broker.leases import moves
+from broker.leases.core import FOUND, Core, ref_of
+from broker.log import get_logger
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability
+from broker.providers.base import Progress, Provider, ProviderError, Settlement, SettlesDoubt
+from broker.store.base import Tx
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+ATTEMPT_LIMIT = 120.0  # seconds; providers' own timeouts are far shorter, and a hung call must not keep its place
+FIRST_BACKOFF = 0.25  # seconds; doubled up to the cap, with jitter
+BACKOFF_CAP = 60.0
+OVERDUE = timedelta(minutes=1)  # DESIGN section 5: then it alarms
+
+
+def backoff(attempts: int) -> float:
+    """Seconds until the next attempt after `attempts` failed ones: exponential, capped, full jitter above half."""
+    ceiling = min(BACKOFF_CAP, FIRST_BACKOFF * 2.0 ** min(attempts, 16))
+    return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
+
+
+class Ending:
+    """`heard_again`: told when a provider answers after its breaker was open."""
+
+    def __init__(self, core: Core, *, heard_again: Callable[[], Awaitable[None]]) -> None:
+        self._core = core
+        self._heard_again = heard_again
+        self._overdue: set[str] = set()
+        self._since: dict[str, float] = {}  # lease id → boottime of the first look at it
+
+    async def attempt(self, lease: Lease) -> None:
+        """One attempt. Raises EpochLost, StoreError: nothing was decided."""
+        core = self._core
+        self._looked(lease)
+        if self._ends_by_time(lease) and core.surely(lease.provider) >= self._bound(lease):
+            await self._end(lease, LeaseState.EXPIRED, Evidence.EXPIRED)
+            return
+        provider = core.providers.get(lease.provider)
+        if provider is None:  # its block was taken out of the config while it had leases
+            await self.defer(lease, problem="the provider is not configured at this broker", alarm=True)
+            return
+        try:
+            if lease.state is LeaseState.IN_DOUBT:
+                await self._settle(lease, provider)
+                return
+            progress = await self._ask(lease, provider.revoke(ref_of(lease)))
+        except ProviderError as error:
+            await self.defer(lease, problem=str(error))
+            return
+        if progress.evidence is not None:
+            await self._end(lease, LeaseState.REVOKED, progress.evidence)
+        else:
+            await self._progressed(lease, progress)
+
+    async def defer(
+        self,
+        lease: Lease,
+        *,
+        problem: str,
+        refs: Mapping[str, JsonValue] | None = None,
+        at_least: timedelta | None = None,
+        at_latest: timedelta | None = None,
+        alarm: bool = False,
+    ) -> None:
+        """Try again, with backoff. `alarm`: at once, instead of when it is overdue; once per lease, durably."""
+        core = self._core
+        pause = timedelta(seconds=backoff(lease.attempts))
+        if at_least is not None:
+            pause = max(pause, at_least)  # by a clock set forward it has passed already
+        if at_latest is not None and at_latest > timedelta(0):
+            pause = min(pause, at_latest)
+        alarm = (self._is_overdue(lease) or alarm) and not lease.refs.get("alarmed")
+        merged = dict(refs or {}) | ({"alarmed": True} if alarm else {})
+
+        def operation(tx: Tx) -> None:
+            core.epoch.fence(tx)
+            at = core.clock.now()
+            tx.defer(lease.id, next_try_at=at + pause, problem=problem, refs=merged)
+            if problem != lease.last_problem:
+                moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason=problem)
+            if alarm:
+                moves.record_lease(tx, Kind.ALERT, lease, at=at, reason="REVOCATION_OVERDUE", data={"problem": problem})
+
+        await core.store.write(operation)
+        if alarm:
+            log.error("revocation overdue", lease=lease.id, scope=lease.scope, problem=problem)
+
+    # --- asking ---
+
+    async def _ask(self, lease: Lease, call: Awaitable[T]) -> T:
+        """Measure and bound one call to a provider. Raises ProviderError."""
+        core, answered = self._core, False
+        breaker = core.breakers[lease.provider]
+        if not breaker.admits(lease.id):
+            _never_awaited(call)
+            raise ProviderError("the provider gives no answer; one lease at a time asks again")
+        begun = core.clock.monotonic()
+        try:
+            async with asyncio.timeout(ATTEMPT_LIMIT):
+                result = await call
+            answered = True
+        except TimeoutError:
+            raise ProviderError("the provider gave no answer in time") from None
+        except ProviderError as error:
+            answered = error.answered
+            raise
+        finally:
+            took = timedelta(seconds=core.clock.monotonic() - begun)
+            core.metrics.revocation(lease.provider, took, succeeded=answered)
+            if not answered:
+                breaker.failed(lease.id)
+            elif breaker.answered():
+                log.warning("provider answers again", provider=lease.provider)
+                await self._heard_again()
+        return result
+
+    async def _settle(self, lease: Lease, provider: Provider) -> None:
+        """Find out whether a mint in doubt landed; terminal only when a late one can no longer land."""
+        if not isinstance(provider, SettlesDoubt):
+            await self.defer(lease, problem="waits for its bound")
+            return
+        landing = self._landing(lease)
+        settlement, lease = await self._settlement(lease, provider, final=landing <= timedelta(0))
+        living = landing + (lease.expires_at - lease.intent_at)  # also what landed last
+        if settlement.evidence is None:
+            await self.defer(lease, problem="a late mint may still land", refs=settlement.refs, at_latest=landing)
+        elif lease.refs.get(FOUND):
+            await self._end(lease, LeaseState.REVOKED, Evidence.SEEN_DEAD)
+        elif settlement.evidence is not Evidence.EXPIRED:
+            await self._end(lease, LeaseState.VOID, Evidence.NOT_MINTED)
+        elif living <= timedelta(0):
+            await self._end(lease, LeaseState.EXPIRED, Evidence.EXPIRED)
+        else:
+            await self.defer(lease, problem="cannot be looked for; its life must pass", at_least=living)
+
+    async def _settlement(self, lease: Lease, provider: SettlesDoubt, *, final: bool) -> tuple[Settlement, Lease]:
+        """What is found is first put on record, then killed: a charge for what existed is never given back (I4)."""
+        settlement = await self._ask(lease, provider.settle(ref_of(lease), final=final))
+        if not settlement.found or lease.refs.get(FOUND):
+            return settlement, lease
+        refs = {**lease.refs, **settlement.refs, FOUND: True}
+        try:
+            await self._core.store.write(lambda tx: self._record_found(tx, lease, refs))
+        except StoreError:  # better dead without a record than recorded and alive
+            log.warning("a credential that was found could not be recorded before its end", lease=lease.id)
+        lease = replace(lease, refs=refs)
+        return await self._ask(lease, provider.settle(ref_of(lease), final=final)), lease
+
+    def _record_found(self, tx: Tx, lease: Lease, refs: Mapping[str, JsonValue]) -> None:
+        self._core.epoch.fence(tx)
+        at = self._core.clock.now()
+        tx.defer(lease.id, next_try_at=at, problem=lease.last_problem, refs=refs)
+        moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason="the mint had landed")
+
+    # --- what came of it ---
+
+    async def _end(self, lease: Lease, state: LeaseState, evidence: Evidence) -> None:
+        core = self._core
+
+        def operation(tx: Tx) -> bool:
+            core.epoch.fence(tx)
+            at = core.clock.now()
+            if lease.state is LeaseState.IN_DOUBT and state is LeaseState.REVOKED:
+                moves.revoke_settled(tx, lease, at=at, reason=lease.end_reason or EndReason.MINT_FAILED)
+            ended = moves.end_lease(tx, lease, state, evidence=evidence, at=at)
+            if ended and state is LeaseState.VOID:
+                core.guard.give_back(tx, lease, now=at)
+            return ended
+
+        if await core.store.write(operation):
+            asked = lease.doomed_at or lease.revoking_at
+            if asked is not None:
+                took = max(core.clock.now() - asked, timedelta(0))
+                core.metrics.dead(lease.provider, evidence, took)
+            log.info("lease ended", lease=lease.id, scope=lease.scope, state=state.value, evidence=evidence.value)
+        self._since.pop(lease.id, None)
+        self._overdue.discard(lease.id)
+        core.metrics.revoking_overdue(len(self._overdue))
+        core.endings.tell(lease.id)
+
+    async def _progressed(self, lease: Lease, progress: Progress) -> None:
+        """No evidence yet. Where time is the end, come back when it has passed."""
+        timed = lease.revocability.ends_by_time
+        left = lease.expires_at + self._core.timings.clock_skew - self._core.clock.now() if timed else None
+        await self.defer(lease, problem=progress.step or "not yet seen dead", refs=progress.refs, at_least=left)
+        if timed:
+            self._core.endings.tell(lease.id)
+
+    # --- time ---
+
+    def _ends_by_time(self, lease: Lease) -> bool:
+        """Is passing time evidence? Expired certificates are on no list."""
+        published = lease.revocability is Revocability.PUBLISHED and lease.state is LeaseState.REVOKING
+        return lease.revocability.ends_by_time or published
+
+    def _bound(self, lease: Lease) -> datetime:
+        """When its verifier lets it in no more, at the latest."""
+        bound = lease.expires_at + self._core.timings.clock_skew
+        if lease.state is LeaseState.IN_DOUBT:
+            bound += self._landing_time(lease)
+        return bound
+
+    def _landing_time(self, lease: Lease) -> timedelta:
+        """How long after its intent a mint may land."""
+        provider = self._core.providers.get(lease.provider)
+        landing = provider.landing_seconds if isinstance(provider, SettlesDoubt) else 0.0
+        return self._core.timings.mint_timeout + timedelta(seconds=landing)
+
+    def _landing(self, lease: Lease) -> timedelta:
+        """For how long from now a late mint may still land; zero or less: no more.
+
+        Counted on boot time from the first look at the doubt: before it the mint had settled or its process had
+        died. By the wall clock, the intent may be dated an hour before it was sent.
+        """
+        return self._landing_time(lease) - self._looked(lease)
+
+    def _looked(self, lease: Lease) -> timedelta:
+        """Since the first look at it."""
+        boot = self._core.clock.boottime()
+        return timedelta(seconds=boot - self._since.setdefault(lease.id, boot))
+
+    def _is_overdue(self, lease: Lease) -> bool:
+        """Sets the gauge."""
+        overdue = self._late(lease) > OVERDUE
+        if overdue:
+            self._overdue.add(lease.id)
+            self._core.metrics.revoking_overdue(len(self._overdue))
+        return overdue
+
+    def _late(self, lease: Lease) -> timedelta:
+        """For how long there should have been evidence: a doubt has until nothing lands, a timed one until its bound."""
+        if lease.revocability.ends_by_time:
+            return self._core.epoch.surely() - self._bound(lease)  # its own verifier's time may not be heard
+        if lease.state is LeaseState.IN_DOUBT:
+            return -self._landing(lease)
+        looked = self._looked(lease)
+        if lease.revoking_at is None:
+            return looked
+        return max(looked, self._core.clock.now() - lease.revoking_at)  # perhaps long before this process began
+
+
+def _never_awaited(call: Awaitable[object]) -> None:
+    if isinstance(call, Coroutine):
+        call.close()
