@@ -173,10 +173,11 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
     async with AsyncExitStack() as stack:
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)
-        anchoring = Anchoring(store, config.store.anchor, clock)
+        metrics = Metrics()
+        anchoring = Anchoring(store, config.store.anchor, clock, metrics)
         await anchoring.must_fit()  # before anything is written
         stack.push_async_callback(anchoring.close)
-        core = await _core(stack, store, config, clock)
+        core = await _core(stack, store, config, clock, metrics)
         refusals = Refusals(core.store, clock, core.metrics, DenialCounter())
         engine = Engine(core, refusals)
         stack.push_async_callback(engine.stop)
@@ -209,7 +210,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         )
 
 
-async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Clock) -> Core:
+async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Clock, metrics: Metrics) -> Core:
     """Keys, policy, guard and providers, each given back by `stack`."""
     ring, control = await fitting_keyring(store, config.store.mint_key_file)
     epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
@@ -234,7 +235,7 @@ async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Cloc
         guard=Guard(configured(config.guard)),
         providers=table,
         epoch=epoch,
-        metrics=Metrics(),
+        metrics=metrics,
     )
 
 

@@ -19,9 +19,10 @@ from broker.leases.minting import Delivered, Minter
 from broker.leases.outcomes import Outcome, wait_for_evidence
 from broker.leases.reaper import Reaper
 from broker.leases.refusals import Refusals
+from broker.leases.selection import Selection
 from broker.leases.steps import Beat, Opened, Opening, ScopeAnswer, Steps, with_references
 from broker.log import get_logger
-from broker.model import Agent, EndReason, Lease, LeaseState, StepKey
+from broker.model import Agent, EndReason, Lease, LeaseState, Step, StepKey
 from broker.policy.decision import Denied
 from broker.store.base import Tx
 
@@ -135,30 +136,55 @@ class Engine:
 
     # --- what operators and signals ask ---
 
-    async def freeze(self, *, frozen: bool) -> None:
-        """Stop (or allow) new mints; those in flight are not committed."""
+    async def freeze(self, *, frozen: bool, by: str = "") -> None:
+        """Stop (or allow) new mints. Those in flight are doomed: what they make is never delivered, whatever comes next."""
         core = self._core
 
         def operation(tx: Tx) -> None:
             core.enter(tx)
-            if tx.control().frozen is not frozen:
-                tx.set_frozen(frozen)
-                tx.append(Record(kind=Kind.ALERT, at=core.clock.now(), reason="FROZEN" if frozen else "UNFROZEN"))
+            if tx.control().frozen is frozen:
+                return
+            at = core.clock.now()
+            tx.set_frozen(frozen)
+            tx.append(Record(kind=Kind.ALERT, at=at, reason="FROZEN" if frozen else "UNFROZEN", data={"by": by}))
+            for lease in tx.leases_in(LeaseState.INTENT) if frozen else ():
+                moves.withdraw(tx, lease, at=at, reason=EndReason.FROZEN, by=by)
 
         await core.store.write(operation)
 
-    async def revoke(self, lease_ids: Sequence[str], *, reason: EndReason) -> int:
-        """Ask leases to die; returns how many were live."""
+    async def live(self, selection: Selection) -> list[Lease]:
+        """What `revoke` would ask to die now."""
+        return await self._core.store.read(lambda tx: _live(tx, selection))
+
+    async def revoke(self, selection: Selection, *, by: str) -> list[Lease]:
+        """Ask leases to die, also those that are being minted; their steps go on. Returns those that were live."""
         core = self._core
 
-        def operation(tx: Tx) -> int:
+        def operation(tx: Tx) -> list[Lease]:
             core.enter(tx)
-            rows = [row for row in map(tx.lease, lease_ids) if row is not None]
-            return sum(moves.withdraw(tx, row, at=core.clock.now(), reason=reason) for row in rows)
+            at = core.clock.now()
+            asked = _live(tx, selection)
+            return [row for row in asked if moves.withdraw(tx, row, at=at, reason=EndReason.OPERATOR, by=by)]
 
-        count = await core.store.write(operation)
+        leases = await core.store.write(operation)
         core.lane.set()
-        return count
+        return leases
+
+    async def end_steps(self, selection: Selection, *, by: str) -> list[Step]:
+        """End open steps with all of their leases, in one transaction. Returns them."""
+        core = self._core
+
+        def operation(tx: Tx) -> list[Step]:
+            core.enter(tx)
+            at = core.clock.now()
+            asked = [step for step in tx.open_steps() if selection.of_step(step)]
+            for step in asked:
+                moves.end_step(tx, step, at=at, reason=EndReason.OPERATOR, by=by)
+            return asked
+
+        steps = await core.store.write(operation)
+        core.lane.set()
+        return steps
 
     # --- its own life ---
 
@@ -257,3 +283,8 @@ class Engine:
                 await self._refusals.flush()
             except StoreError:
                 log.warning("counted refusals could not be written")
+
+
+def _live(tx: Tx, selection: Selection) -> list[Lease]:
+    rows = tx.leases_in(LeaseState.INTENT, LeaseState.ACTIVE)
+    return [row for row in rows if selection.of_lease(row, tx.step(row.step_id))]

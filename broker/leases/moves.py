@@ -49,10 +49,10 @@ def in_doubt(tx: Tx, lease: Lease, *, at: datetime, problem: str) -> bool:
     return True
 
 
-def withdraw(tx: Tx, lease: Lease, *, at: datetime, reason: EndReason) -> bool:
+def withdraw(tx: Tx, lease: Lease, *, at: datetime, reason: EndReason, by: str = "") -> bool:
     """Ask a lease to die. ACTIVE → REVOKING; INTENT is only doomed: its state changes when the mint settles.
 
-    False when it was already on its way.
+    `by`: the operator who asked for it. False when it was already on its way.
     """
     if lease.state is LeaseState.INTENT:
         changed = tx.doom(lease.id, at=at, reason=reason)
@@ -63,7 +63,7 @@ def withdraw(tx: Tx, lease: Lease, *, at: datetime, reason: EndReason) -> bool:
     else:
         return False
     if changed:
-        record_lease(tx, kind, lease, at=at, reason=reason.value)
+        record_lease(tx, kind, lease, at=at, reason=reason.value, data={"by": by} if by else {})
     return changed
 
 

@@ -14,6 +14,7 @@ from broker.journal import anchor
 from broker.journal.anchor import Anchor
 from broker.journal.chain import Head
 from broker.log import get_logger
+from broker.metrics import Metrics
 from broker.store.base import Store, Tx
 
 log = get_logger(__name__)
@@ -26,10 +27,11 @@ HELP = "run stepcred-broker recover --since TIME before serving (docs/recovery.m
 class Anchoring:
     """One database and its anchor file. Constant cost: one look at one record, one small file a minute."""
 
-    def __init__(self, store: Store, path: Path, clock: Clock) -> None:
+    def __init__(self, store: Store, path: Path, clock: Clock, metrics: Metrics | None = None) -> None:
         self._store = store
         self._path = path
         self._clock = clock
+        self._metrics = metrics
         self._written: Head | None = None
 
     async def must_fit(self) -> None:
@@ -98,10 +100,14 @@ class Anchoring:
         return head is not None and self._written is not None and head.chain != self._written.chain
 
     async def _try(self) -> None:
+        failing = True
         try:
             await self.write()
+            failing = False
         except (OSError, StoreError):
             log.exception("the anchor could not be written; a restored database would not be noticed")
+        if self._metrics:
+            self._metrics.anchor_failing(failing=failing)
 
 
 def misfit(tx: Tx, held: Anchor | None) -> str:

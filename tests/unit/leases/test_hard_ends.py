@@ -13,7 +13,8 @@ from broker.clock import SystemClock
 from broker.errors import BrokerError, StoreError
 from broker.leases import recovery
 from broker.leases.ending import Ending
-from broker.model import EndReason, LeaseState
+from broker.leases.selection import Selection
+from broker.model import LeaseState
 from broker.providers.base import LeaseRef, Progress, ProviderError, Settlement, Stray, Sweep, Swept
 from broker.store.base import tail
 from tests.fakes.provider import FakeProvider
@@ -47,7 +48,7 @@ async def test_without_an_epoch_the_provider_is_not_hammered(broker: World, monk
         raise StoreError("disk I/O error")
 
     monkeypatch.setattr(broker.core.epoch, "renew", cannot)
-    await broker.engine.revoke(ids, reason=EndReason.STEP_ENDED)
+    await broker.engine.revoke(Selection(leases=frozenset(ids)), by="test")
     monkeypatch.setattr(broker.core.epoch, "_expires_boot", 0.0)
     broker.provider.seen.clear()
     await asyncio.sleep(0.5)

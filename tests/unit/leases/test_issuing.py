@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from broker.errors import Reason
 from broker.model import EndReason, Evidence, LeaseState, VaultToken
 from tests.fakes.world import MAP, OTHER, World, agent, new_id, refusal
@@ -162,17 +164,23 @@ async def test_a_scope_not_named_at_begin_is_refused(broker: World) -> None:
     assert error.reason is Reason.SCOPE_NOT_NAMED
 
 
-async def test_freezing_stops_the_mint_that_is_in_flight(broker: World) -> None:
+@pytest.mark.parametrize("unfrozen", [False, True])
+async def test_freezing_stops_the_mint_that_is_in_flight_also_when_it_is_taken_back(
+    broker: World, *, unfrozen: bool
+) -> None:
     opened = await broker.begin()
     broker.provider.after_landing.clear()
     caller = asyncio.create_task(broker.issue(opened.handle))
     await broker.provider.landed.wait()
-    await broker.engine.freeze(frozen=True)
+    await broker.engine.freeze(frozen=True, by="operator")
+    if unfrozen:
+        await broker.engine.freeze(frozen=False, by="operator")
     broker.provider.after_landing.set()
     error = await refusal(caller)
     assert error.reason is Reason.FROZEN
     await broker.until(broker.nothing_alive)
-    assert (await refusal(broker.issue(opened.handle))).reason is Reason.FROZEN
+    if not unfrozen:
+        assert (await refusal(broker.issue(opened.handle))).reason is Reason.FROZEN
 
 
 async def test_a_map_that_takes_the_grant_away_stops_the_mint_that_is_in_flight(broker: World) -> None:

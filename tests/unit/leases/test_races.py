@@ -12,6 +12,7 @@ from broker.errors import Reason, StoreError
 from broker.guard.successors import successor_allowance
 from broker.leases.epoch import EpochLost
 from broker.leases.issuing import Issuing
+from broker.leases.selection import Selection
 from broker.model import EndReason, LeaseState, StepState
 from tests.fakes.world import World, agent, new_id, refusal
 
@@ -117,7 +118,7 @@ async def test_only_the_lease_dies_when_only_the_lease_was_withdrawn_in_flight(b
     caller = asyncio.create_task(broker.issue(opened.handle))
     await broker.provider.landed.wait()
     [lease] = await broker.leases()
-    assert await broker.engine.revoke([lease.id], reason=EndReason.OPERATOR) == 1
+    assert await broker.engine.revoke(Selection(leases=frozenset({lease.id})), by="test")
     broker.provider.after_landing.set()
     assert (await refusal(caller)).reason is Reason.LEASE_ENDED
     await broker.engine.heartbeat(agent(), opened.handle, [])  # the step goes on

@@ -12,6 +12,7 @@ import pytest
 
 from broker.errors import ConfigError
 from broker.journal import anchor
+from broker.metrics import Metrics
 from broker.store.anchoring import EVERY, LOOK, Anchoring
 from broker.store.sqlite import SqliteStore, open_store
 from tests.fakes.clock import FakeClock
@@ -44,6 +45,16 @@ def gone(file: Path) -> None:
 
 def mode(file: Path) -> int:
     return stat.S_IMODE(file.stat().st_mode)
+
+
+def spoil_folder(file: Path) -> None:
+    """A folder in its place cannot be replaced by a file."""
+    file.unlink()
+    file.mkdir()
+
+
+def mend_folder(file: Path) -> None:
+    file.rmdir()
 
 
 def spoil(file: Path, text: str) -> None:
@@ -154,6 +165,20 @@ async def test_a_start_that_cannot_write_its_anchor_is_refused(store: SqliteStor
         async with anchoring(store, tmp_path / "nowhere" / "anchor").kept():
             pass
     assert not (await store.read(lambda tx: tx.control())).anchored
+
+
+async def test_a_file_that_can_no_longer_be_written_is_counted(store: SqliteStore, file: Path) -> None:
+    clock, metrics = FakeClock(), Metrics()
+
+    def failing() -> bool:
+        return metrics.registry.get_sample_value("stepcred_anchor_failing") == 1
+
+    async with Anchoring(store, file, clock, metrics).kept():
+        spoil_folder(file)
+        await grow(store)
+        assert await passes(clock, EVERY + 3 * LOOK, failing)
+        mend_folder(file)
+        assert await passes(clock, EVERY + 3 * LOOK, lambda: not failing())
 
 
 async def test_a_crash_between_file_and_database_refuses_no_honest_start(store: SqliteStore, file: Path) -> None:
