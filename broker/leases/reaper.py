@@ -25,6 +25,7 @@ STALL = 5.0  # a tick that comes this much late means that the process was stopp
 FORGET_EVERY = 600.0  # seconds
 COUNT_EVERY = 5.0  # seconds between settings of the gauges
 CLOCK_SET = 1.0  # seconds; more than NTP's slewing moves the clock in a tick
+UNHEARD = timedelta(seconds=5)  # past its bound: a verifier's clock that was heard is at most seconds behind
 _EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -132,26 +133,24 @@ class Reaper:
         if not past and not lost:
             return
         expire = partial(_expire_one, at=at, skew=core.timings.clock_skew)
-        surely = {lease.provider: core.surely(lease.provider) for lease in past}
+        surely = {lease.provider: core.surely(lease.provider) for lease, _ in past}
 
         def operation(tx: Tx) -> list[str]:
             core.epoch.fence(tx)
             for lease in filter(None, map(tx.lease, lost)):
                 if lease.claimed_at is None:  # still: a heartbeat may have come in between
                     moves.withdraw(tx, lease, at=at, reason=EndReason.UNCLAIMED)
-            return [lease.id for lease in past if expire(tx, lease, surely=surely[lease.provider])]
+            return [lease.id for lease, over in past if expire(tx, lease, over=over, surely=surely[lease.provider])]
 
         for lease_id in await core.store.write(operation):
             core.endings.tell(lease_id)
         core.lane.set()
 
-    def _past(self, tx: Tx, at: datetime, boot: float) -> list[Lease]:
-        """ACTIVE leases whose time is over, by the one clock or the other."""
-        if not self._ends:
-            return tx.live_past(at)
-        over = [tx.lease(name) for name, end in self._ends.items() if end <= boot]
-        return [lease for lease in over if lease is not None and lease.state is LeaseState.ACTIVE] + [
-            lease for lease in tx.live_past(at) if lease.id not in self._ends
+    def _past(self, tx: Tx, at: datetime, boot: float) -> list[tuple[Lease, timedelta]]:
+        """ACTIVE leases whose time is over, by the one clock or the other, and for how long."""
+        known = [(tx.lease(name), timedelta(seconds=boot - end)) for name, end in self._ends.items() if end <= boot]
+        return [(lease, over) for lease, over in known if lease is not None and lease.state is LeaseState.ACTIVE] + [
+            (lease, at - lease.expires_at) for lease in tx.live_past(at) if lease.id not in self._ends
         ]
 
     def _window_over(self, since: float, boot: float) -> bool:
@@ -159,11 +158,14 @@ class Reaper:
         return boot - counted_from > self._core.timings.claim_window.total_seconds()
 
 
-def _expire_one(tx: Tx, lease: Lease, *, at: datetime, surely: datetime, skew: timedelta) -> bool:
-    """True when it is EXPIRED: only where the verifier enforces time, and its bound has surely passed."""
-    if lease.revocability.ends_by_time:
-        return surely >= lease.expires_at + skew and moves.end_lease(
-            tx, lease, LeaseState.EXPIRED, evidence=Evidence.EXPIRED, at=at
-        )
+def _expire_one(tx: Tx, lease: Lease, *, at: datetime, over: timedelta, surely: datetime, skew: timedelta) -> bool:
+    """True when it is EXPIRED: only where the verifier enforces time, and its bound has surely passed.
+
+    When the verifier's time cannot be heard it is the lane's, which goes on asking and alarms.
+    """
+    if lease.revocability.ends_by_time and surely >= lease.expires_at + skew:
+        return moves.end_lease(tx, lease, LeaseState.EXPIRED, evidence=Evidence.EXPIRED, at=at)
+    if lease.revocability.ends_by_time and over < skew + UNHEARD:
+        return False
     moves.withdraw(tx, lease, at=at, reason=EndReason.LEASE_EXPIRED)
     return False

@@ -32,11 +32,13 @@ from hypothesis.stateful import (
 )
 
 from broker.errors import BrokerError
-from broker.leases import minting
+from broker.leases import epoch, minting
 from broker.leases.core import Core
 from broker.leases.ending import Ending
+from broker.leases.lane import RevocationLane
+from broker.leases.reaper import Reaper
 from broker.leases.successors import successor_from
-from broker.model import Agent, EndReason, Evidence, Lease, LeaseState, Revocability, Tier, VaultToken
+from broker.model import Agent, EndReason, Evidence, Lease, LeaseState, Revocability, Step, Tier, VaultToken
 from broker.store.base import Tx
 from tests.fakes.loop import LoopOnClock
 from tests.fakes.memory_store import MemoryTx
@@ -46,10 +48,14 @@ from tests.invariants.outside import TrueClock, secret_of
 
 T = TypeVar("T")
 EXAMPLES = int(os.environ.get("STEPCRED_MACHINE", "0"))
-MUTANT_EXAMPLES = 300
+MUTANT_EXAMPLES = 1500  # the first that fails is enough
 STEPS = 30
-BUDGET = 3  # of tier `high`, per step and scope
+BUDGET = {Tier.HIGH: 3, Tier.ELEVATED: 5, Tier.LOW: 10}  # per step and scope
+REFILL = {Tier.HIGH: (0, 3600.0), Tier.ELEVATED: (5, 3600.0), Tier.LOW: (1, 60.0)}  # mints, per so many seconds
 SILENCE = 45.0  # seconds
+CLAIM = 30.0  # seconds
+SOON = 5.0  # seconds: DESIGN section 2, I5
+CALM = 30.0  # seconds of good weather after which no breaker is open any more
 REST = 400.0  # seconds until all is known: landing time, and the longest backoff twice
 SLACK = timedelta(seconds=30 + 3 * TICK)  # the clock skew allowed for, and a few looks
 LESS = MAP.replace("scopes: [plain, elevated, danger, timed]", "scopes: [elevated, danger]")
@@ -101,6 +107,10 @@ class Machine(RuleBasedStateMachine):
         self.attentive = 0.0  # seconds for which the broker could hear
         self.deaf_until = 0.0  # on `attentive`: start of the process, end of a stall
         self.misled = False  # a process began under a wrong clock
+        self.unclaimed: dict[str, float] = {}  # lease id → when it was first seen so, on `attentive`
+        self.stormy = 0.0  # elapsed seconds when something was last wrong with the backend
+        self.dying: dict[str, float] = {}  # lease id → elapsed seconds when it was first seen REVOKING
+        self.ahead = 0.0  # seconds by which the wall clock was ever set forward, added up
         self.run(self.broker.start())
 
     def run(self, work: Any) -> Any:
@@ -152,6 +162,22 @@ class Machine(RuleBasedStateMachine):
         self.asked.append(asked)
         self.broker.outside.how = how
         self.ask(asked, turns)
+
+    @precondition(lambda self: self.steps)
+    @rule(which=pick)
+    def insist(self, which: int) -> None:
+        """A runaway."""
+        for _ in range(BUDGET[Tier.HIGH] + 1):
+            self.issue(which, "danger", "answer", None)
+
+    @precondition(lambda self: self.steps)
+    @rule(which=pick)
+    def lose_an_answer(self, which: int) -> None:
+        """The client forgets what no heartbeat has named yet, and goes on beating."""
+        self.issue(which, "plain", "answer", None)
+        claimed = {lease.id for lease in self.leases() if lease.claimed_at}
+        self.held = {lease_id: step for lease_id, step in self.held.items() if lease_id in claimed}
+        self.time_passes(12, beats=True)
 
     @precondition(lambda self: self.asked)
     @rule(which=pick, turns=half_done)
@@ -248,6 +274,7 @@ class Machine(RuleBasedStateMachine):
     @rule(up=st.booleans(), proves=st.booleans())
     def weather(self, *, up: bool, proves: bool) -> None:
         self.broker.outside.up, self.broker.outside.proves = up, proves
+        self.stormy = self.clock.elapsed
 
     @precondition(lambda self: self.broker.outside.landing())
     @rule(which=pick, turns=half_done)
@@ -284,12 +311,27 @@ class Machine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([-86400, -3600, -40, 40, 3600, 86400]))
     def clock_is_set(self, seconds: int) -> None:
         self.clock.set_wall(self.clock.now() + timedelta(seconds=seconds))
+        self.ahead += max(0, seconds)
         self.run(self.broker.round())
 
     @rule()
     def clock_is_right_again(self) -> None:
+        self.ahead += max(0.0, (self.clock.truth - self.clock.now()).total_seconds())
         self.clock.set_wall(self.clock.truth)
         self.run(self.broker.round())
+
+    @rule()
+    def five_seconds(self) -> None:
+        """What began to be revoked while all was well is dead (I5); also what a crash left, which is due at once."""
+        outside = self.broker.outside
+        calm = outside.up and outside.proves and self.clock.elapsed - self.stormy >= CALM
+        before = {lease_id for lease_id, since in self.dying.items() if since >= self.stormy + CALM}
+        for _ in range(int(SOON * 2)):
+            self.attentive += 0.5
+            self.run(self.broker.tick(0.5))
+            self.sound()
+        if calm:
+            assert not before & self.dying.keys(), "REVOKING for 5 s, though its provider answers"
 
     @rule(turns=half_done, reboot=st.booleans())
     def crash(self, turns: int | None, *, reboot: bool) -> None:
@@ -305,6 +347,19 @@ class Machine(RuleBasedStateMachine):
         self.deaf_until = self.attentive
         self.run(self.broker.start())
 
+    @precondition(lambda self: self.steps)
+    @rule(which=pick, turns=st.integers(0, 25), what=st.sampled_from(["crash", "end", "freeze"]))
+    def in_the_middle_of_a_mint(self, which: int, turns: int, what: str) -> None:
+        self.issue(which, "plain", "answer", turns)
+        if what == "crash":
+            self.crash(0, reboot=False)
+        elif what == "end":
+            self.end(which, 3)
+        else:
+            self.freeze(frozen=True)
+            self.run(passes(3))
+            self.freeze(frozen=False)
+
     # --- what must be true all the time ---
 
     @invariant()
@@ -317,6 +372,7 @@ class Machine(RuleBasedStateMachine):
         self.i3(leases)
         self.i4(leases)
         self.i5(leases)
+        self.nobody_keeps_what_was_never_claimed(leases)
         self.nobody_is_ended_for_the_brokers_own_silence()
 
     def collect(self) -> None:
@@ -344,9 +400,16 @@ class Machine(RuleBasedStateMachine):
         assert {lease_id: row.state for lease_id, row in leases.items()} == self.journal, "state without its record"
 
     def i4(self, leases: dict[str, Lease]) -> None:
+        """Every credential that ever existed counts, also one that was found in doubt and killed."""
         minted = [leases[made] for made in self.broker.outside.mints]
-        spent = Counter(lease.guard_key for lease in minted if lease.tier is Tier.HIGH and not lease.replaces)
-        assert max(spent.values(), default=0) <= BUDGET, "more mints than the budget"
+        spent = Counter((lease.guard_key, lease.tier) for lease in minted if not lease.replaces)
+        for (_, tier), count in spent.items():
+            more, period = REFILL[tier]
+            refilled = more * int((self.clock.elapsed + self.ahead) / period)
+            assert count <= BUDGET[tier] + refilled, f"more mints of tier {tier.value} than the budget"
+        for row in leases.values():
+            landed = row.id in self.broker.outside.mints
+            assert row.state is not LeaseState.VOID or not landed, "charge given back for a credential that existed"
 
     def i5(self, leases: dict[str, Lease]) -> None:
         open_ = {step.id for step in self.look(lambda tx: tx.open_steps())}
@@ -354,8 +417,19 @@ class Machine(RuleBasedStateMachine):
             if lease.step_id not in open_:
                 assert lease.state is not LeaseState.ACTIVE, "ACTIVE after the end of its step"
                 assert lease.state is not LeaseState.INTENT or lease.doomed_at, "to be delivered after the end"
+            if lease.state is not LeaseState.REVOKING or lease.revocability is not Revocability.EXACT:
+                self.dying.pop(lease.id, None)
+            else:
+                self.dying.setdefault(lease.id, self.clock.elapsed)
             if lease.state is LeaseState.EXPIRED:
                 assert lease.revocability is Revocability.EXPIRY_ONLY, "expired where nothing enforces time"
+
+    def nobody_keeps_what_was_never_claimed(self, leases: dict[str, Lease]) -> None:
+        open_ = {row.id for row in leases.values() if row.state is LeaseState.ACTIVE and row.claimed_at is None}
+        self.unclaimed = {lease_id: self.unclaimed.get(lease_id, self.attentive) for lease_id in open_}
+        for since in self.unclaimed.values():
+            waited = self.attentive - max(since, self.deaf_until)
+            assert waited <= CLAIM + 3 * TICK, f"ACTIVE and unclaimed after {waited:g} s"
 
     def nobody_is_ended_for_the_brokers_own_silence(self) -> None:
         open_ = {step.id for step in self.look(lambda tx: tx.open_steps())}
@@ -363,6 +437,9 @@ class Machine(RuleBasedStateMachine):
             quiet = self.attentive - max(self.heard.pop(step_id), self.deaf_until)
             step = self.broker.step(step_id)
             assert step.end_reason is not EndReason.SILENT or quiet >= SILENCE, f"silent after {quiet:g} s"
+        for heard in self.heard.values():
+            quiet = self.attentive - max(heard, self.deaf_until)
+            assert quiet <= SILENCE + 3 * TICK, f"open after {quiet:g} s of silence"
 
     def no_lease_outlives_its_life(self) -> None:
         """Whatever the wall clock is set to: what is ACTIVE is younger than its life. At a start it is believed."""
@@ -471,6 +548,48 @@ def the_wall_clock_is_evidence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Core, "surely", lambda self, _: self.clock.now())
 
 
+def what_was_never_claimed_is_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryTx, "unclaimed_since", lambda *_: [])
+
+
+def silence_is_not_heard(patch: pytest.MonkeyPatch) -> None:
+    why_ended = Reaper._why_ended
+
+    def deaf(self: Reaper, step: Step) -> EndReason | None:
+        reason = why_ended(self, step)
+        return None if reason is EndReason.SILENT else reason
+
+    patch.setattr(Reaper, "_why_ended", deaf)
+
+
+def a_find_is_killed_before_it_is_recorded(patch: pytest.MonkeyPatch) -> None:
+    """And every crash comes in between: the charge of a credential that existed is given back."""
+    end = Ending._end
+
+    async def forgetful(self: Ending, lease: Lease, state: LeaseState, evidence: Evidence) -> None:
+        if lease.state is LeaseState.IN_DOUBT and state is LeaseState.REVOKED:
+            state, evidence = LeaseState.VOID, Evidence.NOT_MINTED
+        await end(self, lease, state, evidence)
+
+    patch.setattr(Ending, "_end", forgetful)
+
+
+def what_a_predecessor_left_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(epoch, "_adopt", lambda *_: (0, 0))
+
+
+def the_budget_is_not_charged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryTx, "put_guard_row", lambda *_: None)
+
+
+def what_is_due_waits_a_minute(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RevocationLane, "step", _nothing)
+
+
+async def _nothing(_self: RevocationLane) -> int:
+    return 0
+
+
 def the_commit_does_not_look_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(minting.Minter, "_must_not_live", lambda *_, **__: None)
     patch.setattr(MemoryTx, "doom", lambda *_, **__: True)
@@ -483,6 +602,12 @@ def the_commit_does_not_look_again(patch: pytest.MonkeyPatch) -> None:
         a_yes_is_believed,
         the_wall_clock_is_evidence,
         the_commit_does_not_look_again,
+        what_was_never_claimed_is_kept,
+        silence_is_not_heard,
+        a_find_is_killed_before_it_is_recorded,
+        what_a_predecessor_left_is_forgotten,
+        the_budget_is_not_charged,
+        what_is_due_waits_a_minute,
     ],
 )
 def test_the_machine_notices_when(
