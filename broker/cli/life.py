@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from broker import process, wiring
 from broker.config import Config, OnStop
-from broker.errors import ConfigError, StoreError
+from broker.errors import BrokerError, ConfigError, StoreError
 from broker.log import get_logger
 
 log = get_logger(__name__)
@@ -30,11 +31,13 @@ async def reload(daemon: wiring.Daemon) -> None:
         log.exception("the scope map could not be loaded")
     try:
         if daemon.trust.reload():
-            daemon.core.policies.generation_raised(await daemon.core.store.write(lambda tx: tx.raise_generation()))
+            await daemon.engine.trust_loaded(daemon.trust.fingerprints)
             log.info("trust bundle loaded", generation=daemon.trust.generation)
     except ConfigError as error:
         log.error("trust bundle refused; the last good one stays", problems=error.problems)  # noqa: TRY400 - expected
-    except StoreError:
+        with contextlib.suppress(StoreError):
+            await daemon.engine.trust_refused(error.problems)
+    except (BrokerError, StoreError):
         log.exception("the new trust bundle is in force, but its generation could not be written")
     try:
         if await daemon.reload_keys():

@@ -66,6 +66,15 @@ class Guard:
             tx.add_charge(lease_id=lease_id, key=ask.key, hour_key=ask.hour_key, at=at)
         return verdict
 
+    def halted(self, tx: Tx, ask: GuardAsk, *, now: datetime) -> Locked | Held | None:
+        """The lock or hold that stands, if any. Writes nothing; for successors, whose count is another."""
+        hour, row = _hour_row(tx, ask), _budget_row(tx, ask)
+        if GuardState.HELD in (hour.state, row.state):
+            return Held()
+        if row.state is GuardState.LOCKED and row.until is not None and _forward(hour, now) < row.until:
+            return Locked(until=row.until)
+        return None
+
     def give_back(self, tx: Tx, lease: Lease, *, now: datetime) -> bool:  # noqa: ARG002 - `now` is every writer's
         """Proven that nothing was minted: in the transaction that proves VOID. False when it was not charged.
 

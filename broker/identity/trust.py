@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 
 from broker.errors import ConfigError
 
@@ -36,6 +37,11 @@ class TrustStore:
     def pem(self) -> bytes:
         """The bytes that the roots were parsed from, for the TLS layer."""
         return self._pem
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """SHA-256 of each root, hex: for the journal."""
+        return [root.fingerprint(hashes.SHA256()).hex() for root in self._roots]
 
     @property
     def generation(self) -> int:

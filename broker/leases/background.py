@@ -62,7 +62,7 @@ class Background:
         """Without end by design: until it is written the row says INTENT, and after a restart IN_DOUBT."""
         retrying = AsyncRetrying(
             stop=stop_never,
-            wait=wait_exponential_jitter(initial=0.2, max=10),
+            wait=wait_exponential_jitter(multiplier=0.2, max=10),
             retry=retry_if_exception_type(StoreError),
             sleep=self._core.clock.sleep,
         )

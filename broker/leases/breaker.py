@@ -5,6 +5,7 @@ Only different leases in a row open it. A single one that its provider cannot en
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from broker.clock import Clock
@@ -14,12 +15,21 @@ FIRST_PROBE = 1.0  # seconds after it opened; doubled by each probe without an a
 LAST_PROBE = 15.0  # seconds between probes at most
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """What an answer changes."""
+
+    closed: bool  # it had been open: every lease of the provider may be asked for at once
+    unheard: frozenset[str]  # leases that had got no answer: these may
+
+
 class Breaker:
     """Of one provider. Used on the event loop; `mints_after` may be read on any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._failed: set[str] = set()  # leases, since the last answer
+        self._silent: set[str] = set()  # those of them that heard nothing at all
         self._pause = 0.0  # seconds; zero: closed
         self._probe_at = 0.0  # on the monotonic clock
         self._probe = ""  # the lease that is asking
@@ -38,9 +48,16 @@ class Breaker:
         self._probe = lease_id
         return True
 
-    def failed(self, lease_id: str) -> None:
-        """No answer."""
+    def skipped(self, lease_id: str) -> None:
+        """Nothing was asked after all; the next one may be the probe."""
+        if self._probe == lease_id:
+            self._probe = ""
+
+    def failed(self, lease_id: str, *, silent: bool = False) -> None:
+        """No answer that helps; `silent`: none at all."""
         self._failed.add(lease_id)
+        if silent:
+            self._silent.add(lease_id)
         if self.open and lease_id != self._probe:
             return  # sent before it opened
         if self.open or len(self._failed) >= FAILURES:
@@ -48,12 +65,13 @@ class Breaker:
             self._probe_at = self._clock.monotonic() + self._pause
             self._probe = ""
 
-    def answered(self) -> bool:
-        """An answer, whatever it said. True when it closes."""
-        was_open = self.open
+    def answered(self) -> Answered:
+        """An answer, whatever it said."""
+        told = Answered(closed=self.open, unheard=frozenset(self._silent))
         self._failed.clear()
+        self._silent.clear()
         self._pause, self._probe = 0.0, ""
-        return was_open
+        return told
 
     def mints_after(self) -> timedelta | None:
         """When to ask again for a credential; None: now.

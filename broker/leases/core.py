@@ -6,18 +6,19 @@ import asyncio
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from broker.clock import Clock
 from broker.config import Timings
-from broker.errors import BrokerError, Reason, access_denied
+from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.guard.guard import Guard
 from broker.journal.records import Record
 from broker.keyring import Keyring, handle_of, hash_handle
 from broker.leases.breaker import Breaker
-from broker.leases.epoch import EpochKeeper, EpochLost, epoch_lost
+from broker.leases.epoch import ASK_AGAIN, EpochKeeper, EpochLost, epoch_lost
+from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import NAME, Agent, JsonValue, Lease, Step, StepKey, StepState
 from broker.policy.decision import AccessRequest, Decision
@@ -25,8 +26,11 @@ from broker.policy.holder import Policies
 from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
 
+log = get_logger(__name__)
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 FOUND = "found"  # in a lease's refs: its mint was in doubt and had landed
+ONLY_TIME = "only_time"  # in a lease's refs: its provider has done what it can, and time does the rest
 MAX_SCOPES = 32  # per step; keeps one request's answer small
 
 
@@ -76,6 +80,7 @@ class Core:
     metrics: Metrics
     endings: Endings = field(default_factory=Endings)
     lane: asyncio.Event = field(default_factory=asyncio.Event)  # set: the revocation lane has work
+    draining: asyncio.Event = field(default_factory=asyncio.Event)  # set: no new steps and intents
     heard: dict[str, float] = field(default_factory=dict)  # step id → boottime of its last sign of life
     breakers: Mapping[str, Breaker] = field(init=False)
 
@@ -89,6 +94,28 @@ class Core:
             heard = told.time_heard()
             return _NEVER if heard is None else min(heard, self.epoch.surely())
         return self.epoch.surely()
+
+    async def answered(self, provider: str) -> None:
+        """It gave an answer, to a mint or a revocation: whoever had got none is asked for again at once (I5)."""
+        told = self.breakers[provider].answered()
+        if told.closed:
+            log.warning("provider answers again", provider=provider)
+            await self.make_due(provider=provider)
+        elif told.unheard:
+            await self.make_due(only=told.unheard)
+
+    async def make_due(self, *, provider: str = "", only: Collection[str] | None = None) -> None:
+        """Unfinished revocations are due now, whatever they wait for; a page at a time, as ever."""
+
+        def operation(tx: Tx) -> None:
+            self.epoch.fence(tx)
+            tx.make_due(self.clock.now(), provider=provider, only=only)
+
+        try:
+            await self.store.write(operation)
+        except (EpochLost, StoreError):
+            log.warning("what is due could not be brought forward; it waits for its time", provider=provider)
+        self.lane.set()
 
     def must_answer(self, provider: str) -> None:
         """Raises PROVIDER_FAILED while its breaker is open: before the intent, so free of charge."""
@@ -176,6 +203,17 @@ def step_ended(step: Step) -> BrokerError:
         metadata={"ended_by": why},
         about={"step_id": step.id},
     )
+
+
+def frozen(about: Mapping[str, str] | None = None) -> BrokerError:
+    """Nothing is minted or delivered."""
+    return BrokerError(Reason.FROZEN, "the broker is frozen by an operator", about=about)
+
+
+def must_take_new_work(core: Core) -> None:
+    """Raises DRAINING while the broker stops; what is asked again is answered all the same."""
+    if core.draining.is_set():
+        raise BrokerError(Reason.DRAINING, "the broker is stopping; ask again", retry_after=ASK_AGAIN)
 
 
 def check_request_id(text: str) -> str:

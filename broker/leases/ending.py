@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from enum import Enum
+from typing import Any, TypeVar
 
 from broker.errors import StoreError
 from broker.journal.records import Kind
 from broker.leases import moves
-from broker.leases.core import FOUND, Core, ref_of
+from broker.leases.core import FOUND, ONLY_TIME, Core, ref_of
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability
 from broker.providers.base import Progress, Provider, ProviderError, Settlement, SettlesDoubt
@@ -28,6 +29,16 @@ ATTEMPT_LIMIT = 120.0  # seconds; providers' own timeouts are far shorter, and a
 FIRST_BACKOFF = 0.25  # seconds; doubled up to the cap, with jitter
 BACKOFF_CAP = 60.0
 OVERDUE = timedelta(minutes=1)  # DESIGN section 5: then it alarms
+MIN_PAUSE = timedelta(seconds=1)
+
+
+class Contact(Enum):
+    """What one call says of its provider."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"  # it is there, and cannot do it
+    NONE = "none"  # nobody answered
+    NOT_ASKED = "not asked"
 
 
 def backoff(attempts: int) -> float:
@@ -37,11 +48,10 @@ def backoff(attempts: int) -> float:
 
 
 class Ending:
-    """`heard_again`: told when a provider answers after its breaker was open."""
+    """Works on one lease at a time; holds how long it has known each."""
 
-    def __init__(self, core: Core, *, heard_again: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._heard_again = heard_again
         self._overdue: set[str] = set()
         self._since: dict[str, float] = {}  # lease id → boottime of the first look at it
 
@@ -86,50 +96,62 @@ class Ending:
             pause = max(pause, at_least)  # by a clock set forward it has passed already
         if at_latest is not None and at_latest > timedelta(0):
             pause = min(pause, at_latest)
-        alarm = (self._is_overdue(lease) or alarm) and not lease.refs.get("alarmed")
+        alarmed = bool(lease.refs.get("alarmed"))
+        alarm = (self._is_overdue(lease) or alarm) and not alarmed
+        if not alarm and not alarmed and at_least is None:  # the next look is not long after the alarm is due
+            pause = min(pause, max(OVERDUE - self._late(lease), MIN_PAUSE))
         merged = dict(refs or {}) | ({"alarmed": True} if alarm else {})
 
-        def operation(tx: Tx) -> None:
+        def operation(tx: Tx) -> bool:
             core.epoch.fence(tx)
             at = core.clock.now()
-            tx.defer(lease.id, next_try_at=at + pause, problem=problem, refs=merged)
+            if not tx.defer(lease.id, next_try_at=at + pause, problem=problem, refs=merged):
+                return False
             if problem != lease.last_problem:
                 moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason=problem)
             if alarm:
                 moves.record_lease(tx, Kind.ALERT, lease, at=at, reason="REVOCATION_OVERDUE", data={"problem": problem})
+            return True
 
-        await core.store.write(operation)
-        if alarm:
+        if not await core.store.write(operation):
+            self._forget(lease)  # it has ended by another way
+        elif alarm:
             log.error("revocation overdue", lease=lease.id, scope=lease.scope, problem=problem)
 
     # --- asking ---
 
-    async def _ask(self, lease: Lease, call: Awaitable[T]) -> T:
+    async def _ask(self, lease: Lease, call: Coroutine[Any, Any, T]) -> T:
         """Measure and bound one call to a provider. Raises ProviderError."""
-        core, answered = self._core, False
-        breaker = core.breakers[lease.provider]
+        core = self._core
+        breaker, begun = core.breakers[lease.provider], core.clock.monotonic()
         if not breaker.admits(lease.id):
-            _never_awaited(call)
+            call.close()
             raise ProviderError("the provider gives no answer; one lease at a time asks again")
-        begun = core.clock.monotonic()
+        contact = Contact.NONE  # whatever ends it by surprise proves no answer
         try:
             async with asyncio.timeout(ATTEMPT_LIMIT):
                 result = await call
-            answered = True
+            asked = not isinstance(result, Settlement) or result.asked
+            contact = Contact.ANSWERED if asked else Contact.NOT_ASKED
         except TimeoutError:
-            raise ProviderError("the provider gave no answer in time") from None
+            raise ProviderError("the provider gave no answer in time", silent=True) from None
         except ProviderError as error:
-            answered = error.answered
+            contact = _contact(error)
             raise
         finally:
-            took = timedelta(seconds=core.clock.monotonic() - begun)
-            core.metrics.revocation(lease.provider, took, succeeded=answered)
-            if not answered:
-                breaker.failed(lease.id)
-            elif breaker.answered():
-                log.warning("provider answers again", provider=lease.provider)
-                await self._heard_again()
+            if contact is Contact.NOT_ASKED:
+                breaker.skipped(lease.id)
+            else:
+                took = timedelta(seconds=core.clock.monotonic() - begun)
+                core.metrics.revocation(lease.provider, took, succeeded=contact is Contact.ANSWERED)
+                await self._heard(lease, contact)
         return result
+
+    async def _heard(self, lease: Lease, contact: Contact) -> None:
+        if contact is Contact.ANSWERED:
+            await self._core.answered(lease.provider)
+        else:
+            self._core.breakers[lease.provider].failed(lease.id, silent=contact is Contact.NONE)
 
     async def _settle(self, lease: Lease, provider: Provider) -> None:
         """Find out whether a mint in doubt landed; terminal only when a late one can no longer land."""
@@ -190,16 +212,20 @@ class Ending:
                 took = max(core.clock.now() - asked, timedelta(0))
                 core.metrics.dead(lease.provider, evidence, took)
             log.info("lease ended", lease=lease.id, scope=lease.scope, state=state.value, evidence=evidence.value)
+        self._forget(lease)
+        core.endings.tell(lease.id)
+
+    def _forget(self, lease: Lease) -> None:
         self._since.pop(lease.id, None)
         self._overdue.discard(lease.id)
-        core.metrics.revoking_overdue(len(self._overdue))
-        core.endings.tell(lease.id)
+        self._core.metrics.revoking_overdue(len(self._overdue))
 
     async def _progressed(self, lease: Lease, progress: Progress) -> None:
         """No evidence yet. Where time is the end, come back when it has passed."""
         timed = lease.revocability.ends_by_time
         left = lease.expires_at + self._core.timings.clock_skew - self._core.clock.now() if timed else None
-        await self.defer(lease, problem=progress.step or "not yet seen dead", refs=progress.refs, at_least=left)
+        refs = {**progress.refs, ONLY_TIME: True} if timed else progress.refs
+        await self.defer(lease, problem=progress.step or "not yet seen dead", refs=refs, at_least=left)
         if timed:
             self._core.endings.tell(lease.id)
 
@@ -253,9 +279,10 @@ class Ending:
         looked = self._looked(lease)
         if lease.revoking_at is None:
             return looked
-        return max(looked, self._core.clock.now() - lease.revoking_at)  # perhaps long before this process began
+        return max(looked, self._core.epoch.surely() - lease.revoking_at)  # perhaps long before this process began
 
 
-def _never_awaited(call: Awaitable[object]) -> None:
-    if isinstance(call, Coroutine):
-        call.close()
+def _contact(error: ProviderError) -> Contact:
+    if error.answered:
+        return Contact.ANSWERED
+    return Contact.NONE if error.silent else Contact.FAILED

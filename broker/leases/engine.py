@@ -8,14 +8,14 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from broker.errors import BrokerError, Reason, StoreError, access_denied
+from broker.errors import StoreError, access_denied
 from broker.journal.records import Kind, Record
 from broker.leases import moves
+from broker.leases.committing import Delivered
 from broker.leases.core import Core, check_request_id, known_request, payload_hash
-from broker.leases.epoch import ASK_AGAIN
 from broker.leases.issuing import Asking, Issuing, refused
 from broker.leases.lane import RevocationLane
-from broker.leases.minting import Delivered, Minter
+from broker.leases.minting import Minter
 from broker.leases.outcomes import Outcome, wait_for_evidence
 from broker.leases.reaper import Reaper
 from broker.leases.refusals import Refusals
@@ -30,6 +30,7 @@ log = get_logger(__name__)
 
 MAX_WAITING = 64  # calls of one agent: a quarter of what the server takes by default
 DRAIN_PAGE = 1000  # leases looked at, to see whether there is still work that can be done
+LOOK_AT_EPOCH = 1.0  # seconds
 FLUSH_EVERY = 5.0  # seconds between writes of counted refusals
 
 
@@ -58,13 +59,16 @@ class Engine:
         self._reaper = Reaper(core, self._steps)
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: Counter[str] = Counter()  # agent → calls that wait for evidence
-        self.draining = False
+
+    @property
+    def draining(self) -> bool:
+        """No new steps and intents."""
+        return self._core.draining.is_set()
 
     # --- what agents ask ---
 
     async def begin_step(self, agent: Agent, asked: Opening) -> Opened:
         """Open a step; the refused scopes are journalled with their references."""
-        self._must_take_new_work()
         opened = await self._steps.begin(agent, asked)
         references: dict[str, str] = {}
         for answer in opened.answers:
@@ -76,7 +80,6 @@ class Engine:
 
     async def issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
         """Mint one credential, or answer a replay."""
-        self._must_take_new_work()
         return await self._issuing.issue(agent, handle, asked)
 
     async def heartbeat(self, agent: Agent, handle: str, held: Sequence[str]) -> Beat:
@@ -87,7 +90,7 @@ class Engine:
         self, agent: Agent, *, request_id: str, handle: str, lease_id: str, wait_seconds: float
     ) -> Outcome:
         """End one lease of the caller's step. Asking again answers how it stands."""
-        core = self._core
+        core, until = self._core, asyncio.get_running_loop().time() + wait_seconds
         check_request_id(request_id)
         step = await core.step_of(agent, handle)
 
@@ -104,22 +107,26 @@ class Engine:
 
         lease = await core.store.write(operation)
         core.lane.set()
-        outcomes = await self._wait(agent, [lease], wait_seconds)
+        outcomes = await self._wait(agent, [lease], until)
         core.epoch.must_be_fresh()
         return outcomes[0]
 
     async def end_step(self, agent: Agent, *, request_id: str, handle: str, wait_seconds: float) -> Ended:
         """End the caller's step and all of its leases. Asking again answers how they stand."""
-        core = self._core
+        core, until = self._core, asyncio.get_running_loop().time() + wait_seconds
         check_request_id(request_id)
         step = await core.step_of(agent, handle)
         leases = await self._steps.end(step, reason=EndReason.STEP_ENDED, by=agent.spiffe_id, request_id=request_id)
-        outcomes = await self._wait(agent, leases, wait_seconds)
+        outcomes = await self._wait(agent, leases, until)
         core.epoch.must_be_fresh()
         return Ended(outcomes=tuple(outcomes))
 
-    async def _wait(self, agent: Agent, leases: Sequence[Lease], seconds: float) -> list[Outcome]:
-        """Each waiter holds a place at the server: whoever has too many is told at once how the leases stand."""
+    async def _wait(self, agent: Agent, leases: Sequence[Lease], until: float) -> list[Outcome]:
+        """Each waiter holds a place at the server: whoever has too many is told at once how the leases stand.
+
+        `until`: on the event loop's clock; what writing the end took is part of the caller's patience.
+        """
+        seconds = max(0.0, until - asyncio.get_running_loop().time())
         if self._waiting[agent.spiffe_id] >= MAX_WAITING:
             seconds = 0.0
         self._waiting[agent.spiffe_id] += 1
@@ -136,21 +143,25 @@ class Engine:
 
     # --- what operators and signals ask ---
 
-    async def freeze(self, *, frozen: bool, by: str = "") -> None:
-        """Stop (or allow) new mints. Those in flight are doomed: what they make is never delivered, whatever comes next."""
+    async def freeze(self, *, frozen: bool, revoke: bool = False, by: str = "") -> None:
+        """Stop (or allow) new mints. Those in flight are doomed: what they make is never delivered, whatever comes next.
+
+        `revoke`: with what is alive, too.
+        """
         core = self._core
 
         def operation(tx: Tx) -> None:
             core.enter(tx)
-            if tx.control().frozen is frozen:
-                return
             at = core.clock.now()
-            tx.set_frozen(frozen)
-            tx.append(Record(kind=Kind.ALERT, at=at, reason="FROZEN" if frozen else "UNFROZEN", data={"by": by}))
-            for lease in tx.leases_in(LeaseState.INTENT) if frozen else ():
+            if tx.control().frozen is not frozen:
+                tx.set_frozen(frozen)
+                tx.append(Record(kind=Kind.ALERT, at=at, reason="FROZEN" if frozen else "UNFROZEN", data={"by": by}))
+            doomed = [LeaseState.INTENT] * frozen + [LeaseState.ACTIVE] * (frozen and revoke)
+            for lease in tx.leases_in(*doomed) if doomed else ():
                 moves.withdraw(tx, lease, at=at, reason=EndReason.FROZEN, by=by)
 
         await core.store.write(operation)
+        core.lane.set()
 
     async def live(self, selection: Selection) -> list[Lease]:
         """What `revoke` would ask to die now."""
@@ -171,22 +182,29 @@ class Engine:
         return leases
 
     async def end_steps(self, selection: Selection, *, by: str) -> list[Step]:
-        """End open steps with all of their leases, in one transaction. Returns them."""
-        core = self._core
-
-        def operation(tx: Tx) -> list[Step]:
-            core.enter(tx)
-            at = core.clock.now()
-            asked = [step for step in tx.open_steps() if selection.of_step(step)]
-            for step in asked:
-                moves.end_step(tx, step, at=at, reason=EndReason.OPERATOR, by=by)
-            return asked
-
-        steps = await core.store.write(operation)
-        core.lane.set()
-        return steps
+        """End open steps with all of their leases. Returns them."""
+        asked = await self._core.store.read(lambda tx: [step for step in tx.open_steps() if selection.of_step(step)])
+        return await self._steps.end_all([(step, EndReason.OPERATOR) for step in asked], by=by)
 
     # --- its own life ---
+
+    async def trust_loaded(self, fingerprints: Sequence[str]) -> None:
+        """Other roots are in force: whatever was decided under the older ones is decided again (DESIGN section 3)."""
+        core = self._core
+
+        def operation(tx: Tx) -> int:
+            core.enter(tx)
+            generation = tx.raise_generation()
+            data = {"roots": list(fingerprints), "generation": generation}
+            tx.append(Record(kind=Kind.TRUST_LOADED, at=core.clock.now(), data=data))
+            return generation
+
+        core.policies.generation_raised(await core.store.write(operation))
+
+    async def trust_refused(self, problems: Sequence[str]) -> None:
+        """A bad bundle: the last good one stays."""
+        record = Record(kind=Kind.TRUST_REFUSED, at=self._core.clock.now(), data={"problems": list(problems)})
+        await self._core.store.write(lambda tx: tx.append(record))
 
     async def start(self) -> None:
         """Take the epoch, take up what was left, and run."""
@@ -199,21 +217,22 @@ class Engine:
     async def take_up(self) -> None:
         """A new epoch, and everything unfinished is due at once."""
         self._core.metrics.epoch(await self._core.epoch.take())
-        await self._lane.resume()
+        self._core.lane.set()
 
     async def drain(self, *, revoke: bool) -> None:
         """No new intents; mints settle; REVOKING rows are worked until the grace ends (DESIGN section 4).
 
-        ACTIVE leases and open steps stay for the next epoch, unless `revoke`.
+        ACTIVE leases and open steps stay for the next epoch, unless `revoke`: then they end first, for a mint may hang
+        for longer than the grace.
         """
-        self.draining = True
         core = self._core
+        core.draining.set()
         grace = core.timings.drain_grace.total_seconds()
         try:
             async with asyncio.timeout(grace):
-                await self._minter.settled()
                 if revoke:
                     await self._end_all_steps()
+                await self._minter.settled()
                 await self._work_off(asyncio.get_running_loop().time() + grace)
         except TimeoutError:
             log.warning("drain grace is over with work left; the next start goes on")
@@ -232,19 +251,12 @@ class Engine:
         except StoreError:
             log.warning("counted refusals could not be written")
 
-    def _must_take_new_work(self) -> None:
-        if self.draining:
-            raise BrokerError(Reason.DRAINING, "the broker is stopping; ask again", retry_after=ASK_AGAIN)
-
     def _run(self, work: Coroutine[None, None, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
 
     async def _end_all_steps(self) -> None:
-        for step in await self._core.store.read(lambda tx: tx.open_steps()):
-            try:
-                await self._steps.end(step, reason=EndReason.BROKER_STOPPED, by="broker")
-            except (BrokerError, StoreError):
-                log.warning("a step could not be ended; its leases stay for the next start", step=step.id)
+        steps = await self._core.store.read(lambda tx: tx.open_steps())
+        await self._steps.end_all([(step, EndReason.BROKER_STOPPED) for step in steps], by="broker")
 
     async def _work_off(self, deadline: float) -> None:
         """Until nothing is left that may still be ended before `deadline` (of the event loop's clock)."""
@@ -262,18 +274,24 @@ class Engine:
             await asyncio.sleep(0.02)
 
     async def _renew_for_ever(self) -> None:
+        """Looked at each second: after the machine has slept, nothing may be written until there is a new one."""
         core = self._core
+        renewed = core.clock.boottime()
         while True:
-            await core.clock.sleep(core.timings.epoch_renew.total_seconds())
+            await core.clock.sleep(LOOK_AT_EPOCH)
+            due = core.clock.boottime() - renewed >= core.timings.epoch_renew.total_seconds()
+            if core.epoch.fresh() and not due:
+                continue
             try:
                 await self.renew()
+                renewed = core.clock.boottime()
             except Exception:  # without a fresh epoch nothing is written: keep trying
                 log.exception("the epoch could not be renewed")
 
     async def renew(self) -> None:
         """Keep the epoch, or take a new one when it ran out."""
         if await self._core.epoch.renew():
-            await self._lane.resume()
+            self._core.lane.set()
         self._core.metrics.epoch(self._core.epoch.id)
 
     async def _flush_for_ever(self) -> None:
@@ -286,5 +304,5 @@ class Engine:
 
 
 def _live(tx: Tx, selection: Selection) -> list[Lease]:
-    rows = tx.leases_in(LeaseState.INTENT, LeaseState.ACTIVE)
+    rows = tx.leases_in(LeaseState.INTENT, LeaseState.IN_DOUBT, LeaseState.ACTIVE)
     return [row for row in rows if selection.of_lease(row, tx.step(row.step_id))]

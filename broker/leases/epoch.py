@@ -116,8 +116,9 @@ def epoch_lost() -> BrokerError:
 
 
 def _adopt(tx: Tx, clock: Clock) -> tuple[int, int]:
-    """Older epochs' INTENT rows → IN_DOUBT, their unclaimed credentials → REVOKING (DESIGN section 3)."""
+    """Older epochs' INTENT rows → IN_DOUBT, their unclaimed credentials → REVOKING; unfinished work is due now."""
     at = clock.now()
+    tx.make_due(at)
     doubtful = tx.leases_in(LeaseState.INTENT)
     for lease in doubtful:
         moves.in_doubt(tx, lease, at=at, problem="the broker stopped while minting")

@@ -11,19 +11,22 @@ from broker.guard.guard import GuardAsk
 from broker.guard.verdicts import Admitted, Ceiling, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
+from broker.leases.committing import Delivered
 from broker.leases.core import (
     Core,
     PolicyMoved,
     check_name,
     check_request_id,
+    frozen,
     known_request,
     must_be_open,
+    must_take_new_work,
     payload_hash,
     step_record,
 )
 from broker.leases.epoch import ASK_AGAIN
 from broker.leases.ids import new_lease_id, new_nonce
-from broker.leases.minting import Delivered, Minter
+from broker.leases.minting import Minter
 from broker.leases.successors import link_successor
 from broker.log import get_logger
 from broker.metrics import GuardBlock, IssueOutcome
@@ -151,16 +154,18 @@ class Issuing:
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
         if known is not None:
             return Known(request=known)
+        must_take_new_work(core)
         control = tx.control()  # 3
         if control.policy_generation != generation:
             raise PolicyMoved
         if control.frozen:
-            raise BrokerError(Reason.FROZEN, "the broker is frozen by an operator", about=_about(step, asked.scope))
+            raise frozen(_about(step, asked.scope))
         now_step = core.own(agent, tx.step(step.id))
         must_be_open(now_step)
         core.must_answer(allowed.provider)
         lease = self._draft(agent, step, asked, allowed, generation, at=at)  # 4
         if asked.replaces:
+            self._must_not_be_halted(tx, now_step, allowed, at=at)
             lease = link_successor(tx, lease, step, allowed, at=at)
             lease = replace(lease, expires_at=self._expiry(step, allowed, at=at, first=lease.first_mint_at))
         else:
@@ -246,6 +251,14 @@ class Issuing:
         error = as_error(verdict)
         error.about = _about(step, allowed.scope) | {"rule": str(allowed.rule)}
         return Refusal(error=error)
+
+    def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed, *, at: datetime) -> None:
+        """A successor is not charged, but gets around no lock and no hold."""
+        halted = self._core.guard.halted(tx, _ask(step, allowed), now=at)
+        if halted is not None:
+            error = as_error(halted)
+            error.about = _about(step, allowed.scope) | {"rule": str(allowed.rule)}
+            raise error
 
     def _halt(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, *, held: bool, at: datetime) -> None:
         """Fail safe in this ONE transaction: the step ends, all its leases go, journal, alert."""

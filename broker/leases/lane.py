@@ -15,7 +15,7 @@ from broker.leases.core import Core
 from broker.leases.ending import Ending, backoff
 from broker.leases.epoch import EpochLost
 from broker.log import get_logger
-from broker.model import Lease, LeaseState, Tier
+from broker.model import Lease
 
 log = get_logger(__name__)
 
@@ -23,6 +23,7 @@ BULKHEAD = 16  # revocations in flight per provider
 PAGE = 32  # of one provider under way, those waiting at the bulkhead included: a `high` one waits behind no more
 IDLE = 1.0  # seconds between looks when nobody woke the lane
 BUSY = 0.05  # seconds, while there is more than a page of work
+DISK_PAUSE = 2.0  # seconds at most, after the end of a lease could not be written
 SET_BACK = 1.0  # seconds by which the wall clock goes back without anybody noticing
 
 
@@ -31,17 +32,12 @@ class RevocationLane:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._ending = Ending(core, heard_again=self.resume)
+        self._ending = Ending(core)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._load: Counter[str] = Counter()  # provider → leases in `_busy`
         self._bulkheads: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(BULKHEAD))
+        self._finished: set[str] = set()  # during the read of what is due: its rows are older than that
         self._drift = self._wall_over_boot()
-
-    async def resume(self) -> None:
-        """At the start of an epoch: everything unfinished is due at once."""
-        leases = await self._core.store.read(lambda tx: tx.leases_in(LeaseState.REVOKING, LeaseState.IN_DOUBT))
-        for lease in sorted(leases, key=lambda lease: lease.tier is not Tier.HIGH):
-            self._start(lease)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -63,15 +59,23 @@ class RevocationLane:
         """Start what is due and not yet under way; returns how many."""
         drift, self._drift = self._drift, self._wall_over_boot()
         if self._drift < drift - SET_BACK:
-            await self.resume()  # what was due in a minute would now be due in an hour
-        return sum([self._start(lease) for lease in await self._due()])
+            await self._core.make_due()  # what was due in a minute would now be due in an hour
+        due = await self._due()
+        for lease in due:
+            self._start(lease)
+        return len(due)
 
     async def _due(self) -> list[Lease]:
-        """A page beyond what is under way: one provider's stuck leases must not fill it and hide another's."""
+        """A page beyond what is under way: one provider's stuck leases must not fill it and hide another's.
+
+        A `high` one is not held up by its provider's full page either.
+        """
         now = self._core.clock.now()
         full = [name for name, count in self._load.items() if count >= PAGE]
-        limit = PAGE + sum(count for count in self._load.values() if count < PAGE)
-        return await self._core.store.read(lambda tx: tx.due_leases(now, limit, without=full))
+        limit = PAGE + len(self._busy)
+        self._finished.clear()
+        due = await self._core.store.read(lambda tx: tx.due_leases(now, limit, without=full))
+        return [lease for lease in due if lease.id not in self._busy and lease.id not in self._finished][:PAGE]
 
     @property
     def busy(self) -> bool:
@@ -84,17 +88,15 @@ class RevocationLane:
             task.cancel()
         await asyncio.gather(*self._busy.values(), return_exceptions=True)
 
-    def _start(self, lease: Lease) -> bool:
-        if lease.id in self._busy:
-            return False
+    def _start(self, lease: Lease) -> None:
         task = asyncio.create_task(self._work(lease), name=f"revoke {lease.id}")
         self._busy[lease.id] = task
         self._load[lease.provider] += 1
         task.add_done_callback(lambda _: self._done(lease))
-        return True
 
     def _done(self, lease: Lease) -> None:
         self._busy.pop(lease.id, None)
+        self._finished.add(lease.id)
         self._load[lease.provider] -= 1
         if self._load[lease.provider] == BULKHEAD // 2:
             self._core.lane.set()  # there may be another page
@@ -110,7 +112,7 @@ class RevocationLane:
             await self._core.clock.sleep(IDLE)  # a successor's lease now, or ours again when the epoch is
         except StoreError:
             log.warning("the end of a lease could not be written; trying again", lease=lease.id)
-            await self._core.clock.sleep(backoff(lease.attempts))
+            await self._core.clock.sleep(min(DISK_PAUSE, backoff(lease.attempts)))  # it keeps its place meanwhile
         except Exception:
             log.exception("revocation failed unexpectedly", lease=lease.id)
             with contextlib.suppress(EpochLost, StoreError):  # then it stays due

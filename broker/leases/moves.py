@@ -50,11 +50,11 @@ def in_doubt(tx: Tx, lease: Lease, *, at: datetime, problem: str) -> bool:
 
 
 def withdraw(tx: Tx, lease: Lease, *, at: datetime, reason: EndReason, by: str = "") -> bool:
-    """Ask a lease to die. ACTIVE → REVOKING; INTENT is only doomed: its state changes when the mint settles.
+    """Ask a lease to die. ACTIVE → REVOKING; INTENT and IN_DOUBT are only doomed: the mint has to settle first.
 
     `by`: the operator who asked for it. False when it was already on its way.
     """
-    if lease.state is LeaseState.INTENT:
+    if lease.state in (LeaseState.INTENT, LeaseState.IN_DOUBT):
         changed = tx.doom(lease.id, at=at, reason=reason)
         kind = Kind.LEASE_DOOMED
     elif lease.state is LeaseState.ACTIVE:

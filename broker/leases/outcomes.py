@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from broker.leases.core import Core
+from broker.leases.core import ONLY_TIME, Core
 from broker.model import Evidence, Lease, LeaseState, Revocability
 
 LOOK_EVERY = 1.0  # seconds
@@ -61,8 +61,8 @@ async def wait_for_evidence(core: Core, leases: Iterable[Lease], seconds: float)
 
 def _at_rest(lease: Lease) -> bool:
     """Dead; or all has been done, and only time can end it: a step must not wait minutes for its own end."""
-    waits_for_bound = lease.revocability.ends_by_time and lease.attempts > 0
-    return lease.state.terminal or (lease.state is LeaseState.REVOKING and waits_for_bound)
+    waits_for_bound = lease.state is LeaseState.REVOKING and bool(lease.refs.get(ONLY_TIME))
+    return lease.state.terminal or waits_for_bound
 
 
 async def _wait(core: Core, ids: list[str], open_: list[asyncio.Future[None]], seconds: float) -> list[Lease]:

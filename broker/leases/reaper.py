@@ -10,7 +10,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from broker.errors import BrokerError, StoreError
 from broker.leases import moves
 from broker.leases.core import Core
 from broker.leases.steps import Steps
@@ -106,14 +105,8 @@ class Reaper:
         for step in steps:
             # Seen for the first time: begun an instant ago, before a restart, or by a caller who then vanished.
             core.heard.setdefault(step.id, boot)
-            reason = self._why_ended(step)
-            if reason is None:
-                continue
-            try:
-                await self._steps.end(step, reason=reason, by="reaper")
-                log.info("step ended", step=step.id, reason=reason.value)
-            except (BrokerError, StoreError):  # it must not keep the others alive
-                log.exception("a step could not be ended; trying again", step=step.id)
+        over = [(step, reason) for step in steps if (reason := self._why_ended(step))]
+        await self._steps.end_all(over, by="reaper")
 
     def _why_ended(self, step: Step) -> EndReason | None:
         core = self._core

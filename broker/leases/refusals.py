@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import datetime
+from typing import Any
 
 from broker.clock import Clock
 from broker.errors import BrokerError, StoreError
@@ -31,6 +33,8 @@ class Refusals:
         self._counter = counter
         self._opening: dict[str, asyncio.Event] = {}  # aggregates whose opening record is on its way
         self._unwritten: list[Aggregate] = []  # counts that the disk has not taken yet
+        self._flushing = asyncio.Lock()
+        self._writes: set[asyncio.Task[None]] = set()
 
     async def record(self, agent: Agent, method: str, error: BrokerError) -> None:
         """Sets `error.reference_id`, durably journalled. A store that cannot write refuses all the same."""
@@ -54,12 +58,22 @@ class Refusals:
             **by(agent),
             **fields,
         )
+        await self._own(self._write(record))
+
+    async def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        """A caller that vanishes must not let others be told a reference that is not durable yet."""
+        task = asyncio.create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        await asyncio.shield(task)
+
+    async def _write(self, record: Record) -> None:
         try:
             await self._store.write(lambda tx: tx.append(record))
         except StoreError:
-            log.exception("a refusal could not be journalled", reference_id=noted.reference_id)
+            log.exception("a refusal could not be journalled", reference_id=record.reference_id)
         finally:
-            if opening := self._opening.pop(noted.reference_id, None):
+            if opening := self._opening.pop(record.reference_id, None):
                 opening.set()
 
     async def _opened(self, reference_id: str) -> None:
@@ -69,13 +83,17 @@ class Refusals:
 
     async def flush(self, *, everything: bool = False) -> None:
         """Write the aggregates whose minute is over (all of them, at the end). Raises StoreError; nothing is lost."""
-        at = self._clock.now()
-        due = [*self._unwritten, *self._counter.due(at, everything=everything)]
-        if not due:
-            return
-        self._unwritten = due[-MAX_UNWRITTEN:]
-        await self._store.write(lambda tx: [tx.append(_counted(aggregate, at)) for aggregate in due])
-        self._unwritten = []
+        await self._own(self._flush(everything=everything))
+
+    async def _flush(self, *, everything: bool) -> None:
+        async with self._flushing:  # or what is being written would be written twice
+            at = self._clock.now()
+            due = [*self._unwritten, *self._counter.due(at, everything=everything)]
+            if not due:
+                return
+            self._unwritten = due[-MAX_UNWRITTEN:]
+            await self._store.write(lambda tx: [tx.append(_counted(aggregate, at)) for aggregate in due])
+            self._unwritten = []
 
 
 def _counted(aggregate: Aggregate, at: datetime) -> Record:

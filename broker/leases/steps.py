@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from broker.errors import BrokerError, Reason, access_denied
+from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.journal.records import Kind
 from broker.keyring import hash_handle
 from broker.leases import moves
@@ -19,17 +19,22 @@ from broker.leases.core import (
     derive_handle,
     known_request,
     must_be_open,
+    must_take_new_work,
     payload_hash,
     step_record,
 )
 from broker.leases.epoch import ASK_AGAIN
 from broker.leases.ids import new_step_id
+from broker.log import get_logger
 from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step, StepKey, StepState
 from broker.policy.decision import Allowed, Concurrent, Decision, Denied
 from broker.store.base import Tx
 
+log = get_logger(__name__)
+
 MAX_STEP = timedelta(hours=24)  # DESIGN section 4
 DECIDE_AGAIN = 3  # times, while maps are being loaded
+TOGETHER = 100  # steps ended in one transaction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +131,7 @@ class Steps:
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)
         if known is not None:
             return core.own(agent, tx.step(known.step_id))
+        must_take_new_work(core)
         if tx.control().policy_generation != generation:
             raise PolicyMoved
         allowed = [decision for decision in decisions.values() if isinstance(decision, Allowed)]
@@ -198,7 +204,7 @@ class Steps:
         core.enter(tx)
         must_be_open(tx.step(step.id) or step)
         tx.beat(step.id, at)
-        live = {lease.id: lease for lease in tx.leases_of(step.id) if lease.state is LeaseState.ACTIVE}
+        live = {lease.id: lease for lease in tx.leases_of(step.id, LeaseState.ACTIVE)}
         for lease in (live[lease_id] for lease_id in held & live.keys()):
             if lease.claimed_at is None and tx.claim(lease.id, at):
                 moves.record_lease(tx, Kind.LEASE_CLAIMED, lease, at=at)
@@ -210,6 +216,38 @@ class Steps:
         older = tx.lease(successor.replaces) if successor.replaces else None
         if older is not None:
             moves.withdraw(tx, older, at=at, reason=EndReason.REPLACED)
+
+    async def end_all(self, asked: Sequence[tuple[Step, EndReason]], *, by: str) -> list[Step]:
+        """End open steps, many in one transaction: one commit each would let those at the end of a queue live on.
+
+        Returns those that were ended; one that cannot be keeps none of the others alive.
+        """
+        ended: list[Step] = []
+        for start in range(0, len(asked), TOGETHER):
+            page = asked[start : start + TOGETHER]
+            done = await self._end_together(page, by=by)
+            ended += done or [step for one in page for step in await self._end_together([one], by=by)]
+        return ended
+
+    async def _end_together(self, page: Sequence[tuple[Step, EndReason]], *, by: str) -> list[Step]:
+        """In one transaction; none when that fails."""
+        core = self._core
+
+        def operation(tx: Tx) -> None:
+            core.enter(tx)
+            for step, reason in page:
+                moves.end_step(tx, step, at=core.clock.now(), reason=reason, by=by)
+
+        try:
+            await core.store.write(operation)
+        except (BrokerError, StoreError):
+            log.warning("steps could not be ended; they are tried again", steps=[step.id for step, _ in page])
+            return []
+        core.lane.set()
+        for step, reason in page:
+            core.heard.pop(step.id, None)
+            log.info("step ended", step=step.id, reason=reason.value)
+        return [step for step, _ in page]
 
     async def end(self, step: Step, *, reason: EndReason, by: str = "", request_id: str = "") -> list[Lease]:
         """End an open step; its leases are asked to die. Returns all leases of the step."""

@@ -74,6 +74,7 @@ class Settlement:
     found: bool
     evidence: Evidence | None = None
     refs: Mapping[str, JsonValue] = field(default_factory=dict)
+    asked: bool = True  # False: known without asking, so it says nothing of whether the provider answers
 
 
 class MintRefused(Exception):
@@ -88,11 +89,13 @@ class ProviderError(Exception):
     """Revoke, probe or settle could not be carried out; proves nothing. Text is constant.
 
     `answered`: the provider is there, and it is this one lease that cannot be ended: no reason to stop minting.
+    `silent`: nobody answered at all, so that its next answer, to whomever, is a reason to ask again at once.
     """
 
-    def __init__(self, text: str, *, answered: bool = False) -> None:
+    def __init__(self, text: str, *, answered: bool = False, silent: bool = False) -> None:
         super().__init__(text)
         self.answered = answered
+        self.silent = silent
 
 
 class Provider(Protocol):

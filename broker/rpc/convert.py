@@ -6,8 +6,8 @@ from datetime import datetime
 
 from google.protobuf import timestamp_pb2
 
+from broker.leases.committing import Delivered
 from broker.leases.engine import Ended
-from broker.leases.minting import Delivered
 from broker.leases.outcomes import Outcome
 from broker.leases.steps import ScopeAnswer
 from broker.leases.successors import successor_from

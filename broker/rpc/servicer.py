@@ -23,7 +23,7 @@ from broker.rpc.pipeline import Method
 from broker.rpc.status import duration
 from stepcred.v1 import broker_pb2
 
-MAX_WAIT = 30.0  # seconds for evidence, however long the caller would wait
+MAX_WAIT = 30.0  # seconds for evidence, for a caller whose call has no deadline
 MAX_WAITING = 32  # calls of one agent that wait for evidence; half of the places that giving back has
 REPLY_MARGIN = 0.5  # seconds kept for the answer's own way
 MAX_HANDLE = 64  # characters
@@ -179,5 +179,4 @@ def _wait(request: Any, context: Any) -> float:
     """How long to wait for evidence: as asked, and within the call's own deadline."""
     asked = max(0.0, _seconds(request, "wait") or 0.0)
     remaining = context.time_remaining()
-    within = MAX_WAIT if remaining is None else max(0.0, remaining - REPLY_MARGIN)
-    return min(asked, within, MAX_WAIT)
+    return min(asked, MAX_WAIT if remaining is None else max(0.0, remaining - REPLY_MARGIN))

@@ -148,7 +148,10 @@ class Tx(Protocol):
         ...
 
     def lease(self, lease_id: str) -> Lease | None: ...
-    def leases_of(self, step_id: str) -> list[Lease]: ...
+    def leases_of(self, step_id: str, *states: LeaseState) -> list[Lease]:
+        """In the order of their intents; of any state when none is named."""
+        ...
+
     def leases_in(self, *states: LeaseState) -> list[Lease]: ...
     def known_children(self, provider: str) -> frozenset[str]:
         """What refs["children"] of this provider's leases name, of all that are not terminal."""
@@ -161,8 +164,12 @@ class Tx(Protocol):
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
         """REVOKING and IN_DOUBT with next_try_at <= now, `high` tier first, then the longest waiting.
 
-        `without`: providers whose leases are left out.
+        `without`: providers whose leases are left out, but for those of tier `high`.
         """
+        ...
+
+    def make_due(self, at: datetime, *, provider: str = "", only: Collection[str] | None = None) -> int:
+        """Whatever waits longer than until `at` is due then: all, or of one provider, or only these leases."""
         ...
 
     def live_past(self, now: datetime) -> list[Lease]:
@@ -182,7 +189,7 @@ class Tx(Protocol):
         ...
 
     def doom(self, lease_id: str, *, at: datetime, reason: EndReason) -> bool:
-        """Set doomed_at on an INTENT row, once."""
+        """Set doomed_at and the reason on an INTENT or IN_DOUBT row, once."""
         ...
 
     def to_in_doubt(self, lease_id: str, *, at: datetime, problem: str) -> bool:
@@ -204,8 +211,8 @@ class Tx(Protocol):
 
     def defer(
         self, lease_id: str, *, next_try_at: datetime, problem: str, refs: Mapping[str, JsonValue] | None = None
-    ) -> None:
-        """After an attempt without evidence: attempts + 1; refs are merged."""
+    ) -> bool:
+        """After an attempt without evidence: attempts + 1; refs are merged. False when it is in no state to be tried."""
         ...
 
     def claim(self, lease_id: str, at: datetime) -> bool:

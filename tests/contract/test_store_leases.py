@@ -158,6 +158,10 @@ async def test_doom_is_set_once_and_only_while_minting(store: Store) -> None:
     assert (found.state, found.doomed_at, found.end_reason) == (LeaseState.INTENT, after(1), EndReason.GUARD_LOCK)
     await bring(store, LeaseState.ACTIVE, lease("active"))
     assert not await store.write(lambda tx: tx.doom("active", at=after(2), reason=EndReason.STEP_ENDED))
+    await insert(store, lease("doubt"))
+    await store.write(lambda tx: tx.to_in_doubt("doubt", at=after(1), problem="no answer"))
+    assert await store.write(lambda tx: tx.doom("doubt", at=after(2), reason=EndReason.STEP_ENDED))
+    assert (await get(store, "doubt")).end_reason is EndReason.STEP_ENDED
 
 
 async def test_revoking_keeps_the_first_reason_and_is_due_at_once(store: Store) -> None:
@@ -233,11 +237,45 @@ async def test_due_leases_are_high_tier_first_then_the_longest_waiting(store: St
     assert await ids(store, lambda tx: tx.due_leases(after(1), 10)) == []
 
 
+async def test_what_waits_is_made_due_all_of_it_or_of_one_provider_or_by_name(store: Store) -> None:
+    named = {"a": "vault", "b": "vault", "c": "aws"}
+    await insert(store, *(lease(name, provider=provider) for name, provider in named.items()))
+
+    def wait(tx: Tx) -> None:
+        for name in named:
+            tx.to_revoking(name, at=after(1), reason=EndReason.STEP_ENDED)
+            assert tx.defer(name, next_try_at=after(100), problem="no")
+
+    await store.write(wait)
+    assert await store.write(lambda tx: tx.make_due(after(5), only={"a"})) == 1
+    assert await ids(store, lambda tx: tx.due_leases(after(5), 10)) == ["a"]
+    assert await store.write(lambda tx: tx.make_due(after(6), provider="aws")) == 1
+    assert await ids(store, lambda tx: tx.due_leases(after(6), 10)) == ["a", "c"]
+    assert await store.write(lambda tx: tx.make_due(after(7))) == 1
+    assert await store.write(lambda tx: tx.make_due(after(8))) == 0
+    assert await ids(store, lambda tx: tx.due_leases(after(8), 10)) == ["a", "c", "b"]
+
+
+async def test_nothing_is_deferred_that_has_ended(store: Store) -> None:
+    await insert(store, lease("a"))
+    await store.write(lambda tx: tx.to_ended("a", LeaseState.VOID, evidence=Evidence.NOT_MINTED, at=after(1)))
+    assert not await store.write(lambda tx: tx.defer("a", next_try_at=after(9), problem="late"))
+
+
+async def test_leases_of_a_step_may_be_asked_for_by_state(store: Store) -> None:
+    await insert(store, lease("a"), lease("b"))
+    await store.write(lambda tx: tx.activate("b", epoch=1, refs={}, at=after(1)))
+    assert await ids(store, lambda tx: tx.leases_of("step-1")) == ["a", "b"]
+    assert await ids(store, lambda tx: tx.leases_of("step-1", LeaseState.ACTIVE)) == ["b"]
+
+
 async def test_due_leases_leave_out_the_providers_named(store: Store) -> None:
     for name, provider in (("stuck", "aws"), ("free", "vault"), ("gone", "removed")):
         await bring(store, LeaseState.REVOKING, lease(name, provider=provider))
     assert sorted(await ids(store, lambda tx: tx.due_leases(after(40), 10, without=["aws"]))) == ["free", "gone"]
     assert await ids(store, lambda tx: tx.due_leases(after(40), 10, without={"aws", "vault", "removed"})) == []
+    await bring(store, LeaseState.REVOKING, lease("high", provider="aws", tier=Tier.HIGH))
+    assert await ids(store, lambda tx: tx.due_leases(after(40), 10, without={"aws", "vault", "removed"})) == ["high"]
 
 
 async def test_counts_are_of_what_is_not_over(store: Store) -> None:

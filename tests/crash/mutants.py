@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.errors import BrokerError, Reason, StoreConflict
+from broker.leases.committing import Commit
 from broker.leases.epoch import EpochLost
 from broker.leases.issuing import Issuing
 from broker.leases.minting import Minter
@@ -48,7 +49,7 @@ def _insert(tx: Any, lease: Lease) -> None:
 
 def no_intent() -> None:
     """Mint first, and write the lease's row only with its first note or its commit to ACTIVE."""
-    activate, note = Minter._activate, Minter._note
+    activate, note = Commit._activate, Minter._note
 
     async def note_late(self: Any, lease: Lease, refs: Any) -> None:
         await self._core.store.write(lambda tx: _insert(tx, lease))
@@ -60,7 +61,7 @@ def no_intent() -> None:
 
     setattr(Issuing, "_admit", _admit)  # noqa: B010 - deliberate: this process is the mutant
     setattr(Minter, "_note", note_late)  # noqa: B010
-    setattr(Minter, "_activate", activate_late)  # noqa: B010
+    setattr(Commit, "_activate", activate_late)  # noqa: B010
 
 
 MUTANTS = {"no-intent": no_intent}

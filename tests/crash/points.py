@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.leases import epoch, moves
+from broker.leases.committing import Commit
+from broker.leases.core import Core
 from broker.leases.ending import Ending
 from broker.leases.epoch import EpochKeeper
 from broker.leases.issuing import Issuing
-from broker.leases.lane import RevocationLane
 from broker.leases.minting import Minter
 from broker.leases.steps import Steps
 from broker.model import Lease
@@ -74,8 +75,8 @@ POINTS: Mapping[str, Point] = {
     "secret made, answer unread": Point(owner=VaultClient, name="fetch", after=True),
     "before note": Point(owner=Minter, name="_note"),
     "after note": Point(owner=Minter, name="_note", after=True),
-    "before ACTIVE commit": Point(owner=Minter, name="_activate", after=True),
-    "after ACTIVE commit": Point(owner=Minter, name="_committed", after=True),
+    "before ACTIVE commit": Point(owner=Commit, name="_activate", after=True),
+    "after ACTIVE commit": Point(owner=Commit, name="_committed", after=True),
     "before reply": Point(owner=Servicer, name="issue_credential", after=True),
     "after reply": Point(owner=Servicer, name="issue_credential", after=True, delay=IN_FLIGHT),
     "before step end commit": Point(owner=moves, name="end_step", after=True),
@@ -89,7 +90,7 @@ POINTS: Mapping[str, Point] = {
     "after end commit": Point(owner=Ending, name="_end", after=True),
     "before adopt commit": Point(owner=epoch, name="_adopt", after=True),
     "after adopt commit": Point(owner=EpochKeeper, name="take", after=True),
-    "after resume": Point(owner=RevocationLane, name="resume", after=True),
+    "before make due": Point(owner=Core, name="make_due"),
     "before settle": Point(owner=Ending, name="_settle"),
     "after settle": Point(owner=Ending, name="_settle", after=True),
     "before found is recorded": Point(owner=Ending, name="_record_found"),

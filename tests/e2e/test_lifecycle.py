@@ -221,6 +221,8 @@ def test_sighup_loads_the_trust_bundle_and_a_broken_one_changes_nothing(site: Si
         handle = client.begin(new_id(), "token")  # the generation was raised: deciding goes on with the new one
         client.issue(handle, "token")
         client.end(handle)
+    assert len(journal(deployment, "TRUST_LOADED")) == 2
+    assert journal(deployment, "TRUST_REFUSED")
 
 
 @pytest.fixture

@@ -177,8 +177,9 @@ class MemoryTx:
     def lease(self, lease_id: str) -> Lease | None:
         return self._state.leases.get(lease_id)
 
-    def leases_of(self, step_id: str) -> list[Lease]:
-        return [lease for lease in self._state.leases.values() if lease.step_id == step_id]
+    def leases_of(self, step_id: str, *states: LeaseState) -> list[Lease]:
+        named = states or tuple(LeaseState)
+        return [lease for lease in self._state.leases.values() if lease.step_id == step_id and lease.state in named]
 
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return [lease for lease in self._state.leases.values() if lease.state in states]
@@ -193,9 +194,23 @@ class MemoryTx:
         return Counter(lease.state for lease in self._state.leases.values() if not lease.state.terminal)
 
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
-        due = [(lease.next_try_at, lease) for lease in self.leases_in(*_DUE) if lease.provider not in without]
+        asked = [one for one in self.leases_in(*_DUE) if one.tier is Tier.HIGH or one.provider not in without]
+        due = [(lease.next_try_at, lease) for lease in asked]
         ready = [(lease.tier is not Tier.HIGH, at, lease) for at, lease in due if at is not None and at <= now]
         return [lease for _, _, lease in sorted(ready, key=lambda found: found[:2])[:limit]]
+
+    def make_due(self, at: datetime, *, provider: str = "", only: Collection[str] | None = None) -> int:
+        waiting = [
+            one
+            for one in self.leases_in(*_DUE)
+            if one.next_try_at is not None
+            and one.next_try_at > at
+            and provider in ("", one.provider)
+            and (only is None or one.id in only)
+        ]
+        for lease in waiting:
+            self._change(lease.id, lambda _: True, next_try_at=at)
+        return len(waiting)
 
     def live_past(self, now: datetime) -> list[Lease]:
         past = [lease for lease in self.leases_in(LeaseState.ACTIVE) if lease.expires_at <= now]
@@ -238,7 +253,7 @@ class MemoryTx:
     def doom(self, lease_id: str, *, at: datetime, reason: EndReason) -> bool:
         return self._change(
             lease_id,
-            lambda row: row.state is LeaseState.INTENT and row.doomed_at is None,
+            lambda row: row.state in (LeaseState.INTENT, LeaseState.IN_DOUBT) and row.doomed_at is None,
             doomed_at=at,
             end_reason=self._reason(lease_id, reason),
         )
@@ -286,9 +301,9 @@ class MemoryTx:
 
     def defer(
         self, lease_id: str, *, next_try_at: datetime, problem: str, refs: Mapping[str, JsonValue] | None = None
-    ) -> None:
+    ) -> bool:
         lease = self._state.leases.get(lease_id)
-        self._change(
+        return self._change(
             lease_id,
             lambda row: row.state in _DUE,
             refs,

@@ -78,7 +78,7 @@ class FakeProvider:
     async def revoke(self, ref: LeaseRef) -> Progress:
         self.seen.append("revoke")
         if self.revoke_fails:
-            raise ProviderError("backend unreachable")
+            raise ProviderError("backend unreachable", silent=True)
         if not self.proves:
             return Progress(step="SENT")
         self.backend.alive.discard(ref.lease_id)

@@ -15,11 +15,11 @@ from broker.errors import BrokerError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
 from broker.keyring import Keyring
+from broker.leases.committing import Delivered
 from broker.leases.core import Core
 from broker.leases.engine import Ended, Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.issuing import asking
-from broker.leases.minting import Delivered
 from broker.leases.refusals import Refusals
 from broker.leases.steps import Opened, opening
 from broker.metrics import Metrics

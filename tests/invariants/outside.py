@@ -194,7 +194,7 @@ class Remote:
     async def _reach(self) -> None:
         await asyncio.sleep(0)
         if not self._outside.up:
-            raise ProviderError("cannot be reached")
+            raise ProviderError("cannot be reached", silent=True)
 
     def _answered(self) -> None:
         self._heard = (self._outside.clock.truth, self._outside.clock.boottime())

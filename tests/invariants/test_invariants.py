@@ -16,7 +16,8 @@ import pytest
 from broker.errors import Reason, StoreError
 from broker.guard.guard import Guard
 from broker.journal.records import Kind
-from broker.leases import epoch, issuing, minting, moves
+from broker.leases import epoch, issuing, moves
+from broker.leases.committing import Commit
 from broker.leases.core import Core
 from broker.leases.ending import Ending
 from broker.model import Evidence, LeaseState
@@ -259,13 +260,13 @@ async def test_i6_mutant_whose_secrets_can_be_printed(tmp_path: Path, monkeypatc
 
 
 async def test_i6_mutant_that_stores_what_it_minted(tmp_path: Path, monkeypatch: Patch) -> None:
-    original = minting.Minter._commit
+    original = Commit.active
 
     async def leaky(self: Any, lease: Any, step: Any, minted: Any) -> Any:
         minted.refs["token"] = minted.credential.token.reveal()
         return await original(self, lease, step, minted)
 
-    monkeypatch.setattr(minting.Minter, "_commit", leaky)
+    monkeypatch.setattr(Commit, "active", leaky)
     async with world(tmp_path, sqlite=True) as broker:
         await fails(i6(broker))
 

@@ -32,7 +32,8 @@ from hypothesis.stateful import (
 )
 
 from broker.errors import BrokerError
-from broker.leases import epoch, minting
+from broker.leases import epoch
+from broker.leases.committing import Commit
 from broker.leases.core import Core
 from broker.leases.ending import Ending
 from broker.leases.lane import RevocationLane
@@ -534,7 +535,7 @@ def test_whatever_happens_the_invariants_hold() -> None:
 
 
 def what_failed_was_not_minted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(minting.Minter, "_in_doubt", minting.Minter._void)
+    patch.setattr(Commit, "in_doubt", Commit.void)
 
 
 def a_yes_is_believed(patch: pytest.MonkeyPatch) -> None:
@@ -591,7 +592,7 @@ async def _nothing(_self: RevocationLane) -> int:
 
 
 def the_commit_does_not_look_again(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(minting.Minter, "_must_not_live", lambda *_, **__: None)
+    patch.setattr(Commit, "_must_not_live", lambda *_, **__: None)
     patch.setattr(MemoryTx, "doom", lambda *_, **__: True)
 
 

@@ -152,11 +152,11 @@ async def test_a_drain_that_cannot_write_still_ends(broker: World, monkeypatch: 
 
 async def test_what_may_be_asked_again_says_when(broker: World) -> None:
     await broker.begin()
-    broker.engine.draining = True
+    broker.core.draining.set()
     error = await refusal(broker.begin(run="r2"))
     assert error.reason is Reason.DRAINING
     assert error.retry_after is not None
-    broker.engine.draining = False
+    broker.core.draining.clear()
     broker.fake_clock.suspend(60)  # the machine slept
     lost = await refusal(broker.begin(run="r3"))
     assert lost.reason is Reason.EPOCH_LOST

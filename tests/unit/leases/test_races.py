@@ -14,6 +14,7 @@ from broker.leases.epoch import EpochLost
 from broker.leases.issuing import Issuing
 from broker.leases.selection import Selection
 from broker.model import EndReason, LeaseState, StepState
+from tests.fakes.memory_store import MemoryTx
 from tests.fakes.world import World, agent, new_id, refusal
 
 
@@ -98,14 +99,14 @@ async def test_one_step_that_cannot_be_ended_does_not_keep_the_others_alive(
     broker: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = await broker.begin(run="r1"), await broker.begin(run="r2")
-    ends = broker.engine._steps.end
+    end_step = MemoryTx.end_step
 
-    async def end(step: Any, **how: Any) -> Any:
-        if step.id == first.step.id:
+    def end(self: MemoryTx, step_id: str, *args: Any) -> bool:
+        if step_id == first.step.id:
             raise StoreError("this one row")
-        return await ends(step, **how)
+        return end_step(self, step_id, *args)
 
-    monkeypatch.setattr(broker.engine._steps, "end", end)
+    monkeypatch.setattr(MemoryTx, "end_step", end)
     await broker.fake_clock.run(60)
     step = await broker.store.read(lambda tx: tx.step(second.step.id))
     assert step is not None

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from broker.leases.committing import Delivered
 from broker.leases.engine import Ended
-from broker.leases.minting import Delivered
 from broker.leases.outcomes import Outcome
 from broker.leases.steps import ScopeAnswer
 from broker.model import (

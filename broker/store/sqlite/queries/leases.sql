@@ -13,7 +13,7 @@ INSERT INTO leases (
 SELECT * FROM leases WHERE id = :id;
 
 -- name: leases_of
-SELECT * FROM leases WHERE step_id = :step_id ORDER BY rowid;
+SELECT * FROM leases WHERE step_id = :step_id AND state IN (SELECT value FROM json_each(:states)) ORDER BY rowid;
 
 -- name: leases_in
 SELECT * FROM leases WHERE state IN (SELECT value FROM json_each(:states)) ORDER BY rowid;
@@ -29,8 +29,14 @@ WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') GROUP BY state;
 -- name: due_leases
 SELECT * FROM leases
 WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at <= :now
-    AND provider NOT IN (SELECT value FROM json_each(:without))
+    AND (tier = 'high' OR provider NOT IN (SELECT value FROM json_each(:without)))
 ORDER BY tier <> 'high', next_try_at, rowid LIMIT :limit;
+
+-- name: make_due
+UPDATE leases SET next_try_at = :at
+WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at > :at
+    AND (:provider = '' OR provider = :provider)
+    AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)));
 
 -- name: live_past
 SELECT * FROM leases WHERE state = 'ACTIVE' AND expires_at <= :now ORDER BY expires_at, rowid;
@@ -54,7 +60,7 @@ UPDATE leases SET refs = :refs WHERE id = :id;
 
 -- name: doom
 UPDATE leases SET doomed_at = :at, end_reason = coalesce(end_reason, :reason)
-WHERE id = :id AND state = 'INTENT' AND doomed_at IS NULL;
+WHERE id = :id AND state IN ('INTENT', 'IN_DOUBT') AND doomed_at IS NULL;
 
 -- name: to_in_doubt
 UPDATE leases SET state = 'IN_DOUBT', next_try_at = :at, last_problem = :problem

@@ -25,8 +25,9 @@ class LeasesArea(Area):
         row = self._db.one(_SQL["lease"], {"id": lease_id})
         return LEASE.of(row) if row else None
 
-    def leases_of(self, step_id: str) -> list[Lease]:
-        return self._leases("leases_of", step_id=step_id)
+    def leases_of(self, step_id: str, *states: LeaseState) -> list[Lease]:
+        named = canonical([state.value for state in states or LeaseState])
+        return self._leases("leases_of", step_id=step_id, states=named)
 
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return self._leases("leases_in", states=canonical([state.value for state in states]))
@@ -39,6 +40,10 @@ class LeasesArea(Area):
 
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
         return self._leases("due_leases", now=micros(now), limit=limit, without=canonical(sorted(without)))
+
+    def make_due(self, at: datetime, *, provider: str = "", only: Collection[str] | None = None) -> int:
+        named = None if only is None else canonical(sorted(only))
+        return self._db.run(_SQL["make_due"], {"at": micros(at), "provider": provider, "only": named})
 
     def live_past(self, now: datetime) -> list[Lease]:
         return self._leases("live_past", now=micros(now))
@@ -70,9 +75,9 @@ class LeasesArea(Area):
 
     def defer(
         self, lease_id: str, *, next_try_at: datetime, problem: str, refs: Mapping[str, JsonValue] | None = None
-    ) -> None:
-        if self._change("defer", lease_id, next_try_at=micros(next_try_at), problem=problem):
-            self._merge(lease_id, refs)
+    ) -> bool:
+        changed = self._change("defer", lease_id, next_try_at=micros(next_try_at), problem=problem)
+        return changed and self._merge(lease_id, refs)
 
     def claim(self, lease_id: str, at: datetime) -> bool:
         return self._change("claim", lease_id, at=micros(at))
