@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """One moment by the wall and by the count of one boot."""
+
+    wall: datetime
+    boot: float  # seconds of CLOCK_BOOTTIME
+    boot_id: str  # "" when the machine does not say
+
+    def since(self, *, wall: datetime, boot: float, boot_id: str) -> timedelta:
+        """How long ago that was; negative when it is to come. By elapsed time within one boot, else by the wall."""
+        if boot_id and boot_id == self.boot_id:
+            return timedelta(seconds=self.boot - boot)
+        return self.wall - wall
 
 
 class Clock(Protocol):
@@ -21,6 +39,10 @@ class Clock(Protocol):
 
     def boottime(self) -> float:
         """Seconds since boot, counting sleep: what an epoch's expiry is measured on."""
+        ...
+
+    def moment(self) -> Moment:
+        """Wall time and boot time together, and which boot it is."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -40,5 +62,17 @@ class SystemClock:
     def boottime(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
+    def moment(self) -> Moment:
+        return Moment(wall=self.now(), boot=self.boottime(), boot_id=_boot_id())
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+@cache
+def _boot_id() -> str:
+    """Of this boot: CLOCK_BOOTTIME of another one says nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

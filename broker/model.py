@@ -14,6 +14,7 @@ from enum import Enum, IntEnum
 from pathlib import PurePath
 from typing import Any, Protocol, TypeAlias
 
+from broker.clock import Moment
 from broker.secret import Secret
 
 # A workflow's own names. Rejected when they do not match; never folded, trimmed or decoded (CVE-2025-6004).
@@ -149,6 +150,8 @@ class Step:
     deadline_at: datetime
     last_heartbeat_at: datetime
     opened_by: str  # SPIFFE ID of the launcher, or of the agent itself
+    boot_id: str = ""  # of the boot in which it was opened
+    deadline_boot: float = 0.0  # the deadline by elapsed time: seconds of that boot's CLOCK_BOOTTIME
     proven: bool = False  # run, step and digest were said by a launcher
     definition_digest: str = ""
     ended_at: datetime | None = None
@@ -176,6 +179,8 @@ class Lease:
     guard_key: str
     intent_at: datetime
     expires_at: datetime  # absolute bound, computed at intent
+    boot_id: str = ""  # of the boot in which it was intended
+    expires_boot: float = 0.0  # the bound by elapsed time: seconds of that boot's CLOCK_BOOTTIME
     refs: Mapping[str, JsonValue] = field(default_factory=dict)  # what the provider needs to find it again
     active_at: datetime | None = None
     claimed_at: datetime | None = None
@@ -191,6 +196,16 @@ class Lease:
     attempts: int = 0  # at revoking or settling
     next_try_at: datetime | None = None
     last_problem: str = ""  # constant text, never a provider's own words
+
+
+def past_deadline(step: Step, now: Moment) -> timedelta:
+    """For how long; negative before it."""
+    return now.since(wall=step.deadline_at, boot=step.deadline_boot, boot_id=step.boot_id)
+
+
+def past_expiry(lease: Lease, now: Moment) -> timedelta:
+    """For how long; negative before it."""
+    return now.since(wall=lease.expires_at, boot=lease.expires_boot, boot_id=lease.boot_id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,6 @@ what it had in flight as a predecessor's.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from broker.clock import Clock
 from broker.config import Timings
@@ -26,14 +25,6 @@ ASK_AGAIN = timedelta(seconds=1)  # a new epoch is taken within one renewal, whe
 
 class EpochLost(Exception):
     """The row is not ours any more, or ours has run out; nothing may be written under it."""
-
-
-def boot_id() -> str:
-    """Of this boot: CLOCK_BOOTTIME of another boot says nothing."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 class EpochKeeper:
@@ -73,7 +64,8 @@ class EpochKeeper:
         expires = self._clock.boottime() + self._timings.epoch_life.total_seconds()
 
         def operation(tx: Tx) -> int:
-            epoch = tx.start_epoch(replica=self._replica, boot_id=boot_id(), expires_boot=expires, at=at)
+            boot_id = self._clock.moment().boot_id
+            epoch = tx.start_epoch(replica=self._replica, boot_id=boot_id, expires_boot=expires, at=at)
             doubtful, unclaimed = _adopt(tx, self._clock)
             tx.append(
                 Record(

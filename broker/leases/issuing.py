@@ -30,7 +30,7 @@ from broker.leases.minting import Minter
 from broker.leases.successors import link_successor
 from broker.log import get_logger
 from broker.metrics import GuardBlock, IssueOutcome
-from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step
+from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step, past_deadline
 from broker.policy.decision import Allowed, Denial, Denied
 from broker.providers.base import Foresees
 from broker.store.base import Request, Tx
@@ -167,7 +167,9 @@ class Issuing:
         if asked.replaces:
             self._must_not_be_halted(tx, now_step, allowed, at=at)
             lease = link_successor(tx, lease, step, allowed, at=at)
-            lease = replace(lease, expires_at=self._expiry(step, allowed, at=at, first=lease.first_mint_at))
+            expires_at = self._expiry(step, allowed, at=at, first=lease.first_mint_at)
+            earlier = (lease.expires_at - expires_at).total_seconds()
+            lease = replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
         else:
             refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 5
             if refusal is not None:
@@ -199,7 +201,8 @@ class Issuing:
     def _draft(
         self, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int, *, at: datetime
     ) -> Lease:
-        provider = self._core.providers[allowed.provider]
+        provider, now = self._core.providers[allowed.provider], self._core.clock.moment()
+        expires_at = self._expiry(step, allowed, at=at, first=at)
         return Lease(
             id=new_lease_id(),
             step_id=step.id,
@@ -218,14 +221,17 @@ class Issuing:
             guard_key=_ask(step, allowed).key,
             intent_at=at,
             first_mint_at=at,
-            expires_at=self._expiry(step, allowed, at=at, first=at),
+            expires_at=expires_at,
+            boot_id=now.boot_id,
+            expires_boot=now.boot + (expires_at - at).total_seconds(),
             refs=provider.foresee() if isinstance(provider, Foresees) else {},
             replaces=asked.replaces or None,
         )
 
     def _expiry(self, step: Step, allowed: Allowed, *, at: datetime, first: datetime | None) -> datetime:
         """min(now + ttl, first mint + max_ttl, step deadline, end of the grant's window); under 60 s is refused."""
-        bounds = [at + allowed.ttl, (first or at) + allowed.max_ttl, step.deadline_at]
+        left = -past_deadline(step, self._core.clock.moment())
+        bounds = [at + allowed.ttl, (first or at) + allowed.max_ttl, at + left]
         if allowed.until is not None:
             bounds.append(allowed.until)
         expires_at = min(bounds)

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from broker.clock import Clock
+from broker.clock import Clock, Moment
 from broker.journal.chain import Head
 from broker.journal.records import Kind, Record
 from broker.leases.core import ref_of
-from broker.leases.epoch import boot_id
 from broker.log import get_logger
 from broker.model import Lease, LeaseState
 from broker.providers.base import (
@@ -89,7 +88,7 @@ async def recover(
     if last is not None and last < asked.since:  # whatever was issued after it is forgotten, whatever was said
         asked = replace(asked, since=last)
     await _must_be_allowed(store, providers, scopes, asked)
-    epoch = await store.write(lambda tx: _begin(tx, asked, lost, at=clock.now(), replica=replica))
+    epoch = await store.write(lambda tx: _begin(tx, asked, lost, now=clock.moment(), replica=replica))
     landed_at = clock.monotonic() + asked.mint_timeout + _landing(providers)
     swept, unanswered = await _sweep(store, providers, scopes, asked)
     if asked.wait and not unanswered:
@@ -131,14 +130,14 @@ def _last_record(tx: Tx) -> datetime | None:
     return datetime.fromisoformat(told["data"]["since"] if told["kind"] in ("RECOVERING", "RECOVERED") else told["at"])
 
 
-def _begin(tx: Tx, asked: Request, lost: Head | None, *, at: datetime, replica: str) -> int:
+def _begin(tx: Tx, asked: Request, lost: Head | None, *, now: Moment, replica: str) -> int:
     """A chain and epoch of its own; the next daemon adopts what the database knows."""
     current = tx.epoch()
     above = max(current.id if current else 0, lost.chain if lost else 0) + LOST_EPOCHS
-    epoch = tx.start_epoch(replica=replica, boot_id=boot_id(), expires_boot=0.0, at=at, at_least=above)
+    epoch = tx.start_epoch(replica=replica, boot_id=now.boot_id, expires_boot=0.0, at=now.wall, at_least=above)
     tx.set_frozen(True)
     data = {"since": asked.since.isoformat(), "lost": f"{lost.chain}/{lost.seq}" if lost else ""}
-    tx.append(Record(kind=Kind.RECOVERING, at=at, data=data))
+    tx.append(Record(kind=Kind.RECOVERING, at=now.wall, data=data))
     return epoch
 
 

@@ -173,6 +173,7 @@ class Steps:
         spans = [MAX_STEP, *(decision.max_step for decision in allowed)]
         if asked.max_duration is not None:
             spans.append(asked.max_duration)
+        now = self._core.clock.moment()
         return Step(
             id=new_step_id(),
             key=asked.key,
@@ -184,6 +185,8 @@ class Steps:
             state=StepState.OPEN,
             opened_at=at,
             deadline_at=at + min(spans),
+            boot_id=now.boot_id,
+            deadline_boot=now.boot + min(spans).total_seconds(),
             last_heartbeat_at=at,
             opened_by=asked.key.agent,
         )

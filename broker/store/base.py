@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol, TypeVar
 
+from broker.clock import Moment
 from broker.journal.chain import Entry, Head
 from broker.journal.records import Record
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey
@@ -172,8 +173,8 @@ class Tx(Protocol):
         """Whatever waits longer than until `at` is due then: all, or of one provider, or only these leases."""
         ...
 
-    def live_past(self, now: datetime) -> list[Lease]:
-        """ACTIVE leases whose expires_at <= now."""
+    def live_past(self, now: Moment) -> list[Lease]:
+        """ACTIVE leases at or past their expiry (`past_expiry`), those with the earliest expires_at first."""
         ...
 
     def unclaimed_since(self, before: datetime) -> list[Lease]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from broker.clock import Moment
 from broker.errors import StoreConflict, StoreError
 from broker.model import EndReason, Evidence, Lease, LeaseState, Tier
 from broker.store.base import Store, Tx
@@ -293,7 +294,17 @@ async def test_live_past_finds_active_leases_at_their_bound(store: Store) -> Non
     for name, bound in (("b", 20), ("a", 10), ("c", 30)):
         await bring(store, LeaseState.ACTIVE, lease(name, expires_at=after(bound)))
     await insert(store, lease("minting", expires_at=after(5)))
-    assert await ids(store, lambda tx: tx.live_past(after(20))) == ["a", "b"]
+    now = Moment(wall=after(20), boot=50.0, boot_id="b1")
+    assert await ids(store, lambda tx: tx.live_past(now)) == ["a", "b"]
+    nameless = Moment(wall=after(20), boot=50.0, boot_id="")
+    assert await ids(store, lambda tx: tx.live_past(nameless)) == ["a", "b"]
+    for name, boot_id, boot in (("elapsed", "b1", 50.0), ("not-yet", "b1", 50.5), ("older-boot", "b0", 1.0)):
+        await bring(
+            store,
+            LeaseState.ACTIVE,
+            lease(name, expires_at=after(1) if name == "not-yet" else after(99), boot_id=boot_id, expires_boot=boot),
+        )
+    assert await ids(store, lambda tx: tx.live_past(now)) == ["a", "b", "elapsed"]
 
 
 async def test_unclaimed_since_finds_what_no_heartbeat_named(store: Store) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from broker.clock import Moment
+
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
@@ -15,6 +17,7 @@ class FakeClock:
         self._wall = now
         self._monotonic = 1_000.0
         self._boottime = 5_000.0  # differs from monotonic, so that mixing them up shows
+        self._boot = 1
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def now(self) -> datetime:
@@ -25,6 +28,14 @@ class FakeClock:
 
     def boottime(self) -> float:
         return self._boottime
+
+    def moment(self) -> Moment:
+        return Moment(wall=self._wall, boot=self._boottime, boot_id=f"boot-{self._boot}")
+
+    def reboot(self) -> None:
+        """Boot time begins anew."""
+        self._boottime = 10.0
+        self._boot += 1
 
     @property
     def sleeping(self) -> int:

@@ -8,13 +8,14 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from broker.clock import Moment
 from broker.errors import StoreConflict, StoreError
 from broker.journal.chain import EMPTY, Entry, Head, link
 from broker.journal.records import Kind, Record
-from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey, StepState, Tier
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey, StepState, Tier, past_expiry
 from broker.store.base import Control, Epoch, GuardRow, Request, RequestOutcome, Tx
 
 T = TypeVar("T")
@@ -212,8 +213,8 @@ class MemoryTx:
             self._change(lease.id, lambda _: True, next_try_at=at)
         return len(waiting)
 
-    def live_past(self, now: datetime) -> list[Lease]:
-        past = [lease for lease in self.leases_in(LeaseState.ACTIVE) if lease.expires_at <= now]
+    def live_past(self, now: Moment) -> list[Lease]:
+        past = [lease for lease in self.leases_in(LeaseState.ACTIVE) if past_expiry(lease, now) >= timedelta(0)]
         return sorted(past, key=lambda lease: lease.expires_at)
 
     def unclaimed_since(self, before: datetime) -> list[Lease]:

@@ -40,10 +40,6 @@ class TrueClock(FakeClock):
         """The time of day, as verifiers have it."""
         return START + timedelta(seconds=self.elapsed)
 
-    def reboot(self) -> None:
-        """Boot time begins anew."""
-        self._boottime = 10.0
-
 
 @dataclass(kw_only=True)
 class Sent:

@@ -107,7 +107,7 @@ class Machine(RuleBasedStateMachine):
         self.heard: dict[str, float] = {}  # step id → when its client was last heard, on `attentive`
         self.attentive = 0.0  # seconds for which the broker could hear
         self.deaf_until = 0.0  # on `attentive`: start of the process, end of a stall
-        self.misled = False  # a process began under a wrong clock
+        self.misled = False  # the machine was booted under a wrong clock
         self.unclaimed: dict[str, float] = {}  # lease id → when it was first seen so, on `attentive`
         self.stormy = 0.0  # elapsed seconds when something was last wrong with the backend
         self.dying: dict[str, float] = {}  # lease id → elapsed seconds when it was first seen REVOKING
@@ -342,8 +342,8 @@ class Machine(RuleBasedStateMachine):
         self.run(self.broker.crash())
         self.collect()
         self.sound()
-        self.misled |= self.clock.now() != self.clock.truth
         if reboot:
+            self.misled |= self.clock.now() != self.clock.truth
             self.clock.reboot()
         self.deaf_until = self.attentive
         self.run(self.broker.start())
@@ -443,7 +443,7 @@ class Machine(RuleBasedStateMachine):
             assert quiet <= SILENCE + 3 * TICK, f"open after {quiet:g} s of silence"
 
     def no_lease_outlives_its_life(self) -> None:
-        """Whatever the wall clock is set to: what is ACTIVE is younger than its life. At a start it is believed."""
+        """Whatever the wall clock is set to: what is ACTIVE is younger than its life. At a boot it is believed."""
         if self.misled:
             return
         for lease in self.leases():

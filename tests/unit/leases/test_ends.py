@@ -14,6 +14,7 @@ import pytest
 
 from broker.config import Timings
 from broker.errors import BrokerError, Reason
+from broker.leases.steps import opening
 from broker.model import EndReason, Evidence, LeaseState
 from broker.rpc.servicer import Servicer
 from broker.store.base import GuardState
@@ -173,3 +174,25 @@ async def keep(broker: World, beat: Callable[[], Awaitable[object]], seconds: in
         await broker.fake_clock.run(10)
         with contextlib.suppress(BrokerError):
             await beat()
+
+
+@pytest.mark.parametrize("hours", [-24, -1, 1, 24])
+async def test_a_clock_that_is_set_before_a_restart_moves_no_deadline(broker: World, hours: int) -> None:
+    asked = opening(
+        agent=agent(), request_id=new_id(), workflow="nightly", run="r1", step="load", scopes=["plain"], seconds=300
+    )
+    opened = await broker.engine.begin_step(agent(), asked)
+    lease = (await broker.issue(opened.handle)).lease
+
+    def beat() -> Awaitable[object]:
+        return broker.engine.heartbeat(agent(), opened.handle, [lease.id])
+
+    await beat()
+    broker.fake_clock.set_wall(broker.fake_clock.now() + timedelta(hours=hours))
+    await broker.crash()
+    await broker.start()
+    await keep(broker, beat, 280)
+    assert (await broker.lease(lease.id)).state is LeaseState.ACTIVE
+    assert (await refusal(broker.issue(opened.handle))).reason is Reason.TTL_TOO_SHORT
+    await keep(broker, beat, 30)
+    assert (await broker.lease(lease.id)).end_reason is EndReason.DEADLINE

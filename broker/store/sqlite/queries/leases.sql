@@ -1,11 +1,11 @@
 -- name: insert_lease
 INSERT INTO leases (
     id, step_id, agent, request_id, scope, provider, params, tier, revocability, state, epoch, policy_generation,
-    nonce, kid, guard_key, intent_at, expires_at, refs, active_at, claimed_at, doomed_at, end_reason, revoking_at,
+    nonce, kid, guard_key, intent_at, expires_at, boot_id, expires_boot, refs, active_at, claimed_at, doomed_at, end_reason, revoking_at,
     ended_at, evidence, replaces, replaced_by, first_mint_at, successor_no, attempts, next_try_at, last_problem
 ) VALUES (
     :id, :step_id, :agent, :request_id, :scope, :provider, :params, :tier, :revocability, :state, :epoch, :policy_generation,
-    :nonce, :kid, :guard_key, :intent_at, :expires_at, :refs, :active_at, :claimed_at, :doomed_at, :end_reason, :revoking_at,
+    :nonce, :kid, :guard_key, :intent_at, :expires_at, :boot_id, :expires_boot, :refs, :active_at, :claimed_at, :doomed_at, :end_reason, :revoking_at,
     :ended_at, :evidence, :replaces, :replaced_by, :first_mint_at, :successor_no, :attempts, :next_try_at, :last_problem
 );
 
@@ -39,7 +39,11 @@ WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at > :at
     AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)));
 
 -- name: live_past
-SELECT * FROM leases WHERE state = 'ACTIVE' AND expires_at <= :now ORDER BY expires_at, rowid;
+-- Two indexes: those of this boot by elapsed time, the others by the wall clock.
+SELECT * FROM leases
+WHERE (state = 'ACTIVE' AND boot_id = :boot_id AND :boot_id <> '' AND expires_boot <= :boot)
+    OR (state = 'ACTIVE' AND (boot_id <> :boot_id OR :boot_id = '') AND expires_at <= :now)
+ORDER BY expires_at, rowid;
 
 -- name: unclaimed_since
 SELECT * FROM leases WHERE state = 'ACTIVE' AND claimed_at IS NULL AND active_at <= :before ORDER BY active_at, rowid;

@@ -1,10 +1,11 @@
 -- name: insert_step
 INSERT INTO steps (
     id, agent, workflow, run, step, attempt, handle_hash, handle_kid, request_id, scopes, state, opened_at,
-    deadline_at, last_heartbeat_at, opened_by, proven, definition_digest, ended_at, end_reason
+    deadline_at, boot_id, deadline_boot, last_heartbeat_at, opened_by, proven, definition_digest, ended_at, end_reason
 ) VALUES (
     :id, :agent, :workflow, :run, :step, :attempt, :handle_hash, :handle_kid, :request_id, :scopes, :state, :opened_at,
-    :deadline_at, :last_heartbeat_at, :opened_by, :proven, :definition_digest, :ended_at, :end_reason
+    :deadline_at, :boot_id, :deadline_boot, :last_heartbeat_at, :opened_by, :proven, :definition_digest, :ended_at,
+    :end_reason
 );
 
 -- name: step

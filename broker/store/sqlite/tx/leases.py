@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 
+from broker.clock import Moment
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState
 from broker.store.sqlite import sql
 from broker.store.sqlite.rows import LEASE, SqlValue, canonical, micros
@@ -45,8 +46,8 @@ class LeasesArea(Area):
         named = None if only is None else canonical(sorted(only))
         return self._db.run(_SQL["make_due"], {"at": micros(at), "provider": provider, "only": named})
 
-    def live_past(self, now: datetime) -> list[Lease]:
-        return self._leases("live_past", now=micros(now))
+    def live_past(self, now: Moment) -> list[Lease]:
+        return self._leases("live_past", now=micros(now.wall), boot=now.boot, boot_id=now.boot_id)
 
     def unclaimed_since(self, before: datetime) -> list[Lease]:
         return self._leases("unclaimed_since", before=micros(before))
