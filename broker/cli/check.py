@@ -42,9 +42,12 @@ def check(
         return
     from broker import wiring
 
-    wrong = _report("providers", asyncio.run(wiring.check_live(settings)))
-    for remark in wiring.remarks(settings):
+    found = asyncio.run(wiring.check_live(settings))
+    wrong = _report("providers", found)
+    for remark in [*wiring.remarks(settings), *found.remarks]:
         typer.echo(f"{'':<14}note: {remark}")
+    if found.remedy:
+        typer.echo(f"this prints what to install, and with --diff how the server differs:\n  {found.remedy}", err=True)
     if wrong:
         raise typer.Exit(os.EX_UNAVAILABLE)
 
@@ -118,7 +121,7 @@ def _scope_map(settings: Config) -> list[str]:
     try:
         scope_map = load_map(
             settings.scopes.file,
-            wiring.scope_kinds(),
+            wiring.scope_kinds(settings),
             environment=settings.environment,
             trust_domain=settings.trust_domain,
         )

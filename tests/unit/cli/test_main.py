@@ -228,6 +228,14 @@ def test_check_names_scopes_whose_provider_is_not_configured(config: Path) -> No
     assert "scope orders needs a section [vault] in the config" in done.err
 
 
+def test_a_scope_with_the_tomb_role_of_this_broker_does_not_load(config: Path) -> None:
+    (config.parent / "scopes.yaml").write_text(SCOPES.replace("orders-ro", "stepcred-tomb"))
+    done = run("check", "--config", str(config))
+    assert done.code == os.EX_CONFIG
+    assert "scopes.yaml:8:" in done.err
+    assert "stepcred-tomb is not for scopes" in done.err
+
+
 def test_an_intact_journal_verifies_and_names_its_head(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "verify", "--database", str(database)]) == 0
     assert capsys.readouterr().out.startswith("1202 records in 2 chains hold; head 2/600 ")
