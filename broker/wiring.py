@@ -336,7 +336,7 @@ async def check_live(config: Config) -> Findings:
         found += [f"{name}: {problem}" for problem in told]
         if isinstance(told, Findings):
             found.remarks += [f"{name}: {remark}" for remark in told.remarks]
-            found.remedy = found.remedy or told.remedy.format(map=shlex.quote(str(config.scopes.file)))
+            found.remedy = found.remedy or told.remedy.replace("{map}", shlex.quote(str(config.scopes.file)))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from broker import keyring, log
-from broker.cli.options import ConfigFile
+from broker.cli.options import ConfigFile, read_token
 from broker.clock import SystemClock
 from broker.config import Config, load
 from broker.errors import ConfigError, StoreError
@@ -33,6 +33,8 @@ def check(
         "anchor": _anchor,
         "scope map": _scope_map,
     }
+    if settings.vault and settings.vault.token_file:
+        looks["vault token"] = _vault_token
     typer.echo(f"{'config':<14}ok")
     wrong = sum(_report(name, look(settings)) for name, look in looks.items())
     if wrong:
@@ -90,6 +92,16 @@ def _mint_key(settings: Config) -> list[str]:
         return [str(error)]
     if any(ring.fingerprints.get(kid) != fingerprint for kid, fingerprint in known.items()):
         return [f"mint_key_file {path}: not the key of database {database}; restore the file that was made with it"]
+    return []
+
+
+def _vault_token(settings: Config) -> list[str]:
+    """With more than a token the server is not asked. An agent may still have to fill an empty file."""
+    if settings.vault and (path := settings.vault.token_file) and path.read_bytes().strip():
+        try:
+            read_token("vault.token_file", path)
+        except ConfigError as error:
+            return error.problems
     return []
 
 

@@ -6,6 +6,7 @@ that must show before the first lease, not after it. So must a right that is wid
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -42,7 +43,8 @@ class Rights:
         try:
             held = await self._held_policies(asker, found)
             if "root" in held:
-                return Findings([ROOT])
+                found[:], found.remedy = [ROOT], self._remedy(())
+                return found
             needs = needs_of(
                 scopes,
                 tomb_role=self._settings.tomb_role,
@@ -224,7 +226,7 @@ class Rights:
         settings = self._settings
         said = {"namespace": settings.namespace, "tomb-role": settings.tomb_role, "broker-policy": "".join(own[:1])}
         usual = {"namespace": "", "tomb-role": "stepcred-tomb", "broker-policy": "stepcred-broker"}
-        options = [f" --{name} {value}" for name, value in said.items() if value and value != usual[name]]
+        options = [f" --{name} {shlex.quote(value)}" for name, value in said.items() if value and value != usual[name]]
         return f"stepcred-broker scopes provision {{map}}{''.join(options)} --format sh"
 
 
