@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 from base64 import b32encode
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from broker import process
@@ -70,19 +70,20 @@ def generate(path: Path) -> Keyring:
         file.write(_new_line(()))
         file.flush()
         os.fsync(file.fileno())
+    process.sync_folder(path)
     return load(path)
 
 
 def rotate(path: Path) -> Keyring:
     """Add a key to the file and make it the current one. Raises ConfigError."""
-    lines = _writable_lines(path)
-    return _replace(path, [*lines, _new_line([line.partition(":")[0] for line in lines])])
+    return _change(path, lambda lines: [*lines, _new_line([line.partition(":")[0] for line in lines])])
 
 
 def drop(path: Path, kids: Collection[str]) -> Keyring:
     """Take keys out of the file; never the current one. Raises ConfigError."""
-    *older, current = _writable_lines(path)
-    return _replace(path, [*(line for line in older if line.partition(":")[0] not in kids), current])
+    return _change(
+        path, lambda lines: [*(line for line in lines[:-1] if line.partition(":")[0] not in kids), lines[-1]]
+    )
 
 
 def must_be_writable(path: Path) -> None:
@@ -93,18 +94,17 @@ def must_be_writable(path: Path) -> None:
         )
 
 
-def _writable_lines(path: Path) -> list[str]:
+def _change(path: Path, operation: Callable[[list[str]], Iterable[str]]) -> Keyring:
+    """Read and write without another in between: a key that is lost orphans what it has named."""
     must_be_writable(path)
-    load(path)  # raises when it is not sound
-    return [line + "\n" for line in path.read_text().split()]
-
-
-def _replace(path: Path, lines: Iterable[str]) -> Keyring:
     try:
-        process.replace_file(path, "".join(lines))
+        with process.alone_with(path):
+            load(path)  # raises when it is not sound
+            lines = [line + "\n" for line in path.read_text().split()]
+            process.replace_file(path, "".join(operation(lines)))
+            return load(path)
     except OSError as error:
         raise ConfigError([f"mint_key_file {path}: cannot be written ({error.strerror})"]) from None
-    return load(path)
 
 
 def _new_line(taken: Collection[str]) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 import socket
+import stat
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
@@ -70,17 +74,61 @@ def credentials_directory(environ: Mapping[str, str] = os.environ) -> Path | Non
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Either the old content or the new one, whatever happens; mode 0600. Raises OSError."""
-    beside = path.with_name(f".{path.name}.new")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    """Either the old content or the new one, whatever happens. Raises OSError.
+
+    A file that is there keeps its owner, group and mode, also when root writes it, and a link goes on leading to it;
+    a new one has mode 0600.
+    """
+    path = path.resolve()
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    beside = Path(name)
+    try:
+        with os.fdopen(fd, "w") as file:
+            _take_after(file.fileno(), path)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path)
+
+
+def _take_after(fd: int, path: Path) -> None:
+    """Before anything is written. Whoever may not give a file away may not replace another's."""
+    try:
+        held = path.stat()
+    except FileNotFoundError:
+        return
+    made, mode = os.fstat(fd), stat.S_IMODE(held.st_mode)
+    if (made.st_uid, made.st_gid) != (held.st_uid, held.st_gid):
+        try:
+            os.fchown(fd, held.st_uid, held.st_gid)
+        except PermissionError:
+            if made.st_uid != held.st_uid or mode & stat.S_IRWXG:  # of a group without rights nothing depends
+                raise
+    os.fchmod(fd, mode)
+
+
+def sync_folder(path: Path) -> None:
+    """A new file's name is in its folder. Raises OSError."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)  # the name is in the folder
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Wait until no other process changes this file in this way. Raises OSError.
+
+    The lock is on the folder: the file itself is replaced, and a lock file would be left behind.
+    """
+    folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,10 +34,10 @@ from broker.model import Lease, ScopeKind
 from broker.policy.holder import Policies
 from broker.policy.load import load
 from broker.providers.aws.scope import AwsScope
-from broker.providers.base import ChecksScopes, DeclaredScope, Provider, Remarks
+from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Provider, Remarks
 from broker.providers.vault.needs import needs_of
-from broker.providers.vault.provision import Plan, plan_of
-from broker.providers.vault.scope import VaultScope, is_segment
+from broker.providers.vault.provision import Plan, clashes, plan_of
+from broker.providers.vault.scope import ROLE, VaultScope, is_segment
 from broker.providers.vault.settings import Auth, in_root
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
@@ -52,9 +53,10 @@ log = get_logger(__name__)
 STOP_GRACE = 2.0  # seconds for calls in flight after the drain
 
 
-def scope_kinds() -> Mapping[str, ScopeKind]:
-    """Every provider block that a scope map may hold."""
-    kinds: tuple[ScopeKind, ...] = (VaultScope(), AwsScope())
+def scope_kinds(config: Config | None = None) -> Mapping[str, ScopeKind]:
+    """Every provider block that a scope map may hold; the tomb role is for no scope of a broker that has it."""
+    tomb = [config.vault.tomb_role] if config and config.vault else []
+    kinds: tuple[ScopeKind, ...] = (VaultScope(tomb), AwsScope())
     return {kind.name: kind for kind in kinds}
 
 
@@ -230,7 +232,7 @@ async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Cloc
         timings=config.timings,
         keyring=ring,
         policies=Policies(
-            config.scopes.file, scope_kinds(), environment=config.environment, trust_domain=config.trust_domain
+            config.scopes.file, scope_kinds(config), environment=config.environment, trust_domain=config.trust_domain
         ),
         guard=Guard(configured(config.guard)),
         providers=table,
@@ -260,7 +262,7 @@ async def _nobody(_provider: str) -> frozenset[str]:
 def declared_scopes(config: Config) -> dict[str, list[DeclaredScope]]:
     """Provider → its scopes, as the map declares them. Raises ScopeMapError."""
     scope_map = load(
-        config.scopes.file, scope_kinds(), environment=config.environment, trust_domain=config.trust_domain
+        config.scopes.file, scope_kinds(config), environment=config.environment, trust_domain=config.trust_domain
     )
     found: dict[str, list[DeclaredScope]] = {}
     for scope in scope_map.scopes.values():
@@ -318,19 +320,23 @@ async def recheck(config: Config, leases: Sequence[Lease], operator: Secret | No
             await provider.close()
 
 
-async def check_live(config: Config) -> list[str]:
+async def check_live(config: Config) -> Findings:
     """What keeps the configured providers from minting, asked of themselves. Raises ConfigError, ScopeMapError."""
     declared = declared_scopes(config)
     ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
-    found: list[str] = []
+    found = Findings()
     for name, provider in providers(config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody).items():
         asked = (
             provider.check_scopes(declared.get(name, [])) if isinstance(provider, ChecksScopes) else provider.check()
         )
         try:
-            found += [f"{name}: {problem}" for problem in await asked]
+            told = await asked
         finally:
             await provider.close()
+        found += [f"{name}: {problem}" for problem in told]
+        if isinstance(told, Findings):
+            found.remarks += [f"{name}: {remark}" for remark in told.remarks]
+            found.remedy = found.remedy or told.remedy.replace("{map}", shlex.quote(str(config.scopes.file)))
     return found
 
 
@@ -347,16 +353,24 @@ def remarks(config: Config) -> list[str]:
 
 
 def vault_plan(scopes: Sequence[DeclaredScope], *, namespace: str, tomb_role: str, broker_policy: str) -> Plan:
-    """What must be installed for these scopes. Raises ValueError on a name that is none."""
-    for name in (tomb_role, broker_policy, *filter(None, namespace.strip("/").split("/"))):
-        if not is_segment(name):
-            raise ValueError(f"{name!r} is no name of letters, digits, '_', '.', '-'")
-    needs = needs_of(scopes, tomb_role=tomb_role, chooses_ids=in_root(namespace), renews=True)
-    return plan_of(needs, broker_policy=broker_policy, namespace=namespace)
+    """What must be installed for these scopes. Raises ValueError on names that are none, or clash."""
+    found = [f"{name!r} is no name of a-z 0-9 _ . -" for name in (tomb_role, broker_policy) if not ROLE.fullmatch(name)]
+    parts = filter(None, namespace.strip("/").split("/"))
+    found += [f"{name!r} is no name of letters, digits, '_', '.', '-'" for name in parts if not is_segment(name)]
+    needs = needs_of(
+        scopes,
+        tomb_role=tomb_role,
+        chooses_ids=in_root(namespace),
+        renews=True,
+        broker_policies=[broker_policy],
+    )
+    if found := found or clashes(needs):
+        raise ValueError("; ".join(found))
+    return plan_of(needs, namespace=namespace)
 
 
-async def vault_drift(plan: Plan, *, address: str, token_file: Path, ca_file: Path | None) -> list[str]:
+async def vault_drift(plan: Plan, *, address: str, token: Secret, ca_file: Path | None) -> list[str]:
     """How a live server differs from a plan. Raises ProviderError."""
     from broker.providers.vault.drift import drift
 
-    return await drift(plan, address=address, token_file=token_file, ca_file=ca_file)
+    return await drift(plan, address=address, token=token, ca_file=ca_file)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from broker import keyring, log
-from broker.cli.options import ConfigFile
+from broker.cli.options import ConfigFile, read_token
 from broker.clock import SystemClock
 from broker.config import Config, load
 from broker.errors import ConfigError, StoreError
@@ -33,6 +33,8 @@ def check(
         "anchor": _anchor,
         "scope map": _scope_map,
     }
+    if settings.vault and settings.vault.token_file:
+        looks["vault token"] = _vault_token
     typer.echo(f"{'config':<14}ok")
     wrong = sum(_report(name, look(settings)) for name, look in looks.items())
     if wrong:
@@ -42,9 +44,12 @@ def check(
         return
     from broker import wiring
 
-    wrong = _report("providers", asyncio.run(wiring.check_live(settings)))
-    for remark in wiring.remarks(settings):
+    found = asyncio.run(wiring.check_live(settings))
+    wrong = _report("providers", found)
+    for remark in [*wiring.remarks(settings), *found.remarks]:
         typer.echo(f"{'':<14}note: {remark}")
+    if found.remedy:
+        typer.echo(f"this prints what to install, and with --diff how the server differs:\n  {found.remedy}", err=True)
     if wrong:
         raise typer.Exit(os.EX_UNAVAILABLE)
 
@@ -90,6 +95,16 @@ def _mint_key(settings: Config) -> list[str]:
     return []
 
 
+def _vault_token(settings: Config) -> list[str]:
+    """With more than a token the server is not asked. An agent may still have to fill an empty file."""
+    if settings.vault and (path := settings.vault.token_file) and path.read_bytes().strip():
+        try:
+            read_token("vault.token_file", path)
+        except ConfigError as error:
+            return error.problems
+    return []
+
+
 def _anchor(settings: Config) -> list[str]:
     """Does the database still hold what it once had?"""
     from broker.journal import anchor
@@ -118,7 +133,7 @@ def _scope_map(settings: Config) -> list[str]:
     try:
         scope_map = load_map(
             settings.scopes.file,
-            wiring.scope_kinds(),
+            wiring.scope_kinds(settings),
             environment=settings.environment,
             trust_domain=settings.trust_domain,
         )

@@ -26,15 +26,23 @@ VaultTokenFile = Annotated[
 
 
 def operator_token(path: Path | None) -> Secret | None:
-    """Read it. Raises ConfigError when it is unreadable, empty or readable by others."""
+    """Read it. Raises ConfigError when it is unreadable, no token or readable by others."""
     if path is None:
         return None
-    try:
-        mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"--vault-token-file {path}: cannot be read ({type(error).__name__})"]) from None
-    if mode & 0o077:
+    token = read_token("--vault-token-file", path)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ConfigError([f"--vault-token-file {path}: readable by others; run chmod 600 {path}"])
+    return token
+
+
+def read_token(option: str, path: Path) -> Secret:
+    """One line of printable ASCII: anything else cannot be sent, or is another file. Raises ConfigError."""
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{option} {path}: cannot be read ({type(error).__name__})"]) from None
     if not text:
-        raise ConfigError([f"--vault-token-file {path}: is empty"])
+        raise ConfigError([f"{option} {path}: is empty"])
+    if not all("!" <= letter <= "~" for letter in text):
+        raise ConfigError([f"{option} {path}: holds more than a token, or none: one line without blanks is expected"])
     return Secret(text)

@@ -9,6 +9,7 @@ from typing import Annotated, Never
 
 import typer
 
+from broker.cli.options import read_token
 from broker.policy.load import load
 from broker.policy.problems import ScopeMapError
 from broker.providers.base import DeclaredScope, ProviderError
@@ -59,7 +60,8 @@ def provision(
     if not address or token_file is None:
         _fail(os.EX_USAGE, "--diff needs --address and --token-file")
     try:
-        found = asyncio.run(wiring.vault_drift(plan, address=address, token_file=token_file, ca_file=ca_file))
+        token = read_token("--token-file", token_file)
+        found = asyncio.run(wiring.vault_drift(plan, address=address, token=token, ca_file=ca_file))
     except ProviderError as error:
         _fail(os.EX_UNAVAILABLE, str(error))
     for line in found:

@@ -38,7 +38,7 @@ def read(path: Path) -> Anchor | None:
 
 
 def write(path: Path, anchor: Anchor) -> None:
-    """Replace the file at once and durably, readable by its owner only. Raises OSError."""
+    """Replace the file at once and durably; a new one is readable by its owner only. Raises OSError."""
     head = anchor.head
     held = {"installation": anchor.installation, "chain": head.chain, "seq": head.seq, "hash": head.hash.hex()}
     process.replace_file(path, json.dumps(held) + "\n")

@@ -169,6 +169,15 @@ class DeclaredScope:
     ttl: timedelta
 
 
+class Findings(list[str]):
+    """What is wrong; beside it what is good to know, and a command that prints what mends it (`{map}`: the map's file)."""
+
+    def __init__(self, problems: Iterable[str] = ()) -> None:
+        super().__init__(problems)
+        self.remarks: list[str] = []
+        self.remedy = ""
+
+
 @runtime_checkable
 class Remarks(Protocol):
     """Has something to say to the operator that is no problem."""
@@ -183,7 +192,7 @@ class ChecksScopes(Protocol):
     """Can say whether it may mint, and end, what scopes declare."""
 
     async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> list[str]:
-        """As `Provider.check`, and for each of these scopes. Mints nothing."""
+        """As `Provider.check`, and for each of these scopes; may be Findings. Mints nothing."""
         ...
 
 

@@ -66,5 +66,5 @@ def _secret_read_by_broker(bao: BaoServer, login: BrokerLogin) -> int:
     body = {"role_id": login.role_id, "secret_id": login.secret_id_file.read_text()}
     token = bao.must("POST", "auth/approle/login", body).body["auth"]["client_token"]
     status = bao.call("GET", "secret/data/orders", token=token).status
-    bao.must("POST", "auth/token/revoke-self", {}, token=token)
+    bao.must("POST", "auth/token/revoke", {"token": token})
     return status

@@ -29,6 +29,8 @@ path "auth/token/create/app" { capabilities = ["update"] }
 path "auth/token/roles/app" { capabilities = ["read"] }
 path "auth/token/lookup-accessor" { capabilities = ["update"] }
 path "auth/token/revoke-accessor" { capabilities = ["update"] }
+path "sys/policies/acl/app" { capabilities = ["read"] }
+path "sys/policies/acl/broker" { capabilities = ["read"] }
 path "sys/capabilities-self" { capabilities = ["update"] }
 """
 LOGGED_IN = 'path "auth/token/lookup-self" { capabilities = ["read"] }'  # with a token file

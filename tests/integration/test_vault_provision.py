@@ -16,6 +16,7 @@ import pytest
 
 from broker.providers.base import DeclaredScope
 from broker.providers.vault.provision import Format, show
+from broker.secret import Secret
 from broker.wiring import vault_drift, vault_plan
 from tests.support.bao import BaoServer, BrokerLogin, find_bao, openbao, provision_pki, provision_ssh
 from tests.support.daemon import PYTHON
@@ -39,6 +40,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "ops": {"role": "certs", "write": {"path": "ssh/sign/ops", "data": {"valid_principals": "ops"}}},
     "both": {"role": "orders.ro"},
 }
+READS = 'path "kv/data/+/app" { capabilities = ["read"'
 SCOPES = [DeclaredScope(block=block, ttl=timedelta(minutes=10)) for block in BLOCKS.values()]
 PLAN = vault_plan(SCOPES, namespace="", tomb_role="stepcred-tomb", broker_policy="stepcred-broker")
 
@@ -100,7 +102,7 @@ def token_file(bao: BaoServer, tmp_path: Path) -> Path:
 
 
 def differs(bao: BaoServer, token_file: Path) -> list[str]:
-    return asyncio.run(vault_drift(PLAN, address=bao.address, token_file=token_file, ca_file=None))
+    return asyncio.run(vault_drift(PLAN, address=bao.address, token=Secret(token_file.read_text()), ca_file=None))
 
 
 def diff(bao: BaoServer, scope_map: Path, token_file: Path) -> tuple[int, list[str]]:
@@ -120,10 +122,14 @@ async def test_what_is_printed_is_neither_too_small_nor_too_wide(
 @pytest.mark.parametrize(
     ("path", "body", "told"),
     [
-        ("auth/token/roles/orders-ro", {"orphan": False}, "token role orders-ro: orphan is false, not true"),
-        ("auth/token/roles/certs", {"allowed_policies": ["root"]}, "token role certs: allowed_policies are root, not"),
+        ("auth/token/roles/orders-ro", {"orphan": False}, "token role orders-ro: needs orphan=true"),
+        ("auth/token/roles/certs", {"allowed_policies": ["root"]}, "token role certs: gives the root policy"),
         ("auth/token/roles/certs", {"allowed_policies_glob": ["*"]}, "token role certs: has allowed_policies_glob"),
-        ("auth/token/roles/certs", {"token_explicit_max_ttl": "5m"}, "token_explicit_max_ttl is 300s, less than 600s"),
+        (
+            "auth/token/roles/certs",
+            {"token_explicit_max_ttl": "5m"},
+            "token_explicit_max_ttl is 300s, less than the 600s",
+        ),
         ("auth/token/roles/app-ro", None, "token role app-ro: missing"),
         ("sys/policies/acl/app-ro", None, "policy app-ro: missing"),
         (
@@ -134,8 +140,23 @@ async def test_what_is_printed_is_neither_too_small_nor_too_wide(
         ("sys/policies/acl/app-ro", {"policy": "# nothing"}, "policy app-ro: needs read on kv/data/+/app"),
         (
             "sys/policies/acl/app-ro",
+            {"policy": f'{READS}, "delete"] }}\n{READS}] }}'},
+            "policy app-ro: gives delete on kv/data/+/app, which the map does not need",
+        ),
+        ("auth/token/roles/certs", {"allowed_entity_aliases": ["*"]}, "token role certs: has allowed_entity_aliases"),
+        ("auth/token/roles/certs", {"token_bound_cidrs": ["10.0.0.0/8"]}, "token role certs: has token_bound_cidrs"),
+        ("auth/token/roles/certs", {"token_num_uses": 1}, "token role certs: has token_num_uses"),
+        ("auth/token/roles/certs", {"token_period": "5m"}, "token role certs: has token_period"),
+        ("auth/token/roles/certs", {"token_explicit_max_ttl": 0}, "token role certs: token_explicit_max_ttl is 0"),
+        (
+            "auth/token/roles/certs",
+            {"allowed_policies": ["x", "step-self"]},
+            "token role certs: gives x, and not certs",
+        ),
+        (
+            "sys/policies/acl/app-ro",
             {"policy": 'path "kv/x" { capabilities = ["read"] required_parameters = ["a"] }'},
-            "policy app-ro: written in a way that cannot be compared",
+            "policy app-ro: cannot be compared: it uses required_parameters",
         ),
     ],
 )
@@ -156,8 +177,6 @@ def test_a_difference_is_named(
 def server(bao: BaoServer, token_file: Path) -> Iterator[tuple[BaoServer, Path]]:
     """Put right again afterwards, by what is under test."""
     yield bao, token_file
-    for role in ("orders-ro", "certs", "app-ro"):
-        bao.must("DELETE", f"auth/token/roles/{role}")
     run_script(bao, show(PLAN, Format.SH), token_file.parent)
     assert differs(bao, token_file) == []
 
@@ -178,6 +197,29 @@ def test_a_policy_for_tokens_that_are_handed_out_may_say_more(
         "PUT", "sys/policies/acl/app-token", {"policy": 'path "transit/encrypt/app" { capabilities = ["update"] }'}
     )
     assert differs(bao, token_file) == []
+
+
+def test_a_comment_is_no_difference_and_what_the_commands_print_puts_all_of_it_right(
+    server: tuple[BaoServer, Path], installed: BrokerLogin
+) -> None:
+    bao, token_file = server
+    text = f"{READS}] }} # of the app\n/* all */ // of it"
+    bao.must("PUT", "sys/policies/acl/app-ro", {"policy": text})
+    assert differs(bao, token_file) == []
+    role = {"token_num_uses": 1, "token_period": "5m", "allowed_entity_aliases": ["*"], "allowed_policies_glob": ["*"]}
+    bao.must("POST", "auth/token/roles/certs", {**role, "token_bound_cidrs": ["10.0.0.0/8"]})
+    assert len(differs(bao, token_file)) == 5  # and none afterwards
+
+
+def test_a_token_that_may_only_read_policies_and_roles_is_enough(
+    bao: BaoServer, scope_map: Path, installed: BrokerLogin, tmp_path: Path
+) -> None:
+    paths = ("sys/policies/acl/*", "auth/token/roles/*")
+    rules = [f'path "{path}" {{ capabilities = ["read"] }}' for path in paths]
+    bao.must("PUT", "sys/policies/acl/reader", {"policy": "\n".join(rules)})
+    made = bao.must("POST", "auth/token/create", {"policies": ["reader"], "no_default_policy": True, "ttl": "5m"})
+    (tmp_path / "reader").write_text(made.body["auth"]["client_token"])
+    assert diff(bao, scope_map, tmp_path / "reader")[0] == 0
 
 
 def test_a_namespaces_broker_gets_no_sudo_and_no_tomb() -> None:
@@ -208,12 +250,26 @@ def test_hcl_has_every_policy_and_terraform_every_resource_once() -> None:
         (["--tomb-role", "../x"], os.EX_USAGE),
         (["--broker-policy", "x; reboot"], os.EX_USAGE),
         (["--diff"], os.EX_USAGE),
-        (["--diff", "--address", "http://127.0.0.1:1", "--token-file", "/nowhere"], os.EX_UNAVAILABLE),
-        (["--diff", "--address", "http://vault.acme.internal:8200", "--token-file", "/nowhere"], os.EX_UNAVAILABLE),
+        (["--tomb-role", "orders-ro"], os.EX_USAGE),
+        (["--broker-policy", "orders-ro"], os.EX_USAGE),
+        (["--broker-policy", "step-self"], os.EX_USAGE),
+        (["--broker-policy", "default"], os.EX_USAGE),
+        (["--broker-policy", "stepcred-tomb"], os.EX_USAGE),
+        (["--broker-policy", "Broker"], os.EX_USAGE),
+        (["--tomb-role", "step-self"], os.EX_USAGE),
+        (["--tomb-role", "-h"], os.EX_USAGE),
+        (["--diff", "--address", "http://127.0.0.1:1", "--token-file", "/nowhere"], os.EX_CONFIG),
+        (["--diff", "--address", "http://127.0.0.1:1", "--token-file", "{two}"], os.EX_CONFIG),
+        (["--diff", "--address", "http://127.0.0.1:1", "--token-file", "{one}"], os.EX_UNAVAILABLE),
+        (["--diff", "--address", "http://vault.acme.internal:8200", "--token-file", "{one}"], os.EX_UNAVAILABLE),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(scope_map: Path, argv: Sequence[str], code: int) -> None:
-    done = ran(str(scope_map), *argv)
+def test_what_cannot_be_done_is_said_in_one_line(
+    scope_map: Path, tmp_path: Path, argv: Sequence[str], code: int
+) -> None:
+    (tmp_path / "one").write_text("s.token\n")
+    (tmp_path / "two").write_text("s.token\ns.other\n")
+    done = ran(str(scope_map), *(word.format(one=tmp_path / "one", two=tmp_path / "two") for word in argv))
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr

@@ -176,8 +176,11 @@ class BrokerLogin:
     secret_id_file: Path
 
 
-def broker_policy(roles: Sequence[TokenRole]) -> str:
-    """Exactly what the broker needs for these roles: it reads no secret and touches no foreign token."""
+def broker_policy(roles: Sequence[TokenRole], broker: str = "stepcred-broker") -> str:
+    """Exactly what the broker needs for these roles: it reads no secret and touches no foreign token.
+
+    The policies of roles without leased secrets may be read: their tokens may be handed out themselves.
+    """
     lines = [
         f'path "{path}" {{ capabilities = ["update"] }}'
         for path in ("auth/token/lookup", "auth/token/renew-self", "sys/capabilities-self")
@@ -190,7 +193,11 @@ def broker_policy(roles: Sequence[TokenRole]) -> str:
         f'path "auth/token/roles/{name}" {{ capabilities = ["read"] }}'  # for `check --live`
         for name in [*(role.name for role in roles), TOMB_ROLE]
     ]
-    lines.append('path "sys/policies/acl/step-self" { capabilities = ["read"] }')
+    bare = [role.name for role in roles if not role.creds]
+    lines += [f'path "sys/policies/acl/{name}" {{ capabilities = ["read"] }}' for name in ["step-self", *bare, broker]]
+    lines.append('path "auth/token/lookup-self" { capabilities = ["read"] }')
+    mounts = sorted({path.split("/")[0] for one in roles for path in one.writes if path.startswith("pki")})
+    lines += [f'path "{mount}/config/crl" {{ capabilities = ["read"] }}' for mount in mounts]
     engines = sorted(
         {re.sub("(/issuer/[^/]+)?/(issue|sign)/", "/roles/", path) for one in roles for path in one.writes}
     )
@@ -224,10 +231,10 @@ def provision(
         _token_role(bao, role.name, [role.name, "step-self"], role.max_ttl)
     _token_role(bao, TOMB_ROLE, ["stepcred-nothing"], "24h")
 
-    bao.must("PUT", f"sys/policies/acl/{broker}", {"policy": broker_policy(roles)})
+    bao.must("PUT", f"sys/policies/acl/{broker}", {"policy": broker_policy(roles, broker)})
     if "approle/" not in bao.must("GET", "sys/auth").data:
         bao.must("POST", "sys/auth/approle", {"type": "approle"})
-    login = {"token_policies": [broker], "token_ttl": "20m", "token_max_ttl": "1h", "token_no_default_policy": False}
+    login = {"token_policies": [broker], "token_ttl": "20m", "token_max_ttl": "1h", "token_no_default_policy": True}
     bao.must("POST", f"auth/approle/role/{broker}", login)
     role_id = bao.must("GET", f"auth/approle/role/{broker}/role-id").data["role_id"]
     secret_id_file = folder / f"{broker}.secret-id"

@@ -1,11 +1,15 @@
+import os
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import keyring
+from broker import keyring, process
 from broker.errors import ConfigError
 from broker.keyring import Keyring, encode, generate, handle_of, hash_handle, load
 
@@ -157,3 +161,41 @@ def test_a_systemd_credential_is_read_whatever_its_group_and_never_written(
     path.chmod(0o444)
     with pytest.raises(ConfigError, match="readable by others"):
         load(path)
+
+
+_ROTATE = "import sys; from pathlib import Path; from broker import keyring; keyring.rotate(Path(sys.argv[1]))"
+
+
+def test_keys_that_are_rotated_at_once_are_all_kept(tmp_path: Path) -> None:
+    path, link = tmp_path / "mint.key", tmp_path / "link" / "mint.key"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    first = generate(path)
+    argv = [sys.executable, "-c", _ROTATE]
+    running = [subprocess.Popen([*argv, str(one)]) for one in (path, link) * 4]
+    assert [one.wait(timeout=60) for one in running] == [0] * 8
+    assert len(load(path).fingerprints) == 9
+    assert first.current in load(path).fingerprints
+
+
+def test_a_rotation_waits_for_another_that_has_read_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mint.key"
+    generate(path)
+    with process.alone_with(path):
+        other = threading.Thread(target=keyring.rotate, args=(path,))
+        other.start()
+        other.join(timeout=0.3)
+        assert other.is_alive()
+        assert len(load(path).fingerprints) == 1
+    other.join(timeout=10)
+    assert len(load(path).fingerprints) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes the files of others")
+def test_a_key_file_that_root_rotates_or_prunes_stays_the_daemons(tmp_path: Path) -> None:
+    path = tmp_path / "mint.key"
+    first = generate(path)
+    os.chown(path, 12345, 23456)
+    keyring.rotate(path)
+    keyring.drop(path, [first.current])
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456)

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from broker.process import sd_notify, watchdog_seconds
+import pytest
+
+from broker.process import replace_file, sd_notify, watchdog_seconds
 
 _HARDENED = """
 import ctypes, os, resource
@@ -49,3 +53,68 @@ def test_the_watchdog_is_for_the_process_it_names() -> None:
     assert watchdog_seconds({"WATCHDOG_USEC": "10000000", "WATCHDOG_PID": "1"}) is None
     assert watchdog_seconds({"WATCHDOG_USEC": "soon"}) is None
     assert watchdog_seconds({}) is None
+
+
+def test_a_replaced_file_keeps_its_mode_and_a_link_to_it_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    held, link = tmp_path / "real" / "key", tmp_path / "key"
+    held.touch()
+    held.chmod(0o640)
+    link.symlink_to(held)
+    replace_file(link, "new")
+    assert link.readlink() == held
+    assert held.read_text() == "new"
+    assert stat.S_IMODE(held.stat().st_mode) == 0o640
+    assert list((tmp_path / "real").iterdir()) == [held]
+
+
+def test_a_new_file_is_private(tmp_path: Path) -> None:
+    replace_file(tmp_path / "key", "new")
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+def test_what_cannot_be_written_leaves_the_old_content_and_nothing_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key"
+    path.write_text("old")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes the files of others")
+def test_a_file_that_root_replaces_stays_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("old")
+    os.chown(path, 12345, 23456)
+    path.chmod(0o600)
+    replace_file(path, "new")
+    held = path.stat()
+    assert (held.st_uid, held.st_gid, stat.S_IMODE(held.st_mode)) == (12345, 23456, 0o600)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+@pytest.mark.parametrize(
+    ("owner", "mode", "code"), [((12345, 0), 0o600, 0), ((12345, 0), 0o640, 1), ((0, 12345), 0o600, 1)]
+)
+def test_whoever_may_not_give_a_file_away_does_not_replace_it(owner: tuple[int, int], mode: int, code: int) -> None:
+    program = "import os, sys; from pathlib import Path; from broker.process import replace_file\n"
+    program += "os.setgroups([]); os.setgid(12345); os.setuid(12345); replace_file(Path(sys.argv[1]), 'new')"
+    with tempfile.TemporaryDirectory() as made:  # tmp_path is closed to others
+        folder = Path(made)
+        folder.chmod(0o777)
+        path = folder / "key"
+        path.write_text("old")
+        os.chown(path, *owner)
+        path.chmod(mode)
+        done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, timeout=30, check=False)
+        assert done.returncode == code
+        assert path.read_text() == ("old" if code else "new")
+        assert list(folder.iterdir()) == [path]

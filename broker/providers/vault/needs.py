@@ -1,4 +1,4 @@
-"""What a scope map needs at the server: the broker's own rights, and what they must not be.
+"""What a scope map needs at the server: the broker's own rights, and some that it must not have.
 
 `check --live` asks for these and `scopes provision` prints them: one list, so that what is installed is what is asked.
 """
@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from broker.providers.base import DeclaredScope
-from broker.providers.vault.scope import VaultBlock
+from broker.providers.vault.scope import STEP_SELF, Kind, VaultBlock
 
-STEP_SELF = "step-self"  # the policy with which a step's token ends itself
-TOMB_POLICY = "stepcred-nothing"
 NO_SUCH = "stepcred-no-such"  # stands for whatever is not the broker's
 
 UPDATE, READ = frozenset({"update"}), frozenset({"read"})
@@ -30,6 +28,7 @@ class Needs:
     tomb_role: str
     chooses_ids: bool
     renews: bool  # the broker's own login
+    broker_policies: tuple[str, ...]
 
     @property
     def leased_under(self) -> list[str]:
@@ -40,6 +39,16 @@ class Needs:
     def token_roles(self) -> list[str]:
         """Those of the scopes, then the tomb."""
         return [*sorted(self.longest), *([self.tomb_role] if self.chooses_ids else [])]
+
+    @property
+    def bare(self) -> set[str]:
+        """Roles whose tokens are handed out themselves: what they may do is in no map."""
+        return {block.role for block in self.blocks if block.kind is Kind.TOKEN}
+
+    @property
+    def mounts(self) -> set[str]:
+        """Of X.509 certificates: what promises them depends on their revocation lists."""
+        return {block.write.mount for block in self.blocks if block.write and block.kind is Kind.X509}
 
     def rights(self) -> dict[str, frozenset[str]]:
         """Path → capabilities of the broker's policy: it reads no secret, and ends no token of others."""
@@ -54,35 +63,42 @@ class Needs:
             found[f"sys/leases/lookup/{path}/"] = frozenset({"list", "sudo"})
             found[f"sys/leases/revoke/{path}/*"] = UPDATE
         looks = [f"auth/token/roles/{role}" for role in self.token_roles]
-        looks += [f"sys/policies/acl/{STEP_SELF}"] if self.chooses_ids else []
+        looks += [f"{mount}/config/crl" for mount in sorted(self.mounts)]
+        policies = [*([STEP_SELF] if self.chooses_ids else []), *sorted(self.bare), *self.broker_policies]
+        looks += ["auth/token/lookup-self", *(f"sys/policies/acl/{name}" for name in policies)]
         return found | dict.fromkeys([*looks, *sorted(self.engines)], READ) | {"sys/capabilities-self": UPDATE}
 
-    def excesses(self) -> dict[str, tuple[frozenset[str], str]]:
-        """Path → capabilities that the broker must not have, and what it could do with them."""
-        found = {
-            "auth/token/create": (CHANGES, "mint any policy that it has, or with sudo any at all"),
-            "auth/token/create-orphan": (CHANGES, "mint any policy"),
-            f"auth/token/create/{NO_SUCH}": (CHANGES, "mint through token roles that are not its own"),
-            f"auth/token/roles/{NO_SUCH}": (CHANGES, "write token roles, and so mint any policy"),
-            f"sys/policies/acl/{NO_SUCH}": (CHANGES, "write policies"),
-            f"sys/leases/revoke/{NO_SUCH}/creds/x/y": (CHANGES, "end leases of others"),
-            "sys/leases/revoke": (CHANGES, "end leases of others"),
-            f"sys/leases/revoke-prefix/{NO_SUCH}": (CHANGES, "end leases of others"),
-            f"sys/leases/revoke-force/{NO_SUCH}": (CHANGES, "have leases of others forgotten while they live"),
-        }
-        found |= {f"auth/token/roles/{role}": (CHANGES, "widen its own token roles") for role in self.token_roles}
-        found |= {
-            f"sys/policies/acl/{name}": (CHANGES, "widen what its tokens may do")
-            for name in [STEP_SELF, *sorted(self.longest)]
-        }
+    def forbidden(self) -> dict[str, frozenset[str]]:
+        """Path → capabilities that the broker must not have, asked for by name.
+
+        A second net: it also holds what comes from a policy that the broker may not read.
+        """
+        found = [
+            *("auth/token/create", "auth/token/create-orphan", f"auth/token/create/{NO_SUCH}"),
+            *("auth/token/revoke", "auth/token/revoke-orphan"),
+            *("sys/leases/revoke", f"sys/leases/revoke/{NO_SUCH}/creds/x/y"),
+            *(f"sys/leases/revoke-{how}/{NO_SUCH}" for how in ("prefix", "force")),
+            *(f"auth/token/roles/{role}" for role in [NO_SUCH, *self.token_roles]),
+            *(
+                f"sys/policies/acl/{name}"
+                for name in [NO_SUCH, STEP_SELF, *sorted(self.longest), *self.broker_policies]
+            ),
+        ]
+        more = {}
         if self.chooses_ids:
-            # The right to it was seen to revoke a root token (measured).
-            found["auth/token/revoke-accessor"] = (CHANGES, "end tokens of others")
-            found["auth/token/accessors/"] = (CHANGES | {"list"}, "find tokens of others")
-        return found
+            found.append("auth/token/revoke-accessor")
+            more["auth/token/accessors/"] = CHANGES | {"list"}
+        return dict.fromkeys(found, CHANGES) | more
 
 
-def needs_of(scopes: Iterable[DeclaredScope], *, tomb_role: str, chooses_ids: bool, renews: bool) -> Needs:
+def needs_of(
+    scopes: Iterable[DeclaredScope],
+    *,
+    tomb_role: str,
+    chooses_ids: bool,
+    renews: bool,
+    broker_policies: Iterable[str],
+) -> Needs:
     """Blocks must be good ones, templates not filled."""
     blocks: list[VaultBlock] = []
     longest: dict[str, timedelta] = {}
@@ -101,4 +117,5 @@ def needs_of(scopes: Iterable[DeclaredScope], *, tomb_role: str, chooses_ids: bo
         tomb_role=tomb_role,
         chooses_ids=chooses_ids,
         renews=renews,
+        broker_policies=tuple(broker_policies),
     )

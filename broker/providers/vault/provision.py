@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from broker.model import JsonValue
-from broker.providers.vault.needs import STEP_SELF, TOMB_POLICY, Needs
-from broker.providers.vault.scope import TEMPLATE, Kind, VaultBlock
+from broker.providers.vault.needs import Needs
+from broker.providers.vault.scope import RESERVED, STEP_SELF, TEMPLATE, TOMB_POLICY, Kind, VaultBlock
 
 TOMB_SECONDS = 86_400  # far longer than a late mint can take to land
-_SELF = {"auth/token/lookup-self": frozenset({"read"}), "auth/token/revoke-self": frozenset({"update"})}
+SELF = {"auth/token/lookup-self": frozenset({"read"}), "auth/token/revoke-self": frozenset({"update"})}
 _NOTHING = {"stepcred/nothing": frozenset({"deny"})}
 
 
@@ -62,6 +62,12 @@ class TokenRole:
             "token_type": "service",
         }
 
+    @property
+    def reset(self) -> dict[str, JsonValue]:
+        """What `bao write` would leave as it was (measured): each could break the promise."""
+        lists: list[str] = ["allowed_policies_glob", "allowed_entity_aliases", "token_bound_cidrs"]
+        return {**dict.fromkeys(lists, ""), "token_num_uses": 0, "token_period": 0}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -70,24 +76,42 @@ class Plan:
     policies: tuple[Policy, ...]
     roles: tuple[TokenRole, ...]
     hints: tuple[str, ...]
+    broker_policies: tuple[str, ...]
     namespace: str = ""
 
 
-def plan_of(needs: Needs, *, broker_policy: str, namespace: str = "") -> Plan:
-    """Of the scopes of a map; names must be single path segments."""
+def clashes(needs: Needs) -> list[str]:
+    """Names of the map, the tomb role and the broker's policies that would overwrite one another."""
+    named = dict.fromkeys(needs.longest, "a scope's token role")
+    found = [f"{needs.tomb_role!r} is the tomb role: no scope may use it"] if needs.tomb_role in named else []
+    named[needs.tomb_role] = "the tomb role"
+    named |= dict.fromkeys(RESERVED, "a policy with a meaning of its own")
+    roles = sorted(RESERVED & {*needs.longest, needs.tomb_role})
+    found += [f"{name!r} cannot be a token role: it is {named[name]}" for name in roles]
+    taken = [name for name in needs.broker_policies if name in named]
+    return found + [f"{name!r} cannot be the broker's own policy: it is {named[name]}" for name in taken]
+
+
+def plan_of(needs: Needs, *, namespace: str = "") -> Plan:
+    """Of the scopes of a map; its names must be good, and not clash."""
     own = {role: _rules(block for block in needs.blocks if block.role == role) for role in sorted(needs.longest)}
     ending = (STEP_SELF,) if needs.chooses_ids else ()
-    bare = _bare(needs)
-    policies = [Policy(name=role, rules=rules, open=role in bare) for role, rules in own.items() if rules]
+    policies = [Policy(name=role, rules=rules, open=role in needs.bare) for role, rules in own.items() if rules]
     roles = [
         TokenRole(name=role, policies=(role, *ending), max_seconds=round(ttl.total_seconds()))
         for role, ttl in sorted(needs.longest.items())
     ]
     if needs.chooses_ids:
-        policies += [Policy(name=STEP_SELF, rules=_SELF), Policy(name=TOMB_POLICY, rules=_NOTHING)]
+        policies += [Policy(name=STEP_SELF, rules=SELF), Policy(name=TOMB_POLICY, rules=_NOTHING)]
         roles.append(TokenRole(name=needs.tomb_role, policies=(TOMB_POLICY,), max_seconds=TOMB_SECONDS))
-    policies.append(Policy(name=broker_policy, rules=needs.rights()))
-    return Plan(policies=tuple(policies), roles=tuple(roles), hints=tuple(_hints(needs, own)), namespace=namespace)
+    policies += [Policy(name=name, rules=needs.rights()) for name in needs.broker_policies]
+    return Plan(
+        policies=tuple(policies),
+        roles=tuple(roles),
+        hints=tuple(_hints(needs, own)),
+        broker_policies=needs.broker_policies,
+        namespace=namespace,
+    )
 
 
 def show(plan: Plan, form: Format) -> str:
@@ -106,13 +130,8 @@ def _rules(blocks: Iterable[VaultBlock]) -> dict[str, frozenset[str]]:
     return found
 
 
-def _bare(needs: Needs) -> set[str]:
-    """Roles whose tokens are handed out themselves: what they may do is in no map."""
-    return {block.role for block in needs.blocks if block.kind is Kind.TOKEN}
-
-
 def _hints(needs: Needs, own: Mapping[str, object]) -> Iterable[str]:
-    for role in sorted(_bare(needs)):
+    for role in sorted(needs.bare):
         more = "more than what is read below" if own[role] else "what"
         yield f"policy {role}: {more} its tokens may do is yours to write"
     for block in needs.blocks:
@@ -136,7 +155,7 @@ def _sh(plan: Plan) -> Iterable[str]:
 
 
 def _write(role: TokenRole) -> str:
-    pairs = (f"{name}={_word(value)}" for name, value in role.fields.items())
+    pairs = (f"{name}={_word(value)}" for name, value in {**role.fields, **role.reset}.items())
     return f"bao write auth/token/roles/{role.name} {' '.join(pairs)}"
 
 

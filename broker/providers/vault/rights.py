@@ -6,19 +6,27 @@ that must show before the first lease, not after it. So must a right that is wid
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any
 
-from broker.providers.base import DeclaredScope
-from broker.providers.vault import answers
+from broker.providers.base import DeclaredScope, Findings
+from broker.providers.vault import answers, engines, excess, roles
 from broker.providers.vault.client import NOT_FOUND, VaultClient
-from broker.providers.vault.needs import STEP_SELF, Needs, needs_of
-from broker.providers.vault.scope import Kind, VaultBlock
+from broker.providers.vault.needs import READ, Needs, needs_of
+from broker.providers.vault.policies import Rules, Unreadable, differences, meet, merged, parse
+from broker.providers.vault.provision import SELF, TokenRole, clashes, plan_of
+from broker.providers.vault.scope import STEP_SELF
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.tokens import rehearse
 from broker.providers.vault.transport import VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
+
+ROOT = "vault: the broker's token has the root policy; give it a policy of its own (scopes provision)"
+ASKS = "sys/capabilities-self"
+# Secrets with a lease of their own: of a database, RabbitMQ, and certificates.
+LEASED = ("+/creds/*", "+/+/creds/*", "+/issue/*")
 
 
 class Rights:
@@ -28,30 +36,28 @@ class Rights:
         self._client = client
         self._settings = settings
 
-    async def problems(self, asker: Secret, scopes: Iterable[DeclaredScope]) -> list[str]:
+    async def problems(self, asker: Secret, scopes: Iterable[DeclaredScope]) -> Findings:
         """Every one; empty when all of these scopes can be minted and ended, and nothing else."""
-        settings = self._settings
-        needs = needs_of(
-            scopes, tomb_role=settings.tomb_role, chooses_ids=settings.chooses_ids, renews=settings.renews_login
-        )
-        found = await self.tomb(asker)
+        found = Findings(await self.tomb(asker))
+        no_tomb = bool(found)
         try:
-            missing = await self._capabilities(asker, needs)
-            if found:
-                missing.pop(f"auth/token/create/{settings.tomb_role}", None)
-            found += [text for text in missing.values() if text]
-            if settings.chooses_ids and not found:
-                found += await self._tomb_faults(asker)
-            if settings.chooses_ids and f"sys/policies/acl/{STEP_SELF}" not in missing:
-                found += await self._step_self(asker)
-            for role, ttl in sorted(needs.longest.items()):
-                if not missing.keys() & {f"auth/token/create/{role}", f"auth/token/roles/{role}"}:
-                    found += await self._role(asker, role, ttl)
-            for path, (block, ttl) in sorted(needs.engines.items()):
-                if path not in missing:
-                    found += await self._engine(asker, path, block, ttl)
+            held = await self._held_policies(asker, found)
+            if "root" in held:
+                found[:], found.remedy = [ROOT], self._remedy(())
+                return found
+            needs = needs_of(
+                scopes,
+                tomb_role=self._settings.tomb_role,
+                chooses_ids=self._settings.chooses_ids,
+                renews=self._settings.renews_login,
+                broker_policies=held,
+            )
+            found += clashes(replace(needs, broker_policies=tuple(set(held) - {"default"})))
+            await self._look_at_all(asker, needs, found, no_tomb=no_tomb)
         except (VaultUnreachable, VaultLost, VaultRefused) as error:
             found.append(f"vault: {error}")
+        else:
+            found.remedy = self._remedy(held) if found else ""
         return found
 
     async def tomb(self, asker: Secret) -> list[str]:
@@ -64,59 +70,147 @@ class Rights:
             problem = f"vault: {error}"
         return [problem] if problem else []
 
-    async def _capabilities(self, asker: Secret, needs: Needs) -> dict[str, str]:
-        """Path → what is wrong with the broker's right there."""
-        rights, excesses = needs.rights(), needs.excesses()
-        asked = sorted({_example(path) for path in [*rights, *excesses]})
+    async def _look_at_all(self, asker: Secret, needs: Needs, found: Findings, *, no_tomb: bool) -> None:
+        """Whatever the broker may not look at is named as missing, and not looked at."""
+        rights, wide = await self._capabilities(asker, needs)
+        missing = set(rights)
+        if no_tomb:
+            rights.pop(f"auth/token/create/{needs.tomb_role}", None)
+        found += rights.values()
+        if ASKS in missing:
+            return
+        found += await self._excess(asker, needs, missing, wide)
+        if needs.chooses_ids and f"sys/policies/acl/{STEP_SELF}" not in missing:
+            found += await self._step_self(asker)
+        for role in plan_of(needs).roles:
+            if not missing & {f"auth/token/create/{role.name}", f"auth/token/roles/{role.name}"} and not (
+                no_tomb and role.name == needs.tomb_role
+            ):
+                await self._role(asker, role, needs, found)
+        found += await self._engines(asker, needs, missing)
+
+    async def _held_policies(self, asker: Secret, found: Findings) -> tuple[str, ...]:
+        """Names of those that the broker's token has; none when it may not look at itself, which is named later."""
+        try:
+            seen = await self._client.lookup_self(asker)
+        except VaultRefused as error:
+            if not answers.is_exactly(error, (403, answers.NO_CAPABILITY)):
+                raise
+            return ()
+        names = [*(seen.get("policies") or ()), *(seen.get("identity_policies") or ())]
+        if seen.get("external_namespace_policies"):
+            found.append("vault: the broker has policies of another namespace, which cannot be read in this one")
+        return tuple(dict.fromkeys(str(name) for name in names))
+
+    async def _capabilities(self, asker: Secret, needs: Needs) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
+        """Path → what to give there; and path → what the broker may do where it must not."""
+        rights, forbidden = needs.rights(), needs.forbidden()
+        asked = sorted({_example(path) for path in [*rights, *forbidden]})
         try:
             held = await self._client.capabilities_self(asker, asked)
         except VaultRefused as error:
             if not answers.is_exactly(error, (403, answers.NO_CAPABILITY)):
                 raise
-            return {"sys/capabilities-self": _give({"update"}, "sys/capabilities-self")}
-        if any("root" in (held.get(path) or ()) for path in asked):
-            return {"": "vault: the broker's token has the root policy; give it a policy of its own (scopes provision)"}
-        found = {}
-        for path, wanted in rights.items():
-            if lacks := wanted - set(held.get(_example(path)) or ()):
-                found[path] = _give(lacks, path)
-        for path, (forbidden, could) in excesses.items():
-            if wide := forbidden & set(held.get(path) or ()):
-                found[path] = (
-                    f"vault policy of the broker: too wide: {_and(wide)} on {path}, with which it could {could}"
-                )
+            return {ASKS: _give({"update"}, ASKS)}, {}
+        missing = {
+            path: _give(lacks, path)
+            for path, wanted in rights.items()
+            if (lacks := wanted - set(held.get(_example(path)) or ()))
+        }
+        if "default" in needs.broker_policies and (path := "sys/policies/acl/default") in missing:
+            missing[path] += ", or log it in without that policy (token_no_default_policy=true)"
+        wide = {path: rights & set(held.get(path) or ()) for path, rights in forbidden.items()}
+        return missing, {path: rights for path, rights in wide.items() if rights}
+
+    async def _excess(
+        self, asker: Secret, needs: Needs, missing: set[str], asked: Mapping[str, frozenset[str]]
+    ) -> list[str]:
+        """Every path of its policies that gives more than is needed; then what only asking has shown."""
+        found, lines = [], {}
+        for name in needs.broker_policies:
+            if f"sys/policies/acl/{name}" in missing:
+                continue
+            try:
+                lines[name] = await self._rules(asker, name) or {}
+            except Unreadable as why:
+                found.append(f"vault policy {name}: cannot be judged: {why}; see what scopes provision prints")
+        rights = needs.rights()
+        looks = {f"sys/policies/acl/{role}": READ for role in needs.longest}  # a policy holds no secret
+        allowed = merged([*rights.items(), *excess.SELF_SERVICE.items(), *looks.items()])
+        extra = dict(excess.excess(merged(pair for rules in lines.values() for pair in rules.items()), allowed))
+        for path, more in extra.items():
+            names = [name for name, rules in lines.items() if more & rules.get(path, frozenset())]
+            found.append(f"vault policy {', '.join(names)}: {excess.told(path, more, rights)}")
+        for path, more in asked.items():
+            if not excess.explained(path, more, extra):
+                found.append(f"vault policy of the broker: {excess.told(path, more, rights)}")
         return found
 
-    async def _role(self, asker: Secret, name: str, ttl: timedelta) -> list[str]:
-        refused = await rehearse(self._client, asker, name) if self._settings.chooses_ids else ""
-        role = await self._look(asker, f"auth/token/roles/{name}")
+    async def _role(self, asker: Secret, wanted: TokenRole, needs: Needs, found: Findings) -> None:
+        refused = await rehearse(self._client, asker, wanted.name) if needs.chooses_ids else ""
+        role = await self._look(asker, f"auth/token/roles/{wanted.name}")
         if role is None:
-            return [f"vault role {name}: does not exist; create it at auth/token/roles/{name}"]
+            found.append(f"vault role {wanted.name}: does not exist; create it at auth/token/roles/{wanted.name}")
+            return
         # The fault in words first: to a rehearsal the server may only have answered 400.
-        faults = _faults(role, ttl, self_ending=self._settings.chooses_ids)
-        return [f"vault role {name}: {fault}" for fault in faults] or [refused] * bool(refused)
+        faults = roles.faults(wanted, role, never=needs.broker_policies)
+        found += [f"vault role {wanted.name}: {fault}" for fault in faults] or [refused] * bool(refused)
+        if not faults and (given := roles.others(wanted, role)):
+            found.remarks.append(f"vault role {wanted.name}: its tokens have the policy {', '.join(given)}")
+        if wanted.name in needs.bare:
+            for name in role.get("allowed_policies") or ():
+                found.remarks += await self._in_flight(asker, wanted.name, name)
 
-    async def _tomb_faults(self, asker: Secret) -> list[str]:
-        name = self._settings.tomb_role
-        role = await self._look(asker, f"auth/token/roles/{name}")
-        return [f"vault role {name}: {fault}" for fault in _policy_faults(role or {})]
+    async def _in_flight(self, asker: Secret, role: str, policy: str) -> list[str]:
+        """A login that the step itself is reading while its token is revoked outlives it (measured)."""
+        try:
+            rules = await self._rules(asker, policy) or {}
+        except (VaultRefused, Unreadable):
+            return []
+        may = [
+            path
+            for path, rights in sorted(rules.items())
+            if rights & {"read", "create", "update"} and any(meet(path, leased) for leased in LEASED)
+        ]
+        return [
+            f"vault role {role}: its tokens may fetch {path} themselves, and a login that is on its way while the token"
+            " is revoked can outlive it; let the broker fetch it, with read: or write:"
+            for path in may
+        ]
 
     async def _step_self(self, asker: Secret) -> list[str]:
         """Servers take names of policies that do not exist: such tokens mint well and can never be revoked."""
         try:
-            text = await self._client.policy(asker, STEP_SELF)
+            rules = await self._rules(asker, STEP_SELF)
+        except Unreadable as why:
+            return [f"vault policy {STEP_SELF}: cannot be judged: {why}; see what scopes provision prints"]
+        if rules is None:
+            return [f"vault policy {STEP_SELF}: does not exist; without it no token can be revoked"]
+        return [f"vault policy {STEP_SELF}: {line}" for line in differences(SELF, rules)]
+
+    async def _engines(self, asker: Secret, needs: Needs, missing: set[str]) -> list[str]:
+        found = []
+        for path, (block, ttl) in sorted(needs.engines.items()):
+            if path not in missing:
+                role = await self._look(asker, path)
+                faults = ["does not exist"] if role is None else engines.role_faults(role, block.kind, ttl)
+                found += [f"vault {path}: {fault}" for fault in faults]
+        for mount in sorted(needs.mounts):
+            if (path := f"{mount}/config/crl") not in missing:
+                held = await self._look(asker, path) or {}
+                found += [f"vault {path}: {fault}" for fault in engines.list_faults(held)]
+        return found
+
+    async def _rules(self, asker: Secret, name: str) -> Rules | None:
+        """None when there is no such policy. Raises Unreadable."""
+        try:
+            return parse(await self._client.policy(asker, name))
+        except VaultUnreachable:  # a name that is no safe path
+            raise Unreadable("it cannot be read here") from None
         except VaultRefused as error:
             if error.status == NOT_FOUND:
-                return [f"vault policy {STEP_SELF}: does not exist; without it no token can be revoked"]
+                return None
             raise
-        fine = "auth/token/revoke-self" in text
-        return [] if fine else [f"vault policy {STEP_SELF}: must give update on auth/token/revoke-self"]
-
-    async def _engine(self, asker: Secret, path: str, block: VaultBlock, ttl: timedelta) -> list[str]:
-        role = await self._look(asker, path)
-        if role is None:
-            return [f"vault {path}: does not exist"]
-        return [f"vault {path}: {fault}" for fault in _engine_faults(role, block.kind, ttl)]
 
     async def _look(self, asker: Secret, path: str) -> dict[str, Any] | None:
         try:
@@ -126,51 +220,19 @@ class Rights:
                 return None
             raise
 
+    def _remedy(self, held: Iterable[str]) -> str:
+        """The command that prints what to install; `{map}` stands for the scope map's file."""
+        own = [name for name in held if name != "default"]
+        settings = self._settings
+        said = {"namespace": settings.namespace, "tomb-role": settings.tomb_role, "broker-policy": "".join(own[:1])}
+        usual = {"namespace": "", "tomb-role": "stepcred-tomb", "broker-policy": "stepcred-broker"}
+        options = [f" --{name} {shlex.quote(value)}" for name, value in said.items() if value and value != usual[name]]
+        return f"stepcred-broker scopes provision {{map}}{''.join(options)} --format sh"
+
 
 def _example(path: str) -> str:
     return path.replace("*", "x")
 
 
 def _give(rights: Iterable[str], path: str) -> str:
-    return f"vault policy of the broker: give it {_and(rights)} on {path}"
-
-
-def _and(words: Iterable[str]) -> str:
-    return " and ".join(sorted(words))
-
-
-def _policy_faults(role: Mapping[str, Any]) -> list[str]:
-    policies = role.get("allowed_policies") or []
-    found = [] if policies else ["has no allowed_policies, so its tokens would get the broker's own"]
-    if "root" in policies:
-        found.append("gives the root policy")
-    if role.get("allowed_policies_glob"):
-        found.append("has allowed_policies_glob, with which whoever mints chooses the policy; name each one")
-    return found
-
-
-def _faults(role: Mapping[str, Any], ttl: timedelta, *, self_ending: bool) -> list[str]:
-    found = _policy_faults(role)
-    if self_ending and STEP_SELF not in (role.get("allowed_policies") or []):
-        found.append(f"allowed_policies lacks {STEP_SELF}, without which its tokens cannot be revoked")
-    if not role.get("orphan"):
-        found.append("needs orphan=true, or its tokens die with the broker's login")
-    if role.get("token_type") not in ("service", "default-service"):
-        found.append("needs token_type=service: batch tokens cannot be revoked")
-    maximum = role.get("token_explicit_max_ttl") or role.get("explicit_max_ttl") or 0
-    if 0 < maximum < ttl.total_seconds():
-        found.append(f"token_explicit_max_ttl is {maximum:g} s, and a scope's ttl {ttl.total_seconds():g} s")
-    return found
-
-
-def _engine_faults(role: Mapping[str, Any], kind: Kind, ttl: timedelta) -> list[str]:
-    found = []
-    if kind is Kind.X509 and "generate_lease" not in role:
-        found.append("is no pki role; for ssh keys use input: public_key")
-    elif kind is Kind.X509 and not role["generate_lease"]:
-        found.append("needs generate_lease=true, or its certificates cannot be revoked")
-    if kind is Kind.SSH and role.get("key_type") != "ca":
-        found.append("is no ssh role with key_type=ca; for X.509 use input: csr")
-    if 0 < (maximum := role.get("max_ttl") or 0) < ttl.total_seconds():
-        found.append(f"max_ttl is {maximum:g} s, and a scope's ttl {ttl.total_seconds():g} s")
-    return found
+    return f"vault policy of the broker: give it {' and '.join(sorted(rights))} on {path}"

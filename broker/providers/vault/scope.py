@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Literal
 
@@ -23,6 +23,13 @@ from broker.model import JsonValue, Revocability
 SEGMENT = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 TEMPLATE = re.compile(r"\{[a-z][a-z0-9_]*\}", re.ASCII)
 MIN_SEGMENTS = 2
+# A policy has its role's name, and servers put policies' names into lower case: `App` and `app` would be one.
+ROLE = re.compile(r"[a-z0-9][a-z0-9_.-]*", re.ASCII)
+STEP_SELF = "step-self"  # the policy with which a step's token ends itself
+TOMB_POLICY = "stepcred-nothing"
+RESERVED = frozenset({"root", "default", STEP_SELF, TOMB_POLICY})
+# They would hand out, or change, what is the broker's or the token's own.
+SERVERS_OWN = frozenset({"auth", "sys", "identity", "cubbyhole"})
 # Said by the broker: the life is the scope's ttl, and the input the caller's.
 OURS = frozenset({"ttl", "not_after", "csr", "public_key", "format", "private_key_format"})
 
@@ -73,8 +80,10 @@ def _read(value: str) -> str:
     parts = value.split("/")
     if len(parts) < MIN_SEGMENTS or not all(is_segment(part) or TEMPLATE.fullmatch(part) for part in parts):
         raise ValueError("expected <mount>/<path>, segments of letters, digits, '_', '.', '-', or a whole {template}")
-    if TEMPLATE.fullmatch(parts[0]) or (_is_creds(value) and TEMPLATE.fullmatch(parts[-1])):
-        raise ValueError("a mount or a database role cannot be a template")
+    if TEMPLATE.fullmatch(parts[0]):
+        raise ValueError("a mount cannot be a template")
+    if _is_creds(value) and any(map(TEMPLATE.fullmatch, parts)):  # its leases are listed and ended under this very path
+        raise ValueError("a leased login's path cannot hold a template")
     return value
 
 
@@ -161,17 +170,30 @@ class VaultBlock(_Strict):
 
 
 class VaultScope:
-    """What the scope map must know of Vault (`broker.model.ScopeKind`)."""
+    """What the scope map must know of Vault (`broker.model.ScopeKind`). `reserved`: roles that no scope may use."""
 
     name = "vault"
+
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._reserved = RESERVED.union(reserved)
 
     def validate(self, block: Mapping[str, JsonValue]) -> Sequence[tuple[tuple[str | int, ...], str]]:
         """Every mistake as (path inside the block, message)."""
         try:
-            VaultBlock.model_validate(dict(block))
+            made = VaultBlock.model_validate(dict(block))
         except ValidationError as error:
             return [(one["loc"], one["msg"].removeprefix("Value error, ")) for one in error.errors(include_input=False)]
-        return []
+        return list(self._unwanted(made))
+
+    def _unwanted(self, block: VaultBlock) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Not for the block itself: one that was once let through must still be read, to end its leases."""
+        if ROLE.fullmatch(block.role) is None:
+            yield ("role",), "expected a name in lower case, a-z 0-9 _ . -, that begins with a letter or digit"
+        elif block.role in self._reserved:
+            yield ("role",), f"{block.role} is not for scopes: give this one a token role of its own"
+        if block.path.split("/")[0] in SERVERS_OWN:
+            place: tuple[str, ...] = ("write", "path") if block.write else ("read",)
+            yield place, f"{block.path.split('/')[0]}/ is the server's own, not a secrets engine"
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         """A token dies exactly, and with it a leased secret; a certificate is published; a stored value lives on."""

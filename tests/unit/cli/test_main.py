@@ -228,6 +228,26 @@ def test_check_names_scopes_whose_provider_is_not_configured(config: Path) -> No
     assert "scope orders needs a section [vault] in the config" in done.err
 
 
+def test_a_scope_with_the_tomb_role_of_this_broker_does_not_load(config: Path) -> None:
+    (config.parent / "scopes.yaml").write_text(SCOPES.replace("orders-ro", "stepcred-tomb"))
+    done = run("check", "--config", str(config))
+    assert done.code == os.EX_CONFIG
+    assert "scopes.yaml:8:" in done.err
+    assert "stepcred-tomb is not for scopes" in done.err
+
+
+def test_a_token_file_with_more_than_a_token_is_said_before_the_server_is_asked(config: Path) -> None:
+    token = config.parent / "two-tokens"
+    token.touch(mode=0o600)
+    token.write_text("s.one\ns.two\n")
+    text = config.read_text().split("vault = ", maxsplit=1)[0]
+    config.write_text(text + f'vault = {{ address = "http://127.0.0.1:1", token_file = "{token}" }}\n')
+    done = run("check", "--live", "--config", str(config))
+    assert done.code == os.EX_CONFIG
+    assert f"error: vault.token_file {token}: holds more than a token" in done.err
+    assert "s.one" not in done.out + done.err
+
+
 def test_an_intact_journal_verifies_and_names_its_head(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "verify", "--database", str(database)]) == 0
     assert capsys.readouterr().out.startswith("1202 records in 2 chains hold; head 2/600 ")

@@ -64,6 +64,19 @@ def test_good_blocks_and_how_dead_they_can_be_made(block: dict[str, Any], revoca
         ({"role": "a", "read": "{workflow}/data/x"}, ("read",)),
         ({"role": "a", "read": "database/creds/{workflow}"}, ("read",)),
         ({"role": "a", "read": ["secret/data/x"]}, ("read",)),
+        ({"role": "a", "read": "team/{workflow}/creds/ro"}, ("read",)),
+        ({"role": "a", "read": "auth/token/lookup-self"}, ("read",)),
+        ({"role": "a", "read": "sys/policies/acl/a"}, ("read",)),
+        ({"role": "a", "read": "identity/entity/id"}, ("read",)),
+        ({"role": "a", "read": "cubbyhole/x"}, ("read",)),
+        ({"role": "a", "write": {"path": "identity/issue/a"}}, ("write", "path")),
+        ({"role": "A"}, ("role",)),
+        ({"role": "-h"}, ("role",)),
+        ({"role": "...a"}, ("role",)),
+        ({"role": "root"}, ("role",)),
+        ({"role": "default"}, ("role",)),
+        ({"role": "step-self"}, ("role",)),
+        ({"role": "stepcred-nothing"}, ("role",)),
         ({"role": "a", "read": "x/y", "write": {"path": "pki/issue/a"}}, ()),
         ({"role": "a", "write": "pki/issue/a"}, ("write",)),
         ({"role": "a", "write": {}}, ("write", "path")),
@@ -107,3 +120,14 @@ def test_any_block_is_judged_without_an_exception(block: dict[str, Any]) -> None
 def test_only_creds_of_a_mount_are_leased(read: str) -> None:
     assert VaultBlock.model_validate({"role": "a", "read": "database/creds/x"}).leased_under == "database/creds/x"
     assert not VaultBlock.model_validate({"role": "a", "read": read}).leased_under
+
+
+def test_a_broker_gives_no_scope_its_tomb_role() -> None:
+    assert SCOPE.validate({"role": "tomb"}) == []
+    ((where, told),) = VaultScope(["tomb"]).validate({"role": "tomb"})
+    assert where == ("role",)
+    assert "tomb is not for scopes" in told
+
+
+def test_a_block_that_no_map_may_hold_any_more_can_still_be_read_to_end_its_lease() -> None:
+    assert VaultBlock.model_validate({"role": "App", "read": "sys/x"}).role == "App"
