@@ -110,6 +110,8 @@ def epoch_lost() -> BrokerError:
 def _adopt(tx: Tx, clock: Clock) -> tuple[int, int]:
     """Older epochs' INTENT rows → IN_DOUBT, their unclaimed credentials → REVOKING; unfinished work is due now."""
     at = clock.now()
+    tx.steps_go_on_in(clock.moment())
+    tx.leases_go_on_in(clock.moment())
     tx.make_due(at)
     doubtful = tx.leases_in(LeaseState.INTENT)
     for lease in doubtful:

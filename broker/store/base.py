@@ -141,6 +141,10 @@ class Tx(Protocol):
         ...
 
     def open_steps(self) -> list[Step]: ...
+    def steps_go_on_in(self, now: Moment) -> None:
+        """Open steps of another boot: what they have left, by the wall clock, is counted in this one from now on."""
+        ...
+
     def open_step_count(self) -> int: ...
 
     # leases
@@ -171,6 +175,10 @@ class Tx(Protocol):
 
     def make_due(self, at: datetime, *, provider: str = "", only: Collection[str] | None = None) -> int:
         """Whatever waits longer than until `at` is due then: all, or of one provider, or only these leases."""
+        ...
+
+    def leases_go_on_in(self, now: Moment) -> None:
+        """The same for ACTIVE leases."""
         ...
 
     def live_past(self, now: Moment) -> list[Lease]:

@@ -279,6 +279,21 @@ async def test_due_leases_leave_out_the_providers_named(store: Store) -> None:
     assert await ids(store, lambda tx: tx.due_leases(after(40), 10, without={"aws", "vault", "removed"})) == ["high"]
 
 
+async def test_what_another_boot_left_goes_on_by_this_ones_count(store: Store) -> None:
+    now = Moment(wall=after(100), boot=7.0, boot_id="new")
+    for name, boot_id in (("older", "old"), ("nameless", ""), ("own", "new")):
+        await bring(store, LeaseState.ACTIVE, lease(name, expires_at=after(160), boot_id=boot_id, expires_boot=1.5))
+    await store.write(lambda tx: tx.insert_step(step("other-boot", deadline_at=after(90), boot_id="old")))
+    await store.write(lambda tx: tx.leases_go_on_in(now))
+    await store.write(lambda tx: tx.steps_go_on_in(now))
+    rows = [await get(store, name) for name in ("older", "nameless", "own")]
+    assert [(row.boot_id, row.expires_boot) for row in rows] == [("new", 67.0), ("new", 67.0), ("new", 1.5)]
+    moved = await store.read(lambda tx: tx.step("other-boot"))
+    assert moved is not None
+    assert (moved.boot_id, moved.deadline_boot) == ("new", -3.0)
+    assert await ids(store, lambda tx: tx.live_past(now)) == ["own"]
+
+
 async def test_counts_are_of_what_is_not_over(store: Store) -> None:
     assert not await store.read(lambda tx: tx.lease_counts())
     for name, state in (("a", LeaseState.ACTIVE), ("b", LeaseState.ACTIVE), ("c", LeaseState.REVOKING)):

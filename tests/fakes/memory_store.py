@@ -160,6 +160,12 @@ class MemoryTx:
         found = [step for step in self._state.steps.values() if step.state is StepState.OPEN]
         return sorted(found, key=lambda step: step.opened_at)
 
+    def steps_go_on_in(self, now: Moment) -> None:
+        for step in self.open_steps():
+            if step.boot_id != now.boot_id:
+                left = (step.deadline_at - now.wall).total_seconds()
+                self._w().steps[step.id] = replace(step, boot_id=now.boot_id, deadline_boot=now.boot + left)
+
     def open_step_count(self) -> int:
         return len(self.open_steps())
 
@@ -199,6 +205,12 @@ class MemoryTx:
         due = [(lease.next_try_at, lease) for lease in asked]
         ready = [(lease.tier is not Tier.HIGH, at, lease) for at, lease in due if at is not None and at <= now]
         return [lease for _, _, lease in sorted(ready, key=lambda found: found[:2])[:limit]]
+
+    def leases_go_on_in(self, now: Moment) -> None:
+        for lease in self.leases_in(LeaseState.ACTIVE):
+            if lease.boot_id != now.boot_id:
+                left = (lease.expires_at - now.wall).total_seconds()
+                self._change(lease.id, lambda _: True, boot_id=now.boot_id, expires_boot=now.boot + left)
 
     def make_due(self, at: datetime, *, provider: str = "", only: Collection[str] | None = None) -> int:
         waiting = [

@@ -57,6 +57,7 @@ class Alive:
 
     agent: str
     request: str
+    born_at: datetime
     dies_at: datetime
 
 
@@ -89,7 +90,9 @@ class Outside:
         if not taken:
             self.mints.append(lease_id)
             request = sent.order.ref.lease_id
-            self.made[lease_id] = Alive(agent=sent.order.agent, request=request, dies_at=sent.dies_at)
+            self.made[lease_id] = Alive(
+                agent=sent.order.agent, request=request, born_at=self.clock.truth, dies_at=sent.dies_at
+            )
         if not sent.answer.done():
             sent.answer.set_result(not taken)
 

@@ -448,7 +448,7 @@ class Machine(RuleBasedStateMachine):
             return
         for lease in self.leases():
             if lease.state is LeaseState.ACTIVE and lease.id in self.broker.outside.made:
-                died = self.broker.outside.made[lease.id].dies_at
+                died = self.broker.outside.made[lease.id].born_at + (lease.expires_at - lease.intent_at)
                 assert self.clock.truth < died + SLACK, "ACTIVE after its end"
 
     # --- how it ends ---
@@ -474,7 +474,7 @@ class Machine(RuleBasedStateMachine):
         self.rest(REST)
         open_ = [row for row in self.leases() if not row.state.terminal and row.scope != "timed"]
         assert not open_, f"not at rest: {[(row.state.value, row.last_problem) for row in open_]}"
-        self.clock.advance(2 * 86400.0)  # what was minted by a clock set forward lives until then
+        self.clock.advance(self.ahead + 86400.0)  # what was minted by a clock set forward lives until then
         self.rest(100.0)
         assert not self.broker.outside.alive()
         left = [row for row in self.leases() if not row.state.terminal]

@@ -38,6 +38,10 @@ WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at > :at
     AND (:provider = '' OR provider = :provider)
     AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)));
 
+-- name: leases_go_on_in
+UPDATE leases SET boot_id = :boot_id, expires_boot = :boot + (expires_at - :now) / 1000000.0
+WHERE state = 'ACTIVE' AND boot_id <> :boot_id;
+
 -- name: live_past
 -- Two indexes: those of this boot by elapsed time, the others by the wall clock.
 SELECT * FROM leases

@@ -28,5 +28,9 @@ UPDATE steps SET state = 'ENDED', ended_at = :at, end_reason = :reason WHERE id 
 -- name: open_steps
 SELECT * FROM steps WHERE state = 'OPEN' ORDER BY opened_at, rowid;
 
+-- name: steps_go_on_in
+UPDATE steps SET boot_id = :boot_id, deadline_boot = :boot + (deadline_at - :now) / 1000000.0
+WHERE state = 'OPEN' AND boot_id <> :boot_id;
+
 -- name: open_step_count
 SELECT count(*) AS steps FROM steps WHERE state = 'OPEN';

@@ -46,6 +46,10 @@ class LeasesArea(Area):
         named = None if only is None else canonical(sorted(only))
         return self._db.run(_SQL["make_due"], {"at": micros(at), "provider": provider, "only": named})
 
+    def leases_go_on_in(self, now: Moment) -> None:
+        params: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
+        self._db.run(_SQL["leases_go_on_in"], params)
+
     def live_past(self, now: Moment) -> list[Lease]:
         return self._leases("live_past", now=micros(now.wall), boot=now.boot, boot_id=now.boot_id)
 

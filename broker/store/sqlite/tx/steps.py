@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from broker.clock import Moment
 from broker.model import EndReason, Step, StepKey
 from broker.store.sqlite import sql
 from broker.store.sqlite.rows import STEP_KEY, SqlValue, micros, step_of, step_row
@@ -33,6 +34,10 @@ class StepsArea(Area):
 
     def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
         return bool(self._db.run(_SQL["end_step"], {"id": step_id, "at": micros(at), "reason": reason.value}))
+
+    def steps_go_on_in(self, now: Moment) -> None:
+        params: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
+        self._db.run(_SQL["steps_go_on_in"], params)
 
     def open_steps(self) -> list[Step]:
         return [step_of(row) for row in self._db.all(_SQL["open_steps"])]
