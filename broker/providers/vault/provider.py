@@ -105,6 +105,7 @@ class VaultProvider:
         return refs | ({SENT_AT: heard.isoformat()} if heard else {})
 
     async def close(self) -> None:
+        await self._login.close()
         await self._transport.close()
 
     # --- mint ---

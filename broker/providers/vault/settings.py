@@ -17,12 +17,21 @@ class AppRole:
     secret_id_file: Path
     mount: str = "approle"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What a login is made of: tried again at once when it changes."""
+        return (self.secret_id_file,)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenFile:
     """A token that something else, for example Vault Agent, keeps fresh in a file."""
 
     path: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +43,10 @@ class Cert:
     role: str = ""  # any that matches when empty
     mount: str = "cert"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.cert_file, self.key_file)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kubernetes:
@@ -42,6 +55,10 @@ class Kubernetes:
     role: str
     jwt_file: Path
     mount: str = "kubernetes"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.jwt_file,)
 
 
 Auth: TypeAlias = AppRole | TokenFile | Cert | Kubernetes
