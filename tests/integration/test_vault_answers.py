@@ -176,13 +176,13 @@ async def test_dead_is_only_what_bad_token_says(bao: BaoServer, login: BrokerLog
         tokens = provider._tokens
         assert isinstance(tokens, NamedTokens)
         token = Secret(token_name(ref))
-        assert await tokens.owner(session.token, token) is Owner.LEASE
-        assert await tokens.owner(session.token, Secret("scv1-never")) is Owner.NOBODY
+        assert await tokens.owner(session.token, token, ref.lease_id) is Owner.LEASE
+        assert await tokens.owner(session.token, Secret("scv1-never"), ref.lease_id) is Owner.NOBODY
         with pytest.raises(VaultRefused) as weak:
-            await tokens.owner(token, Secret("scv1-never"))
+            await tokens.owner(token, Secret("scv1-never"), ref.lease_id)
         assert weak.value.errors == (answers.NO_CAPABILITY,)
         with pytest.raises(VaultRefused) as dead:
-            await tokens.owner(Secret("scv1-dead"), Secret("scv1-never"))
+            await tokens.owner(Secret("scv1-dead"), Secret("scv1-never"), ref.lease_id)
         assert answers.asker_dead(dead.value)
 
         broker_may(bao, f'path "auth/token/create/{TOMB_ROLE}" {{ capabilities = ["update", "sudo"] }}')

@@ -78,12 +78,17 @@ class VaultSettings:
     request_timeout: float = 8.0  # of one request
     mint_timeout: float = 10.0  # of a whole mint: DESIGN section 4; the last possible send is this long after intent
     request_limit_seconds: float = 90.0  # the server's own bound on one request: its default
-    max_connections: int = 64
+    max_connections: int = 64  # of mints; as many again for everything else
 
     @property
     def renews_login(self) -> bool:
         """A certificate is shown anew instead: renewing would need it in every connection."""
         return isinstance(self.auth, AppRole | Kubernetes)
+
+    @property
+    def namespace_name(self) -> str:
+        """One spelling of each: "" is the root."""
+        return "" if in_root(self.namespace) else self.namespace.strip("/")
 
     @property
     def chooses_ids(self) -> bool:
