@@ -91,7 +91,7 @@ class VaultProvider:
         )
         self._ending = Ending(settings, self._login, self._tokens, children, lists)
         self._rights = Rights(self._client, settings)
-        self._survey = Survey(self._client, settings, clock, self._heard)
+        self._survey = Survey(self._client, clock, self._heard, lists)
 
     def time_heard(self) -> datetime | None:
         """The server's time: `KnowsTime`."""
