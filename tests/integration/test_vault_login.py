@@ -21,7 +21,7 @@ from broker.model import Evidence
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.login import Login, LoginFailed, Session
 from broker.providers.vault.settings import AppRole, Auth, Cert, Kubernetes, TokenFile, VaultSettings
-from broker.providers.vault.transport import Transport
+from broker.providers.vault.transport import Transport, VaultUnreachable
 from tests.fakes.clock import FakeClock
 from tests.support.bao import BaoServer, BrokerLogin, TokenRole, openbao, provision
 from tests.support.certs import TestCA
@@ -356,6 +356,12 @@ async def test_a_rotated_ca_file_is_read_again(with_tls: BaoServer, tmp_path: Pa
         await one.session()
     roots.write_bytes(ours)
     await one.session()  # at once: what it believes has changed
+    roots.write_bytes(other)
+    transport.reread()
+    roots.write_bytes(ours)
+    with pytest.raises(VaultUnreachable):  # no login is due, ...
+        await VaultClient(transport).cluster_id()
+    await VaultClient(transport).cluster_id()  # ... and yet it looks at the file again
     roots.write_bytes(other)
     clock.advance(1300)
     with pytest.raises(LoginFailed, match="cannot be reached"):

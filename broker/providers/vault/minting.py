@@ -98,8 +98,10 @@ class Minting:
         try:
             token = self._tokens.chosen(order.ref)
             session = await self._login.session()
-        except (ProviderError, LoginFailed) as error:
+        except ProviderError as error:
             raise MintRefused(str(error)) from None
+        except LoginFailed as error:
+            raise MintRefused(error.why) from None
         where = self.foresee(session)
         if any(order.ref.refs.get(one) != where[one] for one in ("cluster", "namespace")):
             order = await self._note_where(order, where)
