@@ -165,7 +165,8 @@ async def test_mints_that_hang_hold_up_no_end(faulty: Proxy, login: BrokerLogin,
         ref = new_ref(TOKEN)
         await provider.mint(order_of(ref))
         faulty.inject(Fault.HANG, CREATE, times=99)
-        hanging = [asyncio.create_task(provider.mint(order_of(new_ref(TOKEN)))) for _ in range(8)]
+        refs = [new_ref(TOKEN) for _ in range(8)]
+        hanging = [asyncio.create_task(provider.mint(order_of(one))) for one in refs]
         await asyncio.sleep(0.3)
         assert len(faulty.seen(CREATE)) == 5
         async with asyncio.timeout(2):
@@ -173,6 +174,9 @@ async def test_mints_that_hang_hold_up_no_end(faulty: Proxy, login: BrokerLogin,
         for one in hanging:
             one.cancel()
         await asyncio.gather(*hanging, return_exceptions=True)
+        faulty.inject(Fault.NONE)
+        for lost in refs:
+            assert (await settled(provider, lost)).evidence is not None
 
 
 async def test_a_mint_without_time_to_ask_is_refused_and_not_in_doubt(faulty: Proxy, login: BrokerLogin) -> None:

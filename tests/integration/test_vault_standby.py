@@ -14,6 +14,7 @@ from tests.support.processes import wait_until
 from tests.support.raft import RaftNode
 from tests.support.vault import Notes, new_ref, order_of, settled, vault_provider, with_refs
 
+LOGIN = "auth/approle/login"
 TOKEN = {"role": "kv"}
 KV = {"role": "kv", "read": "secret/data/orders"}
 
@@ -37,6 +38,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             put_secret(active, "orders", {"api_key": "value-of-key"})
             login = provision(
                 active, tmp_path_factory.mktemp("login"), [TokenRole(name="kv", reads=["secret/data/orders"])]
+            )
+            shown = {"role_id": login.role_id, "secret_id": login.secret_id_file.read_text()}
+            wait_until(
+                lambda: standby.call("POST", LOGIN, shown).status == 200, within=10, what="the standby to know it"
             )
             yield Pair(active=active, standby=standby, login=login)
 
