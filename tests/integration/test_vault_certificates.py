@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,8 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from broker.model import Evidence, Revocability, SshCertificate, X509Certificate
-from broker.providers.base import MintRefused
+from broker.providers.base import DeclaredScope, MintRefused, Standing, Stray, Sweep
+from broker.secret import Secret
 from tests.support.bao import BaoServer, BrokerLogin, TokenRole, provision, provision_pki, provision_ssh
+from tests.support.processes import wait_until
 from tests.support.vault import Notes, new_ref, order_of, settled, vault_provider, with_refs
 
 ISSUE = {"role": "certs", "write": {"path": "pki/issue/web", "data": {"common_name": "web.acme.internal"}}}
@@ -27,6 +30,7 @@ SIGN = {"role": "certs", "write": {"path": "pki/sign/web", "input": "csr"}}
 SECOND = {"role": "certs", "write": {"path": "pki/issuer/second/issue/web", "data": {"common_name": "b.acme.internal"}}}
 UNLEASED = {"role": "certs", "write": {"path": "pki/issue/unleased", "data": {"common_name": "a.acme.internal"}}}
 SSH = {"role": "certs", "write": {"path": "ssh/sign/ops", "data": {"valid_principals": "ops"}}}
+WEB = "pki/issue/web"
 BLOCKS = (ISSUE, SIGN, SECOND, UNLEASED, SSH)
 
 
@@ -125,6 +129,51 @@ async def test_gone_from_the_server_is_not_published(bao: BaoServer, login: Brok
             bao.must("POST", "pki/config/crl", {"auto_rebuild": False})
         bao.must("GET", "pki/crl/rotate")
         assert await provider.probe(with_refs(ref, minted.refs)) is Evidence.PUBLISHED
+
+
+async def test_recheck_and_recover_believe_no_certificate_dead_that_is_on_no_list(
+    bao: BaoServer, login: BrokerLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, scopes = Secret(bao.root_token), (DeclaredScope(block=ISSUE, ttl=timedelta(minutes=10)),)
+    ended, forgotten = new_ref(ISSUE), replace(new_ref(ISSUE), lease_id="abcdefgh234567ab")
+    async with vault_provider(bao.address, login) as provider:
+        ended = with_refs(ended, (await provider.mint(order_of(ended))).refs)
+        lost = await provider.mint(order_of(forgotten))
+        bao.must("POST", "pki/config/crl", {"auto_rebuild": True, "expiry": "72h", "auto_rebuild_grace_period": "1h"})
+        try:
+            await provider.revoke(ended)
+            told = await provider.recheck(ended, operator)
+            assert (told.standing, told.why) == (Standing.ALIVE, "its certificate is on no revocation list")
+            known = bao.child_leases(WEB)
+            sweep = Sweep(
+                since=ended.intent_at,
+                scopes=scopes,
+                leases=frozenset(),
+                children=frozenset(known) - {lost.refs["children"][0]},
+                operator=operator,
+            )
+            kill = provider._survey._kill_token
+
+            async def until_all_is_gone(asker: Secret, stray: Stray) -> bool:
+                """A token's death takes its certificate's lease along: no later listing shows it."""
+                dead = await kill(asker, stray)
+                wait_until(lambda: lost.refs["children"][0] not in bao.child_leases(WEB), within=10, what="gone")
+                return dead
+
+            monkeypatch.setattr(provider._survey, "_kill_token", until_all_is_gone)
+            for _ in range(2):  # it is said again when nothing is left to find
+                swept = await provider.recover(sweep)
+                (unproven,) = swept.unproven
+                assert f"{lost.refs['children'][0]} was revoked, but its serial is not known" in unproven
+                assert {stray.kind for stray in swept.killed} <= {"token"}
+        finally:
+            bao.must("POST", "pki/config/crl", {"auto_rebuild": False})
+        bao.must("GET", "pki/crl/rotate")
+        assert (await provider.recheck(ended, operator)).standing is Standing.DEAD
+        unknown = replace(ended, refs={name: value for name, value in ended.refs.items() if name != "serial"})
+        assert (await provider.recheck(unknown, operator)).standing is Standing.UNKNOWN
+        over = replace(unknown, expires_at=unknown.expires_at - timedelta(minutes=10))
+        assert (await provider.recheck(over, operator)).standing is Standing.DEAD
 
 
 async def test_a_certificate_that_could_not_be_revoked_is_not_handed_out(bao: BaoServer, login: BrokerLogin) -> None:

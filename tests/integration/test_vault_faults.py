@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
 import pytest
 
-from broker.model import Evidence, UsernamePassword
+from broker.model import Evidence, JsonValue, UsernamePassword
 from broker.providers.base import LeaseRef, MintInDoubt, MintRefused, ProviderError
+from broker.providers.vault.client import TokenAnswer
 from broker.providers.vault.provider import VaultProvider
+from broker.secret import Secret
 from tests.support.bao import (
     TOMB_ROLE,
     BaoServer,
@@ -134,6 +137,76 @@ async def test_two_settlers_at_once_leave_one_tomb(bao: BaoServer, faulty: Proxy
     both = await asyncio.gather(*(settled(provider, ref, final=False) for _ in range(2)), return_exceptions=True)
     assert any(getattr(one, "found", False) for one in both)
     assert owners(bao, ref) == [TOMB_ROLE]
+
+
+async def test_a_tomb_is_known_by_what_it_says_of_itself_whatever_its_role_is_called_now(
+    bao: BaoServer, login: BrokerLogin
+) -> None:
+    doubt, alive = new_ref(TOKEN), new_ref(TOKEN)
+    async with vault_provider(bao.address, login) as before:
+        assert not (await settled(before, doubt, final=False)).found
+        minted = await before.mint(order_of(alive))
+    async with vault_provider(bao.address, login, tomb_role="renamed") as renamed:
+        assert await renamed.probe(doubt) is Evidence.SEEN_DEAD
+    async with vault_provider(bao.address, login, tomb_role="slow") as renamed:  # one that it may use
+        last = await settled(renamed, doubt)
+        assert (last.found, last.evidence) == (False, Evidence.NOT_MINTED)
+    async with vault_provider(bao.address, login, tomb_role="kv") as confused:
+        assert await confused.probe(with_refs(alive, minted.refs)) is None  # a scope's role makes no tomb of its lease
+        with pytest.raises(MintRefused, match="not allowed"):
+            await confused.mint(order_of(new_ref(TOKEN)))
+    async with vault_provider(bao.address, login) as before:
+        await before.revoke(alive)
+    assert owners(bao, alive) == []
+
+
+async def test_mints_that_hang_hold_up_no_end(faulty: Proxy, login: BrokerLogin, bao: BaoServer) -> None:
+    async with vault_provider(faulty.address, login, max_connections=4) as provider:
+        ref = new_ref(TOKEN)
+        await provider.mint(order_of(ref))
+        faulty.inject(Fault.HANG, CREATE, times=99)
+        refs = [new_ref(TOKEN) for _ in range(8)]
+        hanging = [asyncio.create_task(provider.mint(order_of(one))) for one in refs]
+        await asyncio.sleep(0.3)
+        assert len(faulty.seen(CREATE)) == 5
+        async with asyncio.timeout(2):
+            assert (await provider.revoke(ref)).evidence is Evidence.SEEN_DEAD
+        for one in hanging:
+            one.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+        faulty.inject(Fault.NONE)
+        for lost in refs:
+            assert (await settled(provider, lost)).evidence is not None
+
+
+async def test_a_mint_without_time_to_ask_is_refused_and_not_in_doubt(faulty: Proxy, login: BrokerLogin) -> None:
+    async with vault_provider(faulty.address, login, mint_timeout=0.5) as provider:
+        faulty.inject(Fault.HANG, "/approle/login")
+        with pytest.raises(MintRefused, match="no time was left"):
+            await provider.mint(order_of(new_ref(TOKEN)))
+        assert faulty.seen(CREATE) == []
+
+
+async def test_a_token_under_another_id_than_asked_for_is_killed(
+    bao: BaoServer, faulty: Proxy, provider: VaultProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = provider._minting._client
+    create = client.create
+
+    async def careless(asker: Secret, role: str, _: object, *, seconds: int, meta: Mapping[str, str]) -> TokenAnswer:
+        return await create(asker, role, None, seconds=seconds, meta=meta)
+
+    monkeypatch.setattr(client, "create", careless)
+    ref = new_ref(TOKEN)
+    with pytest.raises(MintRefused, match="another token id"):
+        await provider.mint(order_of(ref))
+    assert bao.token_of(ref.lease_id) == []
+    faulty.inject(Fault.REPLACE, "/revoke-self", times=9, answer=SERVER_ERROR)
+    ref = new_ref(TOKEN)
+    with pytest.raises(MintInDoubt, match="another token id"):
+        await provider.mint(order_of(ref))
+    (left,) = bao.token_of(ref.lease_id)
+    bao.must("POST", "auth/token/revoke-accessor", {"accessor": left["accessor"]})
 
 
 async def test_a_static_read_that_is_lost_leaves_no_token(
@@ -272,6 +345,89 @@ async def test_a_secret_whose_lease_cannot_be_recorded_is_not_given_out(
     assert owners(bao, ref) == []
     assert bao.child_leases("database/creds/slow") == []
     assert pg.minted_roles("slow") == []
+
+
+REVOKE = "/sys/leases/revoke/"
+NO = response("403 Forbidden", b'{"errors": ["1 error occurred:\\n\\t* permission denied\\n\\n"]}')
+
+
+async def test_a_secret_that_cannot_be_ended_keeps_no_token_alive(
+    bao: BaoServer, pg: PostgresServer, faulty: Proxy, provider: VaultProvider
+) -> None:
+    class Broken(Notes):
+        async def note(self, refs: Mapping[str, JsonValue]) -> None:
+            if "children" in refs:
+                raise OSError("disk full")
+
+    provision_database(bao, pg, "slow")
+    ended, doubt, abandoned = new_ref(SLOW), new_ref(SLOW), new_ref(SLOW)
+    ended = with_refs(ended, (await provider.mint(order_of(ended))).refs)
+    doubt = with_refs(doubt, (await provider.mint(order_of(doubt))).refs)
+    faulty.inject(Fault.REPLACE, REVOKE, times=99, answer=NO)
+    with pytest.raises(ProviderError, match="answered 403"):
+        await provider.revoke(ended)
+    with pytest.raises(ProviderError, match="answered 403"):
+        await settled(provider, doubt)
+    with pytest.raises(MintInDoubt):
+        await provider.mint(order_of(abandoned, Broken()))
+    assert owners(bao, ended) == owners(bao, abandoned) == []
+    assert owners(bao, doubt) == [TOMB_ROLE]
+    faulty.inject(Fault.NONE)
+    assert (await provider.revoke(ended)).evidence is Evidence.SEEN_DEAD
+
+
+async def test_a_login_that_ends_before_its_lease_is_not_given_out(
+    bao: BaoServer, pg: PostgresServer, provider: VaultProvider
+) -> None:
+    provision_database(bao, pg, "slow", ttl="2m")
+    ref = new_ref(SLOW, seconds=300)
+    with pytest.raises(MintRefused, match="shorter life than the scope's ttl"):
+        await provider.mint(order_of(ref))
+    assert owners(bao, ref) == bao.child_leases("database/creds/slow") == pg.minted_roles("slow") == []
+    ref = new_ref(SLOW, seconds=120)
+    await provider.revoke(with_refs(ref, (await provider.mint(order_of(ref))).refs))
+
+
+async def test_a_stored_value_that_comes_with_a_lease_is_not_given_out(
+    bao: BaoServer, pg: PostgresServer, faulty: Proxy, provider: VaultProvider
+) -> None:
+    provision_database(bao, pg, "slow")
+
+    class Ominous(Notes):
+        async def note(self, refs: Mapping[str, JsonValue]) -> None:
+            await super().note(refs)
+            if "children" in refs:
+                faulty.inject(Fault.REPLACE, REVOKE, answer=NO)
+
+    for notes, failure in ((Notes(), MintRefused), (Ominous(), MintInDoubt)):
+        leased = bao.must("GET", "database/creds/slow").body
+        ref = new_ref(KV)
+        faulty.inject(Fault.REPLACE, "/secret/data/orders", answer=response("200 OK", json.dumps(leased).encode()))
+        with pytest.raises(failure, match="gives a lease"):
+            await provider.mint(order_of(ref, notes))
+        assert owners(bao, ref) == []
+        assert notes.refs["children"] == [leased["lease_id"]]  # whatever becomes of it
+    assert len(pg.minted_roles("slow")) == 1
+    assert (await settled(provider, with_refs(ref, notes.refs))).evidence is Evidence.SEEN_DEAD
+    assert pg.minted_roles("slow") == []
+
+
+async def test_no_list_of_leases_is_only_what_the_server_itself_says(
+    bao: BaoServer, pg: PostgresServer, faulty: Proxy, provider: VaultProvider
+) -> None:
+    provision_database(bao, pg, "slow")
+    path, ref = "LIST /v1/sys/leases/lookup/database/creds/slow", new_ref(SLOW)
+    for body in (b"<html>404 Not Found</html>", b"", b"{}", b'{"errors": null}', b'{"errors": [1]}'):
+        faulty.inject(Fault.REPLACE, path, answer=response("404 Not Found", body))
+        with pytest.raises(ProviderError, match="answered 404"):
+            await settled(provider, ref)
+    assert (await settled(provider, ref)).evidence is Evidence.NOT_MINTED
+
+    session = await provider._login.session()
+    keys = [f"{number:064d}" for number in range(30_000)]  # 2 MB
+    body = json.dumps({"data": {"keys": keys}}).encode()
+    faulty.inject(Fault.REPLACE, path, answer=response("200 OK", body))
+    assert len(await provider._client.list_leases(session.token, "database/creds/slow")) == len(keys)
 
 
 async def test_with_the_database_down_the_lease_is_not_called_dead(

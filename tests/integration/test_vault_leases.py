@@ -117,12 +117,13 @@ async def test_nothing_shows_a_secret(bao: BaoServer, login: BrokerLogin) -> Non
     ref = new_ref(KV)
     async with vault_provider(bao.address, login) as provider:
         minted = await provider.mint(order_of(ref))
-        shown = f"{minted!r} {minted} {minted.refs} {provider!r} {vars(provider)!r} {provider._login._session!r}"
+        session = provider._login._session
+        assert session is not None
+        shown = f"{minted!r} {minted} {minted.refs} {provider!r} {vars(provider)!r} {session!r}"
         await provider.revoke(with_refs(ref, minted.refs))
     assert "value-of-key" not in shown
     assert token_name(ref) not in shown
-    assert provider._login._session is not None
-    assert provider._login._session.token.reveal() not in shown
+    assert session.token.reveal() not in shown
     assert login.secret_id_file.read_text() not in shown
 
 

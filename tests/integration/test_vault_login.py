@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from broker.model import Evidence
 from broker.providers.vault.client import VaultClient
-from broker.providers.vault.login import Login, LoginFailed
+from broker.providers.vault.login import Login, LoginFailed, Session
 from broker.providers.vault.settings import AppRole, Auth, Cert, Kubernetes, TokenFile, VaultSettings
-from broker.providers.vault.transport import Transport
+from broker.providers.vault.transport import Transport, VaultUnreachable
 from tests.fakes.clock import FakeClock
 from tests.support.bao import BaoServer, BrokerLogin, TokenRole, openbao, provision
 from tests.support.certs import TestCA
@@ -54,6 +54,16 @@ def login(transport: Transport, clock: FakeClock, auth: Auth | None = None) -> L
     return Login(VaultClient(transport), auth or transport.settings.auth, clock)
 
 
+async def refreshed(one: Login) -> Session:
+    """Once what it does in the background is done."""
+    with contextlib.suppress(LoginFailed):
+        await one.session()
+    while one._refreshing:
+        await asyncio.wait([one._refreshing])
+        await asyncio.sleep(0)
+    return await one.session()
+
+
 async def test_many_askers_cause_one_login(transport: Transport, between: Proxy) -> None:
     one = login(transport, FakeClock())
     sessions = await asyncio.gather(*(one.session() for _ in range(20)))
@@ -70,13 +80,14 @@ async def test_a_token_is_renewed_after_two_thirds_of_its_life_and_replaced_when
     clock.advance(799)  # of 1,200 s
     assert await one.session() is first
     clock.advance(2)
-    renewed = await one.session()
+    assert await one.session() is first  # renewed in the background
+    renewed = await refreshed(one)
     assert renewed.token.matches(first.token)
     assert renewed.stale_at > first.stale_at
 
     bao.must("POST", "auth/token/revoke", {"token": first.token.reveal()})
     clock.advance(801)
-    assert not (await one.session()).token.matches(first.token)
+    assert not (await refreshed(one)).token.matches(first.token)
 
 
 async def test_a_login_that_fails_leaves_a_good_token_in_use(transport: Transport, between: Proxy) -> None:
@@ -85,11 +96,12 @@ async def test_a_login_that_fails_leaves_a_good_token_in_use(transport: Transpor
     first = await one.session()
     clock.advance(900)
     between.inject(Fault.REPLACE, "/v1/", times=99, answer=response("503 Service Unavailable", b'{"errors": []}'))
-    assert await one.session() is first
+    assert await refreshed(one) is first
     clock.advance(301)
     with pytest.raises(LoginFailed):
         await one.session()
     between.inject(Fault.NONE)
+    clock.advance(2)
     assert not (await one.session()).token.matches(first.token)
 
 
@@ -118,6 +130,144 @@ async def test_a_wrong_secret_id_fails_without_showing_it(transport: Transport, 
     with pytest.raises(LoginFailed) as caught:
         await login(transport, FakeClock()).session()
     assert "wrong-secret-id" not in repr(caught.value)
+
+
+WRONG = "00000000-0000-0000-0000-000000000000"
+
+
+async def test_a_wrong_secret_id_for_a_while_locks_nobody_out(
+    transport: Transport, between: Proxy, approle: AppRole
+) -> None:
+    """OpenBao locks a user out after five refusals, for 15 minutes."""
+    good = approle.secret_id_file.read_text()
+    approle.secret_id_file.write_text(WRONG)
+    one, told = login(transport, FakeClock()), set()
+    for _ in range(20):
+        with pytest.raises(LoginFailed) as caught:
+            await one.session()
+        told.add(str(caught.value))
+    assert len(between.seen("/approle/login")) == 1
+    assert told == {
+        "login to Vault failed: the server answered 400; tries again at 2026-11-22T12:00:05Z, or when its files change"
+    }
+    approle.secret_id_file.write_text(good)
+    await one.session()
+
+
+async def test_a_refused_login_is_tried_again_after_pauses_that_double(
+    transport: Transport, between: Proxy, approle: AppRole
+) -> None:
+    approle.secret_id_file.write_text(WRONG)
+    clock = FakeClock()
+    one = login(transport, clock)
+    tries: list[int] = []
+    no = response("403 Forbidden", b'{"errors": ["permission denied"]}')
+    between.inject(Fault.REPLACE, "/approle/login", times=99, answer=no)
+    for second in range(400):
+        with pytest.raises(LoginFailed):
+            await one.session()
+        if len(between.seen("/approle/login")) > len(tries):
+            tries.append(second)
+        clock.advance(1)
+    assert tries == [0, 5, 15, 35, 75, 155, 315]
+    clock.advance(400)
+    with pytest.raises(LoginFailed, match=r"2026-11-22T12:18:20Z"):  # five minutes at the most
+        await one.session()
+
+
+async def test_while_nobody_answers_callers_wait_together_and_then_not_at_all(
+    transport: Transport, between: Proxy
+) -> None:
+    clock = FakeClock()
+    one, health = login(transport, clock), "/sys/health"
+    between.inject(Fault.REPLACE, health, times=99, answer=response("503 Service Unavailable", b'{"errors": []}'))
+
+    async def ask() -> int:
+        told = await asyncio.gather(*(one.session() for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(error, LoginFailed) for error in told)
+        return len(between.seen(health))
+
+    asked = []
+    for _ in range(60):
+        asked.append(await ask())
+        clock.advance(1)
+    assert [second for second in range(60) if second == 0 or asked[second] > asked[second - 1]] == [
+        0, 1, 3, 7, 15, 30, 45,
+    ]  # fmt: skip
+    between.inject(Fault.NONE)
+    clock.advance(15)
+    await one.session()
+
+
+async def test_a_login_that_hangs_holds_nobody_up_while_the_token_is_good(transport: Transport, between: Proxy) -> None:
+    clock = FakeClock()
+    one = login(transport, clock)
+    first = await one.session()
+    clock.advance(900)
+    between.inject(Fault.HANG, "renew-self", times=99)
+    async with asyncio.timeout(2):
+        for _ in range(5):
+            assert await asyncio.gather(*(one.session() for _ in range(20))) == [first] * 20
+            await asyncio.sleep(0.05)
+    assert len(between.seen("renew-self")) == 1
+    await one.close()
+
+
+async def test_a_secret_id_that_cannot_be_read_leaves_a_good_token_in_use(
+    bao: BaoServer, transport: Transport, approle: AppRole
+) -> None:
+    bao.must("POST", f"auth/approle/role/{BROKER}", {"token_max_ttl": "20m"})  # not to be renewed
+    clock = FakeClock()
+    one = login(transport, clock)
+    first, secret_id = await one.session(), approle.secret_id_file.read_text()
+    approle.secret_id_file.unlink()
+    clock.advance(900)
+    bao.must("POST", "auth/token/revoke-accessor", {"accessor": await accessor_of(bao, first)})
+    assert await refreshed(one) is first
+    approle.secret_id_file.write_text(secret_id)
+    assert await refreshed(one) is not first
+
+
+async def accessor_of(bao: BaoServer, session: Session) -> str:
+    return str(bao.must("POST", "auth/token/lookup", {"token": session.token.reveal()}).data["accessor"])
+
+
+async def test_a_token_that_was_logged_in_is_given_back_and_a_token_files_is_not(
+    bao: BaoServer, transport: Transport, between: Proxy, tmp_path: Path
+) -> None:
+    one = login(transport, FakeClock())
+    token = (await one.session()).token.reveal()
+    await one.close()
+    assert bao.call("GET", "auth/token/lookup-self", token=token).status == 403
+    (tmp_path / "token").write_text(bao.must("POST", "auth/token/create", {"ttl": "1h"}).body["auth"]["client_token"])
+    other = login(transport, FakeClock(), TokenFile(path=tmp_path / "token"))
+    kept = (await other.session()).token.reveal()
+    await other.close()
+    assert bao.call("GET", "auth/token/lookup-self", token=kept).status == 200
+    await one.session()
+    between.inject(Fault.HANG, "revoke-self")
+    async with asyncio.timeout(4):
+        await one.close()
+
+
+async def test_a_health_answer_without_a_cluster_is_no_login(transport: Transport, between: Proxy) -> None:
+    between.inject(Fault.REPLACE, "/sys/health", answer=response("200 OK", b'{"sealed": false}'))
+    with pytest.raises(LoginFailed, match="names no cluster"):
+        await login(transport, FakeClock()).session()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        response("429 Too Many Requests", b'{"errors": ["quota"]}'),
+        response("472 Disaster recovery", b'{"standby": true, "cluster_id": "c-1"}'),
+        response("473 Performance standby", b'{"standby": true, "cluster_id": "c-1"}'),
+    ],
+)
+async def test_who_does_not_hand_requests_on_is_no_standby(transport: Transport, between: Proxy, answer: bytes) -> None:
+    between.inject(Fault.REPLACE, "/sys/health", answer=answer)
+    with pytest.raises(LoginFailed, match="answered 4"):
+        await login(transport, FakeClock()).session()
 
 
 # --- certificates ---
@@ -154,7 +304,7 @@ async def test_a_certificate_logs_in_and_is_shown_anew_rather_than_renewed(with_
         first = await one.session()
         assert await one.session() is first
         clock.advance(801)  # of 1,200 s
-        second = await one.session()
+        second = await refreshed(one)
         assert not second.token.matches(first.token)
 
 
@@ -193,6 +343,34 @@ async def test_a_new_login_by_certificate_keeps_live_steps_alive(with_tls: BaoSe
         assert with_tls.call("GET", "auth/token/lookup-self", token=before.token.reveal()).status == 403
         assert with_tls.token_of(ref.lease_id)
         assert (await provider.revoke(ref)).evidence is Evidence.SEEN_DEAD
+
+
+async def test_a_rotated_ca_file_is_read_again(with_tls: BaoServer, tmp_path: Path) -> None:
+    assert with_tls.ca_file
+    ours, other = with_tls.ca_file.read_bytes(), TestCA(tmp_path / "other", "other.internal").root_path.read_bytes()
+    clock, auth, roots = FakeClock(), shown(with_tls, tmp_path, "roots"), tmp_path / "roots.pem"
+    roots.write_bytes(other)
+    transport = Transport(VaultSettings(address=with_tls.address, auth=auth, ca_file=roots))
+    one = login(transport, clock)
+    with pytest.raises(LoginFailed, match="cannot be reached"):
+        await one.session()
+    roots.write_bytes(ours)
+    await one.session()  # at once: what it believes has changed
+    roots.write_bytes(other)
+    transport.reread()
+    roots.write_bytes(ours)
+    with pytest.raises(VaultUnreachable):  # no login is due, ...
+        await VaultClient(transport).cluster_id()
+    await VaultClient(transport).cluster_id()  # ... and yet it looks at the file again
+    roots.write_bytes(other)
+    clock.advance(1300)
+    with pytest.raises(LoginFailed, match="cannot be reached"):
+        await one.session()
+    roots.unlink()
+    clock.advance(20)
+    with pytest.raises(LoginFailed, match="cannot be reached"):  # not those of the system
+        await one.session()
+    await transport.close()
 
 
 # --- Kubernetes ---
@@ -260,7 +438,7 @@ async def test_a_service_account_logs_in_and_its_token_is_read_again(
     one = login(transport, clock, Kubernetes(role="broker", jwt_file=path))
     first = await one.session()
     clock.advance(801)
-    assert (await one.session()).token.matches(first.token)  # renewed
+    assert (await refreshed(one)).token.matches(first.token)  # renewed
 
     reviews.good = service_account_jwt(2)  # type: ignore[attr-defined]  # the kubelet rotates it
     clock.advance(1300)

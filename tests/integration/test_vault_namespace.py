@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,13 +11,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from broker.model import Evidence, UsernamePassword, VaultToken
-from broker.providers.base import DeclaredScope, MintInDoubt, MintRefused, ProviderError
+from broker.providers.base import DeclaredScope, LeaseRef, MintInDoubt, MintRefused, ProviderError
 from broker.providers.vault import answers
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import TokenFile
 from broker.providers.vault.transport import VaultRefused
 from broker.secret import Secret
-from tests.support.bao import STEP_SELF, BaoServer, BrokerLogin, connect_database
+from tests.support.bao import STEP_SELF, BaoServer, BrokerLogin, TokenRole, connect_database, provision
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Fault, Proxy, proxy
 from tests.support.vault import Notes, new_ref, order_of, settled, vault_provider, with_refs
@@ -159,6 +160,64 @@ async def test_only_the_exact_answer_says_that_an_accessor_is_dead(bao: BaoServe
     with pytest.raises(ProviderError):
         await provider.revoke(ref)
     assert bao.call("GET", "auth/token/lookup-self").status == 200
+
+
+@pytest.fixture
+async def elsewhere(bao: BaoServer, tmp_path: Path) -> AsyncIterator[VaultProvider]:
+    """The same broker after `vault.namespace` was taken out of its config: ids are chosen again."""
+    login = provision(bao, tmp_path, [TokenRole(name="app")], broker="ns-broker")
+    async with vault_provider(bao.address, login) as one:
+        yield one
+
+
+async def test_a_lease_of_another_namespace_is_not_judged_in_this_one(
+    bao: BaoServer, provider: VaultProvider, elsewhere: VaultProvider
+) -> None:
+    """Its id was never heard of here, which reads as "bad token": dead."""
+    ref, notes = new_ref(TOKEN), Notes()
+    await provider.mint(order_of(ref, notes))
+    ref = with_refs(ref, notes.refs)
+
+    async def recheck(ref: LeaseRef) -> object:
+        return await elsewhere.recheck(ref, Secret(bao.root_token))
+
+    for call in (elsewhere.revoke, elsewhere.probe, recheck):
+        with pytest.raises(ProviderError, match="another namespace") as caught:
+            await call(ref)
+        assert caught.value.answered
+    with pytest.raises(ProviderError, match="another namespace"):
+        await settled(elsewhere, ref)
+    assert alive(bao, ref.lease_id) == 1
+    assert (await provider.revoke(ref)).evidence is Evidence.SEEN_DEAD
+
+    ref, notes = new_ref(TOKEN), Notes()
+    await elsewhere.mint(order_of(ref, notes))
+    ref = with_refs(ref, notes.refs)
+    with pytest.raises(ProviderError, match="another namespace"):
+        await provider.revoke(ref)
+    older = replace(ref, refs={name: value for name, value in ref.refs.items() if name != "namespace"})
+    assert (await elsewhere.revoke(older)).evidence is Evidence.SEEN_DEAD  # what does not say counts as today's
+
+
+async def test_where_it_is_asked_for_is_on_record_before_anything_is_sent(
+    faulty: Proxy, provider: VaultProvider
+) -> None:
+    class Full(Notes):
+        async def note(self, refs: object) -> None:
+            raise OSError("disk full")
+
+    foreseen = provider.foresee()
+    assert foreseen["namespace"] == NAMESPACE
+    for wrong in ({"namespace": "team-b"}, {"namespace": ""}, {"cluster": "another"}):
+        ref, notes = with_refs(new_ref(TOKEN), {**foreseen, **wrong}), Notes()
+        faulty.requests.clear()
+        with pytest.raises(MintRefused, match="could not be recorded"):
+            await provider.mint(order_of(ref, Full()))
+        assert faulty.seen("/auth/token/create") == []
+        minted = await provider.mint(order_of(ref, notes))
+        for name in ("namespace", "cluster"):
+            assert notes.refs[name] == minted.refs[name] == foreseen[name]
+        await provider.revoke(with_refs(ref, notes.refs))
 
 
 async def test_check_finds_nothing_missing_and_says_what_a_namespace_costs(

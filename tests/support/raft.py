@@ -23,6 +23,7 @@ class RaftNode:
     tls: bool = True
     request_limit: str = ""  # the server's bound on one request, for example "2s"; its default is 90 s
     more: dict[str, Any] = field(default_factory=dict)  # further settings of the server
+    leader: RaftNode | None = None  # plain http: this one joins it, and stands by
     unseal_key: str = field(default="", repr=False)
     root_token: str = field(default="", repr=False)
 
@@ -41,7 +42,9 @@ class RaftNode:
             listener |= {"tls_cert_file": str(cert), "tls_key_file": str(key)}
             self._ca_file = ca.root_path
         # performance_multiplier is only the time that an election waits.
-        raft = {"path": str(self.folder / "data"), "node_id": "one", "performance_multiplier": "1"}
+        raft: dict[str, Any] = {"path": str(self.folder / "data"), "node_id": "one", "performance_multiplier": "1"}
+        if self.leader:
+            raft |= {"node_id": "two", "retry_join": [{"leader_api_addr": self.leader.address}]}
         config: dict[str, Any] = {
             "storage": {"raft": raft},
             "listener": {"tcp": listener},
@@ -65,6 +68,8 @@ class RaftNode:
         argv = [str(find_bao()), "server", f"-config={self.folder / 'bao.json'}"]
         log = self.folder / "bao.log"
         with running(argv, log=log, ready=lambda: accepts(self.port), env={**env, "HOME": str(self.folder)}) as process:
+            if self.leader:
+                self.unseal_key, self.root_token = self.leader.unseal_key, self.leader.root_token
             if not self.root_token:
                 made = self._server(0).must("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1}).body
                 self.unseal_key, self.root_token = made["keys"][0], made["root_token"]
@@ -72,13 +77,13 @@ class RaftNode:
             yield self._server(process.pid)
 
     def unseal(self) -> None:
-        """And wait until it leads."""
-        server = self._server(0)
+        """And wait until it leads, or stands by."""
+        server, up = self._server(0), 429 if self.leader else 200
         # A node that has just come back may not be ready for its key yet.
         wait_until(
             lambda: server.call("PUT", "sys/unseal", {"key": self.unseal_key}).status == 200, within=30, what="OpenBao"
         )
-        wait_until(lambda: server.call("GET", "sys/health").status == 200, within=30, what="OpenBao to lead")
+        wait_until(lambda: server.call("GET", "sys/health").status == up, within=30, what="OpenBao to lead or stand by")
 
     def _server(self, pid: int) -> BaoServer:
         return BaoServer(

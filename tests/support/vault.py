@@ -27,7 +27,7 @@ def new_ref(params: Mapping[str, JsonValue], *, seconds: float = 300, ago: float
     """A fresh lease; `ago` seconds lie between its intent and now."""
     now = SystemClock().now()
     return LeaseRef(
-        lease_id=secrets.token_hex(8),
+        lease_id=f"0{secrets.token_hex(8)[1:]}",  # of no daemon's form: a recovery elsewhere on this server is not told
         nonce=secrets.token_bytes(16),
         kid="k1",
         params=params,

@@ -18,7 +18,7 @@ from broker.providers.heard import HeardTime
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import VaultSettings
-from broker.providers.vault.transport import VaultLost, VaultRefused
+from broker.providers.vault.transport import VaultError, VaultLost, VaultRefused
 from broker.secret import Secret
 
 LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between looks: a queued revocation takes a few milliseconds
@@ -50,17 +50,28 @@ class Children:
         self._asked: Counter[str] = Counter()  # id → times its revocation was asked for, until it is seen gone
 
     async def revoke(self, asker: Secret, ids: Iterable[str]) -> None:
-        """Queue their revocation; harmless for those already gone (202, measured).
+        """Queue their revocation; harmless for those already gone (202, measured)."""
+        if failure := await self.try_revoke(asker, ids):
+            raise failure
 
-        When the server may have given up, because its target was down, it is told to try now.
-        """
+    async def try_revoke(self, asker: Secret, ids: Iterable[str]) -> VaultError | None:
+        """Each of them, whatever becomes of the others; the first failure, to be raised when the token is dead."""
+        failures = []
         for lease_id in ids:
-            self._asked[lease_id] += 1
-            if self._asked[lease_id] <= QUEUED_TRIES:
-                await self._client.revoke_lease(asker, lease_id)
-                continue
-            with contextlib.suppress(VaultRefused, VaultLost):  # whether it is gone is looked at, not believed
-                await self._client.revoke_lease(asker, lease_id, now=True)
+            try:
+                await self._revoke(asker, lease_id)
+            except VaultError as error:
+                failures.append(error)
+        return failures[0] if failures else None
+
+    async def _revoke(self, asker: Secret, lease_id: str) -> None:
+        """When the server may have given up, because its target was down, it is told to try now."""
+        self._asked[lease_id] += 1
+        if self._asked[lease_id] <= QUEUED_TRIES:
+            await self._client.revoke_lease(asker, lease_id)
+            return
+        with contextlib.suppress(VaultRefused, VaultLost):  # whether it is gone is looked at, not believed
+            await self._client.revoke_lease(asker, lease_id, now=True)
 
     async def alive(self, asker: Secret, ids: Iterable[str]) -> list[str]:
         """Those not seen gone, after a short series of looks."""

@@ -44,6 +44,12 @@ def child_of(body: Mapping[str, Any]) -> str:
     return lease_id if isinstance(lease_id, str) else ""
 
 
+def life_of(body: Mapping[str, Any]) -> int:
+    """Seconds of a leased secret's lease, 0 when the answer does not say."""
+    life = body.get("lease_duration")
+    return life if isinstance(life, int) else 0
+
+
 def credential_of(kind: Kind, body: Mapping[str, Any], until: datetime) -> Credential | None:
     """None when it is not what the scope promises: another shape, or a certificate that does not end at `until`."""
     data = body.get("data")
@@ -87,8 +93,8 @@ def _ends_at(seconds: int, until: datetime) -> bool:
 
 def _login_or_values(body: Mapping[str, Any], data: dict[str, Any]) -> Credential | None:
     version = 0
-    if isinstance(data.get("metadata"), dict) and "data" in data:  # KV v2 wraps its values
-        version = int(data["metadata"].get("version", 0))
+    if _is_kv2(data):
+        version = data["metadata"]["version"]
         data = data["data"]
         if not isinstance(data, dict):  # the latest version has been deleted
             return None
@@ -96,6 +102,17 @@ def _login_or_values(body: Mapping[str, Any], data: dict[str, Any]) -> Credentia
         rest = {key: _text(value) for key, value in data.items() if key not in ("username", "password")}
         return UsernamePassword(username=data["username"], password=Secret(data["password"]), attributes=rest)
     return KeyValue(data={key: Secret(_text(value)) for key, value in data.items()}, version=version)
+
+
+def _is_kv2(data: Mapping[str, Any]) -> bool:
+    """KV v2 wraps its values; a value of KV v1 may itself have keys called data and metadata."""
+    metadata = data.get("metadata")
+    return (
+        data.keys() == {"data", "metadata"}
+        and isinstance(metadata, dict)
+        and isinstance(metadata.get("version"), int)
+        and isinstance(metadata.get("created_time"), str)
+    )
 
 
 def _text(value: Any) -> str:

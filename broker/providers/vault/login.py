@@ -1,26 +1,46 @@
 """The broker's own token: got by AppRole, certificate, Kubernetes or from a file, kept fresh ahead of its end.
 
-A new login leaves the steps' tokens alone: they are orphans, made through token roles.
+A new login leaves the steps' tokens alone: they are orphans, made through token roles. One that was refused is not
+tried again and again: servers lock out whoever does that (OpenBao after five times, measured).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 from broker.clock import Clock
+from broker.log import get_logger
+from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import AppRole, Auth, Cert, Kubernetes, TokenFile
 from broker.providers.vault.transport import VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
 
+log = get_logger(__name__)
+
 FRESH_SHARE = 2 / 3  # of its life: renewed or replaced after that
 REREAD_SECONDS = 60.0  # a token file may be rotated at any time
+REFUSED_PAUSES = (5.0, 300.0)  # seconds until it is tried again: at first, at most; doubling
+AWAY_PAUSES = (1.0, 15.0)
+GOODBYE_SECONDS = 2.0
+BAD_REQUEST = 400
 
 
 class LoginFailed(Exception):
-    """The broker has no token of its own. Text is constant."""
+    """The broker has no token of its own. The text says when it tries again; `why` does not, and is constant."""
+
+    def __init__(self, why: str, again: str) -> None:
+        super().__init__(f"{why}; {again}")
+        self.why = why
+
+
+class _Refused(Exception):
+    """A definite no to what was shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +55,18 @@ class Session:
     dead_at: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    """The last one, until `until` (monotonic) the answer to everybody who asks with the same files."""
+
+    why: str
+    again: str
+    refused: bool
+    shown: bytes  # digest of the files
+    pause: float
+    until: float
+
+
 class Login:
     """Gives the current session; one login at a time, however many ask."""
 
@@ -43,7 +75,8 @@ class Login:
         self._auth = auth
         self._clock = clock
         self._session: Session | None = None
-        self._lock = asyncio.Lock()
+        self._failure: _Failure | None = None
+        self._refreshing: asyncio.Task[Session] | None = None
 
     @property
     def held(self) -> Session | None:
@@ -51,33 +84,78 @@ class Login:
         return self._session
 
     async def session(self) -> Session:
-        """A session that still has life in it. Raises LoginFailed."""
-        if (session := self._fresh()) is not None:
+        """A session that still has life in it. Waits for a login only when there is none. Raises LoginFailed."""
+        session, now = self._session, self._clock.monotonic()
+        if session and now < session.stale_at:
             return session
-        async with self._lock:
-            if (session := self._fresh()) is not None:
-                return session
-            try:
-                self._session = await self._renew() or await self._enter()
-            except (VaultUnreachable, VaultLost, VaultRefused) as error:
-                if self._session and self._clock.monotonic() < self._session.dead_at:
-                    return self._session  # still good; the next call tries again
-                raise LoginFailed(f"login to Vault failed: {error}") from None
-            return self._session
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh(), name="vault login")
+            self._refreshing.add_done_callback(self._refreshed)
+        if session and now < session.dead_at:
+            return session  # a login that hangs holds nobody up
+        return await asyncio.shield(self._refreshing)
 
     def drop(self, session: Session) -> None:
         """The server said that this session's token is dead: log in anew at the next call."""
         if self._session is session:
             self._session = None
 
-    def _fresh(self) -> Session | None:
-        session = self._session
-        return session if session and self._clock.monotonic() < session.stale_at else None
+    async def close(self) -> None:
+        """Give back what was logged in here; a token file's is somebody else's. Best effort."""
+        if self._refreshing:
+            self._refreshing.cancel()
+        session, self._session = self._session, None
+        if session and not isinstance(self._auth, TokenFile) and self._clock.monotonic() < session.dead_at:
+            with contextlib.suppress(VaultUnreachable, VaultLost, VaultRefused, TimeoutError):
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._client.revoke_self(session.token)
+
+    def _refreshed(self, task: asyncio.Task[Session]) -> None:
+        self._refreshing = None
+        error = None if task.cancelled() else task.exception()
+        if error and not isinstance(error, LoginFailed):
+            log.error("login to Vault failed unexpectedly", error=type(error).__name__)
+
+    async def _refresh(self) -> Session:
+        shown, failure = await asyncio.to_thread(self._digest), self._failure
+        if failure and failure.shown == shown and self._clock.monotonic() < failure.until:
+            raise LoginFailed(failure.why, failure.again)
+        try:
+            self._session = await self._renew() or await self._enter()
+        except (VaultUnreachable, VaultLost, VaultRefused, _Refused) as error:
+            failure = self._failure = self._failed(error, shown)
+            raise LoginFailed(failure.why, failure.again) from None
+        self._failure = None
+        return self._session
+
+    def _digest(self) -> bytes:
+        """Of everything that a login shows, and believes."""
+        digest = sha256(self._client.reread_roots())
+        for path in self._auth.files:
+            with contextlib.suppress(OSError):
+                digest.update(sha256(path.read_bytes()).digest())
+        return digest.digest()
+
+    def _failed(self, error: Exception, shown: bytes) -> _Failure:
+        refused, last = isinstance(error, _Refused), self._failure
+        first, most = REFUSED_PAUSES if refused else AWAY_PAUSES
+        same = last is not None and (last.refused, last.shown) == (refused, shown)
+        pause = min(2 * last.pause, most) if last and same else first
+        at = self._clock.now() + timedelta(seconds=pause)
+        again = f"tries again at {at:%Y-%m-%dT%H:%M:%SZ}" + (", or when its files change" if refused else "")
+        return _Failure(
+            why=f"login to Vault failed: {error}",
+            again=again,
+            refused=refused,
+            shown=shown,
+            pause=pause,
+            until=self._clock.monotonic() + pause,
+        )
 
     async def _renew(self) -> Session | None:
         """The same token for longer; None when it is near the maximum of its role, or not to be had."""
-        old = self._session
-        if not old or not old.renewable or self._clock.monotonic() >= old.dead_at:
+        old, asked_at = self._session, self._clock.monotonic()
+        if not old or not old.renewable or asked_at >= old.dead_at:
             return None
         try:
             answer = await self._client.renew_self(old.token)
@@ -85,45 +163,54 @@ class Login:
             return None
         if answer.life < old.life * FRESH_SHARE:
             return None
-        return self._made(old.token, old.cluster_id, life=answer.life, renewable=answer.renewable)
+        return _made(old.token, old.cluster_id, asked_at, life=answer.life, renewable=answer.renewable)
 
     async def _enter(self) -> Session:
-        cluster_id = await self._client.cluster_id()
+        """Nothing is asked without something to show. Only the login itself says the definite no."""
+        secret = await _read_secret(self._auth.files[0])
+        cluster_id, asked_at = await self._client.cluster_id(), self._clock.monotonic()
+        try:
+            token, life, renewable = await self._show(secret)
+        except VaultRefused as error:
+            if error.status >= BAD_REQUEST and answers.is_an_answer(error):
+                raise _Refused(str(error)) from None
+            raise
+        return _made(token, cluster_id, asked_at, life=life, renewable=renewable)
+
+    async def _show(self, secret: Secret) -> tuple[Secret, float, bool]:
+        """A token, its life, and whether it is to be renewed."""
         match self._auth:
             case AppRole() as auth:
-                secret_id = await _read_secret(auth.secret_id_file)
-                answer = await self._client.login_approle(auth.mount, auth.role_id, secret_id)
+                answer = await self._client.login_approle(auth.mount, auth.role_id, secret)
             case Kubernetes() as auth:
-                jwt = await _read_secret(auth.jwt_file)
-                answer = await self._client.login_kubernetes(auth.mount, auth.role, jwt)
+                answer = await self._client.login_kubernetes(auth.mount, auth.role, secret)
             case Cert() as auth:
                 answer = await self._client.login_cert(auth)
-                return self._made(answer.token, cluster_id, life=answer.life, renewable=False)
-            case TokenFile() as auth:
-                token = await _read_secret(auth.path)
-                seen = await self._client.lookup_self(token)
+                return answer.token, answer.life, False  # shown anew instead
+            case TokenFile():
+                seen = await self._client.lookup_self(secret)
                 life = min(float(seen.get("ttl") or REREAD_SECONDS), REREAD_SECONDS)
-                return self._made(token, cluster_id, life=life, renewable=False)  # whoever writes the file renews it
-        return self._made(answer.token, cluster_id, life=answer.life, renewable=answer.renewable)
+                return secret, life, False  # whoever writes the file renews it
+        return answer.token, answer.life, answer.renewable
 
-    def _made(self, token: Secret, cluster_id: str, *, life: float, renewable: bool) -> Session:
-        now = self._clock.monotonic()
-        life = life or REREAD_SECONDS  # 0 = unbounded: looked at again all the same
-        return Session(
-            token=token,
-            cluster_id=cluster_id,
-            renewable=renewable,
-            life=life,
-            stale_at=now + life * FRESH_SHARE,
-            dead_at=now + life,
-        )
+
+def _made(token: Secret, cluster_id: str, asked_at: float, *, life: float, renewable: bool) -> Session:
+    life = life or REREAD_SECONDS  # 0 = unbounded: looked at again all the same
+    return Session(
+        token=token,
+        cluster_id=cluster_id,
+        renewable=renewable,
+        life=life,
+        stale_at=asked_at + life * FRESH_SHARE,
+        dead_at=asked_at + life,
+    )
 
 
 async def _read_secret(path: Path) -> Secret:
     try:
         text = (await asyncio.to_thread(path.read_text)).strip()
     except (OSError, UnicodeDecodeError):
-        raise LoginFailed(f"login to Vault failed: {path} cannot be read") from None
+        raise _Refused(f"{path} cannot be read") from None
     if not text:
-        raise LoginFailed(f"login to Vault failed: {path} is empty")
+        raise _Refused(f"{path} is empty")
     return Secret(text)

@@ -17,12 +17,21 @@ class AppRole:
     secret_id_file: Path
     mount: str = "approle"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What a login is made of: tried again at once when it changes."""
+        return (self.secret_id_file,)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenFile:
     """A token that something else, for example Vault Agent, keeps fresh in a file."""
 
     path: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +43,10 @@ class Cert:
     role: str = ""  # any that matches when empty
     mount: str = "cert"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.cert_file, self.key_file)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kubernetes:
@@ -42,6 +55,10 @@ class Kubernetes:
     role: str
     jwt_file: Path
     mount: str = "kubernetes"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.jwt_file,)
 
 
 Auth: TypeAlias = AppRole | TokenFile | Cert | Kubernetes
@@ -61,12 +78,17 @@ class VaultSettings:
     request_timeout: float = 8.0  # of one request
     mint_timeout: float = 10.0  # of a whole mint: DESIGN section 4; the last possible send is this long after intent
     request_limit_seconds: float = 90.0  # the server's own bound on one request: its default
-    max_connections: int = 64
+    max_connections: int = 64  # of mints; as many again for everything else
 
     @property
     def renews_login(self) -> bool:
         """A certificate is shown anew instead: renewing would need it in every connection."""
         return isinstance(self.auth, AppRole | Kubernetes)
+
+    @property
+    def namespace_name(self) -> str:
+        """One spelling of each: "" is the root."""
+        return "" if in_root(self.namespace) else self.namespace.strip("/")
 
     @property
     def chooses_ids(self) -> bool:

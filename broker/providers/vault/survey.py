@@ -31,8 +31,9 @@ from broker.providers.heard import HeardTime
 from broker.providers.vault import answers
 from broker.providers.vault.children import CLOCK_SKEW, issue_time
 from broker.providers.vault.client import VaultClient
-from broker.providers.vault.scope import VaultBlock
-from broker.providers.vault.settings import VaultSettings
+from broker.providers.vault.ending import block_of
+from broker.providers.vault.published import RevocationLists
+from broker.providers.vault.scope import Kind, VaultBlock
 from broker.providers.vault.tokens import FORBIDDEN
 from broker.providers.vault.transport import VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
@@ -47,11 +48,12 @@ LOOKS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)  # seconds between looks; ending a l
 class Survey:
     """Tokens by their metadata, leased secrets by their paths."""
 
-    def __init__(self, client: VaultClient, settings: VaultSettings, clock: Clock, heard: HeardTime) -> None:
+    def __init__(self, client: VaultClient, clock: Clock, heard: HeardTime, lists: RevocationLists) -> None:
         self._client = client
-        self._settings = settings
         self._clock = clock
         self._heard = heard
+        self._lists = lists
+        self._unlisted: dict[str, str] = {}  # certificates revoked, and what is said of each at every later sweep
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def may_recover(self, sweep: Sweep) -> list[str]:
@@ -82,17 +84,36 @@ class Survey:
             raise ProviderError("vault: an operator's token is needed to list what is alive")
         try:
             strays, foreign = await self._tokens(sweep.operator, sweep)
+            listed = await self._secrets(sweep.operator, sweep)  # while their tokens live: those take them out of sight
             tokens = await self._kill_all(strays, partial(self._kill_token, sweep.operator))
-            secrets = await self._kill_all(
-                await self._secrets(sweep.operator, sweep), partial(self._kill_secret, sweep.operator)
-            )
+            listed |= await self._secrets(sweep.operator, sweep)
+            secrets = await self._kill_all([*listed.values()], partial(self._kill_secret, sweep.operator))
         except VaultRefused as error:
             hint = "; the operator's token may not do that" if error.status == FORBIDDEN else ""
             raise ProviderError(f"vault: {error} to the listing of what is alive{hint}") from None
         except (VaultUnreachable, VaultLost) as error:
             raise ProviderError(f"vault: {error}") from None
-        beyond = (*foreign, *_out_of_reach(sweep.scopes, self._clock.now()))
-        return Swept(killed=tokens.killed + secrets.killed, unproven=tokens.unproven + secrets.unproven + beyond)
+        dead = self._but_certificates(sweep, secrets.killed)
+        beyond = (*foreign, *self._unlisted.values(), *_out_of_reach(sweep.scopes, self._clock.now()))
+        return Swept(killed=tokens.killed + dead, unproven=tokens.unproven + secrets.unproven + beyond)
+
+    def _but_certificates(self, sweep: Sweep, ended: Iterable[Stray]) -> tuple[Stray, ...]:
+        """A certificate is dead when a list says so, and its lease does not name its serial."""
+        lives: dict[str, timedelta] = {}
+        for scope in sweep.scopes:
+            path = _certified(scope)
+            lives[path] = max(scope.ttl, lives.get(path, scope.ttl))
+        dead = []
+        for stray in ended:
+            if stray.about not in lives:
+                dead.append(stray)
+                continue
+            until = (self._clock.now() + lives[stray.about]).isoformat(timespec="seconds")
+            self._unlisted[stray.id] = (
+                f"vault: the certificate of {stray.id} was revoked, but its serial is not known, so it was looked for "
+                f"on no revocation list; over at {until}"
+            )
+        return tuple(dead)
 
     async def _kill_all(self, strays: Sequence[Stray], kill: Callable[[Stray], Awaitable[bool]]) -> Swept:
         """A few at a time; one that cannot be killed keeps none of the others alive."""
@@ -128,13 +149,25 @@ class Survey:
             for child in children:
                 if await self._issued(asker, child) is not None:
                     return Recheck(standing=Standing.ALIVE, why="its leased secret is alive")
+            return await self._recheck_certificate(ref)
         except VaultRefused as error:
             if error.status == FORBIDDEN:
                 return Recheck(standing=Standing.UNKNOWN, why="no right to look up accessors; use --vault-token-file")
             raise ProviderError(f"vault: {error}") from None
         except (VaultUnreachable, VaultLost) as error:
             raise ProviderError(f"vault: {error}") from None
-        return Recheck(standing=Standing.DEAD)
+
+    async def _recheck_certificate(self, ref: LeaseRef) -> Recheck:
+        """Its lease may be gone and its certificate on no list that anybody reads; then only its time ends it."""
+        block, now = block_of(ref), self._heard.now()
+        over = now is not None and now > ref.expires_at + CLOCK_SKEW
+        if block.kind is not Kind.X509 or block.write is None or over:
+            return Recheck(standing=Standing.DEAD)
+        if not (serial := str(ref.refs.get("serial") or "")):
+            return Recheck(standing=Standing.UNKNOWN, why="the serial of its certificate is not known")
+        if await self._lists.holds(block.write.mount, serial):
+            return Recheck(standing=Standing.DEAD)
+        return Recheck(standing=Standing.ALIVE, why="its certificate is on no revocation list")
 
     # --- tokens ---
 
@@ -145,7 +178,7 @@ class Survey:
         foreign: list[str] = []
         for accessor, seen in await self._alive(asker):
             lease_id, role = str((seen.get("meta") or {}).get("lease_id") or ""), str(seen.get("role") or "")
-            if not LEASE_ID.fullmatch(lease_id) or role == self._settings.tomb_role or lease_id in sweep.leases:
+            if not LEASE_ID.fullmatch(lease_id) or lease_id in sweep.leases:
                 continue
             if role in roles:
                 strays.append(Stray(kind="token", id=accessor, lease_id=lease_id, about=f"role {role}"))
@@ -184,20 +217,20 @@ class Survey:
 
     # --- leased secrets ---
 
-    async def _secrets(self, asker: Secret, sweep: Sweep) -> list[Stray]:
+    async def _secrets(self, asker: Secret, sweep: Sweep) -> dict[str, Stray]:
         since = self._by_the_server(sweep.since) - CLOCK_SKEW
 
         async def look(child: str) -> datetime | None:
             async with self._places:
                 return await self._issued(asker, child)
 
-        strays: list[Stray] = []
+        strays: dict[str, Stray] = {}
         for prefix in _listed(_blocks(sweep.scopes)):
             listed = await self._client.list_leases(asker, prefix)
             unknown = [child for child in listed if child not in sweep.children]
             for child, issued in zip(unknown, await asyncio.gather(*map(look, unknown)), strict=True):
                 if issued is not None and issued >= since:
-                    strays.append(Stray(kind="leased secret", id=child, about=prefix))
+                    strays[child] = Stray(kind="leased secret", id=child, about=prefix)
         return strays
 
     def _by_the_server(self, at: datetime) -> datetime:
@@ -249,6 +282,12 @@ def _blocks(scopes: Iterable[DeclaredScope]) -> list[VaultBlock]:
         except ValidationError:
             raise ProviderError("a scope's vault block is not valid") from None
     return found
+
+
+def _certified(scope: DeclaredScope) -> str:
+    """Where its certificates are leased; "" when it gives none."""
+    (block,) = _blocks([scope])
+    return block.leased_under if block.kind is Kind.X509 else ""
 
 
 def _out_of_reach(scopes: Iterable[DeclaredScope], now: datetime) -> list[str]:

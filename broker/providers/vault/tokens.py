@@ -6,16 +6,17 @@ server chooses it. Errors are the transport's, and ProviderError.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker.model import JsonValue
 from broker.providers.base import LeaseRef, ProviderError
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import VaultSettings
-from broker.providers.vault.transport import VaultRefused
+from broker.providers.vault.transport import VaultError, VaultRefused
 from broker.secret import Secret
 
 FORBIDDEN = 403
@@ -70,17 +71,17 @@ class NamedTokens:
             raise ProviderError("the mint key or nonce of this lease is not to be had", answered=True) from None
 
     async def alive(self, asker: Secret, ref: LeaseRef) -> bool:
-        return await self.owner(asker, self.chosen(ref)) is Owner.LEASE
+        return await self.owner(asker, self.chosen(ref), ref.lease_id) is Owner.LEASE
 
-    async def owner(self, asker: Secret, token: Secret) -> Owner:
-        """Only an exact answer counts: 403 `permission denied` would say that the *asker* is dead."""
-        try:
-            seen = await self._client.lookup(asker, token)
-        except VaultRefused as error:
-            if answers.is_exactly(error, answers.TOKEN_DEAD):
-                return Owner.NOBODY
-            raise
-        return Owner.TOMB if seen.get("role") == self._settings.tomb_role else Owner.LEASE
+    async def owner(self, asker: Secret, token: Secret, lease_id: str) -> Owner:
+        """Only an exact answer counts: 403 `permission denied` would say that the *asker* is dead.
+
+        A tomb is known by what it says of itself: roles are renamed, and a scope may come to use an old one's name.
+        """
+        seen = await seen_alive(self._client, asker, token)
+        if seen is None:
+            return Owner.NOBODY
+        return Owner.TOMB if (seen.get("meta") or {}).get("tomb_of") == lease_id else Owner.LEASE
 
     async def kill(self, asker: Secret, ref: LeaseRef) -> None:  # noqa: ARG002 - the token itself is the asker
         await self._end(self.chosen(ref))
@@ -101,7 +102,7 @@ class NamedTokens:
         token = self.chosen(ref)
         for _ in range(OCCUPY_TRIES):
             await self._try_tomb(asker, token, ref.lease_id)
-            owner = await self.owner(asker, token)
+            owner = await self.owner(asker, token, ref.lease_id)
             if owner is Owner.TOMB:
                 return ref.found
             if owner is Owner.LEASE:
@@ -156,6 +157,23 @@ def _accessor(refs: Mapping[str, JsonValue]) -> str:
     if "accessor" not in refs:
         raise ProviderError("the accessor of this lease's token is not known", answered=True)
     return str(refs["accessor"])
+
+
+async def seen_alive(client: VaultClient, asker: Secret, token: Secret) -> dict[str, Any] | None:
+    """What is said about a token; None when it is seen dead."""
+    try:
+        return await client.lookup(asker, token)
+    except VaultRefused as error:
+        if answers.is_exactly(error, answers.TOKEN_DEAD):
+            return None
+        raise
+
+
+async def end_at_hand(client: VaultClient, asker: Secret, token: Secret) -> bool:
+    """End a token by itself, whatever its id; True when it is seen dead."""
+    with contextlib.suppress(VaultError):  # whether it is dead is looked at, not believed
+        await client.revoke_self(token)
+    return await seen_alive(client, asker, token) is None
 
 
 async def rehearse(client: VaultClient, asker: Secret, role: str) -> str:

@@ -20,41 +20,71 @@ from yarl import URL
 from broker.providers.heard import HeardTime
 from broker.providers.vault.scope import is_path
 from broker.providers.vault.settings import VaultSettings
+from broker.providers.vault.standby import INDEX, ActiveOnly
 from broker.secret import Secret
 
 MAX_ANSWER_BYTES = 1 << 20
 METHODS = {"get": "GET", "list": "LIST", "post": "POST", "put": "PUT", "delete": "DELETE"}
 
 
-class VaultUnreachable(Exception):
+class VaultError(Exception):
+    """One request came to nothing. Three kinds."""
+
+
+class VaultUnreachable(VaultError):
     """No byte of the request was sent."""
 
 
-class VaultLost(Exception):
+class VaultLost(VaultError):
     """It may have been sent, and no answer is known: timeout, reset, nonsense."""
 
 
-class VaultRefused(Exception):
-    """An answer other than success. `errors` are the server's own words: to compare, never to show."""
+class VaultRefused(VaultError):
+    """An answer other than success. `errors` are the server's own words: to compare, never to show.
 
-    def __init__(self, status: int, errors: tuple[str, ...]) -> None:
+    None when they are not its own JSON: what stands before it (a proxy, a load balancer) knows nothing of it.
+    """
+
+    def __init__(self, status: int, errors: tuple[str, ...] | None) -> None:
         super().__init__(f"the server answered {status}")
         self.status = status
         self.errors = errors
 
 
+class Trust:
+    """The roots that are believed, and the certificate that is shown; one for all pools. `certificate`: and its key."""
+
+    def __init__(self, ca_file: Path | None, certificate: tuple[Path, Path] | None = None) -> None:
+        self.ca_file = ca_file
+        self._certificate = certificate
+        self._read: tuple[bytes, ssl.SSLContext] | None = None
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """As the files were when they were last read. Raises VaultUnreachable."""
+        return (self._read or self.reread())[1]
+
+    def reread(self) -> tuple[bytes, ssl.SSLContext]:
+        """Take the roots that are in the file now; connections that are open are not used again when they changed."""
+        try:
+            roots = self.ca_file.read_bytes() if self.ca_file else b""
+            if self._read is None or self._read[0] != roots:
+                context = ssl.create_default_context(cafile=self.ca_file)
+                if self._certificate:
+                    context.load_cert_chain(*self._certificate)
+                self._read = (roots, context)
+        except OSError:  # ssl.SSLError is one
+            raise VaultUnreachable("the CA file or the client certificate cannot be used") from None
+        return self._read
+
+
 class Transport:
     """One connection pool. `acting_as` gives an hvac adapter for a token."""
 
-    def __init__(
-        self,
-        settings: VaultSettings,
-        certificate: tuple[Path, Path] | None = None,
-        *,
-        heard: HeardTime | None = None,
-    ) -> None:
+    def __init__(self, settings: VaultSettings, trust: Trust | None = None, *, heard: HeardTime | None = None) -> None:
         self.settings = settings
-        self._certificate = certificate  # shown to the server: certificate and key
+        self._trust = trust or Trust(settings.ca_file)
+        self._active = ActiveOnly()
         self._base = settings.address.rstrip("/")
         self._heard = heard
         self._session: aiohttp.ClientSession | None = None
@@ -63,14 +93,27 @@ class Transport:
         """An adapter that sends this token, or none."""
         return TokenAdapter(self, token)
 
+    def another(self, trust: Trust | None = None) -> Transport:
+        """The same server over connections of its own."""
+        other = Transport(self.settings, trust or self._trust, heard=self._heard)
+        other._active = self._active
+        return other
+
     @contextlib.asynccontextmanager
     async def showing(self, cert_file: Path, key_file: Path) -> AsyncIterator[Transport]:
         """The same server over another pool that shows a client certificate; the files are read now."""
-        other = Transport(self.settings, (cert_file, key_file))
+        other = self.another(Trust(self.settings.ca_file, (cert_file, key_file)))
         try:
             yield other
         finally:
             await other.close()
+
+    def reread(self) -> bytes:
+        """The roots' file as it is now, believed from the next connection on; the last good one stays."""
+        try:
+            return self._trust.reread()[0] if self._base.startswith("https") else b""
+        except VaultUnreachable:
+            return b""
 
     async def close(self) -> None:
         """Close the pool; the next request opens another."""
@@ -88,16 +131,17 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         namespaced: bool = True,
         max_bytes: int = MAX_ANSWER_BYTES,
+        good: frozenset[int] = frozenset(),
     ) -> dict[str, Any]:
         """One request, one attempt.
 
-        Returns the JSON object of a 2xx answer, {} when it has none.
+        Returns the JSON object of a 2xx answer, or of one in `good`; {} when it has none.
         Raises VaultUnreachable, VaultLost or VaultRefused, none with the server's words or a token in its text.
         """
         if not is_path(path.removeprefix("/")):
             raise VaultUnreachable("unsafe path")
         session = self._open()
-        sent = {"X-Vault-Request": "true", **(headers or {})}
+        sent = {"X-Vault-Request": "true", **self._active.headers(), **(headers or {})}
         if self.settings.namespace and namespaced:
             sent["X-Vault-Namespace"] = self.settings.namespace
         if token:
@@ -109,22 +153,25 @@ class Transport:
                 json=body,
                 headers=sent,
                 allow_redirects=False,
+                ssl=self._trust.context if self._base.startswith("https") else True,
             ) as response:
                 if self._heard:
                     self._heard.hear(response.headers.get("Date", ""))
+                self._active.hear(response.headers.get(INDEX, ""))
                 status, raw = response.status, await _read(response, max_bytes)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            if isinstance(error, aiohttp.ClientSSLError):  # its certificate is new: perhaps the roots are, too
+                self.reread()
             raise VaultUnreachable("the server cannot be reached") from None
         except (aiohttp.ClientError, TimeoutError, OSError):
             raise VaultLost("no answer") from None
-        return _judge(status, raw)
+        return _judge(status, raw, good)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             settings = self.settings
-            context = self._context() if self._base.startswith("https") else True
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=settings.max_connections, ssl=context),
+                connector=aiohttp.TCPConnector(limit=settings.max_connections),
                 timeout=aiohttp.ClientTimeout(total=settings.request_timeout, connect=settings.connect_timeout),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,  # no proxy, no netrc from the environment
@@ -133,15 +180,6 @@ class Transport:
             # database/creds mints: twice sent is twice minted. There is no public switch.
             self._session._retry_connection = False  # noqa: SLF001
         return self._session
-
-    def _context(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self.settings.ca_file)
-            if self._certificate:
-                context.load_cert_chain(*self._certificate)
-        except OSError:  # ssl.SSLError is one
-            raise VaultUnreachable("the CA file or the client certificate cannot be used") from None
-        return context
 
 
 class TokenAdapter(Adapter):  # type: ignore[type-arg]  # generic in the stubs only
@@ -175,14 +213,15 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     return bytes(raw)
 
 
-def _judge(status: int, raw: bytes) -> dict[str, Any]:
+def _judge(status: int, raw: bytes, good: frozenset[int]) -> dict[str, Any]:
     try:
         body = json.loads(raw) if raw.strip() else {}
     except (ValueError, RecursionError):
         body = None
-    if 200 <= status < 300:  # noqa: PLR2004 - HTTP success
+    errors = body.get("errors") if isinstance(body, dict) else None
+    if 200 <= status < 300 or (status in good and errors is None):  # noqa: PLR2004 - HTTP success
         if not isinstance(body, dict):
             raise VaultLost("the answer is not a JSON object")
         return body
-    errors = body.get("errors") if isinstance(body, dict) else None
-    raise VaultRefused(status, tuple(one for one in errors if isinstance(one, str)) if isinstance(errors, list) else ())
+    own = isinstance(errors, list) and all(isinstance(one, str) for one in errors)
+    raise VaultRefused(status, tuple(errors) if own and errors is not None else None)

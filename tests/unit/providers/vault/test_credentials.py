@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from broker.clock import SystemClock
 from broker.model import KeyValue, UsernamePassword
 from broker.providers.vault.credentials import child_of, credential_of
@@ -28,14 +30,42 @@ def test_a_stored_login_stays_key_value() -> None:
 
 def test_kv_v2_is_unwrapped_and_values_become_text() -> None:
     credential = credential_of(
-        Kind.LEASED, {"data": {"data": {"a": "b", "n": 1, "l": [1]}, "metadata": {"version": 4}}}, NOW
+        Kind.LEASED,
+        {
+            "data": {
+                "data": {"a": "b", "n": 1, "l": [1]},
+                "metadata": {"version": 4, "created_time": "2026-11-22T12:00:00Z"},
+            }
+        },
+        NOW,
     )
     assert isinstance(credential, KeyValue)
     assert {key: value.reveal() for key, value in credential.data.items()} == {"a": "b", "n": "1", "l": "[1]"}
     assert credential.version == 4
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": {"a": "b"}, "metadata": {"version": 7}},
+        {"data": {"a": "b"}, "metadata": {"version": 7, "created_time": "t"}, "more": "x"},
+        {"data": {"a": "b"}, "metadata": "x"},
+    ],
+)
+def test_kv_v1_may_have_keys_that_v2_wraps_in(values: dict[str, object]) -> None:
+    credential = credential_of(Kind.STATIC, {"lease_id": "", "data": values}, NOW)
+    assert isinstance(credential, KeyValue)
+    assert (set(credential.data), credential.version) == (set(values), 0)
+
+
 def test_a_deleted_version_or_no_data_is_nothing() -> None:
-    assert credential_of(Kind.LEASED, {"data": {"data": None, "metadata": {"version": 4}}}, NOW) is None
+    assert (
+        credential_of(
+            Kind.LEASED,
+            {"data": {"data": None, "metadata": {"version": 4, "created_time": "2026-11-22T12:00:00Z"}}},
+            NOW,
+        )
+        is None
+    )
     assert credential_of(Kind.LEASED, {"data": None}, NOW) is None
     assert credential_of(Kind.LEASED, {}, NOW) is None

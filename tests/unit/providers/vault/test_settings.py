@@ -34,3 +34,11 @@ def test_anything_else_is_refused(address: str) -> None:
 def test_a_missing_ca_file_is_named() -> None:
     (problem,) = VaultSettings(address="https://v", auth=AUTH, ca_file=Path("/nowhere/ca.pem")).problems()
     assert "/nowhere/ca.pem" in problem
+
+
+@pytest.mark.parametrize(
+    ("spelt", "name"),
+    [("", ""), ("root", ""), ("/", ""), ("root/", ""), ("team-a/", "team-a"), ("/team-a/b", "team-a/b")],
+)
+def test_a_namespace_has_one_name_however_it_is_spelt(spelt: str, name: str) -> None:
+    assert VaultSettings(address="https://v", auth=AUTH, namespace=spelt).namespace_name == name
