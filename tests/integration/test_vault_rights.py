@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from broker.providers.base import DeclaredScope, Findings
+from broker.providers.vault import answers
 from broker.providers.vault.settings import TokenFile
 from tests.support.bao import (
     STEP_SELF,
@@ -63,7 +64,19 @@ async def findings(bao: BaoServer, login: BrokerLogin) -> Findings:
 async def test_nothing_is_missing_and_nothing_is_minted(bao: BaoServer, login: BrokerLogin) -> None:
     before = len(bao.live_tokens())
     assert await problems(bao, login) == []
-    assert len(bao.live_tokens()) == before + 1  # the broker's own
+    assert len(bao.live_tokens()) == before  # the broker has given its own back
+
+
+async def test_a_version_whose_answers_were_not_tested_is_remarked(
+    bao: BaoServer, login: BrokerLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(found: Findings) -> list[str]:
+        return [remark for remark in found.remarks if "exact answers" in remark]
+
+    assert told(await findings(bao, login)) == []
+    monkeypatch.setattr(answers, "TESTED", ("1.0.0",))
+    (remark,) = told(await findings(bao, login))
+    assert "1.0.0" in remark
 
 
 @pytest.mark.parametrize("line", broker_policy(ROLES, BROKER).splitlines())

@@ -183,7 +183,7 @@ def broker_policy(roles: Sequence[TokenRole], broker: str = "stepcred-broker") -
     """
     lines = [
         f'path "{path}" {{ capabilities = ["update"] }}'
-        for path in ("auth/token/lookup", "auth/token/renew-self", "sys/capabilities-self")
+        for path in ("auth/token/lookup", "auth/token/renew-self", "auth/token/revoke-self", "sys/capabilities-self")
     ]
     lines += [
         f'path "auth/token/create/{name}" {{ capabilities = ["update", "sudo"] }}'  # sudo: custom token ids

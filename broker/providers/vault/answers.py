@@ -1,12 +1,15 @@
 """The exact answers that prove something. Anything that is not here proves nothing.
 
 Each row was measured on OpenBao 2.7.2 and is tested against the real server
-(tests/integration/test_vault_answers.py); a server whose words differ makes leases wait, never lie.
+(tests/integration/test_vault_answers.py; `make answers` for other versions); a server whose words differ makes leases
+wait, never lie.
 """
 
 from __future__ import annotations
 
 from broker.providers.vault.transport import VaultRefused
+
+TESTED = ("2.6.1", "2.6.2", "2.7.0", "2.7.1", "2.7.2")  # OpenBao
 
 # With a trailing newline and all: a live token without the capability (403).
 NO_CAPABILITY = "1 error occurred:\n\t* permission denied\n\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ NOT_FOUND = 404
 # sys/health: a node that hands requests on to the active one. 472 serves nothing; 473, a performance standby of Vault
 # Enterprise, answers from a state that may be old.
 STANDBY = frozenset({429})
+VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}", re.ASCII)
 MAX_LIST_BYTES = 64 << 20  # of everybody's tokens: about two million
 
 
@@ -59,6 +61,12 @@ class VaultClient:
         if not (cluster_id := body.get("cluster_id")):
             raise VaultLost("the answer names no cluster")
         return str(cluster_id)
+
+    async def version(self) -> str:
+        """As the server calls itself; "" when that is no version."""
+        body = await self._transport.exchange("get", "v1/sys/health", namespaced=False, good=STANDBY)
+        version = str(body.get("version", ""))
+        return version if VERSION.fullmatch(version) else ""
 
     async def login_approle(self, mount: str, role_id: str, secret_id: Secret) -> TokenAnswer:
         api: Any = AppRoleApi(self._transport.acting_as(None))

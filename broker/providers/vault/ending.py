@@ -22,6 +22,7 @@ from broker.providers.vault.tokens import Tokens
 from broker.providers.vault.transport import VaultError, VaultRefused
 
 ENDS_BY_TIME = "ENDS_BY_TIME"  # its verifier looks at nothing but the time
+SEALED = 503  # or without a leader: nobody is served
 
 
 class Ending:
@@ -58,9 +59,9 @@ class Ending:
         the child along, and a listing shows that none is left.
         """
         if _may_fetch(ref) and not final:
-            return Settlement(found=False)
+            return Settlement(found=False, asked=False)
         if "accessor" in ref.refs and not ref.found:
-            return Settlement(found=True)
+            return Settlement(found=True, asked=False)
         async with self.asking(ref) as session:
             failure = await self._children.try_revoke(session.token, children_of(ref))
             landed = await self._tokens.find(session.token, ref)
@@ -107,7 +108,7 @@ class Ending:
         try:
             session = await self._login.session()
         except LoginFailed as error:
-            raise ProviderError(error.why) from None
+            raise ProviderError(error.why, silent=True) from None
         if ref.refs.get("cluster", session.cluster_id) != session.cluster_id:
             raise ProviderError("vault: another cluster answers than the one that minted", answered=True)
         today = self._settings.namespace_name
@@ -118,9 +119,10 @@ class Ending:
         except VaultRefused as error:
             if answers.asker_dead(error):
                 self._login.drop(session)
-            raise ProviderError(f"vault: {error}", answered=answers.is_an_answer(error)) from None
+            heard = {"answered": answers.is_an_answer(error), "silent": error.status == SEALED}
+            raise ProviderError(f"vault: {error}", **heard) from None
         except VaultError as error:
-            raise ProviderError(f"vault: {error}") from None
+            raise ProviderError(f"vault: {error}", silent=True) from None
 
 
 def children_of(ref: LeaseRef) -> list[str]:

@@ -167,7 +167,7 @@ class Login:
 
     async def _enter(self) -> Session:
         """Nothing is asked without something to show. Only the login itself says the definite no."""
-        secret = await _read_secret(self._auth.files[0])
+        secret = await _read_secret(self._auth.files[0], pem=isinstance(self._auth, Cert))
         cluster_id, asked_at = await self._client.cluster_id(), self._clock.monotonic()
         try:
             token, life, renewable = await self._show(secret)
@@ -206,11 +206,13 @@ def _made(token: Secret, cluster_id: str, asked_at: float, *, life: float, renew
     )
 
 
-async def _read_secret(path: Path) -> Secret:
+async def _read_secret(path: Path, *, pem: bool) -> Secret:
     try:
         text = (await asyncio.to_thread(path.read_text)).strip()
     except (OSError, UnicodeDecodeError):
         raise _Refused(f"{path} cannot be read") from None
     if not text:
         raise _Refused(f"{path} is empty")
+    if not pem and not text.isprintable():  # a line break in it would end in a header
+        raise _Refused(f"{path} holds more than a secret")
     return Secret(text)

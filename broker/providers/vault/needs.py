@@ -57,7 +57,8 @@ class Needs:
         ends = (
             ["auth/token/lookup"] if self.chooses_ids else ["auth/token/lookup-accessor", "auth/token/revoke-accessor"]
         )
-        found |= dict.fromkeys([*ends, *(["auth/token/renew-self"] if self.renews else [])], UPDATE)
+        own = ["auth/token/renew-self", "auth/token/revoke-self"] if self.renews else []  # given back at the end
+        found |= dict.fromkeys([*ends, *own], UPDATE)
         for path in self.leased_under:
             found["sys/leases/lookup"] = UPDATE
             found[f"sys/leases/lookup/{path}/"] = frozenset({"list", "sudo"})

@@ -58,7 +58,20 @@ class Rights:
             found.append(f"vault: {error}")
         else:
             found.remedy = self._remedy(held) if found else ""
+            found.remarks += await self._untested()
         return found
+
+    async def _untested(self) -> list[str]:
+        try:
+            version = await self._client.version()
+        except (VaultUnreachable, VaultLost, VaultRefused):
+            return []
+        if version in answers.TESTED:
+            return []
+        tested = ", ".join(answers.TESTED)
+        return [
+            f"vault: exact answers were tested with {tested}, not with {version or 'this one'}: others make leases wait"
+        ]
 
     async def tomb(self, asker: Secret) -> list[str]:
         """What keeps a mint in doubt from being settled."""
