@@ -42,11 +42,11 @@ def check(
     if not live:
         typer.echo(f"{'providers':<14}not asked (--live asks them)")
         return
-    from broker import wiring
+    from broker.wiring import offline
 
-    found = asyncio.run(wiring.check_live(settings))
+    found = asyncio.run(offline.check_live(settings))
     wrong = _report("providers", found)
-    for remark in [*wiring.remarks(settings), *found.remarks]:
+    for remark in [*offline.remarks(settings), *found.remarks]:
         typer.echo(f"{'':<14}note: {remark}")
     if found.remedy:
         typer.echo(f"this prints what to install, and with --diff how the server differs:\n  {found.remedy}", err=True)
@@ -126,14 +126,14 @@ def _anchor(settings: Config) -> list[str]:
 
 
 def _scope_map(settings: Config) -> list[str]:
-    from broker import wiring
     from broker.policy.load import load as load_map
     from broker.policy.problems import ScopeMapError
+    from broker.wiring import adapters
 
     try:
         scope_map = load_map(
             settings.scopes.file,
-            wiring.scope_kinds(settings),
+            adapters.scope_kinds(settings),
             environment=settings.environment,
             trust_domain=settings.trust_domain,
         )

@@ -8,15 +8,16 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from broker import process, wiring
+from broker import process
 from broker.config import Config, OnStop
 from broker.errors import BrokerError, ConfigError, StoreError
 from broker.log import get_logger
+from broker.wiring.serving import Daemon, running
 
 log = get_logger(__name__)
 
 
-async def reload(daemon: wiring.Daemon) -> None:
+async def reload(daemon: Daemon) -> None:
     """SIGHUP: scope map, trust bundle and mint keys anew; a bad file keeps the last good one and alarms (I7)."""
     metrics = daemon.core.metrics
     try:
@@ -52,7 +53,7 @@ async def serve(config: Config, *, on_stop: OnStop) -> int:
     """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
-    async with wiring.running(config) as daemon:
+    async with running(config) as daemon:
 
         def hang_up() -> None:
             task = asyncio.create_task(reload(daemon))

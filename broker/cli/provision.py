@@ -38,12 +38,12 @@ def provision(
 
     Nothing is changed anywhere: the output is for a review, and then for an administrator.
     """
-    from broker import wiring
+    from broker.wiring import adapters, offline
 
     try:
         scopes = [
             DeclaredScope(block=scope.block, ttl=scope.ttl)
-            for scope in load(file, wiring.scope_kinds()).scopes.values()
+            for scope in load(file, adapters.scope_kinds()).scopes.values()
             if scope.provider == "vault"
         ]
     except OSError as error:
@@ -51,7 +51,7 @@ def provision(
     except ScopeMapError as error:
         _fail(os.EX_CONFIG, *(str(problem) for problem in error.problems))
     try:
-        plan = wiring.vault_plan(scopes, namespace=namespace, tomb_role=tomb_role, broker_policy=broker_policy)
+        plan = offline.vault_plan(scopes, namespace=namespace, tomb_role=tomb_role, broker_policy=broker_policy)
     except ValueError as error:
         _fail(os.EX_USAGE, str(error))
     if not diff:
@@ -61,7 +61,7 @@ def provision(
         _fail(os.EX_USAGE, "--diff needs --address and --token-file")
     try:
         token = read_token("--token-file", token_file)
-        found = asyncio.run(wiring.vault_drift(plan, address=address, token=token, ca_file=ca_file))
+        found = asyncio.run(offline.vault_drift(plan, address=address, token=token, ca_file=ca_file))
     except ProviderError as error:
         _fail(os.EX_UNAVAILABLE, str(error))
     for line in found:

@@ -38,12 +38,12 @@ def recheck(
     log.configure("error", "console")
     settings = load(config, os.environ)
     after = _instant(since) if since else None
-    from broker import wiring
     from broker.store.sqlite import open_readonly
+    from broker.wiring import offline
 
     with open_readonly(settings.store.path) as store:
         leases = store.read(lambda tx: _ended(tx, after))
-    found = asyncio.run(wiring.recheck(settings, leases, operator_token(vault_token_file)))
+    found = asyncio.run(offline.recheck(settings, leases, operator_token(vault_token_file)))
     _tell(found, as_json=as_json)
     if found.alive:
         raise typer.Exit(FOUND)

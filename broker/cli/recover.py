@@ -58,10 +58,10 @@ def recover(
         wait=wait,
         unfreeze=unfreeze,
     )
-    from broker import wiring
+    from broker.wiring import offline
 
     try:
-        report, anchored = asyncio.run(wiring.recover(settings, request))
+        report, anchored = asyncio.run(offline.recover(settings, request))
     except NotAllowed as error:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
@@ -77,9 +77,9 @@ def recover(
 
 
 def _unfreeze(settings: Config, *, as_json: bool) -> Never:
-    from broker import wiring
+    from broker.wiring import offline
 
-    changed = asyncio.run(wiring.unfreeze(settings))
+    changed = asyncio.run(offline.unfreeze(settings))
     if as_json:
         typer.echo(json.dumps({"frozen": False, "changed": changed}))
     else:

@@ -180,7 +180,7 @@ def _value(value: JsonValue) -> str:
 
 
 def _kinds() -> Mapping[str, ScopeKind]:
-    from broker.wiring import scope_kinds
+    from broker.wiring.adapters import scope_kinds
 
     return scope_kinds()
 

@@ -11,7 +11,7 @@ from math import isqrt
 from broker.policy.decision import AccessRequest, Allowed
 from broker.policy.load import parse
 from broker.policy.scope_map import ScopeMap
-from broker.wiring import scope_kinds
+from broker.wiring.adapters import scope_kinds
 from tests.bench.figures import Spread, Value
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

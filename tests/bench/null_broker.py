@@ -8,11 +8,11 @@ from __future__ import annotations
 import secrets
 import sys
 
-from broker import wiring
 from broker.__main__ import main
 from broker.model import Evidence, VaultToken
 from broker.providers.base import LeaseRef, Minted, MintOrder, Progress, Provider
 from broker.secret import Secret
+from broker.wiring import adapters
 
 
 class NullProvider:
@@ -42,10 +42,10 @@ class NullProvider:
 
 
 def providers(*_: object, **__: object) -> dict[str, Provider]:
-    """Stands for `broker.wiring.providers`."""
+    """Stands for `broker.wiring.adapters.providers`."""
     return {NullProvider.name: NullProvider()}
 
 
 if __name__ == "__main__":
-    setattr(wiring, "providers", providers)  # noqa: B010 - deliberate: the one seam that this process replaces
+    setattr(adapters, "providers", providers)  # noqa: B010 - deliberate: the one seam that this process replaces
     sys.exit(main())

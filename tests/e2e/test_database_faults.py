@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from broker import wiring
 from broker.config import load
 from broker.model import LeaseState
+from broker.wiring.serving import running
 from tests.crash.armed_broker import BACKOFF, OVERDUE
 from tests.e2e.test_in_flight import CREATION, LOCKS_SOON, Database
 from tests.e2e.test_lifecycle import unfinished
@@ -98,7 +98,7 @@ async def test_i5_frozen_while_the_login_is_made_leaves_none(site: Site, databas
     """In process: operators have no call for it yet."""
     deployment = site.deployment(more=LOCKS_SOON)
     config = load(deployment.config, {})
-    async with wiring.running(config) as daemon:
+    async with running(config) as daemon:
         with wire(deployment, deployment.agent(LOAD)) as client:
             for _ in range(TIMES):
                 mint = await asyncio.to_thread(start_mint, client, database.pg)

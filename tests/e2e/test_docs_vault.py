@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 import stepcred
-from broker import wiring
 from broker.config import load
 from broker.policy.load import load as load_map
+from broker.wiring import adapters, offline
 from tests.support.bao import BaoServer, openbao
 from tests.support.daemon import PYTHON, Deployment
 from tests.support.pages import blocks, commands, follow_vault, page
@@ -95,7 +95,7 @@ def test_the_pages_other_scopes_load_and_promise_what_it_says(tmp_path: Path) ->
     names = re.findall(r"^  ([a-z-]+): ", scopes, re.MULTILINE)
     head = re.sub(r"scopes: \[.*?\]", f"scopes: [{', '.join(names)}]", HEAD)
     (tmp_path / "scopes.yaml").write_text(head + scopes)
-    made = load_map(tmp_path / "scopes.yaml", wiring.scope_kinds()).scopes
+    made = load_map(tmp_path / "scopes.yaml", adapters.scope_kinds()).scopes
     promised = {name: scope.revocability.value for name, scope in made.items()}
     assert promised == {
         "encrypt": "EXACT",
@@ -131,9 +131,9 @@ def test_a_command_left_out_is_named_by_check_live(command: str, server: BaoServ
 async def test_each_right_left_out_is_named_by_check_live(server: BaoServer, tmp_path: Path) -> None:
     follow_vault(server, tmp_path)
     config = load(deployment(server, tmp_path).config, {})
-    assert await wiring.check_live(config) == []
+    assert await offline.check_live(config) == []
     for right in RIGHTS:
         policy = "\n".join(line for line in RIGHTS if line != right)
         server.must("PUT", "sys/policies/acl/stepcred-broker", {"policy": policy})
-        (problem,) = await wiring.check_live(config)
+        (problem,) = await offline.check_live(config)
         assert right.split('"')[1] in problem

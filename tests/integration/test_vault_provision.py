@@ -17,7 +17,7 @@ import pytest
 from broker.providers.base import DeclaredScope
 from broker.providers.vault.provision import Format, show
 from broker.secret import Secret
-from broker.wiring import vault_drift, vault_plan
+from broker.wiring.offline import vault_drift, vault_plan
 from tests.support.bao import BaoServer, BrokerLogin, find_bao, openbao, provision_pki, provision_ssh
 from tests.support.daemon import PYTHON
 from tests.support.vault import vault_provider

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import broker.wiring
 from broker.cli.scopes import app
 from broker.journal.records import Kind, Record
 from broker.store.sqlite import open_store
+from broker.wiring import adapters
 from tests.fakes.clock import FakeClock
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE, LOAD
@@ -24,7 +24,7 @@ TEST = f"tests:\n  - {{as: '{LOAD}', ask: orders, expect: allow}}\n"
 
 @pytest.fixture(autouse=True)
 def fake_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker.wiring, "scope_kinds", lambda: KINDS)
+    monkeypatch.setattr(adapters, "scope_kinds", lambda: KINDS)
 
 
 @pytest.fixture

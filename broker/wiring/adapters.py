@@ -1,0 +1,108 @@
+"""Every concrete adapter, as an explicit table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+
+from broker.clock import Clock
+from broker.config import Aws, Config, Vault
+from broker.keyring import Keyring
+from broker.model import ScopeKind
+from broker.providers.aws.scope import AwsScope
+from broker.providers.base import Provider
+from broker.providers.vault.scope import VaultScope
+from broker.providers.vault.settings import Auth
+
+
+def scope_kinds(config: Config | None = None) -> Mapping[str, ScopeKind]:
+    """Every provider block that a scope map may hold; the tomb role is for no scope of a broker that has it."""
+    tomb = [config.vault.tomb_role] if config and config.vault else []
+    kinds: tuple[ScopeKind, ...] = (VaultScope(tomb), AwsScope())
+    return {kind.name: kind for kind in kinds}
+
+
+def providers(
+    config: Config,
+    ring: Keyring,
+    installation: str,
+    clock: Clock,
+    epoch: Callable[[], int],
+    *,
+    known_children: Callable[[str], Awaitable[frozenset[str]]],
+) -> dict[str, Provider]:
+    """Every configured provider. Their SDKs are imported only when used."""
+    table: dict[str, Provider] = {}
+    if config.vault is not None:
+        table["vault"] = _vault(
+            config.vault, config.timings.mint_timeout, ring, installation, clock, lambda: known_children("vault")
+        )
+    if config.aws is not None:
+        table["aws"] = _aws(config.aws, installation, clock, epoch)
+    return table
+
+
+def _vault(  # noqa: PLR0917 - what a provider is made of, in one order
+    settings: Vault,
+    mint_timeout: timedelta,
+    ring: Keyring,
+    installation: str,
+    clock: Clock,
+    known: Callable[[], Awaitable[frozenset[str]]],
+) -> Provider:
+    from broker.providers.vault.provider import VaultProvider
+    from broker.providers.vault.settings import VaultSettings
+
+    return VaultProvider(
+        VaultSettings(
+            address=settings.address,
+            auth=_vault_auth(settings),
+            namespace=settings.namespace or "",
+            ca_file=settings.ca_file,
+            tomb_role=settings.tomb_role,
+            connect_timeout=settings.connect_timeout.total_seconds(),
+            request_timeout=settings.request_timeout.total_seconds(),
+            request_limit_seconds=settings.request_limit.total_seconds(),
+            max_connections=settings.max_connections,
+            mint_timeout=mint_timeout.total_seconds(),
+        ),
+        ring,
+        installation,
+        clock,
+        known=known,
+    )
+
+
+def _vault_auth(settings: Vault) -> Auth:
+    from broker.providers.vault.settings import AppRole, Cert, Kubernetes, TokenFile
+
+    if (approle := settings.approle) is not None:
+        return AppRole(role_id=approle.role_id, secret_id_file=approle.secret_id_file, mount=approle.mount)
+    if (cert := settings.cert) is not None:
+        return Cert(cert_file=cert.cert_file, key_file=cert.key_file, role=cert.role, mount=cert.mount)
+    if (kubernetes := settings.kubernetes) is not None:
+        return Kubernetes(role=kubernetes.role, jwt_file=kubernetes.jwt_file, mount=kubernetes.mount)
+    assert settings.token_file is not None  # noqa: S101 - the config allows exactly one of the four
+    return TokenFile(path=settings.token_file)
+
+
+def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int]) -> Provider:
+    from broker.providers.aws.provider import AwsProvider
+    from broker.providers.aws.settings import AwsSettings
+
+    return AwsProvider(
+        AwsSettings(
+            installation=installation,
+            sts_region=settings.region,
+            endpoint_url=settings.endpoint_url,
+            iam_endpoint_url=settings.iam_endpoint_url,
+            access_key_id=settings.access_key_id,
+            secret_access_key_file=settings.secret_access_key_file,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            mint_workers=settings.mint_workers,
+            revoke_workers=settings.revoke_workers,
+        ),
+        clock,
+        epoch=epoch,
+    )

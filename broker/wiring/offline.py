@@ -1,0 +1,154 @@
+"""What commands do without a daemon: ask the providers, recover, look again."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from broker import keyring
+from broker.clock import SystemClock
+from broker.config import Config
+from broker.errors import ConfigError
+from broker.keyring import Keyring
+from broker.leases import recovery
+from broker.model import Lease
+from broker.policy.load import load
+from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Remarks
+from broker.providers.vault.needs import needs_of
+from broker.providers.vault.provision import Plan, clashes, plan_of
+from broker.providers.vault.scope import ROLE, is_segment
+from broker.providers.vault.settings import in_root
+from broker.secret import Secret
+from broker.store.anchoring import Anchoring
+from broker.store.mint_keys import fitting_keyring
+from broker.store.sqlite import open_store
+from broker.wiring import adapters
+
+
+async def _nobody(_provider: str) -> frozenset[str]:
+    return frozenset()
+
+
+def declared_scopes(config: Config) -> dict[str, list[DeclaredScope]]:
+    """Provider → its scopes, as the map declares them. Raises ScopeMapError."""
+    scope_map = load(
+        config.scopes.file,
+        adapters.scope_kinds(config),
+        environment=config.environment,
+        trust_domain=config.trust_domain,
+    )
+    found: dict[str, list[DeclaredScope]] = {}
+    for scope in scope_map.scopes.values():
+        found.setdefault(scope.provider, []).append(DeclaredScope(block=scope.block, ttl=scope.ttl))
+    return found
+
+
+async def recover(config: Config, asked: recovery.Request) -> tuple[recovery.Report, list[str]]:
+    """After a restore or a loss: the daemon must be stopped, and stays frozen. Also what kept the anchor from being written.
+
+    Raises, before anything is changed, ConfigError, ScopeMapError, NotAllowed, ProviderError, StoreError (in use).
+    """
+    clock, scopes = SystemClock(), declared_scopes(config)
+    async with AsyncExitStack() as stack:
+        store = open_store(config.store.path)
+        stack.push_async_callback(store.close)
+        ring, control = await fitting_keyring(store, config.store.mint_key_file)
+        table = adapters.providers(config, ring, control.installation, clock, lambda: 0, known_children=_nobody)
+        for provider in table.values():
+            stack.push_async_callback(provider.close)
+        anchoring = Anchoring(store, config.store.anchor, clock)
+        report = await recovery.recover(
+            store, table, scopes, asked, lost=anchoring.lost(), clock=clock, replica=socket.gethostname()
+        )
+        if report.unanswered:  # the old anchor goes on refusing the database
+            return report, []
+        try:
+            await anchoring.write_now()
+        except ConfigError as error:
+            return report, error.problems
+        return report, []
+
+
+async def unfreeze(config: Config) -> bool:
+    """Let the stopped broker mint again. False when it was not frozen. Raises ConfigError, StoreError."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        store = open_store(config.store.path)
+        stack.push_async_callback(store.close)
+        anchoring = Anchoring(store, config.store.anchor, clock)
+        await anchoring.must_fit()
+        changed = await store.write(lambda tx: recovery.unfreeze(tx, clock.now()))
+        await anchoring.write_now()
+        return changed
+
+
+async def recheck(config: Config, leases: Sequence[Lease], operator: Secret | None) -> recovery.Rechecked:
+    """Ask the providers again about ended leases."""
+    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # their nonces are erased
+    table = adapters.providers(config, ring, "recheck", SystemClock(), lambda: 0, known_children=_nobody)
+    try:
+        return await recovery.recheck(leases, table, operator)
+    finally:
+        for provider in table.values():
+            await provider.close()
+
+
+async def check_live(config: Config) -> Findings:
+    """What keeps the configured providers from minting, asked of themselves. Raises ConfigError, ScopeMapError."""
+    declared = declared_scopes(config)
+    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
+    found = Findings()
+    for name, provider in adapters.providers(
+        config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody
+    ).items():
+        asked = (
+            provider.check_scopes(declared.get(name, [])) if isinstance(provider, ChecksScopes) else provider.check()
+        )
+        try:
+            told = await asked
+        finally:
+            await provider.close()
+        found += [f"{name}: {problem}" for problem in told]
+        if isinstance(told, Findings):
+            found.remarks += [f"{name}: {remark}" for remark in told.remarks]
+            found.remedy = found.remedy or told.remedy.replace("{map}", shlex.quote(str(config.scopes.file)))
+    return found
+
+
+def remarks(config: Config) -> list[str]:
+    """What the operator should know of the configured providers, without asking them."""
+    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")
+    table = adapters.providers(config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody)
+    return [
+        f"{name}: {remark}"
+        for name, provider in table.items()
+        if isinstance(provider, Remarks)
+        for remark in provider.remarks()
+    ]
+
+
+def vault_plan(scopes: Sequence[DeclaredScope], *, namespace: str, tomb_role: str, broker_policy: str) -> Plan:
+    """What must be installed for these scopes. Raises ValueError on names that are none, or clash."""
+    found = [f"{name!r} is no name of a-z 0-9 _ . -" for name in (tomb_role, broker_policy) if not ROLE.fullmatch(name)]
+    parts = filter(None, namespace.strip("/").split("/"))
+    found += [f"{name!r} is no name of letters, digits, '_', '.', '-'" for name in parts if not is_segment(name)]
+    needs = needs_of(
+        scopes,
+        tomb_role=tomb_role,
+        chooses_ids=in_root(namespace),
+        renews=True,
+        broker_policies=[broker_policy],
+    )
+    if found := found or clashes(needs):
+        raise ValueError("; ".join(found))
+    return plan_of(needs, namespace=namespace)
+
+
+async def vault_drift(plan: Plan, *, address: str, token: Secret, ca_file: Path | None) -> list[str]:
+    """How a live server differs from a plan. Raises ProviderError."""
+    from broker.providers.vault.drift import drift
+
+    return await drift(plan, address=address, token=token, ca_file=ca_file)
