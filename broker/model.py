@@ -304,12 +304,4 @@ class ScopeKind(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Span:
-    """A step deadline or lease expiry, with what bounded it (for explain)."""
-
-    until: datetime
-    because: str
-
-
 MIN_LEASE_LIFE = timedelta(seconds=60)  # DESIGN section 4: a shorter one is refused

@@ -69,6 +69,7 @@ async def serve(config: Config, *, on_stop: OnStop) -> int:
             process.sd_notify("STOPPING=1")
             log.info("draining", on_stop=on_stop.value)
             await daemon.engine.drain(revoke=on_stop is OnStop.REVOKE)
+            await asyncio.gather(*reloads, return_exceptions=True)  # they need the store
     log.info("stopped")
     return 0
 

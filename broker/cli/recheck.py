@@ -51,8 +51,9 @@ def recheck(
 
 
 def _ended(tx: Tx, after: datetime | None) -> list[Lease]:
-    """Whatever was once made: of a VOID lease there is nothing to look at."""
-    ended = tx.leases_in(LeaseState.REVOKED, LeaseState.EXPIRED)
+    """Whatever was once made. Of most VOID leases nothing was; what was made and given to nobody has an accessor."""
+    ended = tx.leases_in(LeaseState.REVOKED, LeaseState.EXPIRED, LeaseState.VOID)
+    ended = [lease for lease in ended if lease.state is not LeaseState.VOID or lease.refs.get("accessor")]
     return [lease for lease in ended if after is None or (lease.ended_at is not None and lease.ended_at >= after)]
 
 

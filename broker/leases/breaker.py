@@ -1,4 +1,4 @@
-"""A circuit breaker per provider: one that gives no answer is asked by one revocation at a time, and mints nothing.
+"""A circuit breaker per provider: one that gives no answer is asked by one revocation at a time, or else by a mint.
 
 Only different leases in a row open it. A single one that its provider cannot end must not keep others from being minted.
 """

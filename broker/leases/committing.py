@@ -129,7 +129,6 @@ class Commit:
         core.epoch.fence(tx)
         if lease.epoch != core.epoch.id:
             raise EpochLost
-        tx.note(lease.id, epoch=lease.epoch, refs=minted.refs)
         why = self._must_not_live(tx, lease, step, wait=wait)
         refs = dict(lease.refs) | dict(minted.refs)
         if why is None and tx.activate(lease.id, epoch=lease.epoch, refs=refs, at=at):

@@ -48,11 +48,12 @@ def backoff(attempts: int) -> float:
 
 
 class Ending:
-    """Works on one lease at a time; holds how long it has known each."""
+    """Holds how long it has known each lease, and what only it knows of it."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._overdue: set[str] = set()
+        self._found: set[str] = set()  # doubts that had landed, also when the disk did not take that
         self._since: dict[str, float] = {}  # lease id → boottime of the first look at it
 
     async def attempt(self, lease: Lease) -> None:
@@ -159,11 +160,11 @@ class Ending:
             await self.defer(lease, problem="waits for its bound")
             return
         landing = self._landing(lease)
-        settlement, lease = await self._settlement(lease, provider, final=landing <= timedelta(0))
+        settlement = await self._settlement(lease, provider, final=landing <= timedelta(0))
         living = landing + (lease.expires_at - lease.intent_at)  # also what landed last
         if settlement.evidence is None:
             await self.defer(lease, problem="a late mint may still land", refs=settlement.refs, at_latest=landing)
-        elif lease.refs.get(FOUND):
+        elif self._had_landed(lease):
             await self._end(lease, LeaseState.REVOKED, Evidence.SEEN_DEAD)
         elif settlement.evidence is not Evidence.EXPIRED:
             await self._end(lease, LeaseState.VOID, Evidence.NOT_MINTED)
@@ -172,18 +173,22 @@ class Ending:
         else:
             await self.defer(lease, problem="cannot be looked for; its life must pass", at_least=living)
 
-    async def _settlement(self, lease: Lease, provider: SettlesDoubt, *, final: bool) -> tuple[Settlement, Lease]:
+    async def _settlement(self, lease: Lease, provider: SettlesDoubt, *, final: bool) -> Settlement:
         """What is found is first put on record, then killed: a charge for what existed is never given back (I4)."""
-        settlement = await self._ask(lease, provider.settle(ref_of(lease), final=final))
+        ref = replace(ref_of(lease), found=self._had_landed(lease))
+        settlement = await self._ask(lease, provider.settle(ref, final=final))
         if not settlement.found or lease.refs.get(FOUND):
-            return settlement, lease
+            return settlement
+        self._found.add(lease.id)
         refs = {**lease.refs, **settlement.refs, FOUND: True}
         try:
             await self._core.store.write(lambda tx: self._record_found(tx, lease, refs))
         except StoreError:  # better dead without a record than recorded and alive
             log.warning("a credential that was found could not be recorded before its end", lease=lease.id)
-        lease = replace(lease, refs=refs)
-        return await self._ask(lease, provider.settle(ref_of(lease), final=final)), lease
+        return await self._ask(lease, provider.settle(replace(ref, refs=refs, found=True), final=final))
+
+    def _had_landed(self, lease: Lease) -> bool:
+        return lease.id in self._found or bool(lease.refs.get(FOUND))
 
     def _record_found(self, tx: Tx, lease: Lease, refs: Mapping[str, JsonValue]) -> None:
         self._core.epoch.fence(tx)
@@ -217,6 +222,7 @@ class Ending:
 
     def _forget(self, lease: Lease) -> None:
         self._since.pop(lease.id, None)
+        self._found.discard(lease.id)
         self._overdue.discard(lease.id)
         self._core.metrics.revoking_overdue(len(self._overdue))
 
@@ -283,6 +289,8 @@ class Ending:
 
 
 def _contact(error: ProviderError) -> Contact:
+    if not error.asked:
+        return Contact.NOT_ASKED
     if error.answered:
         return Contact.ANSWERED
     return Contact.NONE if error.silent else Contact.FAILED

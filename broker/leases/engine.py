@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +27,6 @@ from broker.store.base import Tx
 
 log = get_logger(__name__)
 
-MAX_WAITING = 64  # calls of one agent: a quarter of what the server takes by default
 DRAIN_PAGE = 1000  # leases looked at, to see whether there is still work that can be done
 LOOK_AT_EPOCH = 1.0  # seconds
 FLUSH_EVERY = 5.0  # seconds between writes of counted refusals
@@ -58,7 +56,6 @@ class Engine:
         self._lane = RevocationLane(core)
         self._reaper = Reaper(core, self._steps)
         self._tasks: list[asyncio.Task[None]] = []
-        self._waiting: Counter[str] = Counter()  # agent → calls that wait for evidence
 
     @property
     def draining(self) -> bool:
@@ -107,7 +104,7 @@ class Engine:
 
         lease = await core.store.write(operation)
         core.lane.set()
-        outcomes = await self._wait(agent, [lease], until)
+        outcomes = await self._wait([lease], until)
         core.epoch.must_be_fresh()
         return outcomes[0]
 
@@ -117,25 +114,14 @@ class Engine:
         check_request_id(request_id)
         step = await core.step_of(agent, handle)
         leases = await self._steps.end(step, reason=EndReason.STEP_ENDED, by=agent.spiffe_id, request_id=request_id)
-        outcomes = await self._wait(agent, leases, until)
+        outcomes = await self._wait(leases, until)
         core.epoch.must_be_fresh()
         return Ended(outcomes=tuple(outcomes))
 
-    async def _wait(self, agent: Agent, leases: Sequence[Lease], until: float) -> list[Outcome]:
-        """Each waiter holds a place at the server: whoever has too many is told at once how the leases stand.
-
-        `until`: on the event loop's clock; what writing the end took is part of the caller's patience.
-        """
+    async def _wait(self, leases: Sequence[Lease], until: float) -> list[Outcome]:
+        """`until`: on the event loop's clock; what writing the end took is part of the caller's patience."""
         seconds = max(0.0, until - asyncio.get_running_loop().time())
-        if self._waiting[agent.spiffe_id] >= MAX_WAITING:
-            seconds = 0.0
-        self._waiting[agent.spiffe_id] += 1
-        try:
-            return await wait_for_evidence(self._core, leases, seconds)
-        finally:
-            self._waiting[agent.spiffe_id] -= 1
-            if not self._waiting[agent.spiffe_id]:
-                del self._waiting[agent.spiffe_id]
+        return await wait_for_evidence(self._core, leases, seconds)
 
     async def check_access(self, key: StepKey, scopes: Sequence[str]) -> tuple[ScopeAnswer, ...]:
         """The verdicts of BeginStep; opens nothing and journals nothing."""
@@ -228,12 +214,13 @@ class Engine:
         core = self._core
         core.draining.set()
         grace = core.timings.drain_grace.total_seconds()
+        over = asyncio.get_running_loop().time() + grace
         try:
             async with asyncio.timeout(grace):
                 if revoke:
                     await self._end_all_steps()
                 await self._minter.settled()
-                await self._work_off(asyncio.get_running_loop().time() + grace)
+                await self._work_off(over)
         except TimeoutError:
             log.warning("drain grace is over with work left; the next start goes on")
         except StoreError:

@@ -38,7 +38,7 @@ class EpochKeeper:
         self._expires_boot = 0.0
         self.id = 0
         self.started_boot = 0.0  # liveness of steps is counted from here at the earliest
-        self._started_at = clock.now()
+        self._process_began = clock.now(), clock.boottime()
 
     def fresh(self) -> bool:
         """True while this process may answer and write. Costs no I/O."""
@@ -51,12 +51,12 @@ class EpochKeeper:
             raise EpochLost
 
     def surely(self) -> datetime:
-        """A time that has certainly passed: the wall clock's, and this epoch's start plus what has elapsed since.
+        """A time that has certainly passed: the wall clock's, and this process's start plus what has elapsed since.
 
         Where passing time is evidence that a credential is dead, a clock set forward must not be (DESIGN section 5).
         """
-        elapsed = timedelta(seconds=self._clock.boottime() - self.started_boot)
-        return min(self._clock.now(), self._started_at + elapsed)
+        began, boot = self._process_began
+        return min(self._clock.now(), began + timedelta(seconds=self._clock.boottime() - boot))
 
     async def take(self) -> int:
         """Start a new epoch and adopt what older ones left, in one transaction. Returns its id."""
@@ -79,7 +79,6 @@ class EpochKeeper:
         self.id = await self._store.write(operation)
         self._expires_boot = expires
         self.started_boot = self._clock.boottime()
-        self._started_at = self._clock.now()
         log.info("epoch started", epoch=self.id)
         return self.id
 

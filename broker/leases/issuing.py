@@ -154,19 +154,11 @@ class Issuing:
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
         if known is not None:
             return Known(request=known)
-        must_take_new_work(core)
-        control = tx.control()  # 3
-        if control.policy_generation != generation:
-            raise PolicyMoved
-        if control.frozen:
-            raise frozen(_about(step, asked.scope))
-        now_step = core.own(agent, tx.step(step.id))
-        must_be_open(now_step)
-        core.must_answer(allowed.provider)
+        now_step = self._must_be_possible(tx, agent, step, asked, allowed, generation)  # 3
         lease = self._draft(agent, step, asked, allowed, generation, at=at)  # 4
         if asked.replaces:
             self._must_not_be_halted(tx, now_step, allowed, at=at)
-            lease = link_successor(tx, lease, step, allowed, at=at)
+            lease = link_successor(tx, lease, step, allowed, now=core.clock.moment())
             expires_at = self._expiry(step, allowed, at=at, first=lease.first_mint_at)
             earlier = (lease.expires_at - expires_at).total_seconds()
             lease = replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
@@ -197,6 +189,21 @@ class Issuing:
             },
         )
         return lease
+
+    def _must_be_possible(  # noqa: PLR0917 - as `_intend`
+        self, tx: Tx, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int
+    ) -> Step:
+        """The predicate of the intent. Returns the step as it is now; raises PolicyMoved, BrokerError."""
+        core, control = self._core, tx.control()
+        must_take_new_work(core)
+        if control.policy_generation != generation:
+            raise PolicyMoved
+        if control.frozen:
+            raise frozen(_about(step, asked.scope))
+        now_step = core.own(agent, tx.step(step.id))
+        must_be_open(now_step)
+        core.must_answer(allowed.provider)
+        return now_step
 
     def _draft(
         self, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int, *, at: datetime
@@ -271,7 +278,7 @@ class Issuing:
         doomed = moves.end_step(tx, step, at=at, reason=EndReason.GUARD_LOCK)
         kind = Kind.GUARD_HELD if held else Kind.GUARD_LOCKED
         reason = Reason.HELD if held else Reason.LOCKED
-        leases = tuple(lease.id for lease in doomed)
+        leases = tuple(lease.id for lease in doomed or ())
         self._alert(tx, agent, step, allowed, kinds=(kind, Kind.ALERT), reason=reason, leases=leases, at=at)
         self._core.metrics.guard_block(allowed.tier, GuardBlock.HELD if held else GuardBlock.LOCKED)
 

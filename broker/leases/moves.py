@@ -89,10 +89,10 @@ def end_lease(tx: Tx, lease: Lease, state: LeaseState, *, evidence: Evidence, at
     return True
 
 
-def end_step(tx: Tx, step: Step, *, at: datetime, reason: EndReason, by: str = "") -> list[Lease]:
-    """End a step and ask all of its leases to die. Returns those that were live; empty when it had ended."""
+def end_step(tx: Tx, step: Step, *, at: datetime, reason: EndReason, by: str = "") -> list[Lease] | None:
+    """End a step and ask all of its leases to die. Returns those that were live; None when it had ended before."""
     if not tx.end_step(step.id, at, reason):
-        return []
+        return None
     tx.append(
         Record(
             kind=Kind.STEP_ENDED,
@@ -106,4 +106,4 @@ def end_step(tx: Tx, step: Step, *, at: datetime, reason: EndReason, by: str = "
             data={"by": by} if by else {},
         )
     )
-    return [lease for lease in tx.leases_of(step.id) if withdraw(tx, lease, at=at, reason=reason)]
+    return [lease for lease in tx.leases_of(step.id) if withdraw(tx, lease, at=at, reason=reason, by=by)]

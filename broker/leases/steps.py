@@ -229,28 +229,31 @@ class Steps:
         for start in range(0, len(asked), TOGETHER):
             page = asked[start : start + TOGETHER]
             done = await self._end_together(page, by=by)
-            ended += done or [step for one in page for step in await self._end_together([one], by=by)]
+            if done is None:
+                done = [step for one in page for step in await self._end_together([one], by=by) or ()]
+            ended += done
         return ended
 
-    async def _end_together(self, page: Sequence[tuple[Step, EndReason]], *, by: str) -> list[Step]:
-        """In one transaction; none when that fails."""
+    async def _end_together(self, page: Sequence[tuple[Step, EndReason]], *, by: str) -> list[Step] | None:
+        """In one transaction; None when that fails."""
         core = self._core
 
-        def operation(tx: Tx) -> None:
+        def operation(tx: Tx) -> list[Step]:
             core.enter(tx)
-            for step, reason in page:
-                moves.end_step(tx, step, at=core.clock.now(), reason=reason, by=by)
+            at = core.clock.now()
+            return [step for step, reason in page if moves.end_step(tx, step, at=at, reason=reason, by=by) is not None]
 
         try:
-            await core.store.write(operation)
+            ended = await core.store.write(operation)
         except (BrokerError, StoreError):
             log.warning("steps could not be ended; they are tried again", steps=[step.id for step, _ in page])
-            return []
+            return None
         core.lane.set()
-        for step, reason in page:
+        reasons = {step.id: reason.value for step, reason in page}
+        for step in ended:
             core.heard.pop(step.id, None)
-            log.info("step ended", step=step.id, reason=reason.value)
-        return [step for step, _ in page]
+            log.info("step ended", step=step.id, reason=reasons[step.id])
+        return ended
 
     async def end(self, step: Step, *, reason: EndReason, by: str = "", request_id: str = "") -> list[Lease]:
         """End an open step; its leases are asked to die. Returns all leases of the step."""

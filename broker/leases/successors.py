@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from broker.clock import Moment
 from broker.errors import BrokerError, Reason, access_denied
 from broker.guard.successors import successor_allowance
-from broker.model import Lease, LeaseState, Step
+from broker.model import Lease, LeaseState, Step, past_expiry
 from broker.policy.decision import Allowed
 from broker.store.base import Tx
 
@@ -21,12 +22,12 @@ def successor_from(lease: Lease) -> datetime:
     return lease.intent_at + (lease.expires_at - lease.intent_at) * PART_OF_LIFE
 
 
-def link_successor(tx: Tx, draft: Lease, step: Step, allowed: Allowed, *, at: datetime) -> Lease:
+def link_successor(tx: Tx, draft: Lease, step: Step, allowed: Allowed, *, now: Moment) -> Lease:
     """Check what `draft` replaces, mark it replaced, and continue its chain. Exhausted is refused, never locked."""
     older = tx.lease(draft.replaces or "")
     if older is None or older.step_id != step.id or older.scope != draft.scope:
         raise access_denied()
-    if older.state is not LeaseState.ACTIVE or _has_successor(tx, older) or at < successor_from(older):
+    if older.state is not LeaseState.ACTIVE or _has_successor(tx, older) or not _ripe(older, now):
         raise BrokerError(
             Reason.NOT_REPLACEABLE,
             "only an active lease past two thirds of its life, and not yet replaced, can have a successor",
@@ -42,6 +43,11 @@ def link_successor(tx: Tx, draft: Lease, step: Step, allowed: Allowed, *, at: da
         tx.clear_replaced_by(older.id, older.replaced_by)
     tx.set_replaced_by(older.id, draft.id)
     return replace(draft, first_mint_at=first, successor_no=number)
+
+
+def _ripe(lease: Lease, now: Moment) -> bool:
+    """By elapsed time, as it ends."""
+    return -past_expiry(lease, now) <= (lease.expires_at - lease.intent_at) * (1 - PART_OF_LIFE)
 
 
 def _has_successor(tx: Tx, older: Lease) -> bool:

@@ -78,7 +78,10 @@ class Settlement:
 
 
 class MintRefused(Exception):
-    """A definite refusal: nothing was minted (DESIGN section 3, step 10). Text is constant."""
+    """Definite: nothing was made, or what was made went to nobody and was seen dead, and nothing can land any more.
+
+    DESIGN section 3, step 10. Text is constant.
+    """
 
 
 class MintInDoubt(Exception):
@@ -90,12 +93,14 @@ class ProviderError(Exception):
 
     `answered`: the provider is there, and it is this one lease that cannot be ended: no reason to stop minting.
     `silent`: nobody answered at all, so that its next answer, to whomever, is a reason to ask again at once.
+    `asked` is False when nothing was sent: it says nothing of whether the provider answers.
     """
 
-    def __init__(self, text: str, *, answered: bool = False, silent: bool = False) -> None:
+    def __init__(self, text: str, *, answered: bool = False, silent: bool = False, asked: bool = True) -> None:
         super().__init__(text)
         self.answered = answered
         self.silent = silent
+        self.asked = asked
 
 
 class Provider(Protocol):

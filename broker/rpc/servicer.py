@@ -25,6 +25,7 @@ from stepcred.v1 import broker_pb2
 
 MAX_WAIT = 30.0  # seconds for evidence, for a caller whose call has no deadline
 MAX_WAITING = 32  # calls of one agent that wait for evidence; half of the places that giving back has
+ALL_WAITING = 96  # of all agents; the server has 256 places by default, and heartbeats need some
 REPLY_MARGIN = 0.5  # seconds kept for the answer's own way
 MAX_HANDLE = 64  # characters
 MAX_HELD = 1000  # lease ids in one heartbeat
@@ -126,7 +127,7 @@ class Servicer:
     @contextlib.contextmanager
     def _patience(self, agent: Agent, request: Any, context: Any) -> Iterator[float]:
         """Seconds to wait for evidence. None for one who has many calls waiting: giving back is not refused for that."""
-        crowded = self._waiting[agent.spiffe_id] >= MAX_WAITING
+        crowded = self._waiting[agent.spiffe_id] >= MAX_WAITING or self._waiting.total() >= ALL_WAITING
         self._waiting[agent.spiffe_id] += 1
         try:
             yield 0.0 if crowded else _wait(request, context)

@@ -121,7 +121,7 @@ async def check_live(config: Config) -> Findings:
 def remarks(config: Config) -> list[str]:
     """What the operator should know of the configured providers, without asking them."""
     ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")
-    table = adapters.providers(config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody)
+    table = adapters.providers(config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody)  # never opened
     return [
         f"{name}: {remark}"
         for name, provider in table.items()
@@ -140,6 +140,7 @@ def vault_plan(scopes: Sequence[DeclaredScope], *, namespace: str, tomb_role: st
         tomb_role=tomb_role,
         chooses_ids=in_root(namespace),
         renews=True,
+        logs_in=True,
         broker_policies=[broker_policy],
     )
     if found := found or clashes(needs):

@@ -284,6 +284,7 @@ async def test_what_another_boot_left_goes_on_by_this_ones_count(store: Store) -
     for name, boot_id in (("older", "old"), ("nameless", ""), ("own", "new")):
         await bring(store, LeaseState.ACTIVE, lease(name, expires_at=after(160), boot_id=boot_id, expires_boot=1.5))
     await store.write(lambda tx: tx.insert_step(step("other-boot", deadline_at=after(90), boot_id="old")))
+    await store.write(lambda tx: tx.insert_step(step("early", deadline_at=after(60), boot_id="old")))
     await store.write(lambda tx: tx.leases_go_on_in(now))
     await store.write(lambda tx: tx.steps_go_on_in(now))
     rows = [await get(store, name) for name in ("older", "nameless", "own")]
@@ -292,6 +293,13 @@ async def test_what_another_boot_left_goes_on_by_this_ones_count(store: Store) -
     assert moved is not None
     assert (moved.boot_id, moved.deadline_boot) == ("new", -3.0)
     assert await ids(store, lambda tx: tx.live_past(now)) == ["own"]
+    long_ago = Moment(wall=after(-9e8), boot=7.0, boot_id="newest")  # a machine whose clock begins in 1998
+    await store.write(lambda tx: tx.leases_go_on_in(long_ago))
+    await store.write(lambda tx: tx.steps_go_on_in(long_ago))
+    early = await store.read(lambda tx: tx.step("early"))
+    assert early is not None
+    assert early.deadline_boot == 67.0, "no longer than the whole step"
+    assert (await get(store, "own")).expires_boot == 167.0, "no longer than the whole life"
 
 
 async def test_counts_are_of_what_is_not_over(store: Store) -> None:

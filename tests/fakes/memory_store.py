@@ -163,7 +163,7 @@ class MemoryTx:
     def steps_go_on_in(self, now: Moment) -> None:
         for step in self.open_steps():
             if step.boot_id != now.boot_id:
-                left = (step.deadline_at - now.wall).total_seconds()
+                left = min(step.deadline_at - now.wall, step.deadline_at - step.opened_at).total_seconds()
                 self._w().steps[step.id] = replace(step, boot_id=now.boot_id, deadline_boot=now.boot + left)
 
     def open_step_count(self) -> int:
@@ -209,7 +209,7 @@ class MemoryTx:
     def leases_go_on_in(self, now: Moment) -> None:
         for lease in self.leases_in(LeaseState.ACTIVE):
             if lease.boot_id != now.boot_id:
-                left = (lease.expires_at - now.wall).total_seconds()
+                left = min(lease.expires_at - now.wall, lease.expires_at - lease.intent_at).total_seconds()
                 self._change(lease.id, lambda _: True, boot_id=now.boot_id, expires_boot=now.boot + left)
 
     def make_due(self, at: datetime, *, provider: str = "", only: Collection[str] | None = None) -> int:

@@ -163,7 +163,7 @@ async def test_recheck_and_recover_believe_no_certificate_dead_that_is_on_no_lis
             monkeypatch.setattr(provider._survey, "_kill_token", until_all_is_gone)
             for _ in range(2):  # it is said again when nothing is left to find
                 swept = await provider.recover(sweep)
-                (unproven,) = swept.unproven
+                (unproven,) = (one for one in swept.unproven if WEB in one)  # others' tests share the server
                 assert f"{lost.refs['children'][0]} was revoked, but its serial is not known" in unproven
                 assert {stray.kind for stray in swept.killed} <= {"token"}
         finally:

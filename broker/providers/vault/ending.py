@@ -110,10 +110,10 @@ class Ending:
         except LoginFailed as error:
             raise ProviderError(error.why, silent=True) from None
         if ref.refs.get("cluster", session.cluster_id) != session.cluster_id:
-            raise ProviderError("vault: another cluster answers than the one that minted", answered=True)
+            raise ProviderError("vault: another cluster answers than the one that minted", asked=False)
         today = self._settings.namespace_name
         if ref.refs.get("namespace", today) != today:  # there, ids and accessors of another one were never heard of
-            raise ProviderError("vault: it was minted in another namespace than the configured one", answered=True)
+            raise ProviderError("vault: it was minted in another namespace than the configured one", asked=False)
         try:
             yield session
         except VaultRefused as error:
@@ -135,7 +135,7 @@ def block_of(ref: LeaseRef) -> VaultBlock:
     try:
         return VaultBlock.model_validate(dict(ref.params))
     except ValidationError:
-        raise ProviderError("vault: the block of this lease cannot be read", answered=True) from None
+        raise ProviderError("vault: the block of this lease cannot be read", asked=False) from None
 
 
 def _may_fetch(ref: LeaseRef) -> bool:

@@ -23,6 +23,7 @@ from broker.secret import Secret
 
 log = get_logger(__name__)
 
+LOGIN_SECONDS = 60.0  # all requests of a login have their own timeouts; a file on a dead share has none
 FRESH_SHARE = 2 / 3  # of its life: renewed or replaced after that
 REREAD_SECONDS = 60.0  # a token file may be rotated at any time
 REFUSED_PAUSES = (5.0, 300.0)  # seconds until it is tried again: at first, at most; doubling
@@ -104,6 +105,7 @@ class Login:
         """Give back what was logged in here; a token file's is somebody else's. Best effort."""
         if self._refreshing:
             self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
         session, self._session = self._session, None
         if session and not isinstance(self._auth, TokenFile) and self._clock.monotonic() < session.dead_at:
             with contextlib.suppress(VaultUnreachable, VaultLost, VaultRefused, TimeoutError):
@@ -121,8 +123,9 @@ class Login:
         if failure and failure.shown == shown and self._clock.monotonic() < failure.until:
             raise LoginFailed(failure.why, failure.again)
         try:
-            self._session = await self._renew() or await self._enter()
-        except (VaultUnreachable, VaultLost, VaultRefused, _Refused) as error:
+            async with asyncio.timeout(LOGIN_SECONDS):
+                self._session = await self._renew() or await self._enter()
+        except (TimeoutError, VaultUnreachable, VaultLost, VaultRefused, _Refused) as error:
             failure = self._failure = self._failed(error, shown)
             raise LoginFailed(failure.why, failure.again) from None
         self._failure = None
@@ -144,7 +147,7 @@ class Login:
         at = self._clock.now() + timedelta(seconds=pause)
         again = f"tries again at {at:%Y-%m-%dT%H:%M:%SZ}" + (", or when its files change" if refused else "")
         return _Failure(
-            why=f"login to Vault failed: {error}",
+            why=f"login to Vault failed: {str(error) or 'it took too long'}",
             again=again,
             refused=refused,
             shown=shown,

@@ -28,6 +28,7 @@ class Needs:
     tomb_role: str
     chooses_ids: bool
     renews: bool  # the broker's own login
+    logs_in: bool  # with a token of its own, which it gives back
     broker_policies: tuple[str, ...]
 
     @property
@@ -57,7 +58,7 @@ class Needs:
         ends = (
             ["auth/token/lookup"] if self.chooses_ids else ["auth/token/lookup-accessor", "auth/token/revoke-accessor"]
         )
-        own = ["auth/token/renew-self", "auth/token/revoke-self"] if self.renews else []  # given back at the end
+        own = ["auth/token/renew-self"] * self.renews + ["auth/token/revoke-self"] * self.logs_in
         found |= dict.fromkeys([*ends, *own], UPDATE)
         for path in self.leased_under:
             found["sys/leases/lookup"] = UPDATE
@@ -98,6 +99,7 @@ def needs_of(
     tomb_role: str,
     chooses_ids: bool,
     renews: bool,
+    logs_in: bool,
     broker_policies: Iterable[str],
 ) -> Needs:
     """Blocks must be good ones, templates not filled."""
@@ -118,5 +120,6 @@ def needs_of(
         tomb_role=tomb_role,
         chooses_ids=chooses_ids,
         renews=renews,
+        logs_in=logs_in,
         broker_policies=tuple(broker_policies),
     )

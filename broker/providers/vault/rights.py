@@ -18,7 +18,7 @@ from broker.providers.vault.needs import READ, Needs, needs_of
 from broker.providers.vault.policies import Rules, Unreadable, differences, meet, merged, parse
 from broker.providers.vault.provision import SELF, TokenRole, clashes, plan_of
 from broker.providers.vault.scope import STEP_SELF
-from broker.providers.vault.settings import VaultSettings
+from broker.providers.vault.settings import TokenFile, VaultSettings
 from broker.providers.vault.tokens import rehearse
 from broker.providers.vault.transport import VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
@@ -50,6 +50,7 @@ class Rights:
                 tomb_role=self._settings.tomb_role,
                 chooses_ids=self._settings.chooses_ids,
                 renews=self._settings.renews_login,
+                logs_in=not isinstance(self._settings.auth, TokenFile),
                 broker_policies=held,
             )
             found += clashes(replace(needs, broker_policies=tuple(set(held) - {"default"})))

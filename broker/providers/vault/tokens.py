@@ -68,7 +68,7 @@ class NamedTokens:
         try:
             return self._name(ref)
         except (KeyError, ValueError):
-            raise ProviderError("the mint key or nonce of this lease is not to be had", answered=True) from None
+            raise ProviderError("the mint key or nonce of this lease is not to be had", asked=False) from None
 
     async def alive(self, asker: Secret, ref: LeaseRef) -> bool:
         return await self.owner(asker, self.chosen(ref), ref.lease_id) is Owner.LEASE
@@ -155,7 +155,7 @@ class AccessorTokens:
 
 def _accessor(refs: Mapping[str, JsonValue]) -> str:
     if "accessor" not in refs:
-        raise ProviderError("the accessor of this lease's token is not known", answered=True)
+        raise ProviderError("the accessor of this lease's token is not known", asked=False)
     return str(refs["accessor"])
 
 

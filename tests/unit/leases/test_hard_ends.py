@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.clock import SystemClock
+from broker.config import Timings
 from broker.errors import BrokerError, StoreError
 from broker.leases import recovery
+from broker.leases.breaker import FAILURES
+from broker.leases.core import ref_of
 from broker.leases.ending import Ending
 from broker.leases.selection import Selection
-from broker.model import LeaseState
+from broker.model import EndReason, Evidence, Lease, LeaseState
 from broker.providers.base import LeaseRef, Progress, ProviderError, Settlement, Stray, Sweep, Swept
 from broker.store.base import tail
+from tests.fakes.domain import lease as lease_of_domain
 from tests.fakes.provider import FakeProvider
-from tests.fakes.world import World
+from tests.fakes.world import World, agent, world
 
 
 @pytest.mark.parametrize("old", [5, 10])
@@ -227,3 +234,132 @@ class Deaf:
 
     def time_heard(self) -> None:
         return None
+
+
+async def test_what_was_found_is_not_forgotten_though_the_disk_took_neither_the_find_nor_the_end(
+    broker: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed without a record; the next look meets the broker's own tomb, and must not call it nothing minted."""
+    lease_id = await in_doubt(broker)
+    await dies(broker, lease_id)
+    spent = await broker.store.read(lambda tx: tx.guard_row(tx.leases_in(*LeaseState)[0].guard_key))
+    assert spent is not None
+    assert spent.spent == 1
+
+    broker.provider.fail = ""
+    (first,) = await broker.leases()
+    await broker.fake_clock.run(120, step=5)
+    await broker.until(partial(has_ended, broker, first.id))
+    row = await broker.lease(first.id)
+    assert (row.state, row.evidence) == (LeaseState.REVOKED, Evidence.SEEN_DEAD)
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("no space left")
+
+    end = Ending._end
+    failing = [True]
+
+    async def not_yet(self: Ending, *args: Any) -> None:
+        if failing:
+            failing.pop()
+            raise StoreError("no space left")
+        await end(self, *args)
+
+    monkeypatch.setattr(Ending, "_record_found", full)
+    monkeypatch.setattr(Ending, "_end", not_yet)
+    broker.provider.fail = "lose-answer"
+    opened = await broker.begin(run="r2")
+    broker.provider.before_landing.clear()
+    caller = asyncio.create_task(broker.issue(opened.handle))
+    await asyncio.sleep(0.05)
+    broker.provider.before_landing.set()
+    with pytest.raises(BrokerError):
+        await caller
+    second = next(one.id for one in await broker.leases() if one.id != first.id)
+    for _ in range(60):
+        await broker.fake_clock.run(5)
+        broker.core.lane.set()
+        await asyncio.sleep(0.005)
+    row = await broker.lease(second)
+    assert (row.state, row.evidence, failing) == (LeaseState.REVOKED, Evidence.SEEN_DEAD, [])
+
+
+async def has_ended(broker: World, lease_id: str) -> bool:
+    broker.core.lane.set()
+    return (await broker.lease(lease_id)).state.terminal
+
+
+async def test_a_lease_that_cannot_even_be_asked_about_closes_no_breaker(
+    broker: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker = broker.core.breakers["fake"]
+    for number in range(FAILURES):
+        breaker.failed(f"lease-{number}")
+    assert breaker.open
+
+    async def elsewhere(_self: FakeProvider, _ref: LeaseRef) -> Progress:
+        raise ProviderError("another namespace", asked=False)
+
+    monkeypatch.setattr(FakeProvider, "revoke", elsewhere)
+    lease = domain_lease(broker)
+    ending = broker.engine._lane._ending
+    await broker.fake_clock.run(30, step=5)
+    with pytest.raises(ProviderError):
+        await ending._ask(lease, broker.provider.revoke(ref_of(lease)))
+    assert breaker.open
+    assert breaker.admits("the next probe")
+
+
+def domain_lease(broker: World) -> Lease:
+    return replace(lease_of_domain(), provider=broker.provider.name)
+
+
+async def test_after_an_epoch_was_lost_a_clock_that_was_set_is_still_no_evidence(broker: World) -> None:
+    opened = await broker.begin(["timed"])
+    lease = (await broker.issue(opened.handle, "timed")).lease
+    await broker.engine.heartbeat(agent(), opened.handle, [lease.id])
+    broker.fake_clock.set_wall(broker.fake_clock.now() + timedelta(hours=1))
+    broker.fake_clock.suspend(20)  # a new epoch, begun under the wrong clock
+    await broker.end(opened.handle, wait=0) if broker.core.epoch.fresh() else None
+    for _ in range(30):
+        await broker.fake_clock.run(1)
+        broker.core.lane.set()
+        await asyncio.sleep(0.005)
+    assert not (await broker.lease(lease.id)).state.terminal
+
+
+async def test_a_successor_may_be_asked_for_by_elapsed_time(broker: World) -> None:
+    opened = await broker.begin()
+    lease = (await broker.issue(opened.handle)).lease
+    for _ in range(48):
+        await broker.fake_clock.run(10)
+        await broker.engine.heartbeat(agent(), opened.handle, [lease.id])
+    broker.fake_clock.set_wall(broker.fake_clock.now() - timedelta(hours=1))
+    assert (await broker.issue(opened.handle, replaces=lease.id)).lease.state is LeaseState.ACTIVE
+
+
+async def test_a_drain_does_not_wait_for_what_cannot_be_done_in_time(tmp_path: Path) -> None:
+    async with world(tmp_path, timings=Timings(drain_grace=timedelta(seconds=2))) as broker:
+        opened = await broker.begin()
+        lease = (await broker.issue(opened.handle)).lease
+        broker.provider.proves = False
+        await broker.end(opened.handle, wait=0)
+        await asyncio.sleep(0.1)  # the first attempt
+        await broker.store.write(
+            lambda tx: tx.defer(lease.id, next_try_at=broker.fake_clock.now() + timedelta(minutes=5), problem="no")
+        )
+        begun = asyncio.get_running_loop().time()
+        await broker.engine.drain(revoke=False)
+        assert asyncio.get_running_loop().time() - begun < 1.5
+
+
+async def test_only_steps_that_were_open_are_told_as_ended(broker: World) -> None:
+    first, second = await broker.begin(run="r1"), await broker.begin(run="r2")
+    await broker.issue(second.handle)
+    await broker.end(first.handle)
+    told = await broker.engine._steps.end_all(
+        [(one.step, EndReason.OPERATOR) for one in (first, second)], by="spiffe://ops/ann"
+    )
+    assert [step.id for step in told] == [second.step.id]
+    journal = await broker.store.read(lambda tx: [json.loads(entry.body) for entry in tail(tx)])
+    assert [one["data"]["by"] for one in journal if one["kind"] == "LEASE_REVOKING"] == ["spiffe://ops/ann"]

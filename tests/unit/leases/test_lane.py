@@ -11,7 +11,7 @@ import pytest
 
 from broker.clock import SystemClock
 from broker.errors import BrokerError, Reason, StoreError
-from broker.leases import ending, engine, lane
+from broker.leases import ending, lane
 from broker.model import EndReason, LeaseState
 from broker.providers.base import LeaseRef, Progress, ProviderError
 from tests.fakes.provider import FakeProvider
@@ -258,18 +258,3 @@ async def _tried(broker: World, lease_id: str) -> bool:
 async def _gauge(broker: World, name: str, value: float, **labels: str) -> bool:
     broker.core.lane.set()
     return broker.core.metrics.registry.get_sample_value(name, labels) == value
-
-
-async def test_one_agent_cannot_take_every_place_by_waiting(broker: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "MAX_WAITING", 2)
-    opened = await broker.begin()
-    await broker.issue(opened.handle)
-    broker.provider.proves = False
-    waiting = [asyncio.create_task(broker.end(opened.handle, wait=30), name="waiter") for _ in range(2)]
-    await asyncio.sleep(0.05)
-    ended = await asyncio.wait_for(broker.end(opened.handle, wait=30), 2)
-    assert not ended.all_proven
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
-    assert not broker.engine._waiting

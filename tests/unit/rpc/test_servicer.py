@@ -59,6 +59,9 @@ async def test_of_one_agents_many_ends_only_some_wait_for_evidence(edge: Edge, m
         assert (first, second, third, others) == (5.0, 5.0, 0.0, 5.0)
     with patience(mine) as later:
         assert later == 5.0
+    monkeypatch.setattr(servicer, "ALL_WAITING", 1)
+    with patience(mine), patience(another) as one_too_many:
+        assert one_too_many == 0.0
     assert edge.servicer._waiting.total() == 0
 
 

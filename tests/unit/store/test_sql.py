@@ -22,6 +22,11 @@ _SMALL = {
     "set_anchored",
     "start_epoch",
 }  # one row, or a few
+_OWN_INDEX = {  # asked every second or oftener, however many leases there are
+    "due_leases": "leases_due",
+    "live_past": "leases_active_elapsed",
+    "unclaimed_since": "leases_unclaimed",
+}
 _LAST = {"epoch", "journal_head"}  # steps to the end of the key
 
 
@@ -39,6 +44,9 @@ def test_a_query_compiles_is_used_and_scans_no_table(connection: sqlite3.Connect
     assert f'"{name}"' in (_SQLITE / "tx" / f"{area}.py").read_text()
     params: dict[str, object] = defaultdict(int, dict.fromkeys(re.findall(r":(\w+)", text), 1))
     plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + text, params)]
+    if index := _OWN_INDEX.get(name):
+        assert any(f"USING INDEX {index}" in line for line in plan), plan
+        assert not any("TEMP B-TREE" in line for line in plan if name != "live_past"), plan
     scans = [line for line in plan if re.match(r"SCAN (?!json_each)\w+$", line)]
     assert not scans or name in _SMALL | _LAST, plan
 

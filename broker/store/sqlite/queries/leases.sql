@@ -27,7 +27,7 @@ SELECT state, count(*) AS leases FROM leases
 WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') GROUP BY state;
 
 -- name: due_leases
-SELECT * FROM leases
+SELECT * FROM leases INDEXED BY leases_due
 WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at <= :now
     AND (tier = 'high' OR provider NOT IN (SELECT value FROM json_each(:without)))
 ORDER BY tier <> 'high', next_try_at, rowid LIMIT :limit;
@@ -39,18 +39,24 @@ WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at > :at
     AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)));
 
 -- name: leases_go_on_in
-UPDATE leases SET boot_id = :boot_id, expires_boot = :boot + (expires_at - :now) / 1000000.0
+-- No longer than the whole life, however wrong the wall clock is.
+UPDATE leases SET boot_id = :boot_id,
+    expires_boot = :boot + min(expires_at - :now, expires_at - intent_at) / 1000000.0
 WHERE state = 'ACTIVE' AND boot_id <> :boot_id;
 
 -- name: live_past
--- Two indexes: those of this boot by elapsed time, the others by the wall clock.
-SELECT * FROM leases
-WHERE (state = 'ACTIVE' AND boot_id = :boot_id AND :boot_id <> '' AND expires_boot <= :boot)
-    OR (state = 'ACTIVE' AND (boot_id <> :boot_id OR :boot_id = '') AND expires_at <= :now)
-ORDER BY expires_at, rowid;
+-- Those of this boot by elapsed time; the others, and all where no boot is known, by the wall clock.
+SELECT * FROM (
+    SELECT * FROM leases INDEXED BY leases_active_elapsed
+    WHERE state = 'ACTIVE' AND boot_id = :boot_id AND expires_boot <= :boot AND :boot_id <> ''
+    UNION ALL
+    SELECT * FROM leases INDEXED BY leases_active
+    WHERE state = 'ACTIVE' AND expires_at <= :now AND (boot_id <> :boot_id OR :boot_id = '')
+) ORDER BY expires_at, id;
 
 -- name: unclaimed_since
-SELECT * FROM leases WHERE state = 'ACTIVE' AND claimed_at IS NULL AND active_at <= :before ORDER BY active_at, rowid;
+SELECT * FROM leases INDEXED BY leases_unclaimed
+WHERE state = 'ACTIVE' AND claimed_at IS NULL AND active_at <= :before ORDER BY active_at, rowid;
 
 -- name: activate
 UPDATE leases SET state = 'ACTIVE', active_at = :at, first_mint_at = coalesce(first_mint_at, :at)

@@ -29,7 +29,9 @@ UPDATE steps SET state = 'ENDED', ended_at = :at, end_reason = :reason WHERE id 
 SELECT * FROM steps WHERE state = 'OPEN' ORDER BY opened_at, rowid;
 
 -- name: steps_go_on_in
-UPDATE steps SET boot_id = :boot_id, deadline_boot = :boot + (deadline_at - :now) / 1000000.0
+-- No longer than the whole step, however wrong the wall clock is.
+UPDATE steps SET boot_id = :boot_id,
+    deadline_boot = :boot + min(deadline_at - :now, deadline_at - opened_at) / 1000000.0
 WHERE state = 'OPEN' AND boot_id <> :boot_id;
 
 -- name: open_step_count
