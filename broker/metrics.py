@@ -90,6 +90,7 @@ class Metrics:
         self._guard = Counter("stepcred_guard_blocks", "Guard keys locked or held", ["tier", "kind"], registry=registry)
         self._epoch = Gauge("stepcred_epoch", "This process's epoch; 0 when it has none", registry=registry)
         self._anchor = Gauge("stepcred_anchor_failing", "1 while the anchor file cannot be written", registry=registry)
+        self._frozen = Gauge("stepcred_frozen", "1 while nothing is minted, by an operator's word", registry=registry)
         self._generation = Gauge("stepcred_policy_generation", "Policy generation in force", registry=registry)
         self._load_failures = Counter(
             "stepcred_scope_map_load_failures", "Scope maps refused; the last good one stays", registry=registry
@@ -140,6 +141,9 @@ class Metrics:
 
     def epoch(self, epoch: int) -> None:
         self._epoch.set(epoch)
+
+    def frozen(self, *, frozen: bool) -> None:
+        self._frozen.set(frozen)
 
     def anchor_failing(self, *, failing: bool) -> None:
         """While it is, a database that is put back in time would not be noticed."""

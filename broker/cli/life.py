@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,10 +69,13 @@ async def serve(config: Config, *, on_stop: OnStop) -> int:
             await stop.wait()
             process.sd_notify("STOPPING=1")
             log.info("draining", on_stop=on_stop.value)
-            await daemon.engine.drain(revoke=on_stop is OnStop.REVOKE)
+            left = await daemon.engine.drain(revoke=on_stop is OnStop.REVOKE)
             await asyncio.gather(*reloads, return_exceptions=True)  # they need the store
-    log.info("stopped")
-    return 0
+    for lease in left:
+        until = lease.expires_at.isoformat(timespec="seconds")
+        log.error("not seen dead at the stop; the next start goes on", lease=lease.id, scope=lease.scope, until=until)
+    log.info("stopped", not_seen_dead=len(left))
+    return os.EX_TEMPFAIL if left and on_stop is OnStop.REVOKE else os.EX_OK
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from broker.cli.options import ConfigFile, VaultTokenFile, operator_token
 from broker.config import Config, load
 from broker.leases.recovery import NotAllowed, Report, Request
 from broker.policy.durations import parse_instant
-from broker.providers.base import ProviderError
+from broker.providers.base import ProviderError, Stray
 
 FOUND = 1  # looked, and something could not be proven
 
@@ -57,6 +57,7 @@ def recover(
         mint_timeout=settings.timings.mint_timeout.total_seconds(),
         wait=wait,
         unfreeze=unfreeze,
+        tell=_nothing if as_json else _told,
     )
     from broker.wiring import offline
 
@@ -87,12 +88,18 @@ def _unfreeze(settings: Config, *, as_json: bool) -> Never:
     raise typer.Exit(os.EX_OK)
 
 
+def _told(one: Stray) -> None:
+    typer.echo(f"killed    {one.kind} {one.id}  lease {one.lease_id or 'unknown'}  {one.about}")
+
+
+def _nothing(_: Stray) -> None:
+    """In JSON all is told at the end."""
+
+
 def _tell(report: Report, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))
         return
-    for one in report.killed:
-        typer.echo(f"killed    {one.kind} {one.id}  lease {one.lease_id or 'unknown'}  {one.about}")
     for text in report.cut_off:
         typer.echo(f"cut off   {text}")
     for text in report.unproven:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from cryptography import x509
@@ -65,6 +67,8 @@ class TrustStore:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:  # whoever writes it decides whom to let in
+                raise ConfigError([f"trust bundle {path}: can be written by everybody; run chmod o-w {path}"])
             pem = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError([f"trust bundle {path}: cannot be read ({type(error).__name__})"]) from None

@@ -270,6 +270,7 @@ def ref_of(lease: Lease) -> LeaseRef:
         expires_at=lease.expires_at,
         epoch=lease.epoch,
         found=bool(lease.refs.get(FOUND)),
+        attempts=lease.attempts,
     )
 
 

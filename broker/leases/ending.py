@@ -28,6 +28,9 @@ T = TypeVar("T")
 ATTEMPT_LIMIT = 120.0  # seconds; providers' own timeouts are far shorter, and a hung call must not keep its place
 FIRST_BACKOFF = 0.25  # seconds; doubled up to the cap, with jitter
 BACKOFF_CAP = 60.0
+LONE_CAP = 5.0  # DESIGN section 2, I5
+STUCK = 4  # attempts: whoever ends after so many was waiting for something that is back
+WAKE_EVERY = 5.0  # seconds between such wakings of a provider's leases
 OVERDUE = timedelta(minutes=1)  # DESIGN section 5: then it alarms
 MIN_PAUSE = timedelta(seconds=1)
 
@@ -41,9 +44,14 @@ class Contact(Enum):
     NOT_ASKED = "not asked"
 
 
-def backoff(attempts: int) -> float:
-    """Seconds until the next attempt after `attempts` failed ones: exponential, capped, full jitter above half."""
-    ceiling = min(BACKOFF_CAP, FIRST_BACKOFF * 2.0 ** min(attempts, 16))
+def backoff(attempts: int, *, company: int = 1000) -> float:
+    """Seconds until the next attempt after `attempts` failed ones: exponential, capped, full jitter above half.
+
+    `company`: how many leases wait. A few may ask often, so that no end waits long once its target is back; of many,
+    one a second asks on the average, and the first that succeeds brings the others forward.
+    """
+    cap = min(BACKOFF_CAP, max(LONE_CAP, float(company)))
+    ceiling = min(cap, FIRST_BACKOFF * 2.0 ** min(attempts, 16))
     return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
 
 
@@ -55,6 +63,7 @@ class Ending:
         self._overdue: set[str] = set()
         self._found: set[str] = set()  # doubts that had landed, also when the disk did not take that
         self._since: dict[str, float] = {}  # lease id → boottime of the first look at it
+        self._woken: dict[str, float] = {}  # provider → boottime when its leases were last brought forward
 
     async def attempt(self, lease: Lease) -> None:
         """One attempt. Raises EpochLost, StoreError: nothing was decided."""
@@ -92,7 +101,7 @@ class Ending:
     ) -> None:
         """Try again, with backoff. `alarm`: at once, instead of when it is overdue; once per lease, durably."""
         core = self._core
-        pause = timedelta(seconds=backoff(lease.attempts))
+        pause = timedelta(seconds=backoff(lease.attempts, company=len(self._since)))
         if at_least is not None:
             pause = max(pause, at_least)  # by a clock set forward it has passed already
         if at_latest is not None and at_latest > timedelta(0):
@@ -219,6 +228,15 @@ class Ending:
             log.info("lease ended", lease=lease.id, scope=lease.scope, state=state.value, evidence=evidence.value)
         self._forget(lease)
         core.endings.tell(lease.id)
+        await self._bring_forward(lease)
+
+    async def _bring_forward(self, lease: Lease) -> None:
+        """What had kept this one from ending is over, perhaps for others too."""
+        boot = self._core.clock.boottime()
+        if lease.attempts < STUCK or boot - self._woken.get(lease.provider, float("-inf")) < WAKE_EVERY:
+            return
+        self._woken[lease.provider] = boot
+        await self._core.make_due(provider=lease.provider)
 
     def _forget(self, lease: Lease) -> None:
         self._since.pop(lease.id, None)

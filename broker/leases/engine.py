@@ -195,6 +195,8 @@ class Engine:
     async def start(self) -> None:
         """Take the epoch, take up what was left, and run."""
         await self.take_up()
+        if (await self._core.store.read(lambda tx: tx.control())).frozen:
+            log.warning("the broker is frozen: it ends and answers, and mints nothing until recover --unfreeze")
         self._run(self._renew_for_ever(), "epoch")
         self._run(self._lane.run(), "revocations")
         self._run(self._reaper.run(), "reaper")
@@ -205,11 +207,11 @@ class Engine:
         self._core.metrics.epoch(await self._core.epoch.take())
         self._core.lane.set()
 
-    async def drain(self, *, revoke: bool) -> None:
+    async def drain(self, *, revoke: bool) -> list[Lease]:
         """No new intents; mints settle; REVOKING rows are worked until the grace ends (DESIGN section 4).
 
         ACTIVE leases and open steps stay for the next epoch, unless `revoke`: then they end first, for a mint may hang
-        for longer than the grace.
+        for longer than the grace. Returns what was asked to die and is not seen dead.
         """
         core = self._core
         core.draining.set()
@@ -225,6 +227,8 @@ class Engine:
             log.warning("drain grace is over with work left; the next start goes on")
         except StoreError:
             log.warning("the drain cannot read what is left; the next start goes on")
+            return []
+        return await core.store.read(lambda tx: tx.leases_in(LeaseState.REVOKING, LeaseState.IN_DOUBT))
 
     async def stop(self) -> None:
         """After drain: end the background tasks."""

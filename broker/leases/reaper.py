@@ -69,7 +69,10 @@ class Reaper:
         if boot - self._counted < COUNT_EVERY:
             return
         self._counted = boot
-        leases, steps = await core.store.read(lambda tx: (tx.lease_counts(), tx.open_step_count()))
+        leases, steps, control = await core.store.read(
+            lambda tx: (tx.lease_counts(), tx.open_step_count(), tx.control())
+        )
+        core.metrics.frozen(frozen=control.frozen)
         core.metrics.lease_counts(leases)
         core.metrics.steps_open(steps)
 

@@ -6,7 +6,7 @@ Frozen from its first write on: the guard's charges are as old as the database, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -45,6 +45,7 @@ class Request:
     operator: Secret | None
     mint_timeout: float  # seconds
     wait: bool = True  # until nothing that was on its way can land any more
+    tell: Callable[[Stray], None] = lambda _: None  # each that was killed, at once
     unfreeze: bool = False  # when everything is proven
 
 
@@ -90,11 +91,17 @@ async def recover(
     await _must_be_allowed(store, providers, scopes, asked)
     epoch = await store.write(lambda tx: _begin(tx, asked, lost, now=clock.moment(), replica=replica))
     landed_at = clock.monotonic() + asked.mint_timeout + _landing(providers)
-    swept, unanswered = await _sweep(store, providers, scopes, asked)
+
+    async def tell(stray: Stray) -> None:
+        """On record at once: the run may be cut short."""
+        await store.write(lambda tx: _killed(tx, asked, stray, at=clock.now()))
+        asked.tell(stray)
+
+    swept, unanswered = await _sweep(store, providers, scopes, asked, tell)
     if asked.wait and not unanswered:
         log.info("waiting until nothing late can land", seconds=round(landed_at - clock.monotonic()))
         await clock.sleep(max(0.0, landed_at - clock.monotonic()))
-        again, unanswered = await _sweep(store, providers, scopes, asked)
+        again, unanswered = await _sweep(store, providers, scopes, asked, tell)
         swept = Swept(killed=swept.killed + again.killed, cut_off=again.cut_off, unproven=again.unproven)
     elif not asked.wait:
         late = "a mint that was on its way may land yet: run recover once more, without --no-wait"
@@ -141,6 +148,12 @@ def _begin(tx: Tx, asked: Request, lost: Head | None, *, now: Moment, replica: s
     return epoch
 
 
+def _killed(tx: Tx, asked: Request, stray: Stray, *, at: datetime) -> None:
+    killed = {"kind": stray.kind, "id": stray.id}
+    data = {"since": asked.since.isoformat(), "killed": [killed]}
+    tx.append(Record(kind=Kind.RECOVERING, at=at, lease_id=stray.lease_id, data=data))
+
+
 def _finish(tx: Tx, asked: Request, swept: Swept, unanswered: tuple[str, ...], *, at: datetime, frozen: bool) -> None:
     """What was killed is on record also when not everybody could be asked."""
     data = {
@@ -177,7 +190,11 @@ def _live(tx: Tx) -> list[Lease]:
 
 
 async def _sweep(
-    store: Store, providers: Mapping[str, Provider], scopes: Mapping[str, Sequence[DeclaredScope]], asked: Request
+    store: Store,
+    providers: Mapping[str, Provider],
+    scopes: Mapping[str, Sequence[DeclaredScope]],
+    asked: Request,
+    tell: Callable[[Stray], Awaitable[None]],
 ) -> tuple[Swept, tuple[str, ...]]:
     """What came of it, and who could not be asked: what was killed elsewhere counts all the same."""
     live = await store.read(_live)
@@ -187,7 +204,8 @@ async def _sweep(
             swept = Swept(unproven=(f"{name}: cannot say what is alive",))
         else:
             try:
-                swept = await provider.recover(_known(name, live, scopes.get(name, ()), asked))
+                known = _known(name, live, scopes.get(name, ()), asked)
+                swept = await provider.recover(replace(known, tell=tell))
             except ProviderError as error:
                 unanswered.append(str(error))
                 continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from broker.clock import Clock
 from broker.journal.records import Kind, Record
 from broker.model import ScopeKind
 from broker.policy.load import load
-from broker.policy.problems import ScopeMapError
+from broker.policy.problems import Problem, ScopeMapError
 from broker.policy.scope_map import ScopeMap
 from broker.store.base import Store, Tx
 
@@ -93,9 +95,7 @@ class Policies:
         async with self._lock:
             try:
                 # In a thread: a map near the size limit takes seconds, and heartbeats must not wait.
-                found = await asyncio.to_thread(
-                    load, self._path, self._kinds, environment=self._environment, trust_domain=self._trust_domain
-                )
+                found = await asyncio.to_thread(self._read)
             except ScopeMapError as error:
                 self._error = error
                 self.last_problem = str(error)
@@ -105,6 +105,14 @@ class Policies:
                 await self._adopt(found)
             self.last_problem = ""
             return True
+
+    def _read(self) -> ScopeMap:
+        """Whoever may write the map decides who gets what: looked at each time, not only at the start."""
+        with contextlib.suppress(OSError):  # the loading says it better
+            if self._path.stat().st_mode & stat.S_IWOTH:
+                message = "can be written by everybody; run chmod o-w on it"
+                raise ScopeMapError([Problem(file=str(self._path), line=1, column=1, message=message)])
+        return load(self._path, self._kinds, environment=self._environment, trust_domain=self._trust_domain)
 
     async def _adopt(self, found: ScopeMap) -> None:
         store, clock = self._parts()

@@ -29,6 +29,7 @@ class LeaseRef:
     expires_at: datetime  # absolute bound
     epoch: int
     found: bool = False  # of a mint in doubt: it is on record that it had landed
+    attempts: int = 0  # at ending or settling it, so far
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,6 +203,20 @@ class ChecksScopes(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stray:
+    """Something that was alive and that nothing known accounts for."""
+
+    kind: str  # "token", "leased secret"
+    id: str  # accessor, id of the secret's lease
+    lease_id: str = ""  # of stepcred, where it says so itself
+    about: str = ""  # role or path
+
+
+async def _unheard(_stray: Stray) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
     """What is known after a database was restored or lost, and who asks."""
 
@@ -210,16 +225,7 @@ class Sweep:
     leases: frozenset[str]  # ids of the leases that have not ended: the daemon itself ends them
     children: frozenset[str]  # ids of the leased secrets that those name
     operator: Secret | None = None  # a token with rights that the broker itself does not have
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stray:
-    """Something that was alive and that nothing known accounts for."""
-
-    kind: str  # "token", "leased secret"
-    id: str  # accessor, id of the secret's lease
-    lease_id: str = ""  # of stepcred, where it says so itself
-    about: str = ""  # role or path
+    tell: Callable[[Stray], Awaitable[None]] = _unheard  # each as it is seen dead: the sweep may be cut short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

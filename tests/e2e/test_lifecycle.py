@@ -214,6 +214,11 @@ def test_sighup_loads_the_trust_bundle_and_a_broken_one_changes_nothing(site: Si
             wait_until(lambda: "trust bundle refused" in deployment.log.read_text(), within=5, what="the refusal")
             assert guest.whoami()
             bundle.write_bytes(original)
+            bundle.chmod(0o666)  # whoever may write it decides whom to let in
+            process.send_signal(signal.SIGHUP)
+            refused = '"trust bundle refused; the last good one stays"'
+            wait_until(lambda: deployment.log.read_text().count(refused) > 1, within=5, what="the refusal")
+            bundle.chmod(0o644)
             process.send_signal(signal.SIGHUP)
             wait_until(lambda: deployment.log.read_text().count("trust bundle loaded") > 1, within=5, what="the old")
             refusal = guest.refused("WhoAmI", pb.WhoAmIRequest())  # on the connection that was open all the time

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from broker.model import Evidence
 from broker.providers.base import DeclaredScope, MintInDoubt, MintRefused, ProviderError
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
@@ -209,6 +211,30 @@ async def test_answers_of_another_cluster_prove_nothing(bao: BaoServer, login: B
                 await call(ref)
         with pytest.raises(ProviderError, match="another cluster"):
             await settled(provider, ref)
+
+
+async def test_a_login_of_another_cluster_is_dropped_when_the_one_that_minted_is_back(
+    bao: BaoServer, login: BrokerLogin
+) -> None:
+    """Behind one address: the session that is held is the other one's, and nobody mints who would notice."""
+    async with vault_provider(bao.address, login) as provider:
+        ref = new_ref({"role": "kv"})
+        minted = await provider.mint(order_of(ref))
+        held = provider._login.held
+        assert held is not None
+        provider._login._session = replace(held, cluster_id="another")
+        assert (await provider.revoke(with_refs(ref, minted.refs))).evidence is Evidence.SEEN_DEAD
+
+
+async def test_readiness_logs_in_anew_when_its_login_is_dead(bao: BaoServer, login: BrokerLogin) -> None:
+    async with vault_provider(bao.address, login) as provider:
+        assert await provider.check() == []
+        held = provider._login.held
+        assert held is not None
+        bao.must("POST", "auth/token/revoke", {"token": held.token.reveal()})
+        (problem,) = await provider.check()
+        assert "logs in anew" in problem
+        assert await provider.check() == []
 
 
 async def test_check_rehearses_each_role_and_says_what_to_do(bao: BaoServer, login: BrokerLogin) -> None:

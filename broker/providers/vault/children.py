@@ -26,7 +26,7 @@ CLOCK_SKEW = timedelta(seconds=30)  # between the clocks of a cluster's servers
 SENT_AT = "server_time"  # in a lease's refs: the server's time when the intent was written
 REMEMBERED = 3600.0  # seconds for which a listing counts as the first of two
 # Then the server calls the lease irrevocable and ignores what is queued; each ask of ours is one try (measured).
-QUEUED_TRIES = 6
+QUEUED_TRIES = 4  # of the server's six: it has tried by itself, too
 
 
 class Children:
@@ -54,19 +54,22 @@ class Children:
         if failure := await self.try_revoke(asker, ids):
             raise failure
 
-    async def try_revoke(self, asker: Secret, ids: Iterable[str]) -> VaultError | None:
-        """Each of them, whatever becomes of the others; the first failure, to be raised when the token is dead."""
+    async def try_revoke(self, asker: Secret, ids: Iterable[str], *, attempts: int = 0) -> VaultError | None:
+        """Each of them, whatever becomes of the others; the first failure, to be raised when the token is dead.
+
+        `attempts`: of the lease so far, also by processes before this one.
+        """
         failures = []
         for lease_id in ids:
             try:
-                await self._revoke(asker, lease_id)
+                await self._revoke(asker, lease_id, attempts)
             except VaultError as error:
                 failures.append(error)
         return failures[0] if failures else None
 
-    async def _revoke(self, asker: Secret, lease_id: str) -> None:
+    async def _revoke(self, asker: Secret, lease_id: str, attempts: int) -> None:
         """When the server may have given up, because its target was down, it is told to try now."""
-        self._asked[lease_id] += 1
+        self._asked[lease_id] = max(self._asked[lease_id], attempts) + 1
         if self._asked[lease_id] <= QUEUED_TRIES:
             await self._client.revoke_lease(asker, lease_id)
             return

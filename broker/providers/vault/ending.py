@@ -40,7 +40,7 @@ class Ending:
     async def revoke(self, ref: LeaseRef) -> Progress:
         """Children by their ids, the token with itself in any case, then look: a 204 is not proof."""
         async with self.asking(ref) as session:
-            failure = await self._children.try_revoke(session.token, children_of(ref))
+            failure = await self._children.try_revoke(session.token, children_of(ref), attempts=ref.attempts)
             await self._tokens.kill(session.token, ref)
             if failure:
                 raise failure
@@ -110,6 +110,8 @@ class Ending:
         except LoginFailed as error:
             raise ProviderError(error.why, silent=True) from None
         if ref.refs.get("cluster", session.cluster_id) != session.cluster_id:
+            session = await self._looked_again(session)
+        if ref.refs.get("cluster", session.cluster_id) != session.cluster_id:
             raise ProviderError("vault: another cluster answers than the one that minted", asked=False)
         today = self._settings.namespace_name
         if ref.refs.get("namespace", today) != today:  # there, ids and accessors of another one were never heard of
@@ -123,6 +125,17 @@ class Ending:
             raise ProviderError(f"vault: {error}", **heard) from None
         except VaultError as error:
             raise ProviderError(f"vault: {error}", silent=True) from None
+
+    async def _looked_again(self, session: Session) -> Session:
+        """The cluster that minted may be back behind the address, and the login that is held another one's."""
+        try:
+            if await self._login.moved(session):
+                return await self._login.session()
+        except LoginFailed as error:
+            raise ProviderError(error.why, silent=True) from None
+        except VaultError as error:
+            raise ProviderError(f"vault: {error}", silent=True) from None
+        return session
 
 
 def children_of(ref: LeaseRef) -> list[str]:

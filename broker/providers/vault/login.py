@@ -77,6 +77,7 @@ class Login:
         self._clock = clock
         self._session: Session | None = None
         self._failure: _Failure | None = None
+        self._cluster = ""  # of the last login
         self._refreshing: asyncio.Task[Session] | None = None
 
     @property
@@ -101,6 +102,13 @@ class Login:
         if self._session is session:
             self._session = None
 
+    async def moved(self, session: Session) -> bool:
+        """Does another cluster answer than the session's? Then the session is dropped. Errors are the transport's."""
+        moved = await self._client.cluster_id() != session.cluster_id
+        if moved:
+            self.drop(session)
+        return moved
+
     async def close(self) -> None:
         """Give back what was logged in here; a token file's is somebody else's. Best effort."""
         if self._refreshing:
@@ -124,12 +132,15 @@ class Login:
             raise LoginFailed(failure.why, failure.again)
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
-                self._session = await self._renew() or await self._enter()
+                session = await self._renew() or await self._enter()
         except (TimeoutError, VaultUnreachable, VaultLost, VaultRefused, _Refused) as error:
             failure = self._failure = self._failed(error, shown)
             raise LoginFailed(failure.why, failure.again) from None
         self._failure = None
-        return self._session
+        if self._cluster not in ("", session.cluster_id):
+            log.warning("another Vault cluster answers than before; leases of the former one wait for it")
+        self._session, self._cluster = session, session.cluster_id
+        return session
 
     def _digest(self) -> bytes:
         """Of everything that a login shows, and believes."""

@@ -35,7 +35,7 @@ from broker.providers.vault.rights import Rights
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.survey import Survey
 from broker.providers.vault.tokens import AccessorTokens, NamedTokens, Tokens
-from broker.providers.vault.transport import Transport
+from broker.providers.vault.transport import Transport, VaultRefused
 from broker.secret import Secret
 
 ACCESSOR_MODE = (
@@ -144,7 +144,13 @@ class VaultProvider:
     async def check(self) -> list[str]:
         """Reachable, unsealed, a login that works, and a tomb role that may be used. Cheap: asked all the time."""
         session = await self._checking()
-        return [session] if isinstance(session, str) else await self._rights.tomb(session.token)
+        if isinstance(session, str):
+            return [session]
+        try:
+            return await self._rights.tomb(session.token)
+        except VaultRefused as error:
+            self._login.drop(session)  # the server was put back in time, or is another one
+            return [f"vault: {error} to the broker's login; it logs in anew"]
 
     def remarks(self) -> list[str]:
         """What a namespace costs."""

@@ -85,9 +85,9 @@ class Survey:
         try:
             strays, foreign = await self._tokens(sweep.operator, sweep)
             listed = await self._secrets(sweep.operator, sweep)  # while their tokens live: those take them out of sight
-            tokens = await self._kill_all(strays, partial(self._kill_token, sweep.operator))
+            tokens = await self._kill_all(strays, partial(self._kill_token, sweep.operator), sweep)
             listed |= await self._secrets(sweep.operator, sweep)
-            secrets = await self._kill_all([*listed.values()], partial(self._kill_secret, sweep.operator))
+            secrets = await self._kill_all([*listed.values()], partial(self._kill_secret, sweep.operator), sweep)
         except VaultRefused as error:
             hint = "; the operator's token may not do that" if error.status == FORBIDDEN else ""
             raise ProviderError(f"vault: {error} to the listing of what is alive{hint}") from None
@@ -115,7 +115,7 @@ class Survey:
             )
         return tuple(dead)
 
-    async def _kill_all(self, strays: Sequence[Stray], kill: Callable[[Stray], Awaitable[bool]]) -> Swept:
+    async def _kill_all(self, strays: Sequence[Stray], kill: Callable[[Stray], Awaitable[bool]], sweep: Sweep) -> Swept:
         """A few at a time; one that cannot be killed keeps none of the others alive."""
         done = 0
 
@@ -126,6 +126,8 @@ class Survey:
                     problem = "" if await kill(stray) else "was not seen dead"
                 except (VaultRefused, VaultUnreachable, VaultLost) as error:
                     problem = f"could not be killed: {error}"
+            if not problem:
+                await sweep.tell(stray)
             done += 1
             if done % TELL_EVERY == 0:
                 log.info("killing what is alive and unknown", done=done, of=len(strays))

@@ -177,10 +177,15 @@ async def end_at_hand(client: VaultClient, asker: Secret, token: Secret) -> bool
 
 
 async def rehearse(client: VaultClient, asker: Secret, role: str) -> str:
-    """What keeps the broker from minting under an id of its own through this role; "" when nothing. Mints nothing."""
+    """What keeps the broker from minting under an id of its own through this role; "" when nothing. Mints nothing.
+
+    Raises VaultRefused when the asker is dead.
+    """
     try:
         await client.create(asker, role, answers.REHEARSAL_ID, seconds=1, meta={})
     except VaultRefused as error:
+        if answers.asker_dead(error):
+            raise
         return _why_not(error, role)
     return f"vault role {role}: accepted a token id with a dot; this server is not known to work"
 

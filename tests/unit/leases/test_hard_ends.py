@@ -138,6 +138,34 @@ async def test_what_was_killed_is_told_and_on_record_though_the_second_look_fail
     assert [one["id"] for one in journal[-1]["data"]["killed"]] == ["a"]
 
 
+class CutShort(Recovering):
+    """Kills one, and is then gone."""
+
+    async def recover(self, sweep: Sweep) -> Swept:
+        await sweep.tell(Stray(kind="token", id="a", lease_id="b"))
+        raise asyncio.CancelledError
+
+
+async def test_what_was_killed_is_on_record_and_told_at_once(broker: World) -> None:
+    await broker.engine.stop()
+    clock, told = SystemClock(), list[Stray]()
+    asked = recovery.Request(since=clock.now(), operator=None, mint_timeout=0, tell=told.append)
+    provider = CutShort(broker.backend)
+    with pytest.raises(asyncio.CancelledError):
+        await recovery.recover(broker.store, {"fake": provider}, {}, asked, lost=None, clock=clock, replica="test")
+    assert [one.id for one in told] == ["a"]
+    journal = await broker.store.read(lambda tx: [json.loads(entry.body) for entry in tail(tx)])
+    assert (journal[-1]["lease_id"], journal[-1]["data"]["killed"]) == ("b", [{"kind": "token", "id": "a"}])
+
+
+async def test_a_drain_says_what_it_left(tmp_path: Path) -> None:
+    async with world(tmp_path, timings=Timings(drain_grace=timedelta(seconds=1))) as broker:
+        opened = await broker.begin()
+        lease = (await broker.issue(opened.handle)).lease
+        broker.provider.proves = False
+        assert [one.id for one in await broker.engine.drain(revoke=True)] == [lease.id]
+
+
 async def test_a_doubt_about_what_only_time_ends_waits_for_what_landed_last(
     broker: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

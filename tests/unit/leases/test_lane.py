@@ -179,6 +179,9 @@ async def test_the_gauges_follow_the_store(broker: World) -> None:
     await broker.fake_clock.run(7)
     await broker.until(lambda: _gauge(broker, "stepcred_leases", 0, state="ACTIVE"))
     assert await _gauge(broker, "stepcred_steps_open", 0)
+    await broker.engine.freeze(frozen=True)
+    await broker.fake_clock.run(7)
+    await broker.until(lambda: _gauge(broker, "stepcred_frozen", 1))
     assert await _gauge(broker, "stepcred_mint_seconds_count", 1, provider="fake")
     assert await _gauge(broker, "stepcred_revocation_seconds_count", 1, provider="fake", outcome="answered")
 

@@ -12,7 +12,7 @@ from broker.clock import SystemClock
 from broker.errors import StoreError
 from broker.guard.guard import Guard
 from broker.guard.tiers import DEFAULT_RULES
-from broker.leases.ending import Ending
+from broker.leases.ending import BACKOFF_CAP, LONE_CAP, Ending, backoff
 from broker.leases.lane import PAGE
 from broker.leases.selection import Selection
 from broker.model import Lease, LeaseState
@@ -208,3 +208,22 @@ async def test_what_is_known_without_asking_closes_no_breaker(broker: World, mon
     for _ in range(40):
         await tick(broker, 1)
         assert breaker.open
+
+
+async def test_what_waited_for_its_target_is_dead_within_five_seconds_of_its_return(broker: World) -> None:
+    """The provider answers all the time: it is the database behind it that is down."""
+    opened = [await broker.begin(run=f"r{number}") for number in range(3)]
+    for one in opened:
+        await broker.issue(one.handle)
+    broker.provider.proves = False
+    for one in opened:
+        await broker.end(one.handle, wait=0)
+    await tick(broker, 240)
+    broker.provider.proves = True
+    await tick(broker, 5.5)
+    assert not broker.backend.alive
+
+
+def test_few_ask_often_and_many_ask_rarely() -> None:
+    assert max(backoff(30, company=1) for _ in range(50)) <= LONE_CAP
+    assert min(backoff(30, company=500) for _ in range(50)) >= BACKOFF_CAP / 2

@@ -167,3 +167,19 @@ async def test_another_part_of_the_daemon_may_raise_the_generation(policies: Pol
     assert policies.generation == await stored_generation(store) == 2
     policies.generation_raised(1)
     assert policies.generation == 2
+
+
+async def test_i7_a_map_that_everybody_may_write_is_refused_at_a_reload_too(
+    policies: Policies, store: FlakyStore, path: Path
+) -> None:
+    put(path, WIDER)
+    writable(path, everybody=True)
+    assert not await policies.reload()
+    assert "can be written by everybody" in policies.last_problem
+    assert policies.generation == 1
+    writable(path, everybody=False)
+    assert await policies.reload()
+
+
+def writable(path: Path, *, everybody: bool) -> None:
+    path.chmod(0o666 if everybody else 0o644)
