@@ -26,7 +26,7 @@ CLOCK_SKEW = timedelta(seconds=30)  # between the clocks of a cluster's servers
 SENT_AT = "server_time"  # in a lease's refs: the server's time when the intent was written
 REMEMBERED = 3600.0  # seconds for which a listing counts as the first of two
 # Then the server calls the lease irrevocable and ignores what is queued; each ask of ours is one try (measured).
-QUEUED_TRIES = 4  # of the server's six: it has tried by itself, too
+QUEUED_TRIES = 6
 
 
 class Children:
@@ -46,6 +46,7 @@ class Children:
         self._heard = heard
         self._known = known
         self._suspects: dict[str, frozenset[str]] = {}  # stepcred lease → what its first listing showed
+        self._when: dict[str, datetime] = {}  # id → its time of issue, while it is listed
         self._first_seen: dict[str, float] = {}  # id → monotonic time of the listing that first showed it
         self._asked: Counter[str] = Counter()  # id → times its revocation was asked for, until it is seen gone
 
@@ -96,26 +97,37 @@ class Children:
            that are further apart than a mint may take, and older, by the server's clock, than any that may still be
            answered. That is revoked, by its id; the rest is waited for.
         """
-        found = {}
-        for lease_id in await self._unknown(asker, prefix):
-            issued = await self._issued(asker, lease_id)
-            if issued and issued >= _sent_at(ref) - CLOCK_SKEW:  # (2)
-                found[lease_id] = issued
-        suspects = self._suspects.setdefault(ref.lease_id, frozenset(found))  # (1)
-        left = await self.alive(asker, suspects & found.keys())  # the token's death takes its own along, a moment later
+        found = await self._unknown(asker, prefix)
+        since = _sent_at(ref) - CLOCK_SKEW
+        mine = frozenset(lease_id for lease_id, issued in found.items() if issued >= since)  # (2)
+        suspects = self._suspects.setdefault(ref.lease_id, mine)  # (1)
+        left = suspects & found.keys()
+        for pause in LOOKS[1:]:  # the token's death takes its own along, a moment later
+            if not left:
+                break
+            await self._clock.sleep(pause)
+            left &= (await self._unknown(asker, prefix)).keys()
         orphans = [one for one in left if self._is_orphan(one, found[one])]  # (3)
         await self.revoke(asker, orphans)
-        gone = set(orphans) - set(await self.alive(asker, orphans))
-        left = [one for one in left if one not in gone]
+        left -= set(orphans) - set(await self.alive(asker, orphans))
         if not left:
-            del self._suspects[ref.lease_id]
-        return left
+            self._suspects.pop(ref.lease_id, None)
+        return sorted(left)
 
-    async def _unknown(self, asker: Secret, prefix: str) -> list[str]:
-        """Listed first, so that whatever was recorded by then is known."""
-        listed = await self._client.list_leases(asker, prefix)
+    async def _unknown(self, asker: Secret, prefix: str) -> dict[str, datetime]:
+        """Id → time of issue of those that no live lease names. Listed first, so that what was recorded by then is known.
+
+        Each is looked up once: of many doubts, each looking at all that is listed, a hundred would ask ten thousand times.
+        """
+        listed = set(await self._client.list_leases(asker, prefix))
         known = await self._known() if listed else frozenset()
-        return [lease_id for lease_id in listed if lease_id not in known]
+        found = {}
+        for one in listed - known:
+            if issued := self._when.get(one) or await self._issued(asker, one):
+                found[one] = issued
+        others = {one: at for one, at in self._when.items() if one in listed or not one.startswith(f"{prefix}/")}
+        self._when = others | found
+        return found
 
     def _is_orphan(self, lease_id: str, issued: datetime) -> bool:
         now, server = self._clock.monotonic(), self._heard.now()
