@@ -28,6 +28,8 @@ from broker.config.values import (
 )
 from broker.process import credentials_directory
 
+SDK_DEADLINE = timedelta(seconds=15)  # of a client's call, by default: a mint that takes longer is lost to it
+_BESIDE = ("-wal", "-shm", "-journal", "-reserve", ".lock")  # what SQLite and the store keep beside a database
 _GRPC = Address(host="127.0.0.1", port=8443)
 _HTTP = Address(host="127.0.0.1", port=8080)
 
@@ -245,7 +247,28 @@ def _check_listen(listen: Listen) -> Listen:
 def _check_store(store: StoreSettings) -> StoreSettings:
     if store.anchor_file is None and store.mint_key_file.parent == credentials_directory():
         raise ValueError("set anchor_file: its default is beside the mint key, and a credential's folder is read-only")
+    # Each is replaced or written over as a whole: an anchor in the mint key's place destroys the only key.
+    database = store.path.resolve()
+    files = {"path": database, "mint_key_file": store.mint_key_file, "anchor_file": store.anchor}
+    files |= {f"path with {end}": database.with_name(database.name + end) for end in _BESIDE}
+    owner: dict[object, str] = {}
+    same = [
+        f"{first} and {name} are the same file; each needs one of its own"
+        for name, path in files.items()
+        if (first := owner.setdefault(_identity(path), name)) != name
+    ]
+    if same:
+        raise ValueError("\n".join(same))
     return store
+
+
+def _identity(path: Path) -> object:
+    """The same for two names of one file, by whatever links."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path.resolve()
+    return found.st_dev, found.st_ino
 
 
 def _check_vault(vault: Vault) -> Vault:

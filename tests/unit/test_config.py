@@ -279,3 +279,32 @@ def test_every_key_can_be_set_from_the_environment_and_is_documented() -> None:
     assert "guard.high.budget" in names
     assert len({variable(keys) for keys in leaves(Config)}) == len(names)
     assert [name for name in names if f"`{name}`" not in text and not name.startswith("guard.")] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "anchor", "told"),
+    [
+        ("mint.key", "mint.key", "mint_key_file and anchor_file"),
+        ("mint.key", "./x/../mint.key", "mint_key_file and anchor_file"),
+        ("mint.key", "link", "mint_key_file and anchor_file"),
+        ("mint.key", "hard", "mint_key_file and anchor_file"),
+        ("broker.db", "anchor", "path and mint_key_file"),
+        ("mint.key", "broker.db", "path and anchor_file"),
+        ("mint.key", "broker.db-wal", "anchor_file and path with -wal"),
+        ("broker.db-shm", "anchor", "mint_key_file and path with -shm"),
+        ("mint.key", "broker.db-reserve", "anchor_file and path with -reserve"),
+    ],
+)
+def test_files_of_the_store_that_would_be_written_over_each_other_are_refused(
+    folder: Path, key: str, anchor: str, told: str
+) -> None:
+    (folder / "mint.key").touch(mode=0o600)
+    (folder / "link").symlink_to("mint.key")
+    (folder / "hard").hardlink_to(folder / "mint.key")
+    text = GOOD.replace('mint_key_file = "mint.key"', f'mint_key_file = "{key}"\nanchor_file = "{anchor}"')
+    assert problems(folder, text) == [f"DIR/broker.toml: store: {told} are the same file; each needs one of its own"]
+
+
+def test_the_default_anchor_is_no_exception(folder: Path) -> None:
+    text = GOOD.replace('path = "broker.db"', 'path = "mint.key.anchor"')
+    assert "path and anchor_file are the same file" in problems(folder, text)[0]
