@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
@@ -75,6 +75,7 @@ def _certificates(settings: Config) -> list[str]:
 
 def _mint_key(settings: Config) -> list[str]:
     """Key and database belong together; before the first start there may be neither, and both will be made."""
+    from broker.store.mint_keys import MAYBE_LOST, lost_database
     from broker.store.sqlite import open_readonly
 
     path, database = settings.store.mint_key_file, settings.store.path
@@ -82,10 +83,14 @@ def _mint_key(settings: Config) -> list[str]:
         return []
     try:
         ring = keyring.load(path)
-        if not database.exists():
-            return []
-        with open_readonly(database) as store:
-            known = store.read(lambda tx: tx.control().key_fingerprints)
+        known: Mapping[str, str] = {}
+        if database.exists():
+            with open_readonly(database) as store:
+                known = store.read(lambda tx: tx.control().key_fingerprints)
+        if not known and not settings.store.anchor.exists():  # an anchor's own look says it
+            if why := lost_database(path):
+                return [why]
+            typer.echo(f"{'':<14}note: {MAYBE_LOST}")
     except ConfigError as error:
         return error.problems
     except StoreError as error:
