@@ -228,19 +228,24 @@ def _check_timings(timings: Timings) -> Timings:
         problems.append("silence_bound must be at least twice heartbeat, or one lost heartbeat ends a step")
     if timings.epoch_life < 2 * timings.epoch_renew:
         problems.append("epoch_life must be at least twice epoch_renew, or one slow write loses the epoch")
+    if not timedelta(0) < timings.mint_timeout < SDK_DEADLINE:
+        problems.append("mint_timeout must be below 15s, the SDK's own deadline, or what is minted reaches nobody")
     if problems:
         raise ValueError("\n".join(problems))
     return timings
 
 
 def _check_listen(listen: Listen) -> Listen:
+    problems = []
     if not listen.http.loopback and not listen.allow_remote_http:
-        raise ValueError(
+        problems.append(
             "http asks no client for a certificate and must be a loopback address; "
             "use 127.0.0.1, or set allow_remote_http = true when something else keeps strangers out"
         )
     if listen.http == listen.grpc and listen.grpc.port:
-        raise ValueError("grpc and http must not be the same address")
+        problems.append("grpc and http must not be the same address")
+    if problems:
+        raise ValueError("\n".join(problems))
     return listen
 
 
