@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from broker import process
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 
 KEY_BYTES = 32
 # First line of a file that no database knows yet; a daemon takes it out when its database does. A key without it, beside
@@ -160,8 +160,6 @@ def _read(path: Path) -> list[str]:
         return path.read_text().split()
     except FileNotFoundError:
         why = "does not exist; restore it from where it was kept, or see docs/recovery.md for a key that is lost"
-    except UnicodeDecodeError:
-        why = "is not text, so it is no key file; restore it, or see docs/recovery.md"
-    except OSError as error:
-        why = f"cannot be read ({error.strerror})"
+    except (OSError, UnicodeDecodeError) as error:
+        why = unreadable(error)
     raise ConfigError([f"mint_key_file {path}: {why}"])

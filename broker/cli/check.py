@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from broker import keyring, log
-from broker.cli.options import ConfigFile, read_token
+from broker.cli.options import ConfigFile, count, read_token
 from broker.clock import SystemClock
 from broker.config import Config, load
 from broker.errors import ConfigError, StoreError
@@ -55,7 +55,7 @@ def check(
 
 
 def _report(name: str, problems: list[str]) -> int:
-    typer.echo(f"{name:<14}{'ok' if not problems else f'{len(problems)} problems' if problems[1:] else '1 problem'}")
+    typer.echo(f"{name:<14}{'ok' if not problems else count(len(problems), 'problem')}")
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     return len(problems)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 from broker.secret import Secret
 
 ConfigFile = Annotated[
@@ -25,13 +25,13 @@ VaultTokenFile = Annotated[
 ]
 
 
-def operator_token(path: Path | None) -> Secret | None:
-    """Read it. Raises ConfigError when it is unreadable, no token or readable by others."""
+def operator_token(path: Path | None, option: str = "--vault-token-file") -> Secret | None:
+    """Read it; it can do more than the broker's own. Raises ConfigError when it is unreadable, no token or readable by others."""
     if path is None:
         return None
-    token = read_token("--vault-token-file", path)
+    token = read_token(option, path)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise ConfigError([f"--vault-token-file {path}: readable by others; run chmod 600 {path}"])
+        raise ConfigError([f"{option} {path}: readable by others; run chmod 600 {path}"])
     return token
 
 
@@ -40,9 +40,14 @@ def read_token(option: str, path: Path) -> Secret:
     try:
         text = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{option} {path}: cannot be read ({type(error).__name__})"]) from None
+        raise ConfigError([f"{option} {path}: {unreadable(error)}"]) from None
     if not text:
         raise ConfigError([f"{option} {path}: is empty"])
     if not all("!" <= letter <= "~" for letter in text):
         raise ConfigError([f"{option} {path}: holds more than a token, or none: one line without blanks is expected"])
     return Secret(text)
+
+
+def count(number: int, thing: str) -> str:
+    """1 error, 2 errors."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from broker import log, process
-from broker.cli.options import ConfigFile, VaultTokenFile, operator_token
+from broker.cli.options import ConfigFile, VaultTokenFile, count, operator_token
 from broker.config import load
 from broker.leases.recovery import Rechecked
 from broker.model import Lease, LeaseState
@@ -65,8 +65,8 @@ def _tell(found: Rechecked, *, as_json: bool) -> None:
         return
     for lease, why in found.alive:
         typer.echo(f"ALIVE    lease {lease.id}  {lease.scope}  {why}; it was reported {lease.state.value}")
-    for why, count in reasons.most_common():
-        typer.echo(f"unknown  {count} leases: {why}")
+    for why, number in reasons.most_common():
+        typer.echo(f"unknown  {count(number, 'lease')}: {why}")
     typer.echo(f"{found.dead} seen dead again, {len(found.alive)} alive, {len(found.unknown)} cannot be asked")
 
 

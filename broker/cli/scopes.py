@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from broker.cli.options import count
 from broker.cli.provision import provision
 from broker.clock import SystemClock
 from broker.errors import StoreError
@@ -49,7 +50,13 @@ def lint(file: _File, *, as_json: _Json = False) -> None:
         _print_json({"problems": [_place(one) for one in found], "warnings": [_place(one) for one in hints]})
     else:
         _say([("red", f"error: {one}") for one in found] + [("yellow", f"warning: {one}") for one in hints])
-        _say([("red", f"{len(found)} errors") if found else ("green", f"{file}: loads, {len(hints)} warnings")])
+        _say(
+            [
+                ("red", count(len(found), "error"))
+                if found
+                else ("green", f"{file}: loads, {count(len(hints), 'warning')}")
+            ]
+        )
     raise typer.Exit(FOUND if found else os.EX_OK)
 
 

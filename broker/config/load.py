@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from broker.config.settings import Config
 from broker.config.sources import FLAGS, Keys, Tree, add_environment, add_file, add_text, schema, variable
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 
 MAX_FILE_BYTES = 1 << 20  # a config is a few kB; more is a mistake in the path
 
@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ConfigError([f"{path}: larger than 1 MiB; is this the config file?"])
         return tomllib.loads(raw.decode())
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+        raise ConfigError([f"{path}: {unreadable(error)}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: is not UTF-8 text"]) from None
     except tomllib.TOMLDecodeError as error:

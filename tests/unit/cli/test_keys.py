@@ -72,7 +72,7 @@ def test_a_key_in_use_is_kept_until_nothing_is_named_by_it(
     assert keys(deployment, "list") == os.EX_OK
     listed = capsys.readouterr().out
     assert f"{old}  " in listed
-    assert "1 leases, 1 steps" in listed
+    assert "1 lease, 1 step" in listed
     assert f"{new}  " in listed
     assert "current, not in use yet" in listed
     assert keys(deployment, "prune") == os.EX_OK
@@ -164,7 +164,10 @@ def test_the_mint_key_may_be_a_systemd_credential(
     assert keys(made, "list") == os.EX_CONFIG
     assert "set anchor_file" in capsys.readouterr().err
     monkeypatch.setenv("STEPCRED_BROKER_STORE__ANCHOR_FILE", str(tmp_path / "anchor"))
-    assert keys(made, "list") == os.EX_OK
+    assert keys(made, "list") == os.EX_UNAVAILABLE
+    told = capsys.readouterr()
+    assert "unknown  current" in told.out  # and no zero: what the key named may be alive
+    assert "nothing else knows what the keys name" in told.err
     assert keys(made, "rotate") == os.EX_CONFIG
     assert "read-only" in capsys.readouterr().err
 

@@ -39,7 +39,7 @@ def test_what_cannot_be_sent_is_one_clear_problem_that_quotes_nothing(tmp_path: 
     ("raw", "mode", "told"),
     [
         (b" \n", 0o600, "is empty"),
-        (b"\xff\xfe", 0o600, "cannot be read"),
+        (b"\xff\xfe", 0o600, "is not text"),
         (b"s.one", 0o640, "run chmod 600"),
     ],
 )
@@ -49,5 +49,7 @@ def test_an_operators_token_is_private_and_there(tmp_path: Path, raw: bytes, mod
 
 
 def test_a_folder_is_no_token(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder"):
         read_token("--token-file", tmp_path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_token("--token-file", tmp_path / "nowhere")
