@@ -62,13 +62,14 @@ def prune(config: ConfigFile) -> None:
 
 @app.command("new")
 def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not exist.")]) -> None:
-    """Write a first key to FILE, to be given to the daemon as a systemd credential before its first start."""
+    """Write a first key to FILE: for a systemd credential, or for a first start."""
     try:
         ring = keyring.generate(file)
     except OSError as error:
         typer.echo(f"error: {file}: {error.strerror}", err=True)
         raise typer.Exit(os.EX_CANTCREAT) from None
     typer.echo(f"{ring.current} is the key of {file}; back the file up apart from the database")
+    typer.echo('it is for mint_key_file = "credential:NAME", or for mint_key_file = FILE before the first start')
 
 
 def _database(path: Path) -> tuple[set[str], dict[str, Use]]:

@@ -24,6 +24,15 @@ VaultTokenFile = Annotated[
     ),
 ]
 
+LookupTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--vault-token-file",
+        metavar="FILE",
+        help="An operator's Vault token that may look up accessors and leases, and nothing else; chmod 600.",
+    ),
+]
+
 
 def operator_token(path: Path | None, option: str = "--vault-token-file") -> Secret | None:
     """Read it; it can do more than the broker's own. Raises ConfigError when it is unreadable, no token or readable by others."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from broker import log, process
-from broker.cli.options import ConfigFile, VaultTokenFile, count, operator_token
+from broker.cli.options import ConfigFile, LookupTokenFile, count, operator_token
 from broker.config import load
 from broker.leases.recovery import Rechecked
 from broker.model import Lease, LeaseState
@@ -26,7 +26,7 @@ def recheck(
     config: ConfigFile,
     *,
     since: Annotated[str, typer.Option(metavar="TIME", help="Only leases that ended after it.  (default: all)")] = "",
-    vault_token_file: VaultTokenFile = None,
+    vault_token_file: LookupTokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Ask the providers again about leases that have ended, beside a running daemon or not.

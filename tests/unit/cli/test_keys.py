@@ -143,6 +143,7 @@ def test_a_first_key_for_a_credential_is_never_written_over(tmp_path: Path, caps
     path = tmp_path / "mint.key"
     assert main(["keys", "new", str(path)]) == os.EX_OK
     held = path.read_text()
+    assert 'mint_key_file = "credential:NAME"' in capsys.readouterr().out
     assert main(["keys", "new", str(path)]) == os.EX_CANTCREAT
     assert path.read_text() == held
     assert held.strip().partition(":")[2] not in "".join(capsys.readouterr())
