@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import stat
+from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Never
 
 import typer
 
@@ -60,3 +64,31 @@ def read_token(option: str, path: Path) -> Secret:
 def count(number: int, thing: str) -> str:
     """1 error, 2 errors."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+_asked_for_json: ContextVar[bool] = ContextVar("asked_for_json", default=False)
+
+
+def note_arguments(given: Sequence[str]) -> None:
+    """Before a command runs: how its errors are to be told."""
+    _asked_for_json.set("--json" in given)
+
+
+def tell(code: int, *problems: str) -> None:
+    """Text on standard error; with --json also one object on standard output, where a program looks for an answer."""
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if _asked_for_json.get():
+        typer.echo(json.dumps({"error": "; ".join(problems), "exit_code": code}))
+
+
+def tell_wrong_arguments() -> None:
+    """The text is typer's own, and is said already."""
+    if _asked_for_json.get():
+        typer.echo(json.dumps({"error": "wrong arguments", "exit_code": os.EX_USAGE}))
+
+
+def fail(code: int, *problems: str) -> Never:
+    """Tell, and end with this exit code."""
+    tell(code, *problems)
+    raise typer.Exit(code)

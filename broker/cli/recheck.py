@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from broker import log, process
-from broker.cli.options import ConfigFile, LookupTokenFile, count, operator_token
+from broker.cli.options import ConfigFile, LookupTokenFile, count, fail, operator_token
 from broker.config import load
 from broker.leases.recovery import Rechecked
 from broker.model import Lease, LeaseState
@@ -74,5 +74,4 @@ def _instant(text: str) -> datetime:
     try:
         return parse_instant(text)
     except ValueError as error:
-        typer.echo(f"error: --since: {error}", err=True)
-        raise typer.Exit(os.EX_USAGE) from None
+        fail(os.EX_USAGE, f"--since: {error}")
