@@ -96,7 +96,9 @@ def _mint_key(settings: Config) -> list[str]:
     except StoreError as error:
         return [str(error)]
     if any(ring.fingerprints.get(kid) != fingerprint for kid, fingerprint in known.items()):
-        return [f"mint_key_file {path}: not the key of database {database}; restore the file that was made with it"]
+        return [
+            f"mint_key_file {path}: not the key of database {database}; restore the file made with it, or see docs/recovery.md"
+        ]
     return []
 
 

@@ -116,9 +116,9 @@ def _must_fit(ring: Keyring, control: Control, path: Path) -> None:
     known = ring.fingerprints
     for kid, fingerprint in control.key_fingerprints.items():
         if known.get(kid) != fingerprint:
-            raise ConfigError(
-                [f"mint_key_file {path}: does not fit the database: key {kid} is missing or differs; restore the file"]
-            )
+            why = f"does not fit the database: key {kid} is missing or differs"
+            help_ = "restore the file, or see docs/recovery.md for a key that is lost"
+            raise ConfigError([f"mint_key_file {path}: {why}; {help_}"])
 
 
 def _remember(tx: Tx, ring: Keyring) -> None:

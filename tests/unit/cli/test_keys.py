@@ -266,3 +266,15 @@ def test_a_start_that_its_anchor_refuses_leaves_no_empty_database(deployment: De
     with pytest.raises(ConfigError, match="the database is older"):
         asyncio.run(start())
     assert deployment.database.name in beside(deployment)  # one that was there before stays
+
+
+def test_another_key_than_the_databases_leads_to_the_page_about_a_lost_one(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(use(deployment))
+    deployment.mint_key.unlink()
+    assert keys(deployment, "prune") == os.EX_CONFIG
+    assert "does not exist; restore it from where it was kept, or see docs/recovery.md" in capsys.readouterr().err
+    keyring.generate(deployment.mint_key)
+    assert keys(deployment, "prune") == os.EX_CONFIG
+    assert "restore the file, or see docs/recovery.md for a key that is lost" in capsys.readouterr().err
