@@ -12,6 +12,7 @@ import structlog
 import typer
 
 from broker import log
+from broker.cli.options import note_arguments, tell, tell_wrong_arguments
 from broker.cli.root import build
 from broker.errors import ConfigError, StoreError
 from broker.policy.problems import ScopeMapError
@@ -25,20 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     64 usage, 69 unavailable (database, address), 70 a mistake of ours, 78 config; 1 for "looked, and found something".
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    note_arguments(given)
     try:
         typer.main.get_command(build(given)).main(given, prog_name="stepcred-broker")
     except SystemExit as stop:
         return _exit_code(stop)
     except Exception as error:  # noqa: BLE001 - the edge: what nobody expected goes to the log, not to the terminal
         code, problems = _explain(error)
-        for problem in problems:
-            typer.echo(f"error: {problem}", err=True)
+        tell(code, *problems)
         return code
     return os.EX_OK
 
 
 def _exit_code(stop: SystemExit) -> int:
     if stop.code == _TYPER_USAGE:
+        tell_wrong_arguments()
         return os.EX_USAGE
     return stop.code if isinstance(stop.code, int) else os.EX_OK
 

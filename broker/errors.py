@@ -114,3 +114,20 @@ class StoreFull(StoreError):
 def access_denied() -> BrokerError:
     """The one answer for whatever is unknown or another's; it must not tell which (DESIGN section 8)."""
     return BrokerError(Reason.ACCESS_DENIED, "access denied")
+
+
+def unreadable(error: Exception) -> str:
+    """Why a file could not be used, and what to do; to be put after its name."""
+    match error:
+        case FileNotFoundError():
+            return "does not exist"
+        case PermissionError():
+            return "may not be read by this user; change its owner, or run this as the daemon's user"
+        case IsADirectoryError():
+            return "is a folder; name a file"
+        case OSError():
+            return f"cannot be read ({error.strerror})"
+        case UnicodeDecodeError():
+            return "is not text; is it the right file?"
+        case _:
+            return "is damaged, or another kind of file"

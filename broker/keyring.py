@@ -16,9 +16,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from broker import process
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 
 KEY_BYTES = 32
+# First line of a file that no database knows yet; a daemon takes it out when its database does. A key without it, beside
+# a database that was never used, has lost what it named.
+NEVER_USED = "never-used"
 
 
 def encode(*parts: str | bytes) -> bytes:
@@ -67,7 +70,7 @@ def generate(path: Path) -> Keyring:
     """Write a new key file (0600, must not exist) and load it. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "w") as file:
-        file.write(_new_line(()))
+        file.write(f"{NEVER_USED}\n{_new_line(())}")
         file.flush()
         os.fsync(file.fileno())
     process.sync_folder(path)
@@ -86,6 +89,17 @@ def drop(path: Path, kids: Collection[str]) -> Keyring:
     )
 
 
+def never_used(path: Path) -> bool:
+    """Does the file say so itself? Raises ConfigError."""
+    return NEVER_USED in _read(path)
+
+
+def note_used(path: Path) -> None:
+    """Take the mark out of the file, once a database knows its keys. A systemd credential keeps it. Raises ConfigError."""
+    if path.parent != process.credentials_directory() and never_used(path):
+        _change(path, lambda lines: [line for line in lines if line.strip() != NEVER_USED])
+
+
 def must_be_writable(path: Path) -> None:
     """Raises ConfigError for a systemd credential."""
     if path.parent == process.credentials_directory():
@@ -100,7 +114,7 @@ def _change(path: Path, operation: Callable[[list[str]], Iterable[str]]) -> Keyr
     try:
         with process.alone_with(path):
             load(path)  # raises when it is not sound
-            lines = [line + "\n" for line in path.read_text().split()]
+            lines = [line + "\n" for line in _read(path)]
             process.replace_file(path, "".join(operation(lines)))
             return load(path)
     except OSError as error:
@@ -117,17 +131,16 @@ def load(path: Path) -> Keyring:
 
     Raises ConfigError when the file is unreadable, malformed, or readable by others.
     """
-    try:
-        mode = path.stat().st_mode
-        lines = path.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"mint_key_file {path}: cannot be read ({type(error).__name__})"]) from None
+    lines = _read(path)
+    mode = path.stat().st_mode
     # systemd lets its service in by an ACL, which shows as a group's right; other users cannot enter the folder.
     others = stat.S_IRWXO if path.parent == process.credentials_directory() else stat.S_IRWXG | stat.S_IRWXO
     if stat.S_IMODE(mode) & others:
         raise ConfigError([f"mint_key_file {path}: readable by others; run chmod 600 {path}"])
     keys: dict[str, bytes] = {}
     for number, line in enumerate(lines, 1):
+        if line == NEVER_USED:
+            continue
         kid, _, value = line.partition(":")
         try:
             key = bytes.fromhex(value)
@@ -139,3 +152,14 @@ def load(path: Path) -> Keyring:
     if not keys:
         raise ConfigError([f"mint_key_file {path}: holds no key"])
     return Keyring(keys, list(keys)[-1])
+
+
+def _read(path: Path) -> list[str]:
+    """Its lines. Raises ConfigError, in words that say what to do."""
+    try:
+        return path.read_text().split()
+    except FileNotFoundError:
+        why = "does not exist; restore it from where it was kept, or see docs/recovery.md for a key that is lost"
+    except (OSError, UnicodeDecodeError) as error:
+        why = unreadable(error)
+    raise ConfigError([f"mint_key_file {path}: {why}"])

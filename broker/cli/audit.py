@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from broker.cli.options import count
 from broker.errors import ConfigError
 from broker.journal import anchor
 from broker.journal.anchor import Anchor
@@ -51,7 +52,7 @@ def verify_journal(
         return
     # A chain cannot show that its end was cut off; the anchor can, or a head noted elsewhere.
     chains = f"{seen.chains} chain{'s hold' if seen.chains > 1 else ' holds'}"
-    typer.echo(f"{seen.count} records in {chains}; head {_head(seen.last)}")
+    typer.echo(f"{count(seen.count, 'record')} in {chains}; head {_head(seen.last)}")
 
 
 @app.command("export")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
 
 from broker import keyring, log
-from broker.cli.options import ConfigFile, read_token
+from broker.cli.options import ConfigFile, count, read_token
 from broker.clock import SystemClock
 from broker.config import Config, load
 from broker.errors import ConfigError, StoreError
@@ -55,7 +55,7 @@ def check(
 
 
 def _report(name: str, problems: list[str]) -> int:
-    typer.echo(f"{name:<14}{'ok' if not problems else f'{len(problems)} problems' if problems[1:] else '1 problem'}")
+    typer.echo(f"{name:<14}{'ok' if not problems else count(len(problems), 'problem')}")
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     return len(problems)
@@ -75,6 +75,7 @@ def _certificates(settings: Config) -> list[str]:
 
 def _mint_key(settings: Config) -> list[str]:
     """Key and database belong together; before the first start there may be neither, and both will be made."""
+    from broker.store.mint_keys import MAYBE_LOST, lost_database
     from broker.store.sqlite import open_readonly
 
     path, database = settings.store.mint_key_file, settings.store.path
@@ -82,16 +83,22 @@ def _mint_key(settings: Config) -> list[str]:
         return []
     try:
         ring = keyring.load(path)
-        if not database.exists():
-            return []
-        with open_readonly(database) as store:
-            known = store.read(lambda tx: tx.control().key_fingerprints)
+        known: Mapping[str, str] = {}
+        if database.exists():
+            with open_readonly(database) as store:
+                known = store.read(lambda tx: tx.control().key_fingerprints)
+        if not known and not settings.store.anchor.exists():  # an anchor's own look says it
+            if why := lost_database(path):
+                return [why]
+            typer.echo(f"{'':<14}note: {MAYBE_LOST}")
     except ConfigError as error:
         return error.problems
     except StoreError as error:
         return [str(error)]
     if any(ring.fingerprints.get(kid) != fingerprint for kid, fingerprint in known.items()):
-        return [f"mint_key_file {path}: not the key of database {database}; restore the file that was made with it"]
+        return [
+            f"mint_key_file {path}: not the key of database {database}; restore the file made with it, or see docs/recovery.md"
+        ]
     return []
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from broker import keyring
-from broker.cli.options import ConfigFile
+from broker.cli.options import ConfigFile, count
 from broker.clock import SystemClock
 from broker.config import Config, load
 from broker.errors import ConfigError
@@ -31,11 +31,17 @@ def list_keys(config: ConfigFile) -> None:
     settings = load(config, os.environ).store
     ring = keyring.load(settings.mint_key_file)
     known, in_use = _database(settings.path)
+    there = settings.path.exists()
     for kid, fingerprint in ring.fingerprints.items():
         use = in_use.get(kid, NOTHING)
-        marks = ["current"] * (kid == ring.current) + ["not in use yet"] * (kid not in known)
-        named = f"{use.leases} leases, {use.steps} steps"
+        marks = ["current"] * (kid == ring.current) + ["not in use yet"] * (there and kid not in known)
+        named = f"{count(use.leases, 'lease')}, {count(use.steps, 'step')}" if there else "unknown"
         typer.echo(f"{kid}  {fingerprint}  {named}{'  ' if marks else ''}{', '.join(marks)}")
+    if not there:  # no zero: what they name may be alive
+        typer.echo(
+            f"error: database {settings.path}: does not exist, and nothing else knows what the keys name", err=True
+        )
+        raise typer.Exit(os.EX_UNAVAILABLE)
 
 
 @app.command("rotate")
@@ -56,13 +62,14 @@ def prune(config: ConfigFile) -> None:
 
 @app.command("new")
 def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not exist.")]) -> None:
-    """Write a first key to FILE, to be given to the daemon as a systemd credential before its first start."""
+    """Write a first key to FILE: for a systemd credential, or for a first start."""
     try:
         ring = keyring.generate(file)
     except OSError as error:
         typer.echo(f"error: {file}: {error.strerror}", err=True)
         raise typer.Exit(os.EX_CANTCREAT) from None
     typer.echo(f"{ring.current} is the key of {file}; back the file up apart from the database")
+    typer.echo('it is for mint_key_file = "credential:NAME", or for mint_key_file = FILE before the first start')
 
 
 def _database(path: Path) -> tuple[set[str], dict[str, Use]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Never
 
 import typer
 
-from broker.cli.options import read_token
+from broker.cli.options import operator_token
 from broker.policy.load import load
 from broker.policy.problems import ScopeMapError
 from broker.providers.base import DeclaredScope, ProviderError
@@ -25,9 +25,11 @@ def provision(
     diff: Annotated[
         bool, typer.Option("--diff", help="Compare with a live server instead. Exit 1: it differs.")
     ] = False,
-    address: Annotated[str, typer.Option(envvar="BAO_ADDR", help="With --diff: https://host:port.")] = "",
+    address: Annotated[
+        str, typer.Option(envvar=["BAO_ADDR", "VAULT_ADDR"], help="With --diff: https://host:port.")
+    ] = "",
     token_file: Annotated[
-        Path | None, typer.Option(help="With --diff: a token that may read policies and token roles.")
+        Path | None, typer.Option(help="With --diff: a token that may read policies and token roles; chmod 600.")
     ] = None,
     ca_file: Annotated[Path | None, typer.Option(help="With --diff: roots of the server's certificate.")] = None,
     namespace: Annotated[str, typer.Option(help="As vault.namespace of the config.")] = "",
@@ -57,10 +59,10 @@ def provision(
     if not diff:
         typer.echo(show(plan, form), nl=False)
         return
-    if not address or token_file is None:
+    token = operator_token(token_file, "--token-file")
+    if not address or token is None:
         _fail(os.EX_USAGE, "--diff needs --address and --token-file")
     try:
-        token = read_token("--token-file", token_file)
         found = asyncio.run(offline.vault_drift(plan, address=address, token=token, ca_file=ca_file))
     except ProviderError as error:
         _fail(os.EX_UNAVAILABLE, str(error))

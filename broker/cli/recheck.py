@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from broker import log, process
-from broker.cli.options import ConfigFile, VaultTokenFile, operator_token
+from broker.cli.options import ConfigFile, LookupTokenFile, count, fail, operator_token
 from broker.config import load
 from broker.leases.recovery import Rechecked
 from broker.model import Lease, LeaseState
@@ -26,7 +26,7 @@ def recheck(
     config: ConfigFile,
     *,
     since: Annotated[str, typer.Option(metavar="TIME", help="Only leases that ended after it.  (default: all)")] = "",
-    vault_token_file: VaultTokenFile = None,
+    vault_token_file: LookupTokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Ask the providers again about leases that have ended, beside a running daemon or not.
@@ -65,8 +65,8 @@ def _tell(found: Rechecked, *, as_json: bool) -> None:
         return
     for lease, why in found.alive:
         typer.echo(f"ALIVE    lease {lease.id}  {lease.scope}  {why}; it was reported {lease.state.value}")
-    for why, count in reasons.most_common():
-        typer.echo(f"unknown  {count} leases: {why}")
+    for why, number in reasons.most_common():
+        typer.echo(f"unknown  {count(number, 'lease')}: {why}")
     typer.echo(f"{found.dead} seen dead again, {len(found.alive)} alive, {len(found.unknown)} cannot be asked")
 
 
@@ -74,5 +74,4 @@ def _instant(text: str) -> datetime:
     try:
         return parse_instant(text)
     except ValueError as error:
-        typer.echo(f"error: --since: {error}", err=True)
-        raise typer.Exit(os.EX_USAGE) from None
+        fail(os.EX_USAGE, f"--since: {error}")

@@ -27,7 +27,7 @@ COMMANDS = {
     "serve": Command("broker.cli.serve", "serve", "Run the daemon."),
     "check": Command("broker.cli.check", "check", "Look for mistakes in config, keys, certificates and scope map."),
     "scopes": Command("broker.cli.scopes", "app", "Look at a scope map: lint, test, explain, provision."),
-    "keys": Command("broker.cli.keys", "app", "The mint keys: list, rotate, prune."),
+    "keys": Command("broker.cli.keys", "app", "The mint keys: list, rotate, prune, new."),
     "recover": Command("broker.cli.recover", "recover", "After a restore: kill what is alive and forgotten."),
     "recheck": Command("broker.cli.recheck", "recheck", "Look again at credentials that were reported dead."),
     "audit": Command("broker.cli.audit", "app", "Read the journal offline: verify, export."),

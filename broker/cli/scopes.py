@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from broker.cli.options import count, fail
 from broker.cli.provision import provision
 from broker.clock import SystemClock
 from broker.errors import StoreError
@@ -49,7 +50,13 @@ def lint(file: _File, *, as_json: _Json = False) -> None:
         _print_json({"problems": [_place(one) for one in found], "warnings": [_place(one) for one in hints]})
     else:
         _say([("red", f"error: {one}") for one in found] + [("yellow", f"warning: {one}") for one in hints])
-        _say([("red", f"{len(found)} errors") if found else ("green", f"{file}: loads, {len(hints)} warnings")])
+        _say(
+            [
+                ("red", count(len(found), "error"))
+                if found
+                else ("green", f"{file}: loads, {count(len(hints), 'warning')}")
+            ]
+        )
     raise typer.Exit(FOUND if found else os.EX_OK)
 
 
@@ -92,10 +99,10 @@ def explain(
     """
     if denial:
         if database is None or agent:
-            _fail(os.EX_USAGE, "--denial REF needs --database PATH, and no AGENT")
+            fail(os.EX_USAGE, "--denial REF needs --database PATH, and no AGENT")
         _explain_denial(denial, database, map_file, as_json=as_json)
     if not (agent and scope and map_file):
-        _fail(os.EX_USAGE, "give AGENT SCOPE --map FILE, or --denial REF --database PATH")
+        fail(os.EX_USAGE, "give AGENT SCOPE --map FILE, or --denial REF --database PATH")
     claims: dict[str, str | None] = {"workflow": workflow, "run": run, "step": step}
     _check_words(agent, scope, claims)
     _explain(_load(map_file), agent, scope, _instant(at), claims, as_json=as_json)
@@ -106,10 +113,10 @@ def _check_words(agent: str, scope: str, claims: Mapping[str, str | None]) -> No
     try:
         parse_spiffe_id(agent)
     except SpiffeIdError as error:
-        _fail(os.EX_USAGE, f"AGENT {show(agent)}: {error}")
+        fail(os.EX_USAGE, f"AGENT {show(agent)}: {error}")
     for name, word in {"SCOPE": scope, **claims}.items():
         if word and NAME.fullmatch(word) is None:
-            _fail(os.EX_USAGE, f"{name} {show(word)} must match {NAME.pattern}")
+            fail(os.EX_USAGE, f"{name} {show(word)} must match {NAME.pattern}")
 
 
 def _explain(
@@ -168,9 +175,9 @@ def _denial(reference: str, database: Path) -> dict[str, JsonValue]:
         with open_readonly(database) as store:
             entry = store.read(lambda tx: tx.denial(reference))
     except StoreError as error:
-        _fail(os.EX_CONFIG, str(error))
+        fail(os.EX_CONFIG, str(error))
     if entry is None:
-        _fail(FOUND, f"no denial {show(reference)} in {database}")
+        fail(FOUND, f"no denial {show(reference)} in {database}")
     record: dict[str, JsonValue] = json.loads(entry.body)
     return record
 
@@ -187,7 +194,7 @@ def _kinds() -> Mapping[str, ScopeKind]:
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        _fail(os.EX_CONFIG, f"{file}: no such file")
+        fail(os.EX_CONFIG, f"{file}: no such file")
     return file
 
 
@@ -195,7 +202,7 @@ def _load(file: Path) -> ScopeMap:
     try:
         return load(_existing(file), _kinds())
     except ScopeMapError as error:
-        _fail(os.EX_CONFIG, *(str(problem) for problem in error.problems))
+        fail(os.EX_CONFIG, *(str(problem) for problem in error.problems))
 
 
 def _instant(text: str) -> datetime:
@@ -204,7 +211,7 @@ def _instant(text: str) -> datetime:
     try:
         return parse_instant(text)
     except ValueError as error:
-        _fail(os.EX_USAGE, f"--at: {error}")
+        fail(os.EX_USAGE, f"--at: {error}")
 
 
 def _outcome(outcome: Outcome) -> JsonValue:
@@ -239,9 +246,3 @@ def _say(lines: Iterable[tuple[str, str]]) -> None:
 
 def _print_json(value: Mapping[str, JsonValue]) -> None:
     typer.echo(json.dumps(value, indent=2))
-
-
-def _fail(code: int, *problems: str) -> Never:
-    for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
-    raise typer.Exit(code)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from broker.config.settings import Config
 from broker.config.sources import FLAGS, Keys, Tree, add_environment, add_file, add_text, schema, variable
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 
 MAX_FILE_BYTES = 1 << 20  # a config is a few kB; more is a mistake in the path
 
@@ -45,15 +47,45 @@ def load(path: Path, env: Mapping[str, str], overrides: Mapping[str, str] | None
             tree.values_at((section.name,))  # so that each missing key is named, not just the section
     if not (tree.values.keys() & {"vault", "aws"}):
         tree.problems.append(f"{path}: no provider; add a section [vault] or [aws]")
+    context = {"base": path.resolve().parent}
     try:
-        config = _ADAPTER.validate_python(tree.values, context={"base": path.resolve().parent})
+        config = _ADAPTER.validate_python(tree.values, context=context)
     except ValidationError as error:
-        for item in error.errors(include_url=False, include_input=False):
+        for item in [*_errors(error), *_behind(tree, error, context)]:
             _explain(tree, item)
         raise ConfigError(tree.problems) from None
     if tree.problems:
         raise ConfigError(tree.problems)
     return config
+
+
+def _errors(error: ValidationError) -> list[Any]:
+    return error.errors(include_url=False, include_input=False)
+
+
+def _behind(tree: Tree, error: ValidationError, context: dict[str, Path]) -> list[Any]:
+    """What a section's own check finds, which pydantic leaves out when one of its values is wrong.
+
+    Looked for without the wrong values; what is said about them is left out.
+    """
+    wrong = {tuple(str(part) for part in item["loc"]) for item in _errors(error)}
+    values = copy.deepcopy(tree.values)
+    for *above, key in wrong:
+        section: Any = values
+        for part in above:
+            section = section.get(part, {})
+        section.pop(key, None)
+    try:
+        _ADAPTER.validate_python(values, context=context)
+    except ValidationError as rest:
+        more = [item for item in _errors(rest) if item["type"] == "value_error" and item["loc"] not in wrong]
+    else:
+        return []
+    for item in more:
+        names = {keys[-1] for keys in wrong if keys[:-1] == item["loc"]}
+        lines = str(item["ctx"]["error"]).splitlines()
+        item["ctx"] = {"error": "\n".join(line for line in lines if names.isdisjoint(re.findall(r"\w+", line)))}
+    return more
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -66,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ConfigError([f"{path}: larger than 1 MiB; is this the config file?"])
         return tomllib.loads(raw.decode())
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+        raise ConfigError([f"{path}: {unreadable(error)}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: is not UTF-8 text"]) from None
     except tomllib.TOMLDecodeError as error:

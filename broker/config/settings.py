@@ -28,6 +28,8 @@ from broker.config.values import (
 )
 from broker.process import credentials_directory
 
+SDK_DEADLINE = timedelta(seconds=15)  # of a client's call, by default: a mint that takes longer is lost to it
+_BESIDE = ("-wal", "-shm", "-journal", "-reserve", ".lock")  # what SQLite and the store keep beside a database
 _GRPC = Address(host="127.0.0.1", port=8443)
 _HTTP = Address(host="127.0.0.1", port=8080)
 
@@ -226,26 +228,52 @@ def _check_timings(timings: Timings) -> Timings:
         problems.append("silence_bound must be at least twice heartbeat, or one lost heartbeat ends a step")
     if timings.epoch_life < 2 * timings.epoch_renew:
         problems.append("epoch_life must be at least twice epoch_renew, or one slow write loses the epoch")
+    if not timedelta(0) < timings.mint_timeout < SDK_DEADLINE:
+        problems.append("mint_timeout must be below 15s, the SDK's own deadline, or what is minted reaches nobody")
     if problems:
         raise ValueError("\n".join(problems))
     return timings
 
 
 def _check_listen(listen: Listen) -> Listen:
+    problems = []
     if not listen.http.loopback and not listen.allow_remote_http:
-        raise ValueError(
+        problems.append(
             "http asks no client for a certificate and must be a loopback address; "
             "use 127.0.0.1, or set allow_remote_http = true when something else keeps strangers out"
         )
     if listen.http == listen.grpc and listen.grpc.port:
-        raise ValueError("grpc and http must not be the same address")
+        problems.append("grpc and http must not be the same address")
+    if problems:
+        raise ValueError("\n".join(problems))
     return listen
 
 
 def _check_store(store: StoreSettings) -> StoreSettings:
     if store.anchor_file is None and store.mint_key_file.parent == credentials_directory():
         raise ValueError("set anchor_file: its default is beside the mint key, and a credential's folder is read-only")
+    # Each is replaced or written over as a whole: an anchor in the mint key's place destroys the only key.
+    database = store.path.resolve()
+    files = {"path": database, "mint_key_file": store.mint_key_file, "anchor_file": store.anchor}
+    files |= {f"path with {end}": database.with_name(database.name + end) for end in _BESIDE}
+    owner: dict[object, str] = {}
+    same = [
+        f"{first} and {name} are the same file; each needs one of its own"
+        for name, path in files.items()
+        if (first := owner.setdefault(_identity(path), name)) != name
+    ]
+    if same:
+        raise ValueError("\n".join(same))
     return store
+
+
+def _identity(path: Path) -> object:
+    """The same for two names of one file, by whatever links."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path.resolve()
+    return found.st_dev, found.st_ino
 
 
 def _check_vault(vault: Vault) -> Vault:

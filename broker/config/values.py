@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from broker import process
+from broker.errors import unreadable
 
 MAX_PORT = 65535
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
@@ -124,7 +125,7 @@ def _mode(path: Path) -> int:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+        raise ValueError(f"{path} {unreadable(error)}") from None
     return stat.S_IMODE(mode)
 
 

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.clock import Clock, SystemClock
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 from broker.identity.authority import (
     BACKDATE,
     Authority,
@@ -122,7 +122,7 @@ def load_authority(directory: Path, prefix: str = "ca") -> Authority:
         certificate = x509.load_pem_x509_certificate((directory / f"{prefix}.pem").read_bytes())
         key = serialization.load_pem_private_key((directory / f"{prefix}-key.pem").read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError([f"{directory}: the CA cannot be read ({type(error).__name__})"]) from None
+        raise ConfigError([f"{directory}: the CA's ca.pem or ca-key.pem {unreadable(error)}"]) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError([f"{directory}: not a CA that dev-ca made"])
     return Authority(certificate=certificate, key=key)
@@ -172,7 +172,7 @@ def _settings(directory: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise ConfigError([f"{directory} holds no dev CA; make one with: stepcred-broker dev-ca init"]) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError([f"{path}: cannot be read ({type(error).__name__})"]) from None
+        raise ConfigError([f"{path}: {unreadable(error)}"]) from None
     _refuse_unless_dev(settings["environment"])
     return settings
 

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 
 MAX_BYTES = 1 << 20  # in-house bound: a bundle of a thousand roots; read before anything is parsed
 
@@ -71,7 +71,7 @@ def _read(path: Path) -> bytes:
                 raise ConfigError([f"trust bundle {path}: can be written by everybody; run chmod o-w {path}"])
             pem = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError([f"trust bundle {path}: cannot be read ({type(error).__name__})"]) from None
+        raise ConfigError([f"trust bundle {path}: {unreadable(error)}"]) from None
     if len(pem) > MAX_BYTES:
         raise ConfigError([f"trust bundle {path}: over {MAX_BYTES} bytes"])
     return pem
@@ -81,8 +81,8 @@ def _parse(path: Path, pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
         roots = x509.load_pem_x509_certificates(pem)
         strangers = [number for number, root in enumerate(roots, 1) if not _is_ca(root)]
-    except MALFORMED as error:
-        raise ConfigError([f"trust bundle {path}: not a PEM certificate bundle ({type(error).__name__})"]) from None
+    except MALFORMED:
+        raise ConfigError([f"trust bundle {path}: not a PEM certificate bundle"]) from None
     if pem.count(b"-----BEGIN") != len(roots):
         raise ConfigError([f"trust bundle {path}: holds something besides certificates, perhaps a private key"])
     if strangers:

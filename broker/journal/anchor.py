@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker import process
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 from broker.journal.chain import Head
 
 
@@ -32,7 +32,7 @@ def read(path: Path) -> Anchor | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError([f"anchor_file {path}: cannot be read ({error.strerror})"]) from None
+        raise ConfigError([f"anchor_file {path}: {unreadable(error)}"]) from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError([f"anchor_file {path}: is no anchor; restore it, or see docs/recovery.md"]) from None
 

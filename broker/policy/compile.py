@@ -16,7 +16,7 @@ from broker.policy.document import Document, Path
 from broker.policy.index import Index
 from broker.policy.never import violations
 from broker.policy.patterns import BINDING, Pattern, parse_pattern
-from broker.policy.problems import Problem, ScopeMapError, did_you_mean, show
+from broker.policy.problems import Problem, ScopeMapError, did_you_mean, named, show
 from broker.policy.rules import Deny, Grant, Never, Scope, ScopeTest, Workload
 from broker.policy.scope_map import ScopeMap
 from broker.policy.templates import mistakes, variables
@@ -93,7 +93,7 @@ class _Compiler:
         found: dict[str, R] = {}
         for key, entry in data.items():
             if not NAME.fullmatch(key):
-                self.complain((name, key), f"{show(key)} is not a name: letters, digits and . _ : + @ = -", key=True)
+                self.complain((name, key), "not a name: letters, digits and . _ : + @ = -", key=True)
                 continue
             compiled = read(entry, (name, key))
             if compiled is not None:
@@ -157,7 +157,9 @@ class _Compiler:
         entry = self.entry(schema.TierEntry, data, path)
         names = [tier.value for tier in Tier]
         if path[-1] not in names:
-            self.complain(path, f"no tier {show(str(path[-1]))}; there are {', '.join(names)}", key=True)
+            self.complain(
+                path, f"no tier{named(str(path[-1])) or ' of that name'}; there are {', '.join(names)}", key=True
+            )
         return frozenset(entry.revocability) if entry else None
 
     def check_tiers(self, tiers: Mapping[str, frozenset[Revocability]], scopes: Iterable[Scope]) -> None:

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from broker.model import JsonValue
-from broker.policy.problems import Problem, ScopeMapError, show
+from broker.policy.problems import Problem, ScopeMapError, named
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32  # containers in containers; an AWS condition needs 8
@@ -122,10 +122,10 @@ class _Builder:
             return
         top.key, top.skip = str(event.value), True
         if not isinstance(value, str):
-            self.complain(mark, f"a key must be text; put {show(event.value)} in quotes")
+            self.complain(mark, "a key must be text; put it in quotes")
         elif value in top.items:
             first = self.keys[*top.path, value][0]
-            self.complain(mark, f"duplicate key {show(value)}; the first is in line {first}")
+            self.complain(mark, f"duplicate key{named(value)}; the first is in line {first}")
         else:
             top.skip = False
             self.keys[*top.path, value] = mark

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from broker.errors import unreadable
 from broker.model import ScopeKind
 from broker.policy.compile import compile_map
 from broker.policy.document import MAX_BYTES, read_document
@@ -24,7 +25,7 @@ def load(
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        problem = Problem(file=str(path), line=1, column=1, message=f"cannot be read: {error.strerror}")
+        problem = Problem(file=str(path), line=1, column=1, message=unreadable(error))
         raise ScopeMapError([problem]) from None
     return parse(raw, str(path), kinds, environment=environment, trust_domain=trust_domain)
 

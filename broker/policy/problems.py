@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,79}", re.ASCII)
+_NAMED = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}", re.ASCII)
 _COMPARED = 500  # names; a hint must not cost more than the map
 _NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
@@ -48,6 +49,11 @@ def quote(text: str) -> str:
 def show(text: str) -> str:
     """Text in a message: in quotes, bounded, without anything that a terminal would obey."""
     return ascii(text if len(text) <= 80 else text[:80] + "...")  # noqa: PLR2004  # a line
+
+
+def named(word: str) -> str:
+    """A word of the file after a blank, when it looks like a name; else nothing, since it may be a line of a key file."""
+    return f" {show(word)}" if _NAMED.fullmatch(word) else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from broker.policy.decision import Concurrent
 from broker.policy.document import Document, Path
 from broker.policy.durations import format_duration, parse_duration, parse_instant, parse_time
 from broker.policy.patterns import TRUST_DOMAIN
-from broker.policy.problems import Problem, did_you_mean, show
+from broker.policy.problems import Problem, did_you_mean, named
 from broker.policy.windows import zone
 
 ANY = "*"
@@ -41,7 +41,7 @@ def _choice(kind: type[Any], what: str) -> BeforeValidator:
 def _names(values: list[str]) -> list[str]:
     for value in values:
         if not NAME.fullmatch(value):
-            raise ValueError(f"{show(value)} is not a name: letters, digits and . _ : + @ = -, at most 250")
+            raise ValueError("not a name: letters, digits and . _ : + @ = -, at most 250")
     return values
 
 
@@ -274,7 +274,7 @@ _FOUND = {str: "text", bool: "true or false", int: "a number", float: "a number"
 def _words(mistake: Mapping[str, Any], kind: type[BaseModel], where: Path, also: Iterable[str]) -> str:
     if mistake["type"] == "extra_forbidden":
         known = [*_keys(kind, where[:-1]), *(also if len(where) == 1 else ())]
-        return f"unknown key {show(str(where[-1]))}{did_you_mean(str(where[-1]), known)}"
+        return f"unknown key{named(str(where[-1]))}{did_you_mean(str(where[-1]), known)}"
     if mistake["type"] == "missing":
         hint = '; write ["*"] for any workflow' if where[-1] == "workflows" else ""
         return f"{where[-1]!r} is missing{hint}"

@@ -126,7 +126,8 @@ class Pipeline:
             log.exception("store failed", method=name)
             refusal = BrokerError(
                 Reason.STORE_UNAVAILABLE,
-                "the broker's database cannot write; nothing was delivered",
+                "the broker's database cannot write; nothing was delivered, and an end may not be on record: "
+                "ask again, else the step ends when it is silent",
                 retry_after=STORE_RETRY,
             )
         except Exception:

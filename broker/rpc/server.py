@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from broker.config import Limits, Tls
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 from broker.identity import TrustStore
 from broker.rpc.pipeline import METHODS, SERVICE, Pipeline
 from broker.rpc.servicer import Servicer
@@ -47,7 +47,7 @@ def credentials(tls: Tls, trust: TrustStore) -> grpc.ServerCredentials:
     try:
         last_good = [read()]
     except OSError as error:
-        raise ConfigError([f"tls: {error.filename}: cannot be read ({type(error).__name__})"]) from None
+        raise ConfigError([f"tls: {error.filename}: {unreadable(error)}"]) from None
 
     def fetch() -> grpc.ServerCertificateConfiguration:
         with contextlib.suppress(OSError):  # while a file is being replaced the last good pair stays (I7)

@@ -36,9 +36,14 @@ class Anchoring:
 
     async def must_fit(self) -> None:
         """Before anything is written at a start. Raises ConfigError when the database has forgotten something."""
-        held = await asyncio.to_thread(anchor.read, self._path)
+        try:
+            held = await asyncio.to_thread(anchor.read, self._path)
+        except ConfigError:
+            self._store.forsake()
+            raise
         problem = await self._store.read(lambda tx: misfit(tx, held))
         if problem:
+            self._store.forsake()
             raise ConfigError([f"anchor_file {self._path}: {problem}; {HELP}"])
 
     async def write(self) -> None:

@@ -285,6 +285,10 @@ class Store(Protocol):
         """The disk is full: new steps and leases are refused (StoreFull), ends are written."""
         ...
 
+    def forsake(self) -> None:
+        """A start is refused: at its end, a database that was only just made goes again, and shows no false first start."""
+        ...
+
     async def close(self) -> None:
         """Finish what was queued, then close."""
         ...

@@ -23,7 +23,7 @@ from broker.providers.vault.scope import ROLE, is_segment
 from broker.providers.vault.settings import in_root
 from broker.secret import Secret
 from broker.store.anchoring import Anchoring
-from broker.store.mint_keys import fitting_keyring
+from broker.store.mint_keys import fitting_keyring, remember
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
 
@@ -55,16 +55,21 @@ async def recover(config: Config, asked: recovery.Request) -> tuple[recovery.Rep
     async with AsyncExitStack() as stack:
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)
-        ring, control = await fitting_keyring(store, config.store.mint_key_file)
+        ring, control = await fitting_keyring(store, config.store.mint_key_file, recovering=True)
         table = adapters.providers(config, ring, control.installation, clock, lambda: 0, known_children=_nobody)
         for provider in table.values():
             stack.push_async_callback(provider.close)
         anchoring = Anchoring(store, config.store.anchor, clock)
-        report = await recovery.recover(
-            store, table, scopes, asked, lost=anchoring.lost(), clock=clock, replica=socket.gethostname()
-        )
-        if report.unanswered:  # the old anchor goes on refusing the database
+        try:
+            report = await recovery.recover(
+                store, table, scopes, asked, lost=anchoring.lost(), clock=clock, replica=socket.gethostname()
+            )
+        except BaseException:
+            store.forsake()
+            raise
+        if report.unanswered:  # the old anchor, or the key, goes on refusing the database
             return report, []
+        await remember(store, ring, config.store.mint_key_file)
         try:
             await anchoring.write_now()
         except ConfigError as error:

@@ -198,6 +198,22 @@ def test_a_lost_database_begins_anew_only_after_everything_was_killed(
         assert client.end(handle).all_proven
 
 
+def test_a_database_that_is_lost_with_its_anchor_is_missed_because_the_key_is_there(
+    site: Site, past: Past, operator: Path
+) -> None:
+    deployment = past.deployment
+    restore(deployment, None)
+    Path(f"{deployment.mint_key}.anchor").unlink()
+    assert "was used with a database that is gone" in refuses_to_serve(deployment)
+    assert not deployment.database.exists()
+    assert stepcred_broker(deployment, "recover", "--since", past.since()).code == os.EX_NOPERM
+    assert "was used with a database that is gone" in refuses_to_serve(deployment)  # that has recovered nothing
+    assert past.recover(operator, "--unfreeze").code == os.EX_OK
+    assert site.live_leases() == set()
+    with deployment.daemon(), wire(deployment, deployment.agent(LOAD)) as client:
+        assert client.end(client.begin(new_id(), "token")).all_proven
+
+
 def test_a_recovery_that_could_not_look_decides_nothing(site: Site, past: Past, operator: Path) -> None:
     deployment = past.deployment
     restore(deployment, past.backup)

@@ -468,6 +468,9 @@ class MemoryStore:
         """A read that gives nobody else a turn."""
         return operation(MemoryTx(self._state, writable=False))
 
+    def forsake(self) -> None:
+        """It leaves nothing behind anyway."""
+
     async def close(self) -> None:
         await asyncio.sleep(0)  # what was queued runs first
         self._closed = True

@@ -97,6 +97,7 @@ def installed(bao: BaoServer, scope_map: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def token_file(bao: BaoServer, tmp_path: Path) -> Path:
+    (tmp_path / "admin").touch(mode=0o600)
     (tmp_path / "admin").write_text(bao.root_token)
     return tmp_path / "admin"
 
@@ -218,6 +219,7 @@ def test_a_token_that_may_only_read_policies_and_roles_is_enough(
     rules = [f'path "{path}" {{ capabilities = ["read"] }}' for path in paths]
     bao.must("PUT", "sys/policies/acl/reader", {"policy": "\n".join(rules)})
     made = bao.must("POST", "auth/token/create", {"policies": ["reader"], "no_default_policy": True, "ttl": "5m"})
+    (tmp_path / "reader").touch(mode=0o600)
     (tmp_path / "reader").write_text(made.body["auth"]["client_token"])
     assert diff(bao, scope_map, tmp_path / "reader")[0] == 0
 
@@ -267,6 +269,8 @@ def test_hcl_has_every_policy_and_terraform_every_resource_once() -> None:
 def test_what_cannot_be_done_is_said_in_one_line(
     scope_map: Path, tmp_path: Path, argv: Sequence[str], code: int
 ) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).touch(mode=0o600)
     (tmp_path / "one").write_text("s.token\n")
     (tmp_path / "two").write_text("s.token\ns.other\n")
     done = ran(str(scope_map), *(word.format(one=tmp_path / "one", two=tmp_path / "two") for word in argv))

@@ -142,6 +142,8 @@ max_streams = "3"
         ('[timings]\nheartbeat = "40s"', "timings: silence_bound must be at least twice heartbeat"),
         ('[timings]\nepoch_renew = "14s"', "timings: epoch_life must be at least twice epoch_renew"),
         ('[timings]\nheartbeat = "0s"', "timings.heartbeat: must be longer than zero"),
+        ('[timings]\nmint_timeout = "15s"', "timings: mint_timeout must be below 15s, the SDK's own deadline"),
+        ('[timings]\nmint_timeout = "0s"', "timings.mint_timeout: must be longer than zero"),
         ("[guard.high]\nbudget = 0", "guard.high.budget: must be at least 1"),
         ("log = 3", "log: is a section; write [log]"),
         ("[limits]\nrequest_rate = inf", "limits.request_rate:"),
@@ -279,3 +281,61 @@ def test_every_key_can_be_set_from_the_environment_and_is_documented() -> None:
     assert "guard.high.budget" in names
     assert len({variable(keys) for keys in leaves(Config)}) == len(names)
     assert [name for name in names if f"`{name}`" not in text and not name.startswith("guard.")] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "anchor", "told"),
+    [
+        ("mint.key", "mint.key", "mint_key_file and anchor_file"),
+        ("mint.key", "./x/../mint.key", "mint_key_file and anchor_file"),
+        ("mint.key", "link", "mint_key_file and anchor_file"),
+        ("mint.key", "hard", "mint_key_file and anchor_file"),
+        ("broker.db", "anchor", "path and mint_key_file"),
+        ("mint.key", "broker.db", "path and anchor_file"),
+        ("mint.key", "broker.db-wal", "anchor_file and path with -wal"),
+        ("broker.db-shm", "anchor", "mint_key_file and path with -shm"),
+        ("mint.key", "broker.db-reserve", "anchor_file and path with -reserve"),
+    ],
+)
+def test_files_of_the_store_that_would_be_written_over_each_other_are_refused(
+    folder: Path, key: str, anchor: str, told: str
+) -> None:
+    (folder / "mint.key").touch(mode=0o600)
+    (folder / "link").symlink_to("mint.key")
+    (folder / "hard").hardlink_to(folder / "mint.key")
+    text = GOOD.replace('mint_key_file = "mint.key"', f'mint_key_file = "{key}"\nanchor_file = "{anchor}"')
+    assert problems(folder, text) == [f"DIR/broker.toml: store: {told} are the same file; each needs one of its own"]
+
+
+def test_the_default_anchor_is_no_exception(folder: Path) -> None:
+    text = GOOD.replace('path = "broker.db"', 'path = "mint.key.anchor"')
+    assert "path and anchor_file are the same file" in problems(folder, text)[0]
+
+
+def test_what_does_not_fit_together_is_said_beside_a_value_that_is_wrong(folder: Path) -> None:
+    text = (
+        GOOD
+        + """
+[listen]
+grpc = "127.0.0.1:99999"
+http = "0.0.0.0:8080"
+[timings]
+heartbeat = "x"
+silence_bound = "1s"
+epoch_life = "1s"
+mint_timeout = "20s"
+"""
+    )
+    found = [problem.removeprefix("DIR/broker.toml: ") for problem in problems(folder, text)]
+    assert [problem.partition(" must")[0] for problem in found] == [
+        "listen.grpc: the port",
+        "timings.heartbeat:",
+        "listen: http asks no client for a certificate and",
+        "timings: epoch_life",
+        "timings: mint_timeout",
+    ]
+
+
+def test_two_mistakes_of_one_section_are_both_said(folder: Path) -> None:
+    found = problems(folder, GOOD + '[listen]\ngrpc = "0.0.0.0:8080"\nhttp = "0.0.0.0:8080"\n')
+    assert [problem.partition(": listen: ")[2][:8] for problem in found] == ["http ask", "grpc and"]

@@ -13,6 +13,10 @@ from broker.providers.vault.settings import TokenFile, VaultSettings
 from broker.providers.vault.transport import Transport, VaultLost, VaultRefused, VaultUnreachable
 from broker.secret import Secret
 
+_MAY = "the token must be allowed to read policies and token roles, and be alive"
+_HINTS = {401: _MAY, 403: _MAY, 429: "a standby, or too many requests", 503: "the server is sealed: unseal it first"}
+_NO_VAULT = "is this the address of a Vault or OpenBao?"
+
 
 async def drift(plan: Plan, *, address: str, token: Secret, ca_file: Path | None) -> list[str]:
     """Each difference as one line; empty when there is none. Raises ProviderError when it cannot be said.
@@ -27,8 +31,10 @@ async def drift(plan: Plan, *, address: str, token: Secret, ca_file: Path | None
         client = VaultClient(transport)
         found = [line for policy in plan.policies for line in await _policy(client, token, policy)]
         return found + [line for role in plan.roles for line in await _role(client, token, role, plan)]
-    except (VaultUnreachable, VaultLost, VaultRefused) as error:
-        raise ProviderError(f"vault: {error}; the token must be allowed to read policies and token roles") from None
+    except VaultRefused as error:
+        raise ProviderError(f"vault: {error}; {_HINTS.get(error.status, _NO_VAULT)}") from None
+    except (VaultUnreachable, VaultLost) as error:
+        raise ProviderError(f"vault: {error}; is {address} its address, and is the server up?") from None
     finally:
         await transport.close()
 

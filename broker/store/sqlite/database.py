@@ -118,12 +118,14 @@ def connect_readonly(path: Path, *, busy_timeout: float) -> Database:
         raise StoreError(f"database {path}: {error}") from None
 
 
-def create(path: Path) -> None:
-    """Make the file, readable by its owner only; SQLite gives -wal and -shm the same mode."""
+def create(path: Path) -> bool:
+    """Make the file, readable by its owner only; SQLite gives -wal and -shm the same mode. False when it was there."""
+    there = path.exists()
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise StoreError(f"database {path}: {error.strerror}") from None
+    return not there
 
 
 def _open(uri: str, path: Path, *, busy_timeout: float) -> Database:

@@ -26,8 +26,10 @@ BUSY_SECONDS = 5.0
 class SqliteStore:
     """`broker.store.base.Store`."""
 
-    def __init__(self, lock: FileLock, writer: Writer, reader: Reader) -> None:
+    def __init__(self, lock: FileLock, writer: Writer, reader: Reader, *, made: Path | None = None) -> None:
         self._lock: FileLock | None = lock
+        self._made = made  # by us, just now
+        self._forsaken = False
         self._writer = writer
         self._reader = reader
 
@@ -54,6 +56,10 @@ class SqliteStore:
         """Operations in those groups."""
         return self._writer.operations
 
+    def forsake(self) -> None:
+        """As the protocol says. One that was written to stays."""
+        self._forsaken = True
+
     async def close(self) -> None:
         """Finish what was queued, empty the write-ahead log, let the next daemon in."""
         await asyncio.to_thread(self._close)
@@ -62,6 +68,9 @@ class SqliteStore:
         self._reader.close()
         self._writer.close()
         lock, self._lock = self._lock, None
+        if lock is not None and self._made and self._forsaken and not self.commits:
+            for end in ("-wal", "-shm", "-reserve", ""):  # itself last: a crash between leaves one that is empty
+                self._made.with_name(self._made.name + end).unlink(missing_ok=True)
         if lock is not None:
             lock.release()
 
@@ -78,7 +87,7 @@ def open_store(
     path = path.resolve()
     lock = FileLock(path)
     try:
-        create(path)
+        made = create(path)
         writer = _writer(path, busy_seconds, max_group, Reserve(path, reserve_bytes))
         try:
             reader = Reader(lambda: connect(path, busy_timeout=busy_seconds, query_only=True))
@@ -88,7 +97,7 @@ def open_store(
     except BaseException:
         lock.release()
         raise
-    return SqliteStore(lock, writer, reader)
+    return SqliteStore(lock, writer, reader, made=path if made else None)
 
 
 def _writer(path: Path, busy_seconds: float, max_group: int, reserve: Reserve) -> Writer:

@@ -173,6 +173,12 @@ class StepCore:
         except StepEnded:
             self.ended_by_broker = True
             return
+        except StepcredError as error:
+            with self.lock:
+                left = models.left_behind(self.held.values())
+            if left:
+                error.add_note(left)
+            raise
         self.outcomes = tuple(_wire.outcome(outcome) for outcome in response.leases)
         self.all_proven = response.all_proven
 
@@ -229,6 +235,8 @@ def lease_id_of(lease: Credential | models.Lease | str | None) -> str:
 def note_failed_end(error: BaseException, problem: BaseException) -> None:
     """The body's own exception stays the one that is raised; what failed at the end is added to it."""
     error.add_note(f"the step could not be ended, the broker will end it: {problem}")
+    for note in getattr(problem, "__notes__", []):
+        error.add_note(note)
 
 
 def _request_id() -> str:

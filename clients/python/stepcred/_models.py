@@ -128,7 +128,7 @@ class Identity:
 
 
 def summary(outcomes: Iterable[LeaseOutcome], *, now: datetime | None = None) -> str:
-    """One line for people: "2 credentials dead, proven in 41 ms; 1 exposed until 10:05" (local time)."""
+    """One line for people: "2 credentials dead, proven in 41 ms; 1 exposed until 10:05Z" (UTC)."""
     made = [o for o in outcomes if o.state is not LeaseState.VOID]
     static = [o for o in made if o.evidence is Evidence.ACCESS_ENDED]
     dead = [o for o in made if o.proven and o not in static]
@@ -157,5 +157,16 @@ def _proven_in(dead: list[LeaseOutcome]) -> str:
 
 
 def _clock_time(moment: datetime, now: datetime) -> str:
-    local = moment.astimezone()
-    return local.strftime("%H:%M" if local.date() == now.astimezone().date() else "%Y-%m-%d %H:%M")
+    at = moment.astimezone(UTC)
+    return at.strftime("%H:%MZ" if at.date() == now.astimezone(UTC).date() else "%Y-%m-%d %H:%MZ")
+
+
+def left_behind(leases: Iterable[Lease], *, now: datetime | None = None) -> str:
+    """What a step that could not be ended leaves, as far as its client knows; "" for nothing."""
+    held = list(leases)
+    if not held:
+        return ""
+    bounds = [lease.expires_at for lease in held if lease.expires_at is not None]
+    until = f" until {_clock_time(max(bounds), now or datetime.now(UTC))}" if bounds else ""
+    what = "1 credential" if len(held) == 1 else f"{len(held)} credentials"
+    return f"{what} may live{until}; the broker ends {'it' if len(held) == 1 else 'them'} when it can"

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from broker import keyring
+from broker import keyring, log
 from broker.__main__ import main
+from broker.clock import SystemClock
+from broker.errors import ConfigError
 from broker.journal import anchor
 from broker.journal.anchor import Anchor
 from broker.journal.chain import Head
 from broker.model import EndReason, Evidence, LeaseState
+from broker.store.anchoring import Anchoring
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import SqliteStore, open_store
 from tests.fakes.domain import NOW, lease, step
@@ -69,7 +72,7 @@ def test_a_key_in_use_is_kept_until_nothing_is_named_by_it(
     assert keys(deployment, "list") == os.EX_OK
     listed = capsys.readouterr().out
     assert f"{old}  " in listed
-    assert "1 leases, 1 steps" in listed
+    assert "1 lease, 1 step" in listed
     assert f"{new}  " in listed
     assert "current, not in use yet" in listed
     assert keys(deployment, "prune") == os.EX_OK
@@ -140,6 +143,7 @@ def test_a_first_key_for_a_credential_is_never_written_over(tmp_path: Path, caps
     path = tmp_path / "mint.key"
     assert main(["keys", "new", str(path)]) == os.EX_OK
     held = path.read_text()
+    assert 'mint_key_file = "credential:NAME"' in capsys.readouterr().out
     assert main(["keys", "new", str(path)]) == os.EX_CANTCREAT
     assert path.read_text() == held
     assert held.strip().partition(":")[2] not in "".join(capsys.readouterr())
@@ -161,6 +165,116 @@ def test_the_mint_key_may_be_a_systemd_credential(
     assert keys(made, "list") == os.EX_CONFIG
     assert "set anchor_file" in capsys.readouterr().err
     monkeypatch.setenv("STEPCRED_BROKER_STORE__ANCHOR_FILE", str(tmp_path / "anchor"))
-    assert keys(made, "list") == os.EX_OK
+    assert keys(made, "list") == os.EX_UNAVAILABLE
+    told = capsys.readouterr()
+    assert "unknown  current" in told.out  # and no zero: what the key named may be alive
+    assert "nothing else knows what the keys name" in told.err
     assert keys(made, "rotate") == os.EX_CONFIG
     assert "read-only" in capsys.readouterr().err
+
+
+def lose(deployment: Deployment) -> None:
+    for path in deployment.database.parent.glob(f"{deployment.database.name}*"):
+        path.unlink()
+
+
+def beside(deployment: Deployment) -> list[str]:
+    return sorted(path.name for path in deployment.database.parent.glob(f"{deployment.database.name}*"))
+
+
+def test_a_key_that_was_used_is_not_taken_by_a_new_database_unless_it_is_recovered(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(use(deployment))
+    assert keyring.NEVER_USED not in deployment.mint_key.read_text()
+    lose(deployment)
+
+    async def start(*, recovering: bool = False) -> dict[str, str]:
+        store = open_store(deployment.database)
+        try:
+            await fitting_keyring(store, deployment.mint_key, recovering=recovering)
+            return dict((await store.read(lambda tx: tx.control())).key_fingerprints)
+        finally:
+            await store.close()
+
+    with pytest.raises(ConfigError, match=r"with a database that is gone.*recover --since TIME"):
+        asyncio.run(start())
+    assert beside(deployment) == [f"{deployment.database.name}.lock"]  # or it would be an anchored start next time
+    assert asyncio.run(start(recovering=True)) == {}  # a recovery that ends early has not made them fit
+    with pytest.raises(ConfigError, match="database that is gone"):
+        asyncio.run(start())
+    main(["check", "--config", str(deployment.config)])
+    assert "with a database that is gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("credential", [False, True])
+def test_a_first_start_takes_a_key_that_was_made_before_it_and_says_so(
+    deployment: Deployment,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    credential: bool,
+) -> None:
+    assert main(["keys", "new", str(deployment.mint_key)]) == os.EX_OK
+    held = deployment.mint_key.read_text()
+    if credential:
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(deployment.mint_key.parent))
+    else:
+        main(["check", "--config", str(deployment.config)])
+        assert "if a database was lost, stop and run" in capsys.readouterr().out
+
+    async def start() -> None:
+        store = open_store(deployment.database)
+        await fitting_keyring(store, deployment.mint_key)
+        await store.close()
+
+    log.configure("warning", "console")
+    asyncio.run(start())
+    assert "if a database was lost, stop and run" in "".join(capsys.readouterr())
+    assert (deployment.mint_key.read_text() == held) is credential
+    asyncio.run(start())
+    assert "if a database was lost" not in "".join(capsys.readouterr())
+
+
+def test_a_start_that_died_before_the_database_knew_the_key_is_a_first_one_still(deployment: Deployment) -> None:
+    keyring.generate(deployment.mint_key)
+    keyring.rotate(deployment.mint_key)
+    store, _ = asyncio.run(started(deployment))
+    asyncio.run(store.close())
+    assert len(keyring.load(deployment.mint_key).fingerprints) == 2
+    assert keyring.NEVER_USED not in deployment.mint_key.read_text()
+
+
+def test_a_start_that_its_anchor_refuses_leaves_no_empty_database(deployment: Deployment) -> None:
+    path = Path(f"{deployment.mint_key}.anchor")
+    held = Anchor(installation="i", head=Head(chain=9, seq=9, hash=bytes(32)))
+    anchor.write(path, held)
+
+    async def start() -> None:
+        store = open_store(deployment.database)
+        try:
+            await Anchoring(store, path, SystemClock()).must_fit()
+        finally:
+            await store.close()
+
+    with pytest.raises(ConfigError, match="the database is older"):
+        asyncio.run(start())
+    assert beside(deployment) == [f"{deployment.database.name}.lock"]
+    path.unlink()
+    asyncio.run(use(deployment))
+    anchor.write(path, held)
+    with pytest.raises(ConfigError, match="the database is older"):
+        asyncio.run(start())
+    assert deployment.database.name in beside(deployment)  # one that was there before stays
+
+
+def test_another_key_than_the_databases_leads_to_the_page_about_a_lost_one(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(use(deployment))
+    deployment.mint_key.unlink()
+    assert keys(deployment, "prune") == os.EX_CONFIG
+    assert "does not exist; restore it from where it was kept, or see docs/recovery.md" in capsys.readouterr().err
+    keyring.generate(deployment.mint_key)
+    assert keys(deployment, "prune") == os.EX_CONFIG
+    assert "restore the file, or see docs/recovery.md for a key that is lost" in capsys.readouterr().err

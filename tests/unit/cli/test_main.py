@@ -280,3 +280,21 @@ def test_a_missing_database_or_a_wrong_position_is_one_line(
     for position in ("last", f"1/{2**64}", "\u0663/\u0664"):
         assert main(["audit", "export", "--database", str(database), "--after", position]) == os.EX_USAGE
     assert len(capsys.readouterr().err.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("scopes", "explain", "--json", "spiffe://d/w", "s", "--map", "/nowhere"), os.EX_CONFIG, "no such file"),
+        (("scopes", "explain", "--json", "--denial", "x", "--database", "/nowhere"), os.EX_CONFIG, "no such file"),
+        (("scopes", "lint", "--json"), os.EX_USAGE, "wrong arguments"),
+        (("recheck", "--json", "--config", "/nowhere"), os.EX_CONFIG, "/nowhere: does not exist"),
+    ],
+)
+def test_with_json_an_error_is_one_object_beside_its_text(arguments: tuple[str, ...], code: int, told: str) -> None:
+    done = run(*arguments)
+    assert done.code == code
+    held = json.loads(done.out)
+    assert (told in held["error"], held["exit_code"]) == (True, code)
+    assert "rror" in done.err
+    assert not run(*(word for word in arguments if word != "--json")).out

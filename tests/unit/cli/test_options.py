@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from broker import keyring
 from broker.cli.options import operator_token, read_token
+from broker.config import load
 from broker.errors import ConfigError
+from broker.identity import TrustStore
 
 
 def file(folder: Path, raw: bytes, mode: int = 0o600) -> Path:
@@ -39,7 +43,7 @@ def test_what_cannot_be_sent_is_one_clear_problem_that_quotes_nothing(tmp_path: 
     ("raw", "mode", "told"),
     [
         (b" \n", 0o600, "is empty"),
-        (b"\xff\xfe", 0o600, "cannot be read"),
+        (b"\xff\xfe", 0o600, "is not text"),
         (b"s.one", 0o640, "run chmod 600"),
     ],
 )
@@ -49,5 +53,25 @@ def test_an_operators_token_is_private_and_there(tmp_path: Path, raw: bytes, mod
 
 
 def test_a_folder_is_no_token(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder"):
         read_token("--token-file", tmp_path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_token("--token-file", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        keyring.load,
+        TrustStore,
+        lambda path: read_token("--token-file", path),
+        lambda path: load(path, {}),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_without_pythons_words(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    with pytest.raises(ConfigError, match="does not exist") as missing:
+        use(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="is a folder; name a file") as folder:
+        use(tmp_path)
+    for caught in (missing, folder):
+        assert "Error" not in str(caught.value)

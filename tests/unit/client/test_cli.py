@@ -77,3 +77,19 @@ def test_an_answer_that_cannot_be_written_is_one_line(command: list[str]) -> Non
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.startswith("stepcred 0.")
+
+
+def test_an_error_is_an_object_too_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake: FakeBroker
+) -> None:
+    fake.script("CheckAccess", DENIED)
+    assert run(monkeypatch, "can", "orders-read", "--json") == 77
+    told = capsys.readouterr()
+    assert "ACCESS_DENIED" in told.err
+    held = json.loads(told.out)
+    assert ("ACCESS_DENIED" in held["error"], held["exit_code"]) == (True, 77)
+    assert run(monkeypatch, "can", "--json") == 64
+    assert json.loads(capsys.readouterr().out) == {"error": "wrong arguments", "exit_code": 64}
+    fake.script("BeginStep", DENIED)
+    assert run(monkeypatch, "exec", "--scope", "orders-read", "--", "true", "--json") == 77
+    assert not capsys.readouterr().out  # the child's arguments, and its stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.fakes.broker_server import DENIED, FakeBroker, Refusal, key_value, vault_token
+from tests.fakes.broker_server import DENIED, UNAVAILABLE, FakeBroker, Refusal, key_value, vault_token
 
 STEPCRED = [sys.executable, "-c", "from stepcred.cli import main; main()"]
 PRINT_ENV = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
@@ -317,6 +318,24 @@ def test_a_failing_end_keeps_the_childs_code_and_is_said(fake: FakeBroker) -> No
     result = run("exec", "--scope", "orders-read", "--", "sh", "-c", "exit 5")
     assert result.returncode == 5
     assert "ACCESS_DENIED" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [Refusal(code=grpc.StatusCode.ABORTED, reason="STORE_UNAVAILABLE"), Refusal(code=grpc.StatusCode.UNKNOWN)],
+)
+def test_what_an_end_that_failed_leaves_alive_is_said_with_its_bound(fake: FakeBroker, refusal: Refusal) -> None:
+    fake.script("EndStep", refusal)
+    result = run("exec", "--scope", "orders-read", "--scope", "orders-db", "--", "sh", "-c", "exit 5")
+    assert result.returncode == 5
+    last = result.stderr.splitlines()[-1]
+    assert re.fullmatch(r"stepcred: 2 credentials may live until [0-9: -]+Z; the broker ends them when it can", last)
+
+
+def test_a_broker_that_cannot_be_reached_at_the_end_leaves_a_bound_too(fake: FakeBroker) -> None:
+    fake.script("EndStep", *[UNAVAILABLE] * 9)
+    result = run("exec", "--scope", "orders-read", "--", "true")
+    assert re.search(r"\nstepcred: 1 credential may live until \S+Z; the broker ends it when it can\n$", result.stderr)
 
 
 def test_what_stays_exposed_is_said(fake: FakeBroker) -> None:

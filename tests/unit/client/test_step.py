@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import grpc
 import pytest
@@ -202,7 +202,7 @@ def test_what_is_exposed_at_the_end_is_said(fake: FakeBroker) -> None:
     bound = step.outcomes[0].exposed_until
     assert bound is not None
     assert step.summary().startswith("1 exposed until ")
-    assert step.summary().endswith(bound.astimezone().strftime("%H:%M"))
+    assert step.summary().endswith(bound.astimezone(UTC).strftime("%H:%MZ"))
     assert not step.all_proven
 
 

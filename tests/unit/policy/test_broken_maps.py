@@ -35,7 +35,7 @@ def test_a_file_of_50_mb_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_a_problem_like_any_other(tmp_path: Path) -> None:
-    with pytest.raises(ScopeMapError, match=r"map\.yaml:1:1: cannot be read: No such file"):
+    with pytest.raises(ScopeMapError, match=r"map\.yaml:1:1: does not exist"):
         load(tmp_path / "map.yaml", KINDS)
 
 
@@ -57,3 +57,31 @@ def test_grants_whose_product_would_fill_the_memory_are_refused() -> None:
     text += f"  g: {{workloads: [{names['w']}], workflows: ['*'], scopes: [{names['s']}]}}\n"
     with pytest.raises(ScopeMapError, match="more than 1000000 pairs of scope and workload"):
         parse(text, "map.yaml", KINDS)
+
+
+_PEM = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgSECRETSECRETSECRET
+-----END PRIVATE KEY-----
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _PEM,
+        "ab12:" + "5ec12e75" * 8,
+        "5ec12e75" * 8 + ": 1",
+        "5ec12e75 s.ecret: {a: 1}",
+        "SECRET+SECRET/SECRET=: 1\nSECRET+SECRET/SECRET=: 2",
+        "123456: 1",
+        BASE + "grants:\n  ? 5ec12e75/s\n  : {workloads: [w], workflows: [5ec/12e75], scopes: [s]}\n",
+        BASE + "tiers: {" + "5ec12e75" * 8 + ": {revocability: [EXACT]}}\n",
+        '{"token": "SECRET", "auth": {"SECRET/x": 1}}',
+    ],
+)
+def test_another_file_in_the_maps_place_is_not_quoted(text: str) -> None:
+    with pytest.raises(ScopeMapError) as caught:
+        parse(text, "map.yaml", KINDS)
+    for secret in ("SECRET", "5ec", "12e75", "123456"):
+        assert secret not in str(caught.value)

@@ -57,6 +57,8 @@ def test_lint_of_a_broken_map_exits_1_with_every_mistake(good: Path) -> None:
     assert f"{good}:14:25: no workload is named 'laod'; did you mean 'load'?" in result.stdout
     assert "2 errors" in result.stdout
     assert [problem["line"] for problem in parsed(run("lint", good, "--json"))["problems"]] == [14, 14]
+    good.write_text(BASE + GRANT.replace("load,", "laod,"))
+    assert "\n1 error\n" in run("lint", good).stdout
 
 
 @pytest.mark.parametrize("command", [("lint",), ("test",), ("explain", LOAD, "orders", "--map")])

@@ -135,6 +135,7 @@ async def test_a_store_that_cannot_write_refuses_all_the_same(edge: Edge, monkey
     monkeypatch.setattr(edge.broker.store, "write", full)
     refused = await told(edge.begin())
     assert (refused.code, refused.reason) == (C.ABORTED, "STORE_UNAVAILABLE")
+    assert "an end may not be on record" in refused.message  # ends are refused with it too
     assert refused.trailers["grpc-retry-pushback-ms"] == "5000"
 
 

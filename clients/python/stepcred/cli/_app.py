@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import fields
@@ -38,12 +39,13 @@ def run() -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except StepcredError as error:
-        for line in _exits.lines_of(error):
+        lines = _exits.lines_of(error)
+        for line in lines:
             _exec.say(line)
-        return _exits.exit_code(error)
+        return _answered("; ".join(lines), _exits.exit_code(error))
     except _usage_error() as error:
         error.show()  # type: ignore[attr-defined]  # click's, whichever copy of it typer brings
-        return _exits.USAGE
+        return _answered("wrong arguments", _exits.USAGE)
     except OSError as error:  # of the output: whatever else can fail so is a StepcredError by now
         _exec.say(f"cannot write the answer: {error.strerror}")
         sys.stdout = None  # or Python tries again on its way out, and says so
@@ -51,6 +53,14 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _exits.SIGNALLED + 2
     return result if isinstance(result, int) else 0
+
+
+def _answered(problem: str, code: int) -> int:
+    """A program that asked with --json finds an object, whatever came of it. exec's arguments are its child's."""
+    if "--json" in sys.argv and "exec" not in sys.argv[1:2]:
+        with contextlib.suppress(OSError):  # it is on stderr too
+            print(json.dumps({"error": problem, "exit_code": code}), flush=True)  # noqa: T201
+    return code
 
 
 def _usage_error() -> type[Exception]:
