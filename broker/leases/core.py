@@ -88,11 +88,13 @@ class Core:
         object.__setattr__(self, "breakers", {name: Breaker(self.clock) for name in self.providers})
 
     def surely(self, provider: str) -> datetime:
-        """A time that has certainly passed: by the verifier's own clock too, where that can be heard."""
+        """A time that has certainly passed: by the verifier's own clock, where that can be heard.
+
+        Evidence only together with the life that has elapsed here (`past_expiry`): either clock alone may be wrong.
+        """
         told = self.providers.get(provider)
         if isinstance(told, KnowsTime):
-            heard = told.time_heard()
-            return _NEVER if heard is None else min(heard, self.epoch.surely())
+            return told.time_heard() or _NEVER
         return self.epoch.surely()
 
     async def answered(self, provider: str) -> None:

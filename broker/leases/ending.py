@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.core import FOUND, ONLY_TIME, Core, ref_of
 from broker.log import get_logger
-from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, past_expiry
 from broker.providers.base import Progress, Provider, ProviderError, Settlement, SettlesDoubt
 from broker.store.base import Tx
 
@@ -69,7 +69,7 @@ class Ending:
         """One attempt. Raises EpochLost, StoreError: nothing was decided."""
         core = self._core
         self._looked(lease)
-        if self._ends_by_time(lease) and core.surely(lease.provider) >= self._bound(lease):
+        if self._is_over(lease):
             await self._end(lease, LeaseState.EXPIRED, Evidence.EXPIRED)
             return
         provider = core.providers.get(lease.provider)
@@ -255,17 +255,21 @@ class Ending:
 
     # --- time ---
 
-    def _ends_by_time(self, lease: Lease) -> bool:
-        """Is passing time evidence? Expired certificates are on no list."""
+    def _is_over(self, lease: Lease) -> bool:
+        """Has its time passed, by its verifier's clock and by elapsed time? Expired certificates are on no list."""
         published = lease.revocability is Revocability.PUBLISHED and lease.state is LeaseState.REVOKING
-        return lease.revocability.ends_by_time or published
+        if not (lease.revocability.ends_by_time or published) or self._past_bound(lease) < timedelta(0):
+            return False
+        return self._core.surely(lease.provider) >= lease.expires_at + self._slack(lease)
 
-    def _bound(self, lease: Lease) -> datetime:
-        """When its verifier lets it in no more, at the latest."""
-        bound = lease.expires_at + self._core.timings.clock_skew
-        if lease.state is LeaseState.IN_DOUBT:
-            bound += self._landing_time(lease)
-        return bound
+    def _past_bound(self, lease: Lease) -> timedelta:
+        """For how long its verifier lets it in no more, by elapsed time; negative before."""
+        return past_expiry(lease, self._core.clock.moment()) - self._slack(lease)
+
+    def _slack(self, lease: Lease) -> timedelta:
+        """Beyond its expiry: between clocks, and for a doubt until nothing lands."""
+        skew = self._core.timings.clock_skew
+        return skew + self._landing_time(lease) if lease.state is LeaseState.IN_DOUBT else skew
 
     def _landing_time(self, lease: Lease) -> timedelta:
         """How long after its intent a mint may land."""
@@ -297,7 +301,7 @@ class Ending:
     def _late(self, lease: Lease) -> timedelta:
         """For how long there should have been evidence: a doubt has until nothing lands, a timed one until its bound."""
         if lease.revocability.ends_by_time:
-            return self._core.epoch.surely() - self._bound(lease)  # its own verifier's time may not be heard
+            return self._past_bound(lease)  # its own verifier's time may never be heard
         if lease.state is LeaseState.IN_DOUBT:
             return -self._landing(lease)
         looked = self._looked(lease)

@@ -128,9 +128,10 @@ def _expire_one(tx: Tx, lease: Lease, *, now: Moment, surely: datetime, skew: ti
 
     When the verifier's time cannot be heard it is the lane's, which goes on asking and alarms.
     """
-    if lease.revocability.ends_by_time and surely >= lease.expires_at + skew:
+    over = past_expiry(lease, now)
+    if lease.revocability.ends_by_time and over >= skew and surely >= lease.expires_at + skew:
         return moves.end_lease(tx, lease, LeaseState.EXPIRED, evidence=Evidence.EXPIRED, at=now.wall)
-    if lease.revocability.ends_by_time and past_expiry(lease, now) < skew + UNHEARD:
+    if lease.revocability.ends_by_time and over < skew + UNHEARD:
         return False
     moves.withdraw(tx, lease, at=now.wall, reason=EndReason.LEASE_EXPIRED)
     return False
