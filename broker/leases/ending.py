@@ -10,7 +10,6 @@ import random
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from enum import Enum
 from typing import Any, TypeVar
 
 from broker.errors import StoreError
@@ -19,7 +18,7 @@ from broker.leases import moves
 from broker.leases.core import FOUND, ONLY_TIME, Core, ref_of
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, past_expiry
-from broker.providers.base import Progress, Provider, ProviderError, Settlement, SettlesDoubt
+from broker.providers.base import Contact, Progress, Provider, ProviderError, Settlement, SettlesDoubt
 from broker.store.base import Tx
 
 log = get_logger(__name__)
@@ -35,22 +34,13 @@ OVERDUE = timedelta(minutes=1)  # DESIGN section 5: then it alarms
 MIN_PAUSE = timedelta(seconds=1)
 
 
-class Contact(Enum):
-    """What one call says of its provider."""
-
-    ANSWERED = "answered"
-    FAILED = "failed"  # it is there, and cannot do it
-    NONE = "none"  # nobody answered
-    NOT_ASKED = "not asked"
-
-
-def backoff(attempts: int, *, company: int = 1000) -> float:
+def backoff(attempts: int, *, waiting: int = 1000) -> float:
     """Seconds until the next attempt after `attempts` failed ones: exponential, capped, full jitter above half.
 
-    `company`: how many leases wait. A few may ask often, so that no end waits long once its target is back; of many,
+    `waiting`: how many leases wait. A few may ask often, so that no end waits long once its target is back; of many,
     one a second asks on the average, and the first that succeeds brings the others forward.
     """
-    cap = min(BACKOFF_CAP, max(LONE_CAP, float(company)))
+    cap = min(BACKOFF_CAP, max(LONE_CAP, float(waiting)))
     ceiling = min(cap, FIRST_BACKOFF * 2.0 ** min(attempts, 16))
     return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
 
@@ -101,7 +91,7 @@ class Ending:
     ) -> None:
         """Try again, with backoff. `alarm`: at once, instead of when it is overdue; once per lease, durably."""
         core = self._core
-        pause = timedelta(seconds=backoff(lease.attempts, company=len(self._since)))
+        pause = timedelta(seconds=backoff(lease.attempts, waiting=len(self._since)))
         if at_least is not None:
             pause = max(pause, at_least)  # by a clock set forward it has passed already
         if at_latest is not None and at_latest > timedelta(0):
@@ -141,12 +131,11 @@ class Ending:
         try:
             async with asyncio.timeout(ATTEMPT_LIMIT):
                 result = await call
-            asked = not isinstance(result, Settlement) or result.asked
-            contact = Contact.ANSWERED if asked else Contact.NOT_ASKED
+            contact = result.contact if isinstance(result, Settlement) else Contact.ANSWERED
         except TimeoutError:
-            raise ProviderError("the provider gave no answer in time", silent=True) from None
+            raise ProviderError("the provider gave no answer in time", Contact.NONE) from None
         except ProviderError as error:
-            contact = _contact(error)
+            contact = error.contact
             raise
         finally:
             if contact is Contact.NOT_ASKED:
@@ -308,11 +297,3 @@ class Ending:
         if lease.revoking_at is None:
             return looked
         return max(looked, self._core.epoch.surely() - lease.revoking_at)  # perhaps long before this process began
-
-
-def _contact(error: ProviderError) -> Contact:
-    if not error.asked:
-        return Contact.NOT_ASKED
-    if error.answered:
-        return Contact.ANSWERED
-    return Contact.NONE if error.silent else Contact.FAILED

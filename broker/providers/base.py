@@ -63,6 +63,15 @@ class Progress:
     refs: Mapping[str, JsonValue] = field(default_factory=dict)  # merged into the lease's
 
 
+class Contact(Enum):
+    """What one call says of its provider."""
+
+    ANSWERED = "answered"  # it is there; when it is an error, this one lease cannot be ended: no reason to stop minting
+    FAILED = "failed"  # it is there, and cannot do it
+    NONE = "none"  # nobody answered at all: its next answer, to whomever, is a reason to ask again at once
+    NOT_ASKED = "not asked"  # nothing was sent, so that it says nothing
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settlement:
     """What is known of a mint in doubt.
@@ -75,7 +84,7 @@ class Settlement:
     found: bool
     evidence: Evidence | None = None
     refs: Mapping[str, JsonValue] = field(default_factory=dict)
-    asked: bool = True  # False: known without asking, so it says nothing of whether the provider answers
+    contact: Contact = Contact.ANSWERED
 
 
 class MintRefused(Exception):
@@ -90,18 +99,11 @@ class MintInDoubt(Exception):
 
 
 class ProviderError(Exception):
-    """Revoke, probe or settle could not be carried out; proves nothing. Text is constant.
+    """Revoke, probe or settle could not be carried out; proves nothing. Text is constant."""
 
-    `answered`: the provider is there, and it is this one lease that cannot be ended: no reason to stop minting.
-    `silent`: nobody answered at all, so that its next answer, to whomever, is a reason to ask again at once.
-    `asked` is False when nothing was sent: it says nothing of whether the provider answers.
-    """
-
-    def __init__(self, text: str, *, answered: bool = False, silent: bool = False, asked: bool = True) -> None:
+    def __init__(self, text: str, contact: Contact = Contact.FAILED) -> None:
         super().__init__(text)
-        self.answered = answered
-        self.silent = silent
-        self.asked = asked
+        self.contact = contact
 
 
 class Provider(Protocol):

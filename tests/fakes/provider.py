@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from broker.model import Evidence, JsonValue, Revocability, VaultToken
 from broker.providers.base import (
+    Contact,
     LeaseRef,
     Minted,
     MintInDoubt,
@@ -78,7 +79,7 @@ class FakeProvider:
     async def revoke(self, ref: LeaseRef) -> Progress:
         self.seen.append("revoke")
         if self.revoke_fails:
-            raise ProviderError("backend unreachable", silent=True)
+            raise ProviderError("backend unreachable", Contact.NONE)
         if not self.proves:
             return Progress(step="SENT")
         self.backend.alive.discard(ref.lease_id)

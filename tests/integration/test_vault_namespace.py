@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from broker.model import Evidence, UsernamePassword, VaultToken
-from broker.providers.base import DeclaredScope, LeaseRef, MintInDoubt, MintRefused, ProviderError
+from broker.providers.base import Contact, DeclaredScope, LeaseRef, MintInDoubt, MintRefused, ProviderError
 from broker.providers.vault import answers
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import TokenFile
@@ -184,7 +184,7 @@ async def test_a_lease_of_another_namespace_is_not_judged_in_this_one(
     for call in (elsewhere.revoke, elsewhere.probe, recheck):
         with pytest.raises(ProviderError, match="another namespace") as caught:
             await call(ref)
-        assert not caught.value.asked
+        assert caught.value.contact is Contact.NOT_ASKED
     with pytest.raises(ProviderError, match="another namespace"):
         await settled(elsewhere, ref)
     assert alive(bao, ref.lease_id) == 1

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from broker.model import Evidence, VaultToken
 from broker.providers.base import (
+    Contact,
     LeaseRef,
     Minted,
     MintInDoubt,
@@ -193,7 +194,7 @@ class Remote:
     async def _reach(self) -> None:
         await asyncio.sleep(0)
         if not self._outside.up:
-            raise ProviderError("cannot be reached", silent=True)
+            raise ProviderError("cannot be reached", Contact.NONE)
 
     def _answered(self) -> None:
         self._heard = (self._outside.clock.truth, self._outside.clock.boottime())

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pydantic import ValidationError
 
 from broker.model import Evidence
-from broker.providers.base import LeaseRef, Progress, ProviderError, Settlement
+from broker.providers.base import Contact, LeaseRef, Progress, ProviderError, Settlement
 from broker.providers.vault import answers
 from broker.providers.vault.children import Children
 from broker.providers.vault.login import Login, LoginFailed, Session
@@ -59,9 +59,9 @@ class Ending:
         the child along, and a listing shows that none is left.
         """
         if _may_fetch(ref) and not final:
-            return Settlement(found=False, asked=False)
+            return Settlement(found=False, contact=Contact.NOT_ASKED)
         if "accessor" in ref.refs and not ref.found:
-            return Settlement(found=True, asked=False)
+            return Settlement(found=True, contact=Contact.NOT_ASKED)
         async with self.asking(ref) as session:
             failure = await self._children.try_revoke(session.token, children_of(ref))
             landed = await self._tokens.find(session.token, ref)
@@ -108,23 +108,22 @@ class Ending:
         try:
             session = await self._login.session()
         except LoginFailed as error:
-            raise ProviderError(error.why, silent=True) from None
+            raise ProviderError(error.why, Contact.NONE) from None
         if ref.refs.get("cluster", session.cluster_id) != session.cluster_id:
             session = await self._looked_again(session)
         if ref.refs.get("cluster", session.cluster_id) != session.cluster_id:
-            raise ProviderError("vault: another cluster answers than the one that minted", asked=False)
+            raise ProviderError("vault: another cluster answers than the one that minted", Contact.NOT_ASKED)
         today = self._settings.namespace_name
         if ref.refs.get("namespace", today) != today:  # there, ids and accessors of another one were never heard of
-            raise ProviderError("vault: it was minted in another namespace than the configured one", asked=False)
+            raise ProviderError("vault: it was minted in another namespace than the configured one", Contact.NOT_ASKED)
         try:
             yield session
         except VaultRefused as error:
             if answers.asker_dead(error):
                 self._login.drop(session)
-            heard = {"answered": answers.is_an_answer(error), "silent": error.status == SEALED}
-            raise ProviderError(f"vault: {error}", **heard) from None
+            raise ProviderError(f"vault: {error}", _contact(error)) from None
         except VaultError as error:
-            raise ProviderError(f"vault: {error}", silent=True) from None
+            raise ProviderError(f"vault: {error}", Contact.NONE) from None
 
     async def _looked_again(self, session: Session) -> Session:
         """The cluster that minted may be back behind the address, and the login that is held another one's."""
@@ -132,9 +131,9 @@ class Ending:
             if await self._login.moved(session):
                 return await self._login.session()
         except LoginFailed as error:
-            raise ProviderError(error.why, silent=True) from None
+            raise ProviderError(error.why, Contact.NONE) from None
         except VaultError as error:
-            raise ProviderError(f"vault: {error}", silent=True) from None
+            raise ProviderError(f"vault: {error}", Contact.NONE) from None
         return session
 
 
@@ -148,9 +147,15 @@ def block_of(ref: LeaseRef) -> VaultBlock:
     try:
         return VaultBlock.model_validate(dict(ref.params))
     except ValidationError:
-        raise ProviderError("vault: the block of this lease cannot be read", asked=False) from None
+        raise ProviderError("vault: the block of this lease cannot be read", Contact.NOT_ASKED) from None
 
 
 def _may_fetch(ref: LeaseRef) -> bool:
     """May its token be fetching a leased secret whose id is not known?"""
     return bool(block_of(ref).leased_under) and not children_of(ref)
+
+
+def _contact(error: VaultRefused) -> Contact:
+    if answers.is_an_answer(error):
+        return Contact.ANSWERED
+    return Contact.NONE if error.status == SEALED else Contact.FAILED

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from broker.model import JsonValue
-from broker.providers.base import LeaseRef, ProviderError
+from broker.providers.base import Contact, LeaseRef, ProviderError
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import VaultSettings
@@ -68,7 +68,7 @@ class NamedTokens:
         try:
             return self._name(ref)
         except (KeyError, ValueError):
-            raise ProviderError("the mint key or nonce of this lease is not to be had", asked=False) from None
+            raise ProviderError("the mint key or nonce of this lease is not to be had", Contact.NOT_ASKED) from None
 
     async def alive(self, asker: Secret, ref: LeaseRef) -> bool:
         return await self.owner(asker, self.chosen(ref), ref.lease_id) is Owner.LEASE
@@ -109,7 +109,7 @@ class NamedTokens:
                 if not ref.found:
                     return True
                 await self._end(token)
-        raise ProviderError("the token id of a mint in doubt could not be occupied", answered=True)
+        raise ProviderError("the token id of a mint in doubt could not be occupied", Contact.ANSWERED)
 
     async def _try_tomb(self, asker: Secret, token: Secret, lease_id: str) -> None:
         settings = self._settings
@@ -155,7 +155,7 @@ class AccessorTokens:
 
 def _accessor(refs: Mapping[str, JsonValue]) -> str:
     if "accessor" not in refs:
-        raise ProviderError("the accessor of this lease's token is not known", asked=False)
+        raise ProviderError("the accessor of this lease's token is not known", Contact.NOT_ASKED)
     return str(refs["accessor"])
 
 

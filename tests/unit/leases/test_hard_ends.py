@@ -21,7 +21,7 @@ from broker.leases.core import ref_of
 from broker.leases.ending import Ending
 from broker.leases.selection import Selection
 from broker.model import EndReason, Evidence, Lease, LeaseState
-from broker.providers.base import LeaseRef, Progress, ProviderError, Settlement, Stray, Sweep, Swept
+from broker.providers.base import Contact, LeaseRef, Progress, ProviderError, Settlement, Stray, Sweep, Swept
 from broker.store.base import tail
 from tests.fakes.domain import lease as lease_of_domain
 from tests.fakes.provider import FakeProvider
@@ -37,7 +37,7 @@ async def test_leases_of_an_old_cluster_do_not_stop_mints_at_the_new_one(
         await broker.issue(opened.handle)
 
     async def elsewhere(_self: FakeProvider, _ref: LeaseRef) -> Progress:
-        raise ProviderError("another cluster answers", answered=True)
+        raise ProviderError("another cluster answers", Contact.ANSWERED)
 
     monkeypatch.setattr(FakeProvider, "revoke", elsewhere)
     for opened in first:
@@ -326,7 +326,7 @@ async def test_a_lease_that_cannot_even_be_asked_about_closes_no_breaker(
     assert breaker.open
 
     async def elsewhere(_self: FakeProvider, _ref: LeaseRef) -> Progress:
-        raise ProviderError("another namespace", asked=False)
+        raise ProviderError("another namespace", Contact.NOT_ASKED)
 
     monkeypatch.setattr(FakeProvider, "revoke", elsewhere)
     lease = domain_lease(broker)

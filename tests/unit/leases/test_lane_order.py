@@ -16,7 +16,7 @@ from broker.leases.ending import BACKOFF_CAP, LONE_CAP, Ending, backoff
 from broker.leases.lane import PAGE
 from broker.leases.selection import Selection
 from broker.model import Lease, LeaseState
-from broker.providers.base import LeaseRef, Progress, ProviderError, Settlement
+from broker.providers.base import Contact, LeaseRef, Progress, ProviderError, Settlement
 from tests.fakes.provider import FakeProvider
 from tests.fakes.world import World, agent, refusal, world
 
@@ -186,8 +186,8 @@ async def test_what_is_known_without_asking_closes_no_breaker(broker: World, mon
 
     async def not_yet(_self: FakeProvider, _ref: LeaseRef, *, final: bool) -> Settlement:
         if final:
-            raise ProviderError("down", silent=True)
-        return Settlement(found=False, asked=False)
+            raise ProviderError("down", Contact.NONE)
+        return Settlement(found=False, contact=Contact.NOT_ASKED)
 
     monkeypatch.setattr(FakeProvider, "settle", not_yet)
     handles = []
@@ -225,5 +225,5 @@ async def test_what_waited_for_its_target_is_dead_within_five_seconds_of_its_ret
 
 
 def test_few_ask_often_and_many_ask_rarely() -> None:
-    assert max(backoff(30, company=1) for _ in range(50)) <= LONE_CAP
-    assert min(backoff(30, company=500) for _ in range(50)) >= BACKOFF_CAP / 2
+    assert max(backoff(30, waiting=1) for _ in range(50)) <= LONE_CAP
+    assert min(backoff(30, waiting=500) for _ in range(50)) >= BACKOFF_CAP / 2
