@@ -46,7 +46,7 @@ def check(
 
     found = asyncio.run(offline.check_live(settings))
     wrong = _report("providers", found)
-    for remark in [*offline.remarks(settings), *found.remarks]:
+    for remark in found.remarks:
         typer.echo(f"{'':<14}note: {remark}")
     if found.remedy:
         typer.echo(f"this prints what to install, and with --diff how the server differs:\n  {found.remedy}", err=True)

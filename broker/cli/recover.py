@@ -12,7 +12,7 @@ from typing import Annotated, Never
 import typer
 
 from broker import log, process
-from broker.cli.options import ConfigFile, VaultTokenFile, operator_token
+from broker.cli.options import ConfigFile, VaultTokenFile, fail, operator_token
 from broker.config import Config, load
 from broker.leases.recovery import NotAllowed, Report, Request
 from broker.policy.durations import parse_instant
@@ -59,22 +59,27 @@ def recover(
         unfreeze=unfreeze,
         tell=_nothing if as_json else _told,
     )
+    report, anchored = _run(settings, request)
+    _tell(report, as_json=as_json)
+    if problems := [*report.unanswered, *anchored]:
+        problems.append("the broker goes on refusing to serve: mend that, and run recover again")
+        for problem in problems:
+            typer.echo(f"error: {problem}", err=True)
+        raise typer.Exit(os.EX_UNAVAILABLE)
+    raise typer.Exit(FOUND if report.unproven else os.EX_OK)
+
+
+def _run(settings: Config, request: Request) -> tuple[Report, list[str]]:
+    """The report, and what kept the anchor from being written."""
     from broker.wiring import offline
 
     try:
-        report, anchored = asyncio.run(offline.recover(settings, request))
+        return asyncio.run(offline.recover(settings, request))
     except NotAllowed as error:
-        for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
-        _fail(os.EX_NOPERM, "nothing was changed; docs/recovery.md has the policy of an operator's token")
+        hint = "nothing was changed; docs/recovery.md has the policy of an operator's token"
+        fail(os.EX_NOPERM, *error.problems, hint)
     except ProviderError as error:
-        _fail(os.EX_UNAVAILABLE, f"{error}; nothing was changed")
-    _tell(report, as_json=as_json)
-    for problem in (*report.unanswered, *anchored):
-        typer.echo(f"error: {problem}", err=True)
-    if report.unanswered or anchored:
-        _fail(os.EX_UNAVAILABLE, "the broker goes on refusing to serve: mend that, and run recover again")
-    raise typer.Exit(FOUND if report.unproven else os.EX_OK)
+        fail(os.EX_UNAVAILABLE, f"{error}; nothing was changed")
 
 
 def _unfreeze(settings: Config, *, as_json: bool) -> Never:
@@ -112,13 +117,8 @@ def _tell(report: Report, *, as_json: bool) -> None:
 
 def _instant(text: str) -> datetime:
     if not text:
-        _fail(os.EX_USAGE, "--since TIME is needed: when the restored backup was made, or earlier")
+        fail(os.EX_USAGE, "--since TIME is needed: when the restored backup was made, or earlier")
     try:
         return parse_instant(text)
     except ValueError as error:
-        _fail(os.EX_USAGE, f"--since: {error}")
-
-
-def _fail(code: int, problem: str) -> Never:
-    typer.echo(f"error: {problem}", err=True)
-    raise typer.Exit(code)
+        fail(os.EX_USAGE, f"--since: {error}")

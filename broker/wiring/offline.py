@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from broker import keyring
@@ -16,7 +16,7 @@ from broker.keyring import Keyring
 from broker.leases import recovery
 from broker.model import Lease
 from broker.policy.load import load
-from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Remarks
+from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Provider, Remarks
 from broker.providers.vault.needs import needs_of
 from broker.providers.vault.provision import Plan, clashes, plan_of
 from broker.providers.vault.scope import ROLE, is_segment
@@ -90,49 +90,40 @@ async def unfreeze(config: Config) -> bool:
         return changed
 
 
+@asynccontextmanager
+async def _to_be_asked(config: Config) -> AsyncIterator[dict[str, Provider]]:
+    """Every provider, for questions only: nothing is minted, and nonces of ended leases are erased."""
+    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")
+    table = adapters.providers(config, ring, "none", SystemClock(), lambda: 0, known_children=_nobody)
+    async with AsyncExitStack() as stack:
+        for provider in table.values():
+            stack.push_async_callback(provider.close)
+        yield table
+
+
 async def recheck(config: Config, leases: Sequence[Lease], operator: Secret | None) -> recovery.Rechecked:
     """Ask the providers again about ended leases."""
-    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # their nonces are erased
-    table = adapters.providers(config, ring, "recheck", SystemClock(), lambda: 0, known_children=_nobody)
-    try:
+    async with _to_be_asked(config) as table:
         return await recovery.recheck(leases, table, operator)
-    finally:
-        for provider in table.values():
-            await provider.close()
 
 
 async def check_live(config: Config) -> Findings:
     """What keeps the configured providers from minting, asked of themselves. Raises ConfigError, ScopeMapError."""
     declared = declared_scopes(config)
-    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")  # nothing is minted
     found = Findings()
-    for name, provider in adapters.providers(
-        config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody
-    ).items():
-        asked = (
-            provider.check_scopes(declared.get(name, [])) if isinstance(provider, ChecksScopes) else provider.check()
-        )
-        try:
-            told = await asked
-        finally:
-            await provider.close()
-        found += [f"{name}: {problem}" for problem in told]
-        if isinstance(told, Findings):
-            found.remarks += [f"{name}: {remark}" for remark in told.remarks]
-            found.remedy = found.remedy or told.remedy.replace("{map}", shlex.quote(str(config.scopes.file)))
+    async with _to_be_asked(config) as table:
+        for name, provider in table.items():
+            if isinstance(provider, ChecksScopes):
+                told = await provider.check_scopes(declared.get(name, []))
+            else:
+                told = await provider.check()
+            found += [f"{name}: {problem}" for problem in told]
+            said = provider.remarks() if isinstance(provider, Remarks) else []
+            if isinstance(told, Findings):
+                said = [*said, *told.remarks]
+                found.remedy = found.remedy or told.remedy.replace("{map}", shlex.quote(str(config.scopes.file)))
+            found.remarks += [f"{name}: {remark}" for remark in said]
     return found
-
-
-def remarks(config: Config) -> list[str]:
-    """What the operator should know of the configured providers, without asking them."""
-    ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")
-    table = adapters.providers(config, ring, "check", SystemClock(), lambda: 0, known_children=_nobody)  # never opened
-    return [
-        f"{name}: {remark}"
-        for name, provider in table.items()
-        if isinstance(provider, Remarks)
-        for remark in provider.remarks()
-    ]
 
 
 def vault_plan(scopes: Sequence[DeclaredScope], *, namespace: str, tomb_role: str, broker_policy: str) -> Plan:

@@ -220,6 +220,8 @@ def test_a_recovery_that_could_not_look_decides_nothing(site: Site, past: Past, 
     without = stepcred_broker(deployment, "recover", "--since", past.since())
     assert without.code == os.EX_NOPERM
     assert "an operator's token is needed" in without.err
+    told = stepcred_broker(deployment, "recover", "--since", past.since(), "--json")
+    assert json.loads(told.out)["exit_code"] == told.code == os.EX_NOPERM
     weak = deployment.folder / "weak.token"
     weak.touch(mode=0o600)
     weak.write_text("s.no-such-token")

@@ -44,10 +44,6 @@ ACCESSOR_MODE = (
 )
 
 
-async def _nobody() -> frozenset[str]:
-    return frozenset()
-
-
 class VaultProvider:
     """Provider of `broker.providers.base`, with all of its further powers."""
 
@@ -60,7 +56,7 @@ class VaultProvider:
         installation: str,
         clock: Clock,
         *,
-        known: Callable[[], Awaitable[frozenset[str]]] = _nobody,
+        known: Callable[[], Awaitable[frozenset[str]]],
     ) -> None:
         """`known`: ids of the leased secrets that some live lease names; asked anew each time."""
         if problems := settings.problems():

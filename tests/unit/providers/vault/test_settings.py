@@ -15,6 +15,10 @@ from tests.support.vault import KEYRING
 AUTH = TokenFile(path=Path("token"))
 
 
+async def nobody() -> frozenset[str]:
+    return frozenset()
+
+
 @pytest.mark.parametrize(
     "address", ["https://vault.acme:8200", "https://vault", "http://127.0.0.1:8200", "http://[::1]:1"]
 )
@@ -28,7 +32,7 @@ def test_https_or_loopback(address: str) -> None:
 )
 def test_anything_else_is_refused(address: str) -> None:
     with pytest.raises(ConfigError):
-        VaultProvider(VaultSettings(address=address, auth=AUTH), KEYRING, "i", SystemClock())
+        VaultProvider(VaultSettings(address=address, auth=AUTH), KEYRING, "i", SystemClock(), known=nobody)
 
 
 def test_a_missing_ca_file_is_named() -> None:
