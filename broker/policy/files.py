@@ -1,0 +1,93 @@
+"""Where a map's files come from: a folder, or memory (a git revision, the copy that the database keeps).
+
+A file is named relative to the folder of the root file, with `/`, and `..` where it lies beside that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+MAX_BYTES = 1024 * 1024  # of one file
+MAX_NAME = 512  # characters of a file's name
+
+
+class Files(Protocol):
+    """Read-only, by name."""
+
+    def read(self, name: str) -> bytes:
+        """At most MAX_BYTES + 1 bytes. Raises OSError, also for a file that must not be believed (PermissionError)."""
+        ...
+
+    def shown(self, name: str) -> str:
+        """How people call it, in positions."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Folder:
+    """On disk. `guarded`: whoever may write the map decides who gets what, so a file that everybody may write is refused."""
+
+    path: Path
+    guarded: bool = False
+
+    def read(self, name: str) -> bytes:
+        """As `Files`."""
+        with (self.path / name).open("rb") as file:
+            if self.guarded and os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
+                raise PermissionError("can be written by everybody; run chmod o-w on it")
+            return file.read(MAX_BYTES + 1)
+
+    def shown(self, name: str) -> str:
+        """The path, as short as it was given."""
+        return posixpath.normpath(str(self.path / name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Already read. `label` stands before a name in positions."""
+
+    contents: Mapping[str, bytes]
+    label: str = ""
+
+    def read(self, name: str) -> bytes:
+        """As `Files`."""
+        try:
+            return self.contents[name][: MAX_BYTES + 1]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    def shown(self, name: str) -> str:
+        """Label and name."""
+        return self.label + name
+
+
+@dataclass(kw_only=True, slots=True)
+class Remembered:
+    """Reads through, once for each name, and keeps what was read: that is what a map was made of."""
+
+    files: Files
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def read(self, name: str) -> bytes:
+        """As `Files`."""
+        if name not in self.contents:
+            self.contents[name] = self.files.read(name)
+        return self.contents[name]
+
+    def shown(self, name: str) -> str:
+        """As `Files`."""
+        return self.files.shown(name)
+
+
+def beside(name: str, reference: str) -> str:
+    """The name of the file that `name` refers to. Raises ValueError for what is no relative path of plain characters."""
+    parts = reference.split("/")
+    if not reference or len(reference) > MAX_NAME or not reference.isprintable() or "\\" in reference or "" in parts:
+        raise ValueError("expected the path of a file, relative to this one, such as teams/payments.yaml")
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), reference))
