@@ -215,14 +215,15 @@ class RuleRef:
     name: str
     file: str
     line: int
+    column: int = 1
 
     def __str__(self) -> str:
         return f"{self.name} ({self.position})"
 
     @property
     def position(self) -> str:
-        """file:line without the folder: agents are told it, and need not know where the broker keeps its files."""
-        return f"{PurePath(self.file).name}:{self.line}"
+        """file:line:column without the folder: agents are told it, and need not know where the broker keeps its files."""
+        return f"{PurePath(self.file).name}:{self.line}:{self.column}"
 
 
 # --- credentials in flight: from a provider to the reply, never into the store ---

@@ -14,6 +14,7 @@ from broker.model import NAME, Revocability, RuleRef, ScopeKind, Tier
 from broker.policy import schema
 from broker.policy.document import Document, Path
 from broker.policy.index import Index
+from broker.policy.launch import Launchers
 from broker.policy.never import violations
 from broker.policy.patterns import BINDING, Pattern, parse_pattern
 from broker.policy.problems import Problem, ScopeMapError, did_you_mean, named, show
@@ -85,6 +86,7 @@ class _Compiler:
             nevers=MappingProxyType(nevers),
             tests=expectations,
             index=index,
+            launchers=Launchers(head.trust_domain, ()),
         )
 
     # --- entries ---
@@ -226,7 +228,8 @@ class _Compiler:
         }
         claims = {name: getattr(entry, name) for name in BINDING}
         number = int(path[-1]) + 1
-        rule = RuleRef(name=f"tests.{number}", file=self.document.file, line=self.document.mark(path)[0])
+        line, column = self.document.mark(path)
+        rule = RuleRef(name=f"tests.{number}", file=self.document.file, line=line, column=column)
         return ScopeTest(**fields, **claims, expect_allowed=entry.expect, rule=rule)
 
     # --- parts ---
@@ -285,8 +288,8 @@ class _Compiler:
         return schema.read_entry(kind, data, path, self.document, self.problems, also=also)
 
     def rule(self, path: Path, *, prefix: str = "") -> RuleRef:
-        line, _ = self.document.mark(path, key=True)
-        return RuleRef(name=f"{prefix}{path[-1]}", file=self.document.file, line=line)
+        line, column = self.document.mark(path, key=True)
+        return RuleRef(name=f"{prefix}{path[-1]}", file=self.document.file, line=line, column=column)
 
     def complain(self, path: Path, message: str, *, key: bool = False) -> None:
         self.problems.append(self.document.problem(path, message, key=key))

@@ -33,6 +33,8 @@ class Denial(Enum):
     TEMPLATE_VALUE = "TEMPLATE_VALUE"  # a capture that must not fill a template
     DENY_RULE = "DENY_RULE"
     TTL_TOO_SHORT = "TTL_TOO_SHORT"
+    SOURCE_NOT_ALLOWED = "SOURCE_NOT_ALLOWED"  # not from one of the grant's networks
+    ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED"  # the step was opened more often than the grant allows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,13 +47,15 @@ class AccessRequest:
     step: str
     scope: str
     now: datetime
-    proven: bool = False
+    proven: bool = False  # workflow, run, step and digest were said by a launcher that may say so today
     definition_digest: str = ""
+    address: str = ""  # IP address that the call comes from; "" when unknown
+    attempt: int = 1  # how often this step has been opened, this time included
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allowed:
-    """What may be minted, and until when."""
+    """What may be minted, and until when. With `approvals`, only after so many operators have said yes."""
 
     scope: str
     provider: str
@@ -61,11 +65,12 @@ class Allowed:
     ttl: timedelta
     max_ttl: timedelta  # over all successors, from the first mint
     max_step: timedelta  # the smallest of the matching grants
-    until: datetime | None  # end of the grant's window or of its `until`, the sooner
+    until: datetime | None  # when the last of the matching grants ends: its window or its `until`, the sooner
     concurrent: Concurrent  # the strictest of the matching grants
     rule: RuleRef
     workload: str
     captures: Mapping[str, str]
+    approvals: int = 0  # the most that tier, scope or a matching grant asks for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,16 @@ def request_for(
     """A question in which what was not said is what the certificate says, or "test"."""
     captured = {name: value for _, captures in scope_map.workloads_of(agent) for name, value in captures.items()}
     said = {name: claims.get(name) or captured.get(name, UNSAID) for name in BINDING}
-    return AccessRequest(agent=agent, scope=scope, now=now, **said, proven=proven, definition_digest=definition_digest)
+    return AccessRequest(
+        agent=agent,
+        scope=scope,
+        now=now,
+        workflow=said["workflow"],
+        run=said["run"],
+        step=said["step"],
+        proven=proven,
+        definition_digest=definition_digest,
+    )
 
 
 def run_tests(scope_map: ScopeMap, now: datetime) -> tuple[Outcome, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from broker.model import RuleRef
 from broker.policy.decide import decide
 from broker.policy.decision import AccessRequest, Decision
 from broker.policy.index import Index
+from broker.policy.launch import Launch, Launchers
 from broker.policy.rules import Deny, Grant, Never, Scope, ScopeTest, Workload
 
 
@@ -26,10 +28,15 @@ class ScopeMap:
     nevers: Mapping[str, Never]
     tests: tuple[ScopeTest, ...]
     index: Index
+    launchers: Launchers
 
     def decide(self, request: AccessRequest) -> Decision:
         """Allowed or Denied, with the reason. Pure, total."""
         return decide(self.index, request)
+
+    def may_launch(self, asked: Launch) -> RuleRef | None:
+        """The rule by which this launcher may open this step for this agent; None when there is none."""
+        return self.launchers.allows(asked, self.index.matches(asked.agent))
 
     def workloads_of(self, agent: str) -> tuple[tuple[str, Mapping[str, str]], ...]:
         """The workloads that a SPIFFE ID fits, by name, with what their captures took."""

@@ -69,6 +69,6 @@ def test_exactly_the_dead_states_are_terminal() -> None:
 
 def test_domain_objects_are_frozen_and_a_rule_says_where_it_stands() -> None:
     rule = RuleRef(name="nightly-load", file="scopes.yaml", line=31)
-    assert str(rule) == "nightly-load (scopes.yaml:31)"
+    assert str(rule) == "nightly-load (scopes.yaml:31:1)"
     with pytest.raises(FrozenInstanceError):
         rule.line = 1  # type: ignore[misc]  # that is the point

@@ -34,7 +34,7 @@ def test_a_grant_that_names_it_allows_with_its_rule_and_the_scope_s_bounds() -> 
     assert (decision.ttl, decision.max_ttl) == (timedelta(minutes=5), timedelta(hours=1))
     assert (decision.max_step, decision.concurrent, decision.until) == (timedelta(hours=2), Concurrent.REFUSE, None)
     assert (decision.workload, decision.captures) == ("load", {"workflow": "etl"})
-    assert str(decision.rule) == "nightly (map.yaml:14)"
+    assert str(decision.rule) == "nightly (map.yaml:14:3)"
 
 
 def test_defaults_are_15_minutes_no_successors_and_a_day() -> None:
@@ -92,7 +92,7 @@ def test_another_workflow_is_refused_with_yaml_that_would_allow_it() -> None:
 def test_a_scope_not_granted_is_refused_with_yaml_that_would_allow_it() -> None:
     decision = denied(a_map(NIGHTLY), ask("lake"))
     assert decision.smallest_fix == "grants:\n  nightly:\n    scopes: [orders, lake]"
-    assert str(decision.rule) == "nightly (map.yaml:14)"
+    assert str(decision.rule) == "nightly (map.yaml:14:3)"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_concurrent_supersedes_when_every_matching_grant_says_so() -> None:
 def test_deny_wins(deny: str) -> None:
     decision = denied(a_map(NIGHTLY + f"denies:\n  stop: {deny}\n"), ask())
     assert (decision.reason, decision.known) == (Denial.DENY_RULE, True)
-    assert str(decision.rule) == "denies.stop (map.yaml:16)"
+    assert str(decision.rule) == "denies.stop (map.yaml:16:3)"
 
 
 @pytest.mark.parametrize(

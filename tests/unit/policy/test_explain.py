@@ -15,11 +15,11 @@ def test_an_allowed_story_names_rule_bounds_and_the_other_grants() -> None:
     assert explain(a_map(RULES), ask()).lines() == [
         f"'{LOAD}' asks for 'orders' at 2026-06-01T12:00+00:00",
         "claims: workflow 'etl', run 'r1', step 'load'",
-        "ALLOWED by nightly (map.yaml:14)",
+        "ALLOWED by nightly (map.yaml:14:3)",
         "  fake, tier low, EXACT, ttl 15m",
-        "certificate fits workloads.load (map.yaml:6) with workflow=etl",
-        "grant nightly (map.yaml:14): matches",
-        "grant dawn (map.yaml:15): does not match",
+        "certificate fits workloads.load (map.yaml:6:3) with workflow=etl",
+        "grant nightly (map.yaml:14:3): matches",
+        "grant dawn (map.yaml:15:3): does not match",
         "  WORKFLOW_NOT_GRANTED: grant 'dawn' does not name workflow 'etl'",
         "  GRANT_OVER: grant 'dawn' ended at 2026-01-01T00:00Z",
     ]
@@ -29,7 +29,7 @@ def test_a_denied_story_names_the_nearest_grant_and_the_smallest_change() -> Non
     lines = explain(a_map(RULES), ask(agent=LOAD.replace("etl", "x"), workflow="x")).lines()
     assert lines[2:8] == [
         "DENIED WORKFLOW_NOT_GRANTED: grant 'nightly' does not name workflow 'x'",
-        "  rule: nightly (map.yaml:14)",
+        "  rule: nightly (map.yaml:14:3)",
         "  smallest change that would allow it:",
         "    grants:",
         "      nightly:",

@@ -37,4 +37,4 @@ tests:
 """)
     outcomes = run_tests(scope_map, NOW)
     assert [outcome.passed for outcome in outcomes] == [True, True, True, False, False, False]
-    assert str(outcomes[0].test.rule) == "tests.1 (map.yaml:16)"
+    assert str(outcomes[0].test.rule) == "tests.1 (map.yaml:16:5)"

@@ -33,7 +33,7 @@ def never(text: str) -> str:
 )
 def test_a_map_in_which_a_grant_could_give_it_does_not_load(rule: str) -> None:
     with pytest.raises(
-        ScopeMapError, match=r"map\.yaml:16:3: never 'rule' is broken by grant nightly \(map\.yaml:14\)"
+        ScopeMapError, match=r"map\.yaml:16:3: never 'rule' is broken by grant nightly \(map\.yaml:14:3\)"
     ):
         a_map(never(rule))
 

@@ -103,7 +103,7 @@ def test_the_rule_and_the_fix_are_told_only_of_scopes_that_some_grant_gives() ->
         for known in (True, False)
     }
     told = convert.verdict(ScopeAnswer(scope="s", decision=denied[True], reference_id="ref"))
-    assert (told.reason, told.rule, told.position) == ("OUTSIDE_WINDOW", "nightly", "scopes.yaml:7")
+    assert (told.reason, told.rule, told.position) == ("OUTSIDE_WINDOW", "nightly", "scopes.yaml:7:1")
     hidden = convert.verdict(ScopeAnswer(scope="s", decision=denied[False], reference_id="ref"))
     expected = broker_pb2.ScopeVerdict(
         scope="s", verdict=broker_pb2.VERDICT_REFUSED, reason="ACCESS_DENIED", reference_id="ref"

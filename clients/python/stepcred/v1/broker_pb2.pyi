@@ -71,7 +71,7 @@ class ScopeVerdict(google.protobuf.message.Message):
     """Stable UPPER_SNAKE reason; empty when granted."""
     rule: builtins.str
     position: builtins.str
-    """file:line of the rule."""
+    """file:line:column of the rule."""
     smallest_fix: builtins.str
     tier: stepcred.v1.lease_pb2.Tier.ValueType
     revocability: stepcred.v1.lease_pb2.Revocability.ValueType
