@@ -16,9 +16,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from broker.model import JsonValue
+from broker.policy.files import MAX_BYTES
 from broker.policy.problems import Problem, ScopeMapError, named
 
-MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32  # containers in containers; an AWS condition needs 8
 
 Path: TypeAlias = tuple[str | int, ...]

@@ -17,11 +17,15 @@ MAX_BYTES = 1024 * 1024  # of one file
 MAX_NAME = 512  # characters of a file's name
 
 
+class NotTrusted(OSError):
+    """A file that is there, and must not be believed. Its text is for people."""
+
+
 class Files(Protocol):
     """Read-only, by name."""
 
     def read(self, name: str) -> bytes:
-        """At most MAX_BYTES + 1 bytes. Raises OSError, also for a file that must not be believed (PermissionError)."""
+        """At most MAX_BYTES + 1 bytes. Raises OSError, NotTrusted among them."""
         ...
 
     def shown(self, name: str) -> str:
@@ -40,7 +44,7 @@ class Folder:
         """As `Files`."""
         with (self.path / name).open("rb") as file:
             if self.guarded and os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
-                raise PermissionError("can be written by everybody; run chmod o-w on it")
+                raise NotTrusted("can be written by everybody; run chmod o-w on it")
             return file.read(MAX_BYTES + 1)
 
     def shown(self, name: str) -> str:

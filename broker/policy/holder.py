@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,9 @@ from pathlib import Path
 from broker.clock import Clock
 from broker.journal.records import Kind, Record
 from broker.model import ScopeKind
-from broker.policy.load import load
-from broker.policy.problems import Problem, ScopeMapError
+from broker.policy.files import Folder
+from broker.policy.load import load_files
+from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
 from broker.store.base import Store, Tx
 
@@ -107,12 +106,10 @@ class Policies:
             return True
 
     def _read(self) -> ScopeMap:
-        """Whoever may write the map decides who gets what: looked at each time, not only at the start."""
-        with contextlib.suppress(OSError):  # the loading says it better
-            if self._path.stat().st_mode & stat.S_IWOTH:
-                message = "can be written by everybody; run chmod o-w on it"
-                raise ScopeMapError([Problem(file=str(self._path), line=1, column=1, message=message)])
-        return load(self._path, self._kinds, environment=self._environment, trust_domain=self._trust_domain)
+        folder = Folder(path=self._path.parent, guarded=True)
+        return load_files(
+            folder, self._path.name, self._kinds, environment=self._environment, trust_domain=self._trust_domain
+        ).map
 
     async def _adopt(self, found: ScopeMap) -> None:
         store, clock = self._parts()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.policy.document import MAX_BYTES
+from broker.policy.files import MAX_BYTES
 from broker.policy.load import load, parse
 from broker.policy.problems import ScopeMapError
 from tests.unit.policy.kinds import KINDS

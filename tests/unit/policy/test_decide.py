@@ -201,4 +201,4 @@ def test_params_of_one_decision_are_nobody_else_s() -> None:
 
 def test_the_digest_is_of_the_file_s_bytes() -> None:
     assert a_map(NIGHTLY).digest != a_map(NIGHTLY + "\n").digest
-    assert parse(BASE.encode(), "f", KINDS).digest == parse(BASE, "g", KINDS).digest
+    assert parse(BASE.encode(), "f", KINDS).digest == parse(BASE, "f", KINDS).digest
