@@ -304,5 +304,17 @@ class ScopeKind(Protocol):
         """Of a good block."""
         ...
 
+    def role(self, block: Mapping[str, JsonValue]) -> str:
+        """Of a good block: the provider's role whose power it lends. A team's file is bounded by its name."""
+        ...
+
+    def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
+        """Of a good block: where it may be used; empty = anywhere. None: regions mean nothing to this provider."""
+        ...
+
+    def json_schema(self) -> JsonValue:
+        """Of its block, for editors (JSON Schema 2020-12)."""
+        ...
+
 
 MIN_LEASE_LIFE = timedelta(seconds=60)  # DESIGN section 4: a shorter one is refused

@@ -220,12 +220,13 @@ def _outcome(outcome: Outcome) -> JsonValue:
 
 
 def _told(outcome: Outcome) -> str:
-    expected = "allow" if outcome.test.expect_allowed else "deny"
-    expected += f" ({outcome.test.reason})" if outcome.test.reason else ""
+    expected = outcome.test.expect
+    expected += f" ({outcome.test.reason.value})" if outcome.test.reason else ""
     decision = outcome.decision
     if isinstance(decision, Denied):
         return f"expected {expected}, denied {decision.reason.value}: {decision.message}"
-    return f"expected {expected}, allowed by {decision.rule}"
+    after = f" after {count(decision.approvals, 'approval')}" if decision.approvals else ""
+    return f"expected {expected}, allowed{after} by {decision.rule}"
 
 
 def _place(problem: Problem) -> JsonValue:

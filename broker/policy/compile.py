@@ -1,299 +1,215 @@
-"""Document → ScopeMap: every entry validated, every name resolved, every mistake reported at once."""
+"""Documents → ScopeMap: every entry validated, every name resolved, every mistake reported at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import count
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
 
-from pydantic import BaseModel
-
-from broker.model import NAME, Revocability, RuleRef, ScopeKind, Tier
-from broker.policy import schema
-from broker.policy.document import Document, Path
+from broker.model import NAME, JsonValue, ScopeKind
+from broker.policy import checks
+from broker.policy.bounds import check_bounds
+from broker.policy.document import Document
 from broker.policy.index import Index
 from broker.policy.launch import Launchers
-from broker.policy.never import violations
-from broker.policy.patterns import BINDING, Pattern, parse_pattern
-from broker.policy.problems import Problem, ScopeMapError, did_you_mean, named, show
-from broker.policy.rules import Deny, Grant, Never, Scope, ScopeTest, Workload
+from broker.policy.parts import Parts, Team
+from broker.policy.patterns import BINDING
+from broker.policy.problems import Problem, ScopeMapError
+from broker.policy.reader import Reader
+from broker.policy.schema import entries
+from broker.policy.schema.read import read_entry
 from broker.policy.scope_map import ScopeMap
-from broker.policy.templates import mistakes, variables
-from broker.policy.windows import ALWAYS, Daily, When
 
-M = TypeVar("M", bound=BaseModel)
-R = TypeVar("R")
-
-MAX_PAIRS = 1_000_000  # (scope, workload) pairs of all grants: what the index holds in memory
+BUILT_IN = ("environment", "trust_domain")  # constants that every map has
+_CONSTANT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_CONSTANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+_REGION = re.compile(r"[a-z][a-z0-9-]{1,31}", re.ASCII)
 
 
-def compile_map(document: Document, digest: str, kinds: Mapping[str, ScopeKind]) -> ScopeMap:
-    """Compile a map. Raises ScopeMapError with every mistake."""
-    compiler = _Compiler(document=document, kinds=kinds)
-    scope_map = compiler.run(digest)
-    if scope_map is None or compiler.problems:
-        raise ScopeMapError(compiler.problems)
-    return scope_map
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Root:
+    """The root file (with what it extends), compiled; to it come the teams' files."""
 
-
-@dataclass(slots=True)
-class _Compiler:
     document: Document
-    kinds: Mapping[str, ScopeKind]
-    problems: list[Problem] = field(default_factory=list)
-    head: schema.Head | None = None
-    positions: Iterator[int] = field(default_factory=count)
-
-    def run(self, digest: str) -> ScopeMap | None:
-        if self.document.data is None:
-            self.complain((), "the file is empty")
-            return None
-        head = schema.read_entry(schema.Head, self.document.data, (), self.document, self.problems)
-        self.head = head = head or schema.lenient_head(self.document.data)
-        workloads = self.section("workloads", head.workloads, self.workload)
-        scopes = self.section("scopes", head.scopes, self.scope)
-        self.check_tiers(self.section("tiers", head.tiers, self.tier), scopes.values())
-        grants = self.section("grants", head.grants, self.grant)
-        denies = self.section("denies", head.denies, self.deny)
-        nevers = self.section("never", head.never, self.never)
-        tests = (self.test(data, ("tests", number)) for number, data in enumerate(head.tests))
-        expectations = tuple(test for test in tests if test is not None)
-        if not self.bounded(grants.values()):
-            return None
-        self.check_variables(grants.values(), workloads, scopes)
-        for never, message in violations(nevers.values(), grants.values(), workloads, scopes):
-            self.complain(("never", never.name), message, key=True)
-        if self.problems:
-            return None
-        index = Index(
-            trust_domain=head.trust_domain,
-            workloads=workloads.values(),
-            scopes=scopes,
-            grants=grants.values(),
-            denies=denies.values(),
-        )
-        return ScopeMap(
-            file=self.document.file,
-            digest=digest,
-            environment=head.environment,
-            trust_domain=head.trust_domain,
-            workloads=MappingProxyType(workloads),
-            scopes=MappingProxyType(scopes),
-            grants=MappingProxyType(grants),
-            denies=MappingProxyType(denies),
-            nevers=MappingProxyType(nevers),
-            tests=expectations,
-            index=index,
-            launchers=Launchers(head.trust_domain, ()),
-        )
-
-    # --- entries ---
-
-    def section(self, name: str, data: Mapping[str, object], read: Callable[[object, Path], R | None]) -> dict[str, R]:
-        found: dict[str, R] = {}
-        for key, entry in data.items():
-            if not NAME.fullmatch(key):
-                self.complain((name, key), "not a name: letters, digits and . _ : + @ = -", key=True)
-                continue
-            compiled = read(entry, (name, key))
-            if compiled is not None:
-                found[key] = compiled
-        return found
-
-    def workload(self, data: object, path: Path) -> Workload | None:
-        entry = self.entry(schema.WorkloadEntry, data, path)
-        if entry is None:
-            return None
-        pattern = self.pattern(entry.id, (*path, "id"))
-        if pattern is None:
-            return None
-        return Workload(
-            name=str(path[-1]),
-            pattern=pattern,
-            owners=tuple(entry.owners),
-            description=entry.description,
-            rule=self.rule(path, prefix="workloads."),
-        )
-
-    def scope(self, data: object, path: Path) -> Scope | None:
-        blocks: dict[str, object] = {}
-        if isinstance(data, dict):
-            blocks = {key: value for key, value in data.items() if key in self.kinds}
-            data = {key: value for key, value in data.items() if key not in self.kinds}
-        entry = self.entry(schema.ScopeEntry, data, path, also=self.kinds)
-        for key in blocks:
-            self.block(blocks[key], (*path, key), self.kinds[key])
-        if len(blocks) != 1 and isinstance(data, dict):
-            self.complain(path, f"needs exactly one provider: {', '.join(sorted(self.kinds))}", key=True)
-        if entry is None or len(blocks) != 1:
-            return None
-        if entry.max_ttl is not None and entry.max_ttl < entry.ttl:
-            self.complain((*path, "max_ttl"), "shorter than ttl")
-        ((provider, block),) = blocks.items()
-        if not isinstance(block, dict) or any(self.kinds[provider].validate(block)):
-            return None
-        return Scope(
-            name=str(path[-1]),
-            provider=provider,
-            block=block,
-            variables=variables(block),
-            ttl=entry.ttl,
-            max_ttl=entry.max_ttl or entry.ttl,
-            tier=entry.tier,
-            revocability=self.kinds[provider].revocability(block),
-            residency=tuple(entry.residency),
-            description=entry.description,
-            rule=self.rule(path, prefix="scopes."),
-        )
-
-    def block(self, block: object, path: Path, kind: ScopeKind) -> None:
-        if not isinstance(block, dict):
-            self.complain(path, "expected a mapping")
-            return
-        for inside, message in (*kind.validate(block), *mistakes(block)):
-            self.complain((*path, *inside), message)
-
-    def tier(self, data: object, path: Path) -> frozenset[Revocability] | None:
-        entry = self.entry(schema.TierEntry, data, path)
-        names = [tier.value for tier in Tier]
-        if path[-1] not in names:
-            self.complain(
-                path, f"no tier{named(str(path[-1])) or ' of that name'}; there are {', '.join(names)}", key=True
-            )
-        return frozenset(entry.revocability) if entry else None
-
-    def check_tiers(self, tiers: Mapping[str, frozenset[Revocability]], scopes: Iterable[Scope]) -> None:
-        """A scope that cannot be ended as its tier demands does not load."""
-        for scope in scopes:
-            taken = tiers.get(scope.tier.value, frozenset(Revocability))
-            if scope.revocability not in taken:
-                listed = ", ".join(sorted(one.value for one in taken))
-                message = f"is {scope.revocability.value}, and tier {scope.tier.value} takes only {listed}"
-                self.complain(("scopes", scope.name), message, key=True)
-
-    def grant(self, data: object, path: Path) -> Grant | None:
-        entry = self.entry(schema.GrantEntry, data, path)
-        self.names(data, path)
-        if entry is None:
-            return None
-        return Grant(
-            name=str(path[-1]),
-            position=next(self.positions),
-            workloads=tuple(entry.workloads),
-            workflows=None if entry.workflows == [schema.ANY] else frozenset(entry.workflows),
-            scopes=tuple(entry.scopes),
-            digests=_set(entry.definition_digest),
-            max_step=entry.max_step,
-            concurrent=entry.concurrent,
-            when=self.when(entry.when, (*path, "when")),
-            rule=self.rule(path),
-        )
-
-    def deny(self, data: object, path: Path) -> Deny | None:
-        entry = self.entry(schema.DenyEntry, data, path)
-        self.names(data, path)
-        if entry is None:
-            return None
-        return Deny(
-            name=str(path[-1]),
-            workloads=_set(entry.workloads),
-            workflows=None if entry.workflows == [schema.ANY] else _set(entry.workflows),
-            scopes=_set(entry.scopes),
-            digests=_set(entry.definition_digest),
-            when=self.when(entry.when, (*path, "when")),
-            rule=self.rule(path, prefix="denies."),
-        )
-
-    def never(self, data: object, path: Path) -> Never | None:
-        entry = self.entry(schema.NeverEntry, data, path)
-        self.names(data, path)
-        if entry is None:
-            return None
-        agents = self.pattern(entry.agents, (*path, "agents"), wildcard=True)
-        if agents is None:
-            return None
-        rule = self.rule(path, prefix="never.")
-        return Never(name=str(path[-1]), agents=agents, tier=entry.tier, scopes=_set(entry.scopes), rule=rule)
-
-    def test(self, data: object, path: Path) -> ScopeTest | None:
-        entry = self.entry(schema.Expectation, data, path)
-        if entry is None:
-            return None
-        # A misspelt scope would make `expect: deny` pass for ever.
-        self.known("scope", entry.ask, (*path, "ask"))
-        fields = {
-            name: getattr(entry, name) for name in ("agent", "ask", "at", "proven", "definition_digest", "reason")
-        }
-        claims = {name: getattr(entry, name) for name in BINDING}
-        number = int(path[-1]) + 1
-        line, column = self.document.mark(path)
-        rule = RuleRef(name=f"tests.{number}", file=self.document.file, line=line, column=column)
-        return ScopeTest(**fields, **claims, expect_allowed=entry.expect, rule=rule)
-
-    # --- parts ---
-
-    def when(self, entry: schema.WhenEntry, path: Path) -> When:
-        if entry.until is None and entry.daily is None:
-            return ALWAYS
-        daily = None
-        if entry.daily is not None:
-            daily = Daily(start=entry.daily.start, end=entry.daily.end, tz=entry.daily.tz)
-            if daily.start == daily.end:
-                self.complain((*path, "daily"), "from and to are the same time", key=True)
-        return When(until=entry.until, daily=daily)
-
-    def pattern(self, text: str, path: Path, *, wildcard: bool = False) -> Pattern | None:
-        if self.head is None:
-            return None
-        try:
-            return parse_pattern(text, trust_domain=self.head.trust_domain, wildcard=wildcard)
-        except ValueError as error:
-            self.complain(path, str(error))
-            return None
-
-    def names(self, data: object, path: Path) -> None:
-        """Every workload and scope that an entry lists must be declared, also where the entry has other mistakes."""
-        for key in ("workloads", "scopes"):
-            used = data.get(key) if isinstance(data, dict) else None
-            for number, name in enumerate(used if isinstance(used, list) else ()):
-                if isinstance(name, str):
-                    self.known(key.removesuffix("s"), name, (*path, key, number))
-
-    def known(self, what: str, name: str, path: Path) -> None:
-        declared: Mapping[str, object] = getattr(self.head, what + "s")
-        if name not in declared:
-            self.complain(path, f"no {what} is named {show(name)}{did_you_mean(name, declared)}")
-
-    def check_variables(
-        self, grants: Iterable[Grant], workloads: Mapping[str, Workload], scopes: Mapping[str, Scope]
-    ) -> None:
-        """A template may use what each workload's certificate says, or what a launcher can say."""
-        for grant in grants:
-            for number, scope in enumerate(scopes[name] for name in grant.scopes if name in scopes):
-                for workload in (workloads[name] for name in grant.workloads if name in workloads):
-                    unknown = scope.variables - {*workload.pattern.captures, *BINDING}
-                    for name in sorted(unknown):
-                        message = f"scope {show(scope.name)} uses {{{name}}}, which workload {show(workload.name)} does not capture"
-                        self.complain(("grants", grant.name, "scopes", number), message)
-
-    def bounded(self, grants: Iterable[Grant]) -> bool:
-        pairs = sum(len(grant.scopes) * len(grant.workloads) for grant in grants)
-        if pairs > MAX_PAIRS:
-            self.complain(("grants",), f"more than {MAX_PAIRS} pairs of scope and workload", key=True)
-        return pairs <= MAX_PAIRS
-
-    def entry(self, kind: type[M], data: object, path: Path, *, also: Iterable[str] = ()) -> M | None:
-        return schema.read_entry(kind, data, path, self.document, self.problems, also=also)
-
-    def rule(self, path: Path, *, prefix: str = "") -> RuleRef:
-        line, column = self.document.mark(path, key=True)
-        return RuleRef(name=f"{prefix}{path[-1]}", file=self.document.file, line=line, column=column)
-
-    def complain(self, path: Path, message: str, *, key: bool = False) -> None:
-        self.problems.append(self.document.problem(path, message, key=key))
+    head: entries.Head
+    constants: Mapping[str, str]
+    parts: Parts
+    positions: Iterator[int]
 
 
-def _set(values: list[str] | None) -> frozenset[str] | None:
-    return None if values is None else frozenset(values)
+def compile_root(document: Document, kinds: Mapping[str, ScopeKind], *, complete: bool = True) -> Root:
+    """Everything but the teams' files. Not `complete`: constants may be left to a map that extends this one.
+
+    Raises ScopeMapError with every mistake.
+    """
+    problems: list[Problem] = []
+    if document.data is None:
+        raise ScopeMapError([document.problem((), "the file is empty")])
+    head = read_entry(entries.Head, document.data, (), document, problems) or entries.lenient_head(document.data)
+    reader = Reader(
+        document=document, kinds=kinds, constants={}, workloads=head.workloads, scopes=head.scopes, problems=problems
+    )
+    reader.constants = _constants(reader, head, complete=complete)
+    parts = Parts(residency=_residency(reader, head))
+    parts.tiers = reader.section("tiers", head.tiers, reader.tier)
+    reader.tiers = parts.tiers
+    parts.workloads = reader.section("workloads", head.workloads, reader.workload)
+    parts.launchers = reader.section("launchers", head.launchers, reader.launcher)
+    parts.scopes = reader.section("scopes", head.scopes, reader.scope)
+    problems += checks.scope_problems(parts, parts.scopes.values(), kinds)
+    parts.grants = reader.section("grants", head.grants, reader.grant)
+    parts.denies = reader.section("denies", head.denies, reader.deny)
+    parts.nevers = reader.section("never", head.never, reader.never)
+    parts.teams = reader.section("teams", head.teams, reader.team_entry)
+    _prefixes_are_apart(reader, parts)
+    prefixes = tuple(team.scopes_prefix for team in parts.teams.values())
+    asked = [test.get("ask") for test in head.tests if isinstance(test, dict)]
+    # A test may ask for a team's scope: whether there is one is seen when the team's file is there.
+    reader.scopes = [*head.scopes, *(ask for ask in asked if isinstance(ask, str) and ask.startswith(prefixes))]
+    tests = (reader.test(data, ("tests", number)) for number, data in enumerate(head.tests))
+    parts.tests = [test for test in tests if test is not None]
+    if not checks.bounded(parts, ()):
+        reader.complain(("grants",), f"more than {checks.MAX_PAIRS} pairs of scope and workload", key=True)
+        raise ScopeMapError(problems)
+    _captures_are_no_constants(reader, parts)
+    checks.template_problems(parts, reader, parts.grants.values())
+    checks.owner_problems(parts, reader, parts.grants.values())
+    problems += checks.never_problems(parts, parts.grants.values())
+    if problems:
+        raise ScopeMapError(problems)
+    return Root(document=document, head=head, constants=reader.constants, parts=parts, positions=reader.positions)
+
+
+def compile_team(root: Root, team: Team, document: Document, kinds: Mapping[str, ScopeKind]) -> Parts:
+    """A team's file, within its bounds. Raises ScopeMapError with every mistake."""
+    problems: list[Problem] = []
+    if document.data is None:
+        raise ScopeMapError([document.problem((), "the file is empty")])
+    found = read_entry(entries.TeamHead, document.data, (), document, problems)
+    head = found or entries.lenient_team_head(document.data)
+    reader = Reader(
+        document=document,
+        kinds=kinds,
+        constants=root.constants,
+        workloads=root.parts.workloads,
+        scopes=[*head.scopes, *root.parts.scopes],
+        tiers=root.parts.tiers,
+        team=team.name,
+        positions=root.positions,
+        problems=problems,
+    )
+    own = Parts()
+    own.scopes = reader.section("scopes", head.scopes, reader.scope)
+    own.grants = reader.section("grants", head.grants, reader.grant)
+    own.denies = reader.section("denies", head.denies, reader.deny)
+    tests = (reader.test(data, ("tests", number)) for number, data in enumerate(head.tests))
+    own.tests = [test for test in tests if test is not None]
+    if not checks.bounded(root.parts, own.grants.values()):
+        reader.complain(("grants",), f"more than {checks.MAX_PAIRS} pairs of scope and workload", key=True)
+        raise ScopeMapError(problems)
+    problems += checks.scope_problems(root.parts, own.scopes.values(), kinds)
+    check_bounds(team, root.parts, reader, own, kinds)
+    together = _with_scopes_of(root.parts, own)
+    checks.template_problems(together, reader, own.grants.values())
+    checks.owner_problems(together, reader, own.grants.values())
+    problems += checks.never_problems(together, own.grants.values(), of_team=True)
+    if problems:
+        raise ScopeMapError(problems)
+    return own
+
+
+def add_team(root: Root, team: Team, own: Parts) -> None:
+    """Put a good team file's parts to the root's."""
+    parts = root.parts
+    parts.scopes |= own.scopes
+    parts.grants |= {f"{team.name}:{name}": grant for name, grant in own.grants.items()}
+    parts.denies |= {f"{team.name}:{name}": deny for name, deny in own.denies.items()}
+    parts.tests += own.tests
+
+
+def build(root: Root, digest: str) -> ScopeMap:
+    """The immutable, indexed map."""
+    parts, head = root.parts, root.head
+    index = Index(
+        trust_domain=head.trust_domain,
+        workloads=parts.workloads.values(),
+        scopes=parts.scopes,
+        grants=parts.grants.values(),
+        denies=parts.denies.values(),
+    )
+    return ScopeMap(
+        file=root.document.file,
+        digest=digest,
+        environment=head.environment,
+        trust_domain=head.trust_domain,
+        workloads=MappingProxyType(parts.workloads),
+        scopes=MappingProxyType(parts.scopes),
+        grants=MappingProxyType(parts.grants),
+        denies=MappingProxyType(parts.denies),
+        nevers=MappingProxyType(parts.nevers),
+        tiers=MappingProxyType(parts.tiers),
+        teams=MappingProxyType(parts.teams),
+        residency=MappingProxyType(parts.residency),
+        tests=tuple(parts.tests),
+        index=index,
+        launchers=Launchers(head.trust_domain, parts.launchers.values()),
+    )
+
+
+def _with_scopes_of(parts: Parts, own: Parts) -> Parts:
+    return Parts(workloads=parts.workloads, nevers=parts.nevers, scopes={**parts.scopes, **own.scopes})
+
+
+def _constants(reader: Reader, head: entries.Head, *, complete: bool) -> dict[str, str]:
+    found = {"environment": head.environment, "trust_domain": head.trust_domain}
+    for name, value in head.constants.items():
+        path = ("constants", name)
+        if not _CONSTANT_NAME.fullmatch(name) or name in BUILT_IN or name in BINDING:
+            reader.complain(path, "not a name for a constant: a-z 0-9 _, and no word that has a meaning", key=True)
+        elif value is None:
+            if complete:
+                reader.complain(path, "has no value; a map that extends this one gives it")
+            found[name] = "unset"
+        elif not isinstance(value, str) or not _CONSTANT.fullmatch(value):
+            reader.complain(path, "a constant is text of A-Z a-z 0-9 . _ -; put it in quotes")
+            found[name] = "unset"
+        else:
+            found[name] = value
+    return found
+
+
+def _captures_are_no_constants(reader: Reader, parts: Parts) -> None:
+    for workload in parts.workloads.values():
+        if taken := {*workload.pattern.captures} & {*reader.constants}:
+            reader.complain(("workloads", workload.name, "id"), f"{{{min(taken)}}} is a constant, and captures nothing")
+
+
+def _prefixes_are_apart(reader: Reader, parts: Parts) -> None:
+    """Else one team could declare, or grant, what is another's."""
+    for name, team in parts.teams.items():
+        for other in parts.teams.values():
+            if other.name != name and team.scopes_prefix.startswith(other.scopes_prefix):
+                message = f"begins as {other.scopes_prefix!r} of team {other.name} does: each needs one of its own"
+                reader.complain(("teams", name, "scopes_prefix"), message)
+
+
+def _residency(reader: Reader, head: entries.Head) -> dict[str, frozenset[str]]:
+    found = {}
+    for name, regions in head.residency.items():
+        path = ("residency", name)
+        if not NAME.fullmatch(name):
+            reader.complain(path, "not a name: letters, digits and . _ : + @ = -", key=True)
+        elif not _is_list_of_regions(regions):
+            reader.complain(path, "expected a list of regions such as [eu-west-1]")
+        else:
+            found[name] = frozenset(regions)
+    return found
+
+
+def _is_list_of_regions(value: JsonValue) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, str) and _REGION.fullmatch(one) for one in value)
+    )

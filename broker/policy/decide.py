@@ -7,7 +7,7 @@ The steps, in this order, so that a refusal never tells an agent about scopes th
 3. some grant gives the scope to that workload
 4. what the step claims is what its certificate says
 5. no deny rule concerns it (deny wins)
-6. a grant's conditions hold: workflow, digest, time, templates
+6. a grant's conditions hold: workflow, digest, time, networks, attempts, templates
 7. the matching grants together: the first in file order is the rule, the strictest bounds hold
 """
 
@@ -35,7 +35,7 @@ class Failure:
 
     reason: Denial
     message: str
-    fix: str
+    fix: fixes.Fix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +90,7 @@ def _granted(index: Index, scope: Scope, request: AccessRequest, matches: tuple[
         return _allowed(scope, matching, request)  # 7
     nearest = _nearest(candidates(index, scope, request, matches))
     first = nearest.failures[0]
-    fix = "\n".join(failure.fix for failure in nearest.failures)
-    return _refused(Failure(reason=first.reason, message=first.message, fix=fix), nearest.grant.rule)
+    return _refused(first, nearest.grant.rule, *(failure.fix for failure in nearest.failures[1:]))
 
 
 def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest) -> Allowed:
@@ -106,12 +105,19 @@ def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest) ->
         ttl=scope.ttl,
         max_ttl=scope.max_ttl,
         max_step=min(candidate.grant.max_step for candidate in matching),
-        until=chosen.until,
+        until=_last([candidate.until for candidate in matching]),
         concurrent=Concurrent.REFUSE if refuse else Concurrent.SUPERSEDE,
         rule=chosen.grant.rule,
         workload=chosen.match.workload.name,
         captures=dict(chosen.match.captures),
+        approvals=max(scope.approvals, *(candidate.grant.approvals for candidate in matching)),
     )
+
+
+def _last(ends: list[datetime | None]) -> datetime | None:
+    """Each matching grant allows, so the last to end decides; None = never."""
+    known = [end for end in ends if end is not None]
+    return max(known) if len(known) == len(ends) else None
 
 
 def claim_mismatch(request: AccessRequest, matches: Iterable[Match]) -> tuple[Match, Failure] | None:
@@ -137,6 +143,8 @@ def denying(index: Index, scope: Scope, request: AccessRequest, matches: tuple[M
             continue
         if deny.digests is not None and request.proven and request.definition_digest not in deny.digests:
             continue
+        if deny.when.reaches(request.address) is False:
+            continue
         if deny.when.look(request.now)[0] in (Phase.OPEN, Phase.UNKNOWN):
             return deny
     return None
@@ -161,11 +169,15 @@ def weigh(grant: Grant, match: Match, scope: Scope, request: AccessRequest) -> C
             failures.append(_failure(Denial.DIGEST_NOT_PINNED, fixes.digest(grant, request.definition_digest)))
     phase, until = grant.when.look(request.now)
     if phase is Phase.OVER:
-        failures.append(_failure(Denial.GRANT_OVER, fixes.over(grant)))
+        failures.append(_failure(Denial.GRANT_OVER, fixes.over(grant, request.now)))
     elif phase is not Phase.OPEN:
-        failures.append(_failure(Denial.OUTSIDE_WINDOW, fixes.outside(grant, phase)))
+        failures.append(_failure(Denial.OUTSIDE_WINDOW, fixes.outside(grant, phase, request.now)))
     elif until is not None and until - request.now < MIN_LEASE_LIFE:
         failures.append(_failure(Denial.TTL_TOO_SHORT, fixes.too_short(grant)))
+    if not grant.when.reaches(request.address):
+        failures.append(_failure(Denial.SOURCE_NOT_ALLOWED, fixes.source(grant, request.address)))
+    if grant.attempts is not None and request.attempt > grant.attempts:
+        failures.append(_failure(Denial.ATTEMPTS_EXHAUSTED, fixes.attempts(grant, request.attempt)))
     failures.extend(_template_failures(match, scope, request))
     return Candidate(grant=grant, match=match, failures=tuple(failures), until=until)
 
@@ -189,16 +201,17 @@ def _nearest(found: list[Candidate]) -> Candidate:
     return min(found, key=lambda candidate: (len(candidate.failures), candidate.grant.position))
 
 
-def _failure(reason: Denial, words: tuple[str, str]) -> Failure:
+def _failure(reason: Denial, words: fixes.Words) -> Failure:
     return Failure(reason=reason, message=words[0], fix=words[1])
 
 
-def _refused(failure: Failure, rule: RuleRef) -> Denied:
-    return Denied(reason=failure.reason, message=failure.message, known=True, rule=rule, smallest_fix=failure.fix)
+def _refused(failure: Failure, rule: RuleRef, *more: fixes.Fix) -> Denied:
+    fix = fixes.render((failure.fix, *more))
+    return Denied(reason=failure.reason, message=failure.message, known=True, rule=rule, smallest_fix=fix)
 
 
-def _unknown(reason: Denial, words: tuple[str, str], rule: RuleRef | None = None) -> Denied:
-    return Denied(reason=reason, message=words[0], known=False, rule=rule, smallest_fix=words[1])
+def _unknown(reason: Denial, words: fixes.Words, rule: RuleRef | None = None) -> Denied:
+    return Denied(reason=reason, message=words[0], known=False, rule=rule, smallest_fix=fixes.render(words[1:]))
 
 
 def _no_grant(index: Index, request: AccessRequest, matches: tuple[Match, ...]) -> Denied:

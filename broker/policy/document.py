@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -22,8 +22,17 @@ from broker.policy.problems import Problem, ScopeMapError, named
 MAX_DEPTH = 32  # containers in containers; an AWS condition needs 8
 
 Path: TypeAlias = tuple[str | int, ...]
-Mark: TypeAlias = tuple[int, int]  # line, column, from 1
 
+
+class Mark(NamedTuple):
+    """A place in a file. Line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+
+_START = Mark("", 1, 1)
 _CONSTANTS = {"": None, "~": None, "true": True, "false": False}
 _CONSTANTS |= dict.fromkeys(("null", "Null", "NULL"))
 _CONSTANTS |= {"True": True, "TRUE": True, "False": False, "FALSE": False}
@@ -49,13 +58,13 @@ class Document:
                 if path in place:
                     return place[path]
             if not path:
-                return (1, 1)
+                return Mark(self.file, 1, 1)
             path, key = path[:-1], True
 
     def problem(self, path: Path, message: str, *, key: bool = False) -> Problem:
         """A mistake at this place."""
-        line, column = self.mark(path, key=key)
-        return Problem(file=self.file, line=line, column=column, message=message)
+        mark = self.mark(path, key=key)
+        return Problem(file=mark.file, line=mark.line, column=mark.column, message=message)
 
 
 @dataclass(slots=True)
@@ -75,17 +84,17 @@ class _Builder:
     data: JsonValue = None
     documents: int = 0
     anchored: bool = False
-    last: Mark = (1, 1)  # of the latest event
+    last: Mark = field(default=_START)  # of the latest event
     keys: dict[Path, Mark] = field(default_factory=dict)
     values: dict[Path, Mark] = field(default_factory=dict)
     stack: list[_Open] = field(default_factory=list)
 
     def complain(self, mark: Mark, message: str) -> None:
-        self.problems.append(Problem(file=self.file, line=mark[0], column=mark[1], message=message))
+        self.problems.append(Problem(file=self.file, line=mark.line, column=mark.column, message=message))
 
     def take(self, event: Any) -> None:
         kind = type(event).__name__
-        mark = (event.start_mark.line + 1, event.start_mark.column + 1)
+        mark = Mark(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
         self.last = mark
         if kind == "DocumentStartEvent":
             self.documents += 1
@@ -124,7 +133,7 @@ class _Builder:
         if not isinstance(value, str):
             self.complain(mark, "a key must be text; put it in quotes")
         elif value in top.items:
-            first = self.keys[*top.path, value][0]
+            first = self.keys[*top.path, value].line
             self.complain(mark, f"duplicate key{named(value)}; the first is in line {first}")
         else:
             top.skip = False
@@ -217,7 +226,7 @@ def _decode(raw: bytes | str, file: str) -> str:
     return text
 
 
-def _position(text: str, offset: int) -> Mark:
+def _position(text: str, offset: int) -> tuple[int, int]:
     before = text[:offset]
     return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from broker.policy.decision import AccessRequest, Allowed, Decision
+from broker.policy.decision import AccessRequest, Decision, Denied
 from broker.policy.patterns import BINDING
 from broker.policy.rules import ScopeTest
 from broker.policy.scope_map import ScopeMap
@@ -32,6 +32,8 @@ def request_for(
     claims: Mapping[str, str | None],
     proven: bool = False,
     definition_digest: str = "",
+    address: str = "",
+    attempt: int = 1,
 ) -> AccessRequest:
     """A question in which what was not said is what the certificate says, or "test"."""
     captured = {name: value for _, captures in scope_map.workloads_of(agent) for name, value in captures.items()}
@@ -45,6 +47,8 @@ def request_for(
         step=said["step"],
         proven=proven,
         definition_digest=definition_digest,
+        address=address,
+        attempt=attempt,
     )
 
 
@@ -62,9 +66,18 @@ def _run(scope_map: ScopeMap, test: ScopeTest, now: datetime) -> Outcome:
         claims={name: getattr(test, name) for name in BINDING},
         proven=test.proven,
         definition_digest=test.definition_digest,
+        address=test.address,
+        attempt=test.attempt,
     )
     decision = scope_map.decide(request)
-    allowed = isinstance(decision, Allowed)
-    reason = "" if isinstance(decision, Allowed) else decision.reason.value
-    passed = allowed is test.expect_allowed and (test.reason is None or test.reason == reason)
+    passed = verdict(decision) == test.expect and (
+        test.reason is None or (isinstance(decision, Denied) and decision.reason is test.reason)
+    )
     return Outcome(test=test, decision=decision, passed=passed)
+
+
+def verdict(decision: Decision) -> str:
+    """In the words of `expect:`."""
+    if isinstance(decision, Denied):
+        return "deny"
+    return "approval" if decision.approvals else "allow"

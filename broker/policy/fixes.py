@@ -1,30 +1,69 @@
-"""Why a condition does not hold, and the smallest change that would make it hold: (message, fix).
+"""Why a condition does not hold, and the smallest change that would make it hold.
 
-A fix is YAML to paste over the same keys, or a sentence. What an agent said is always quoted in it.
+A fix is a piece of the map to paste over the same keys (`null` takes a key away), or a sentence where no change of the
+map is the answer. What an agent said is always quoted in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
+from broker.model import JsonValue
 from broker.policy.decision import AccessRequest
 from broker.policy.problems import did_you_mean, quote, show
 from broker.policy.rules import Deny, Grant, Scope, Workload
-from broker.policy.windows import Phase
+from broker.policy.windows import EVERY_DAY, WEEK, Daily, Phase, read_address, zone_name
 
-Words: TypeAlias = tuple[str, str]
+Fix: TypeAlias = Mapping[str, JsonValue] | str
+Words: TypeAlias = tuple[str, Fix]  # message, fix
+
 _SHOWN = 20  # entries of a list; a fix is for reading
+_DAY = timedelta(days=1)
+_MINUTES = 24 * 60  # of a day
+_NEAR_THE_END = datetime(9999, 1, 1, tzinfo=UTC)
 
 
-def _list(values: Iterable[str]) -> str:
-    known = list(values)
-    more = ["…"] if len(known) > _SHOWN else []
-    return "[" + ", ".join([quote(value) for value in known[-_SHOWN:]] + more) + "]"
+def render(fixes: Iterable[Fix]) -> str:
+    """YAML to paste: all pieces as one, and the sentences as comments after it."""
+    piece: dict[str, JsonValue] = {}
+    sentences = []
+    for fix in fixes:
+        if isinstance(fix, str):
+            sentences.append(f"# {fix}")
+        else:
+            _merge(piece, fix)
+    return "\n".join([*_lines(piece, ""), *sentences])
 
 
-def _in_grant(grant: Grant, line: str) -> str:
-    return f"grants:\n  {quote(grant.name)}:\n    {line}"
+def _merge(into: dict[str, JsonValue], piece: Mapping[str, JsonValue]) -> None:
+    for key, value in piece.items():
+        if isinstance(value, Mapping):
+            _merge(into.setdefault(key, {}), value)
+        else:
+            into[key] = value
+
+
+def _lines(piece: Mapping[str, JsonValue], indent: str) -> list[str]:
+    lines = []
+    for key, value in piece.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{quote(key)}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{quote(key)}: {_scalar(value)}")
+    return lines
+
+
+def _scalar(value: JsonValue) -> str:
+    if isinstance(value, list):
+        more = ["…"] if len(value) > _SHOWN else []
+        return "[" + ", ".join([quote(item) for item in value[-_SHOWN:]] + more) + "]"
+    return "null" if value is None else quote(value) if isinstance(value, str) else str(value)
+
+
+def _of_grant(grant: Grant, **keys: JsonValue) -> Fix:
+    return {"grants": {grant.name: keys}}
 
 
 def unknown_scope(name: str, scopes: Iterable[str]) -> Words:
@@ -34,20 +73,18 @@ def unknown_scope(name: str, scopes: Iterable[str]) -> Words:
 
 def no_workload(request: AccessRequest) -> Words:
     """2: the certificate fits nothing."""
-    return "no workload's id matches this certificate", f"workloads:\n  new-workload:\n    id: {quote(request.agent)}"
+    grant = {"workloads": ["new-workload"], "workflows": [request.workflow], "scopes": [request.scope]}
+    piece = {"workloads": {"new-workload": {"id": request.agent}}, "grants": {"new-grant": grant}}
+    return "no workload's id matches this certificate", piece
 
 
 def no_grant(near: Grant | None, workload: str, request: AccessRequest) -> Words:
     """3: granted to others, or to nobody."""
     message = f"no grant gives {show(request.scope)} to workload {show(workload)}"
     if near is not None:
-        return message, _in_grant(near, f"scopes: {_list([*near.scopes, request.scope])}")
-    lines = (
-        f"workloads: [{quote(workload)}]",
-        f"workflows: [{quote(request.workflow)}]",
-        f"scopes: [{quote(request.scope)}]",
-    )
-    return message, "grants:\n  new-grant:\n" + "\n".join(f"    {line}" for line in lines)
+        return message, _of_grant(near, scopes=[*near.scopes, request.scope])
+    grant = {"workloads": [workload], "workflows": [request.workflow], "scopes": [request.scope]}
+    return message, {"grants": {"new-grant": grant}}
 
 
 def claim_mismatch(name: str, proven: str, claimed: str) -> Words:
@@ -69,7 +106,7 @@ def deny_rule(deny: Deny, request: AccessRequest, *, workflow_known: bool) -> Wo
 def workflow(grant: Grant, name: str) -> Words:
     """6: another workflow."""
     message = f"grant {show(grant.name)} does not name workflow {show(name)}"
-    return message, _in_grant(grant, f"workflows: {_list([*sorted(grant.workflows or ()), name])}")
+    return message, _of_grant(grant, workflows=[*sorted(grant.workflows or ()), name])
 
 
 def digest_unproven(grant: Grant) -> Words:
@@ -81,26 +118,69 @@ def digest_unproven(grant: Grant) -> Words:
 def digest(grant: Grant, proven: str) -> Words:
     """6: the definition has changed."""
     message = f"the workflow's definition is not one that grant {show(grant.name)} pins"
-    return message, _in_grant(grant, f"definition_digest: {_list([*sorted(grant.digests or ()), proven])}")
+    if not proven:
+        return message, "let the launcher say the definition's digest: stepcred digest FILE"
+    return message, _of_grant(grant, definition_digest=[*sorted(grant.digests or ()), proven])
 
 
-def over(grant: Grant) -> Words:
+def over(grant: Grant, now: datetime) -> Words:
     """6: past `until`."""
     end = f"{grant.when.until:%Y-%m-%dT%H:%MZ}" if grant.when.until else ""
-    return f"grant {show(grant.name)} ended at {end}", f"set a later grants.{quote(grant.name)}.when.until"
+    later = (now.date() + 2 * _DAY if now < _NEAR_THE_END else now.date()).isoformat()
+    return f"grant {show(grant.name)} ended at {end}", _of_grant(grant, when={"until": later})
 
 
-def outside(grant: Grant, phase: Phase) -> Words:
+def outside(grant: Grant, phase: Phase, now: datetime) -> Words:
     """6: not at this time of day."""
-    if phase is Phase.UNKNOWN:
-        return (
-            f"the time conditions of grant {show(grant.name)} cannot be evaluated",
-            "ask with a time that has a zone",
-        )
-    return (
-        f"grant {show(grant.name)} holds {grant.when.daily}",
-        f"ask {grant.when.daily}, or widen grants.{quote(grant.name)}.when.daily",
+    daily = grant.when.daily
+    if phase is Phase.UNKNOWN or daily is None:
+        message = f"the time conditions of grant {show(grant.name)} cannot be evaluated"
+        return message, "ask with a time that has a zone"
+    wider = _widened(daily, now)
+    piece: JsonValue = None
+    if wider is not None:
+        piece = {"from": f"{wider.start:%H:%M}", "to": f"{wider.end:%H:%M}", "tz": zone_name(wider.tz)}
+        piece |= {} if wider.days == EVERY_DAY else {"days": [WEEK[day] for day in sorted(wider.days)]}
+    return f"grant {show(grant.name)} holds {daily}", _of_grant(grant, when={"daily": piece})
+
+
+def _widened(daily: Daily, now: datetime) -> Daily | None:
+    """The window moved out to the hours around `now`, on the side that is nearer; None when that is all day."""
+    local = now.astimezone(daily.tz).replace(tzinfo=None)
+    hour = local.replace(minute=0, second=0, microsecond=0)
+    minute = local.hour * 60 + local.minute
+    before = (daily.start.hour * 60 + daily.start.minute - minute) % _MINUTES
+    after = (minute - daily.end.hour * 60 - daily.end.minute) % _MINUTES
+    start, end = daily.start, daily.end
+    if not Daily(start=start, end=end, tz=daily.tz).contains(now):  # else only the day is wrong
+        if before <= after:
+            start = hour.time()
+        else:
+            end = (hour + timedelta(hours=2)).time()
+    if start == end:
+        return None
+    begins = local.weekday() if start < end or local.time() >= start else (local.weekday() - 1) % 7
+    wider = Daily(start=start, end=end, tz=daily.tz, days=daily.days | {begins})
+    return wider if wider.contains(now) else None
+
+
+def source(grant: Grant, address: str) -> Words:
+    """6: the call comes from elsewhere, or nobody knows from where."""
+    found = read_address(address)
+    if found is None:
+        message = f"grant {show(grant.name)} holds for some networks, and the call's address is not known"
+        return message, f"call from an IP address, or remove grants.{quote(grant.name)}.when.networks"
+    networks = [*map(str, grant.when.networks or ()), f"{found}/{found.max_prefixlen}"]
+    message = f"grant {show(grant.name)} does not hold for calls from {found}"
+    return message, _of_grant(grant, when={"networks": networks})
+
+
+def attempts(grant: Grant, attempt: int) -> Words:
+    """6: the step was opened too often."""
+    message = (
+        f"this is attempt {attempt} of the step, and grant {show(grant.name)} holds for the first {grant.attempts}"
     )
+    return message, _of_grant(grant, attempts=attempt)
 
 
 def too_short(grant: Grant) -> Words:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.errors import unreadable
 from broker.model import ScopeKind
-from broker.policy.compile import compile_map
+from broker.policy.checks import at
+from broker.policy.compile import Root, add_team, build, compile_root, compile_team
 from broker.policy.document import read_document
-from broker.policy.files import Files, Folder, Memory, NotTrusted, Remembered
-from broker.policy.problems import Problem, ScopeMapError
+from broker.policy.files import Files, Folder, Memory, Remembered, beside
+from broker.policy.layers import joined, read_file, read_layers
+from broker.policy.parts import Parts, Team
+from broker.policy.problems import Problem, ScopeMapError, show
 from broker.policy.scope_map import ScopeMap
 
 
@@ -32,7 +34,7 @@ def load_files(
     *,
     environment: str | None = None,
     trust_domain: str | None = None,
-    kept: Mapping[str, bytes] | None = None,  # noqa: ARG001 - teams come next
+    kept: Mapping[str, bytes] | None = None,
 ) -> Loaded:
     """Read and compile a map with all of its files; `environment` and `trust_domain`, when given, must be its own.
 
@@ -41,25 +43,64 @@ def load_files(
     Blocking: seconds for a map near the size limit. Raises ScopeMapError.
     """
     seen = Remembered(files=files)
-    shown = files.shown(root)
-    try:
-        raw = seen.read(root)
-    except OSError as error:
-        message = str(error) if isinstance(error, NotTrusted) else unreadable(error)
-        raise ScopeMapError([Problem(file=shown, line=1, column=1, message=message)]) from None
-    document = read_document(raw, shown)
-    scope_map = compile_map(document, digest_of(seen.contents), kinds)
+    compiled = compile_root(joined(read_layers(seen, root)), kinds)
+    _must_be_for(compiled, environment=environment, trust_domain=trust_domain)
+    refused = _add_teams(compiled, seen, kinds, kept=kept)
+    if refused and kept is None:
+        raise ScopeMapError(problem for problems in refused.values() for problem in problems)
+    return Loaded(map=build(compiled, digest_of(seen.contents)), contents=seen.contents, refused=refused)
+
+
+def _must_be_for(root: Root, **expected: str | None) -> None:
+    """The broker's own environment and trust domain, where it has said them."""
     problems = [
-        document.problem((key,), f"this is a map for {found!r}; the broker serves {expected!r}")
-        for key, found, expected in (
-            ("environment", scope_map.environment, environment),
-            ("trust_domain", scope_map.trust_domain, trust_domain),
-        )
-        if expected is not None and found != expected
+        root.document.problem((key,), f"this is a map for {found!r}; the broker serves {asked!r}")
+        for key, asked in expected.items()
+        if (found := root.constants[key]) != asked and asked is not None
     ]
     if problems:
         raise ScopeMapError(problems)
-    return Loaded(map=scope_map, contents=seen.contents)
+
+
+def _add_teams(
+    root: Root, seen: Remembered, kinds: Mapping[str, ScopeKind], *, kept: Mapping[str, bytes] | None
+) -> dict[str, tuple[Problem, ...]]:
+    """Each team's file, or its kept one; why those that are refused are."""
+    names = {seen.shown(name): name for name in seen.contents}
+    refused: dict[str, tuple[Problem, ...]] = {}
+    for team in root.parts.teams.values():
+        path = ("teams", team.name, "path")
+        try:
+            name = beside(names[team.rule.file], team.path)
+        except ValueError as error:
+            refused[team.name] = (root.document.problem(path, str(error)),)
+            continue
+        try:
+            own = compile_team(root, team, read_file(seen, name, (root.document, path)), kinds)
+        except ScopeMapError as error:
+            refused[team.name] = error.problems
+            seen.contents.pop(name, None)
+            last = _kept_team(root, team, name, kinds, kept or {})
+            if last is None:
+                continue
+            own, seen.contents[name] = last
+        add_team(root, team, own)
+    if kept is None and not refused:
+        unknown = [test for test in root.parts.tests if test.ask not in root.parts.scopes]
+        refused |= {test.rule.name: (at(test.rule, f"no scope is named {show(test.ask)}"),) for test in unknown}
+    return refused
+
+
+def _kept_team(
+    root: Root, team: Team, name: str, kinds: Mapping[str, ScopeKind], kept: Mapping[str, bytes]
+) -> tuple[Parts, bytes] | None:
+    """The last good file of a team, when it is good by today's bounds and nevers."""
+    if name not in kept:
+        return None
+    try:
+        return compile_team(root, team, read_document(kept[name], f"kept {name}"), kinds), kept[name]
+    except ScopeMapError:
+        return None
 
 
 def digest_of(contents: Mapping[str, bytes]) -> str:

@@ -15,8 +15,8 @@ def violations(
     grants: Iterable[Grant],
     workloads: Mapping[str, Workload],
     scopes: Mapping[str, Scope],
-) -> Iterator[tuple[Never, str]]:
-    """Each grant that could give what a `never` forbids, with a message naming both places.
+) -> Iterator[tuple[Never, Grant, str]]:
+    """Each grant that could give what a `never` forbids, and what it could give to whom.
 
     Times, digests and deny rules are not counted on: they come and go.
     """
@@ -29,8 +29,7 @@ def violations(
             ]
             if forbidden and reached:
                 scope = scopes[forbidden[0]]
-                what = f"scope {scope.name!r} ({scope.tier.value}) to workload {reached[0]!r}"
-                yield never, f"never {never.name!r} is broken by grant {grant.rule}: it can give {what}"
+                yield never, grant, f"scope {scope.name!r} ({scope.tier.value}) to workload {reached[0]!r}"
 
 
 def _forbids(never: Never, scope: Scope) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from broker.model import JsonValue, Revocability, RuleRef, Tier
-from broker.policy.decision import Concurrent
+from broker.policy.decision import Concurrent, Denial
 from broker.policy.patterns import Pattern
 from broker.policy.windows import When
 
@@ -36,8 +36,10 @@ class Scope:
     tier: Tier
     revocability: Revocability
     residency: tuple[str, ...]
+    approvals: int  # its own, or its tier's when that asks for more
     description: str
     rule: RuleRef
+    team: str = ""  # whose file declares it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +54,11 @@ class Grant:
     digests: frozenset[str] | None  # None = any
     max_step: timedelta
     concurrent: Concurrent
+    attempts: int | None  # for the first so many attempts of a step
+    approvals: int
     when: When
     rule: RuleRef
+    team: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,14 +91,16 @@ class ScopeTest:
 
     agent: str
     ask: str
-    expect_allowed: bool
+    expect: str  # allow, deny or approval
     at: datetime | None
     workflow: str | None
     run: str | None
     step: str | None
     proven: bool
     definition_digest: str
-    reason: str | None
+    reason: Denial | None
+    address: str
+    attempt: int
     rule: RuleRef
 
 

@@ -10,6 +10,7 @@ from broker.policy.decide import decide
 from broker.policy.decision import AccessRequest, Decision
 from broker.policy.index import Index
 from broker.policy.launch import Launch, Launchers
+from broker.policy.parts import Team, TierRule
 from broker.policy.rules import Deny, Grant, Never, Scope, ScopeTest, Workload
 
 
@@ -26,6 +27,9 @@ class ScopeMap:
     grants: Mapping[str, Grant]
     denies: Mapping[str, Deny]
     nevers: Mapping[str, Never]
+    tiers: Mapping[str, TierRule]
+    teams: Mapping[str, Team]
+    residency: Mapping[str, frozenset[str]]  # name → regions
     tests: tuple[ScopeTest, ...]
     index: Index
     launchers: Launchers

@@ -36,9 +36,9 @@ def mistakes(block: JsonValue) -> list[tuple[Path, str]]:
 
 
 def fill(block: JsonValue, values: Mapping[str, str]) -> JsonValue:
-    """A new block with every variable replaced. `values` must hold them all, each matching VALUE."""
+    """A new block with every variable replaced that `values` holds."""
     if isinstance(block, str):
-        return _VARIABLE.sub(lambda match: values[match[1]], block) if "{" in block else block
+        return _VARIABLE.sub(lambda match: values.get(match[1], match[0]), block) if "{" in block else block
     if isinstance(block, Mapping):
         return {key: fill(value, values) for key, value in block.items()}
     if isinstance(block, list):

@@ -117,3 +117,12 @@ class FakeKind:
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         return self._revocability
+
+    def role(self, block: Mapping[str, JsonValue]) -> str:
+        return str(block["role"])
+
+    def regions(self, block: Mapping[str, JsonValue]) -> None:
+        return None
+
+    def json_schema(self) -> JsonValue:
+        return {"type": "object", "properties": {"role": {"type": "string"}}}

@@ -53,6 +53,18 @@ class AwsScope:
         bound_only = AwsBlock.model_validate(block).revoke == "bound"
         return Revocability.EXPIRY_ONLY if bound_only else Revocability.DENY_POLICY
 
+    def role(self, block: Mapping[str, JsonValue]) -> str:
+        """The role's ARN."""
+        return AwsBlock.model_validate(block).role_arn
+
+    def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
+        """Those that the session policy lets it use."""
+        return AwsBlock.model_validate(block).regions
+
+    def json_schema(self) -> JsonValue:
+        """Of the block."""
+        return AwsBlock.model_json_schema()
+
 
 def _problem(error: ErrorDetails) -> Problem:
     path = error["loc"]

@@ -198,3 +198,15 @@ class VaultScope:
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         """A token dies exactly, and with it a leased secret; a certificate is published; a stored value lives on."""
         return VaultBlock.model_validate(dict(block)).kind.revocability
+
+    def role(self, block: Mapping[str, JsonValue]) -> str:
+        """The token role."""
+        return VaultBlock.model_validate(dict(block)).role
+
+    def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:  # noqa: ARG002 - as the protocol has it
+        """A server is where it is."""
+        return None
+
+    def json_schema(self) -> JsonValue:
+        """Of the block."""
+        return VaultBlock.model_json_schema()

@@ -25,5 +25,14 @@ class FakeKind:
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         return Revocability.STATIC if block.get("role") == "static" else Revocability.EXACT
 
+    def role(self, block: Mapping[str, JsonValue]) -> str:
+        return str(block["role"])
+
+    def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
+        return block.get("data", {}).get("regions") if isinstance(block.get("data"), dict) else None
+
+    def json_schema(self) -> JsonValue:
+        return {"type": "object", "properties": {"role": {"type": "string"}}, "required": ["role"]}
+
 
 KINDS: Mapping[str, ScopeKind] = {name: FakeKind(name) for name in ("fake", "other")}

@@ -107,16 +107,16 @@ def test_a_fix_never_carries_an_agent_s_words_as_yaml(hostile: str) -> None:
     assert len(data["grants"]["nightly"]["workflows"]) == 2
 
 
-def test_of_several_grants_the_first_is_the_rule_and_the_strictest_bounds_hold() -> None:
+def test_of_several_grants_the_first_is_the_rule_the_last_to_end_counts_and_the_strictest_bounds_hold() -> None:
     scope_map = a_map(
         "grants:\n"
         f"  closed: {grant(workflows='[other]')}\n"
         f"  first: {grant(max_step='3h', concurrent='supersede', when='{until: 2027-01-01}')}\n"
-        f"  second: {grant(max_step='1h', workflows=chr(34).join(['[', '*', ']']), concurrent='refuse')}\n"
+        f"  second: {grant(max_step='1h', workflows=chr(34).join(['[', '*', ']']), when='{until: 2027-02-01}')}\n"
     )
     decision = allowed(scope_map, ask())
     assert decision.rule.name == "first"
-    assert decision.until == datetime(2027, 1, 1, tzinfo=UTC)
+    assert decision.until == datetime(2027, 2, 1, tzinfo=UTC)
     assert decision.max_step == timedelta(hours=1)
     assert decision.concurrent is Concurrent.REFUSE
 

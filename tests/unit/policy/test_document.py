@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from broker.policy.document import MAX_DEPTH, read_document
+from broker.policy.document import MAX_DEPTH, Mark, read_document
 from broker.policy.load import parse
 from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
@@ -116,10 +116,10 @@ def test_what_other_parsers_convert_stays_text() -> None:
 
 def test_every_key_and_value_has_its_place() -> None:
     document = read_document("a:\n  - x\n  - {b: 5}\n", "f")
-    assert document.mark(("a", 0)) == (2, 5)
-    assert document.mark(("a", 1, "b"), key=True) == (3, 6)
-    assert document.mark(("a", 1, "b")) == (3, 9)
-    assert document.mark(("a", 1, "missing")) == (3, 5)
+    assert document.mark(("a", 0)) == Mark("f", 2, 5)
+    assert document.mark(("a", 1, "b"), key=True) == Mark("f", 3, 6)
+    assert document.mark(("a", 1, "b")) == Mark("f", 3, 9)
+    assert document.mark(("a", 1, "missing")) == Mark("f", 3, 5)
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{a: ", "}"), ("- ", "")])

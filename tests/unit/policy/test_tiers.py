@@ -37,7 +37,8 @@ def test_other_tiers_and_tiers_that_take_it_do_not_stand_in_the_way(rules: str) 
         ("tiers: {hihg: {revocability: [EXACT]}}\n", "no tier 'hihg'; there are low, elevated, high"),
         ("tiers: {high: {revocability: [EXCAT]}}\n", "revocability is one of EXACT, "),
         ("tiers: {high: {revocability: []}}\n", "an empty list takes nothing"),
-        ("tiers: {high: {}}\n", "'revocability' is missing"),
+        ("tiers: {high: {approvals: 6}}\n", "between 0 and 5"),
+        ("tiers: {high: {longest_ttl: 30s}}\n", "shorter than 60s"),
         ("tiers: {high: {revocabilty: [EXACT]}}\n", "unknown key"),
     ],
 )
