@@ -14,6 +14,7 @@ from broker.policy.reader import Reader
 from broker.policy.rules import Grant, Scope
 
 MAX_PAIRS = 1_000_000  # (scope, workload) pairs of all grants: what the index holds in memory
+MAX_TEAMS = 200
 
 
 def at(rule: RuleRef, message: str) -> Problem:

@@ -62,6 +62,8 @@ def compile_root(document: Document, kinds: Mapping[str, ScopeKind], *, complete
     parts.denies = reader.section("denies", head.denies, reader.deny)
     parts.nevers = reader.section("never", head.never, reader.never)
     parts.teams = reader.section("teams", head.teams, reader.team_entry)
+    if len(parts.teams) > checks.MAX_TEAMS:
+        reader.complain(("teams",), f"more than {checks.MAX_TEAMS} teams", key=True)
     _prefixes_are_apart(reader, parts)
     prefixes = tuple(team.scopes_prefix for team in parts.teams.values())
     asked = [test.get("ask") for test in head.tests if isinstance(test, dict)]
@@ -72,7 +74,6 @@ def compile_root(document: Document, kinds: Mapping[str, ScopeKind], *, complete
     if not checks.bounded(parts, ()):
         reader.complain(("grants",), f"more than {checks.MAX_PAIRS} pairs of scope and workload", key=True)
         raise ScopeMapError(problems)
-    _captures_are_no_constants(reader, parts)
     checks.template_problems(parts, reader, parts.grants.values())
     checks.owner_problems(parts, reader, parts.grants.values())
     problems += checks.never_problems(parts, parts.grants.values())
@@ -177,12 +178,6 @@ def _constants(reader: Reader, head: entries.Head, *, complete: bool) -> dict[st
         else:
             found[name] = value
     return found
-
-
-def _captures_are_no_constants(reader: Reader, parts: Parts) -> None:
-    for workload in parts.workloads.values():
-        if taken := {*workload.pattern.captures} & {*reader.constants}:
-            reader.complain(("workloads", workload.name, "id"), f"{{{min(taken)}}} is a constant, and captures nothing")
 
 
 def _prefixes_are_apart(reader: Reader, parts: Parts) -> None:

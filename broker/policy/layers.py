@@ -6,7 +6,7 @@ but `tests` are added. That the result only narrows is checked afterwards, by wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from broker.errors import unreadable
 from broker.model import JsonValue
@@ -88,31 +88,35 @@ class _Join:
 
     def _join(self, over: JsonValue, base: JsonValue, path: Path) -> JsonValue:
         if not isinstance(over, Mapping) or not isinstance(base, Mapping):
-            self._replace(path)
+            self._take_away(base, path)
+            self._put(over, path)
             return over
         result: dict[str, JsonValue] = {key: value for key, value in base.items() if path or key != "extends"}
         for key, value in over.items():
             place = (*path, key)
             if value is None and path != (OPEN,):
                 if key not in base:
-                    self._problems.append(
-                        self._layer.problem(
-                            place, f"null takes a key away, and {self._base.file} has none of this name"
-                        )
-                    )
-                result.pop(key, None)
+                    message = f"null takes a key away, and {self._base.file} has none of this name"
+                    self._problems.append(self._layer.problem(place, message))
+                self._take_away(result.pop(key, None), place)
             elif place == ("tests",) and isinstance(value, list) and isinstance(base.get(key), list):
                 result[key] = self._add_tests(value, base[key])
             else:
                 result[key] = self._join(value, base.get(key), place)
+                self._keys[place] = self._layer.keys[place]  # a rule stands where it was last changed
         return result
 
-    def _replace(self, path: Path) -> None:
-        """All places below are the layer's."""
-        for places, own in ((self._keys, self._layer.keys), (self._values, self._layer.values)):
-            for place in [place for place in places if place[: len(path)] == path]:
-                del places[place]
-            places |= {place: mark for place, mark in own.items() if place[: len(path)] == path}
+    def _take_away(self, value: JsonValue, path: Path) -> None:
+        for place in _places(value, path):
+            self._keys.pop(place, None)
+            self._values.pop(place, None)
+
+    def _put(self, value: JsonValue, path: Path) -> None:
+        for place in _places(value, path):
+            if place in self._layer.keys:
+                self._keys[place] = self._layer.keys[place]
+            if place in self._layer.values:
+                self._values[place] = self._layer.values[place]
 
     def _add_tests(self, own: list[JsonValue], inherited: list[JsonValue]) -> list[JsonValue]:
         """After those of the base, so that what it promises stays promised."""
@@ -122,3 +126,14 @@ class _Join:
                 if place[:1] == ("tests",) and len(place) > 1:
                     places["tests", int(place[1]) + shift, *place[2:]] = mark
         return [*inherited, *own]
+
+
+def _places(value: JsonValue, path: Path) -> Iterator[Path]:
+    """Of a value and all inside it; its depth is bounded by the document's."""
+    yield path
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _places(item, (*path, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _places(item, (*path, number))
