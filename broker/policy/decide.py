@@ -168,18 +168,30 @@ def weigh(grant: Grant, match: Match, scope: Scope, request: AccessRequest) -> C
         elif request.definition_digest not in grant.digests:
             failures.append(_failure(Denial.DIGEST_NOT_PINNED, fixes.digest(grant, request.definition_digest)))
     phase, until = grant.when.look(request.now)
-    if phase is Phase.OVER:
-        failures.append(_failure(Denial.GRANT_OVER, fixes.over(grant, request.now)))
-    elif phase is not Phase.OPEN:
-        failures.append(_failure(Denial.OUTSIDE_WINDOW, fixes.outside(grant, phase, request.now)))
-    elif until is not None and until - request.now < MIN_LEASE_LIFE:
-        failures.append(_failure(Denial.TTL_TOO_SHORT, fixes.too_short(grant)))
+    if phase is not Phase.OPEN or (until is not None and until - request.now < MIN_LEASE_LIFE):
+        failures.extend(_time_failures(grant, phase, request.now))
     if not grant.when.reaches(request.address):
         failures.append(_failure(Denial.SOURCE_NOT_ALLOWED, fixes.source(grant, request.address)))
     if grant.attempts is not None and request.attempt > grant.attempts:
         failures.append(_failure(Denial.ATTEMPTS_EXHAUSTED, fixes.attempts(grant, request.attempt)))
     failures.extend(_template_failures(match, scope, request))
     return Candidate(grant=grant, match=match, failures=tuple(failures), until=until)
+
+
+def _time_failures(grant: Grant, phase: Phase, now: datetime) -> Iterable[Failure]:
+    """Of `until` and of the window, each for itself: a fix has to mend both."""
+    if phase is Phase.UNKNOWN:
+        yield _failure(Denial.OUTSIDE_WINDOW, fixes.not_evaluated(grant))
+        return
+    until, daily = grant.when.until, grant.when.daily
+    if until is not None and now >= until:
+        yield _failure(Denial.GRANT_OVER, fixes.over(grant, now))
+    elif until is not None and until - now < MIN_LEASE_LIFE:
+        yield _failure(Denial.TTL_TOO_SHORT, fixes.over_soon(grant, now))
+    if daily is not None and not daily.contains(now):
+        yield _failure(Denial.OUTSIDE_WINDOW, fixes.outside(grant, daily, now))
+    elif daily is not None and daily.ends(now) - now < MIN_LEASE_LIFE:
+        yield _failure(Denial.TTL_TOO_SHORT, fixes.closes_soon(grant, daily, now))
 
 
 def _template_failures(match: Match, scope: Scope, request: AccessRequest) -> Iterable[Failure]:

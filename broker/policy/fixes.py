@@ -7,14 +7,14 @@ map is the answer. What an agent said is always quoted in it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import TypeAlias
 
-from broker.model import JsonValue
+from broker.model import MIN_LEASE_LIFE, JsonValue
 from broker.policy.decision import AccessRequest
 from broker.policy.problems import did_you_mean, quote, show
 from broker.policy.rules import Deny, Grant, Scope, Workload
-from broker.policy.windows import EVERY_DAY, WEEK, Daily, Phase, read_address, zone_name
+from broker.policy.windows import EVERY_DAY, WEEK, Daily, read_address, zone_name
 
 Fix: TypeAlias = Mapping[str, JsonValue] | str
 Words: TypeAlias = tuple[str, Fix]  # message, fix
@@ -126,42 +126,66 @@ def digest(grant: Grant, proven: str) -> Words:
 def over(grant: Grant, now: datetime) -> Words:
     """6: past `until`."""
     end = f"{grant.when.until:%Y-%m-%dT%H:%MZ}" if grant.when.until else ""
-    later = (now.date() + 2 * _DAY if now < _NEAR_THE_END else now.date()).isoformat()
-    return f"grant {show(grant.name)} ended at {end}", _of_grant(grant, when={"until": later})
+    return f"grant {show(grant.name)} ended at {end}", _later(grant, now)
 
 
-def outside(grant: Grant, phase: Phase, now: datetime) -> Words:
+def over_soon(grant: Grant, now: datetime) -> Words:
+    """6: what is left until `until` is less than a lease's shortest life."""
+    return f"less than 60s are left of grant {show(grant.name)}", _later(grant, now)
+
+
+def _later(grant: Grant, now: datetime) -> Fix:
+    later = now.date() + 2 * _DAY if now < _NEAR_THE_END else now.date()
+    return _of_grant(grant, when={"until": later.isoformat()})
+
+
+def not_evaluated(grant: Grant) -> Words:
+    """6: a time without a zone, or at the end of the calendar."""
+    return f"the time conditions of grant {show(grant.name)} cannot be evaluated", "ask with a time that has a zone"
+
+
+def outside(grant: Grant, daily: Daily, now: datetime) -> Words:
     """6: not at this time of day."""
-    daily = grant.when.daily
-    if phase is Phase.UNKNOWN or daily is None:
-        message = f"the time conditions of grant {show(grant.name)} cannot be evaluated"
-        return message, "ask with a time that has a zone"
+    return f"grant {show(grant.name)} holds {daily}", _wider(grant, daily, now)
+
+
+def closes_soon(grant: Grant, daily: Daily, now: datetime) -> Words:
+    """6: what is left of the window is less than a lease's shortest life."""
+    return f"less than 60s are left of the window of grant {show(grant.name)}", _wider(grant, daily, now)
+
+
+def _wider(grant: Grant, daily: Daily, now: datetime) -> Fix:
     wider = _widened(daily, now)
     piece: JsonValue = None
     if wider is not None:
         piece = {"from": f"{wider.start:%H:%M}", "to": f"{wider.end:%H:%M}", "tz": zone_name(wider.tz)}
         piece |= {} if wider.days == EVERY_DAY else {"days": [WEEK[day] for day in sorted(wider.days)]}
-    return f"grant {show(grant.name)} holds {daily}", _of_grant(grant, when={"daily": piece})
+    return _of_grant(grant, when={"daily": piece})
 
 
 def _widened(daily: Daily, now: datetime) -> Daily | None:
     """The window moved out to the hours around `now`, on the side that is nearer; None when that is all day."""
     local = now.astimezone(daily.tz).replace(tzinfo=None)
     hour = local.replace(minute=0, second=0, microsecond=0)
-    minute = local.hour * 60 + local.minute
-    before = (daily.start.hour * 60 + daily.start.minute - minute) % _MINUTES
-    after = (minute - daily.end.hour * 60 - daily.end.minute) % _MINUTES
+    later = (hour + timedelta(hours=2)).time()
     start, end = daily.start, daily.end
-    if not Daily(start=start, end=end, tz=daily.tz).contains(now):  # else only the day is wrong
-        if before <= after:
-            start = hour.time()
-        else:
-            end = (hour + timedelta(hours=2)).time()
+    every_day = Daily(start=start, end=end, tz=daily.tz)
+    if every_day.contains(now):  # the day is wrong, or the window closes within a minute
+        end = later if every_day.ends(now) - now < MIN_LEASE_LIFE else end
+    elif _minutes(start, local) <= -_minutes(end, local) % _MINUTES:
+        start = hour.time()
+    else:
+        end = later
     if start == end:
         return None
     begins = local.weekday() if start < end or local.time() >= start else (local.weekday() - 1) % 7
     wider = Daily(start=start, end=end, tz=daily.tz, days=daily.days | {begins})
     return wider if wider.contains(now) else None
+
+
+def _minutes(to: time, local: datetime) -> int:
+    """From now forward to a time of day."""
+    return (to.hour * 60 + to.minute - local.hour * 60 - local.minute) % _MINUTES
 
 
 def source(grant: Grant, address: str) -> Words:
@@ -181,12 +205,6 @@ def attempts(grant: Grant, attempt: int) -> Words:
         f"this is attempt {attempt} of the step, and grant {show(grant.name)} holds for the first {grant.attempts}"
     )
     return message, _of_grant(grant, attempts=attempt)
-
-
-def too_short(grant: Grant) -> Words:
-    """6: what is left is less than a lease's shortest life."""
-    message = f"less than 60s are left of grant {show(grant.name)}"
-    return message, f"ask earlier, or widen grants.{quote(grant.name)}.when"
 
 
 def variable_unproven(scope: Scope, workload: Workload, name: str) -> Words:
