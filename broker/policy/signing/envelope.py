@@ -1,4 +1,7 @@
-"""A manifest in a DSSE envelope (https://github.com/secure-systems-lab/dsse), signed by a threshold of keys."""
+"""A manifest in a DSSE envelope (https://github.com/secure-systems-lab/dsse), signed by a threshold of keys.
+
+The library is imported on use: it imports boto3 and hvac where they are, 0.1 s that a map without signatures need not pay.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer import Signer, SSlibKey
 
 from broker.policy.signing.errors import Fault, ManifestError
 from broker.policy.signing.manifest import Manifest, parse_manifest, strict_json
+
+if TYPE_CHECKING:
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import Signer, SSlibKey
 
 PAYLOAD_TYPE = "application/vnd.stepcred.scopes+json"
 MAX_BYTES = 1024 * 1024  # of an envelope
@@ -47,6 +51,8 @@ class Seen:
 
 def sign(manifest: Manifest, signer: Signer) -> bytes:
     """A new envelope with one signature. Raises ManifestError when it would be too large to be read again."""
+    from securesystemslib.dsse import Envelope
+
     envelope = Envelope(manifest.payload(), PAYLOAD_TYPE, {})
     envelope.sign(signer)
     return _written(envelope)
@@ -136,6 +142,8 @@ def signers(envelope: bytes, keys: Mapping[str, SSlibKey]) -> frozenset[str]:
 
 def _signers(opened: Envelope, keys: Mapping[str, SSlibKey]) -> frozenset[str]:
     """Each key is asked alone: asked together, the library stops at a threshold and does not say who else signed."""
+    from securesystemslib.exceptions import UnverifiedSignatureError
+
     found = set()
     for name, key in keys.items():
         try:
@@ -163,6 +171,8 @@ class _Envelope(BaseModel):
 
 def _open(envelope: bytes) -> Envelope:
     """The library believes its caller about shapes: they are checked before."""
+    from securesystemslib.dsse import Envelope
+
     if len(envelope) > MAX_BYTES:
         raise ManifestError(Fault.TOO_LARGE)
     try:

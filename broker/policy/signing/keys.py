@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -18,21 +19,27 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from broker.config.signing_keys import MAX_PEM_BYTES, acceptable, load_public_keys
 from broker.errors import ConfigError, unreadable
 from broker.process import sync_folder
 from broker.secret import Secret
 
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner, SSlibKey
+
 
 def load_keys(paths: Mapping[str, Path]) -> dict[str, SSlibKey]:
     """Name → key, for `verify`. Blocks. Raises ConfigError with every problem; one key under two names is one."""
+    from securesystemslib.signer import SSlibKey
+
     return {name: SSlibKey.from_crypto(key) for name, key in load_public_keys(paths).items()}
 
 
 def load_signer(path: Path, passphrase: Callable[[], Secret]) -> CryptoSigner:
     """A private key, PEM. `passphrase` is asked only for an encrypted one. Blocks. Raises ConfigError."""
+    from securesystemslib.signer import CryptoSigner
+
     pem = _private_bytes(path)
     try:
         key = _loaded(pem, passphrase)
@@ -79,6 +86,7 @@ def generate(prefix: Path) -> tuple[Path, Path]:
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        os.fchmod(file.fileno(), mode)  # whatever the umask: a public key is for others to read
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
