@@ -73,18 +73,18 @@ def credentials_directory(environ: Mapping[str, str] = os.environ) -> Path | Non
     return Path(environ["CREDENTIALS_DIRECTORY"]) if environ.get("CREDENTIALS_DIRECTORY") else None
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Either the old content or the new one, whatever happens. Raises OSError.
 
     A file that is there keeps its owner, group and mode, also when root writes it, and a link goes on leading to it;
-    a new one has mode 0600.
+    a new one has `mode`.
     """
     path = path.resolve()
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     beside = Path(name)
     try:
         with os.fdopen(fd, "w") as file:
-            _take_after(file.fileno(), path)
+            _take_after(file.fileno(), path, mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -95,11 +95,12 @@ def replace_file(path: Path, text: str) -> None:
     sync_folder(path)
 
 
-def _take_after(fd: int, path: Path) -> None:
+def _take_after(fd: int, path: Path, mode: int) -> None:
     """Before anything is written. Whoever may not give a file away may not replace another's."""
     try:
         held = path.stat()
     except FileNotFoundError:
+        os.fchmod(fd, mode)
         return
     made, mode = os.fstat(fd), stat.S_IMODE(held.st_mode)
     if (made.st_uid, made.st_gid) != (held.st_uid, held.st_gid):

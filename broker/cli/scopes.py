@@ -15,6 +15,8 @@ from rich.text import Text
 
 from broker.cli.options import count, fail
 from broker.cli.provision import provision
+from broker.cli.signing import keygen, sign
+from broker.cli.verifying import verify
 from broker.clock import SystemClock
 from broker.errors import StoreError
 from broker.identity.spiffe import SpiffeIdError, parse_spiffe_id
@@ -32,6 +34,9 @@ FOUND = 1  # looked, and found something
 
 app = typer.Typer(no_args_is_help=True, help="Look at a scope map; all but provision --diff offline.")
 app.command("provision")(provision)
+app.command("sign")(sign)
+app.command("verify")(verify)
+app.command("keygen")(keygen)
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="The scope map.")]

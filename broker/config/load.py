@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from broker.config.settings import Config
-from broker.config.sources import FLAGS, Keys, Tree, add_environment, add_file, add_text, schema, variable
+from broker.config.sources import FLAGS, Keys, Tree, add_environment, add_file, add_text, is_section, schema, variable
 from broker.errors import ConfigError, unreadable
 
 MAX_FILE_BYTES = 1 << 20  # a config is a few kB; more is a mistake in the path
@@ -60,7 +60,11 @@ def load(path: Path, env: Mapping[str, str], overrides: Mapping[str, str] | None
 
 
 def _errors(error: ValidationError) -> list[Any]:
-    return error.errors(include_url=False, include_input=False)
+    items = error.errors(include_url=False, include_input=False)
+    for item in items:
+        if item["loc"][-1:] == ("[key]",):  # pydantic's mark of a table's key, where it is not its value that is wrong
+            item["loc"] = item["loc"][:-1]
+    return items
 
 
 def _behind(tree: Tree, error: ValidationError, context: dict[str, Path]) -> list[Any]:
@@ -68,7 +72,7 @@ def _behind(tree: Tree, error: ValidationError, context: dict[str, Path]) -> lis
 
     Looked for without the wrong values; what is said about them is left out.
     """
-    wrong = {tuple(str(part) for part in item["loc"]) for item in _errors(error)}
+    wrong = {_setting(tuple(str(part) for part in item["loc"])) for item in _errors(error)}
     values = copy.deepcopy(tree.values)
     for *above, key in wrong:
         section: Any = values
@@ -86,6 +90,16 @@ def _behind(tree: Tree, error: ValidationError, context: dict[str, Path]) -> lis
         lines = str(item["ctx"]["error"]).splitlines()
         item["ctx"] = {"error": "\n".join(line for line in lines if names.isdisjoint(re.findall(r"\w+", line)))}
     return more
+
+
+def _setting(keys: Keys) -> Keys:
+    """Without what lies inside of one setting: a table with a wrong line is wrong as a whole."""
+    section: Any = Config
+    for depth, key in enumerate(keys):
+        section = schema(section).get(key)
+        if not is_section(section):
+            return keys[: depth + 1]
+    return keys
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -111,6 +125,7 @@ _PLAIN = {
     "string_pattern_mismatch": "must be lower-case letters, digits, '.', '_' and '-'",
     "int_type": "must be a whole number, without quotes",
     "float_type": "must be a number, without quotes",
+    "dict_type": "is a table; write [{keys}] and its lines below",
     "bool_type": "must be true or false, without quotes",
 }
 
@@ -130,7 +145,7 @@ def _explain(tree: Tree, item: Any) -> None:
     elif kind == "greater_than":
         tree.problem(keys, f"must be more than {context['gt']}")
     else:
-        tree.problem(keys, _PLAIN.get(kind, item["msg"]))
+        tree.problem(keys, _PLAIN.get(kind, item["msg"]).replace("{keys}", ".".join(keys)))
 
 
 def _named_already(tree: Tree, keys: Keys) -> bool:

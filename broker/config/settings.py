@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import Enum
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from broker.config.signing_keys import load_public_keys
 from broker.config.values import (
     Address,
     Count,
@@ -26,9 +28,11 @@ from broker.config.values import (
     Url,
     choice,
 )
+from broker.errors import ConfigError
 from broker.process import credentials_directory
 
 SDK_DEADLINE = timedelta(seconds=15)  # of a client's call, by default: a mint that takes longer is lost to it
+MANIFEST_SUFFIX = ".dsse.json"  # behind the map's own name
 _BESIDE = ("-wal", "-shm", "-journal", "-reserve", ".lock")  # what SQLite and the store keep beside a database
 _GRPC = Address(host="127.0.0.1", port=8443)
 _HTTP = Address(host="127.0.0.1", port=8080)
@@ -106,11 +110,30 @@ class StoreSettings:
         return self.anchor_file or self.mint_key_file.with_name(self.mint_key_file.name + ".anchor")
 
 
+def _check_signers(keys: Mapping[str, Path]) -> Mapping[str, Path]:
+    if not keys:  # a threshold of nobody would be reached by everybody
+        raise ValueError("names no key; name those that may sign the scope map, or remove the section")
+    try:
+        load_public_keys(keys)
+    except ConfigError as error:
+        raise ValueError("\n".join(error.problems)) from None
+    return keys
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scopes:
-    """The scope map."""
+    """The scope map. With `keys` it must come with a manifest that they signed."""
 
     file: PublicFile
+    keys: Annotated[Mapping[Name, PublicFile], AfterValidator(_check_signers)] = field(default_factory=dict)
+    threshold: Count = 1  # distinct keys
+    threshold_high: Count = 2  # for a map that widens what is of tier high
+    manifest: PublicFile | None = None  # beside the map when None
+
+    @property
+    def manifest_file(self) -> Path:
+        """The DSSE envelope."""
+        return self.manifest or self.file.with_name(self.file.name + MANIFEST_SUFFIX)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,6 +290,24 @@ def _check_store(store: StoreSettings) -> StoreSettings:
     return store
 
 
+def _check_scopes(scopes: Scopes) -> Scopes:
+    problems = []
+    if not scopes.keys:
+        if scopes.manifest or (scopes.threshold, scopes.threshold_high) != (1, 2):
+            problems.append(
+                "threshold, threshold_high and manifest need [scopes.keys]: without keys nothing is checked"
+            )
+    elif scopes.threshold_high > len(scopes.keys):
+        problems.append(
+            f"threshold_high is more than the number of keys, {len(scopes.keys)}: they could never sign enough"
+        )
+    if scopes.threshold_high < scopes.threshold:
+        problems.append("threshold_high must not be less than threshold")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return scopes
+
+
 def _identity(path: Path) -> object:
     """The same for two names of one file, by whatever links."""
     try:
@@ -297,7 +338,7 @@ class Config:
     trust_domain: Name
     tls: Tls
     store: Annotated[StoreSettings, AfterValidator(_check_store)]
-    scopes: Scopes
+    scopes: Annotated[Scopes, AfterValidator(_check_scopes)]
     listen: Annotated[Listen, AfterValidator(_check_listen)] = field(default_factory=Listen)
     timings: Annotated[Timings, AfterValidator(_check_timings)] = field(default_factory=Timings)
     vault: Annotated[Vault, AfterValidator(_check_vault)] | None = None

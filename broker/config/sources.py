@@ -71,13 +71,14 @@ def _plain(hint: object) -> object:
 def leaves(section: type, above: Keys = ()) -> Iterator[Keys]:
     """Every key that takes a value."""
     for key, kind in schema(section).items():
-        if _is_section(kind):
+        if is_section(kind):
             yield from leaves(kind, (*above, key))
         else:
             yield (*above, key)
 
 
-def _is_section(kind: Any) -> bool:
+def is_section(kind: Any) -> bool:
+    """Keys below it, and no value of its own."""
     return is_dataclass(kind) and kind is not Address
 
 
@@ -94,7 +95,7 @@ def add_file(tree: Tree, section: type, values: Mapping[str, object], above: Key
         kind = known.get(key)
         if kind is None:
             _unknown(tree, section, keys, tree.file)
-        elif not _is_section(kind):
+        elif not is_section(kind):
             tree.put(keys, value, tree.file)
         elif isinstance(value, Mapping):
             tree.values_at(keys)
@@ -119,7 +120,7 @@ def add_text(tree: Tree, root: type, keys: Keys, text: str, source: str) -> None
     for depth, key in enumerate(keys):
         kind = schema(section).get(key)
         last = depth == len(keys) - 1
-        if kind is None or _is_section(kind) is last:
+        if kind is None or is_section(kind) is last:
             _unknown(tree, section, keys[: depth + 1], source)
             return
         section = kind
@@ -155,7 +156,7 @@ def _unknown(tree: Tree, section: type, keys: Keys, source: str) -> None:
         return
     if key in known:
         written = f"{variable(keys)}__<KEY>" if as_variable else f"[{'.'.join(keys)}]"
-        what = f"is a section; set {written}" if _is_section(known[key]) else "is a value, and has no keys below it"
+        what = f"is a section; set {written}" if is_section(known[key]) else "is a value, and has no keys below it"
         tree.problem(keys, what, source)
         return
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 import stepcred
+from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
-from stepcred.cli import _exec, _exits
+from stepcred.cli import _definition, _exec, _exits
 
 app = typer.Typer(
     name="stepcred",
@@ -142,6 +143,32 @@ def whoami(*, as_json: Json = False) -> int:
         table.add_row("certificate", f"valid until {identity.certificate_not_after:%Y-%m-%d %H:%M} UTC")
     table.add_row("sha256", identity.certificate_sha256)
     Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), markup=False, highlight=False).print(table)
+    return 0
+
+
+@app.command()
+def digest(
+    file: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or folders; - for standard input.")],
+    *,
+    base: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Names are relative to it.  (default: this folder)")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Print a workflow definition's digest, for definition_digest: of a grant.
+
+    One FILE alone, or -, gives the same digest under any name and in any folder; with --base, or among several, its
+    name counts. Of a folder every file counts, hidden ones too. Exit code 66: a file cannot be used.
+    """
+    if base is not None and _definition.STDIN in file:
+        raise typer.BadParameter("standard input has no name that could be relative to it", param_hint="--base")
+    try:
+        files = _definition.read(file, base)
+    except _definition.Unusable as problem:
+        _exec.say(str(problem))
+        return _answered(str(problem), _exits.NO_INPUT)
+    made = definition_digest(files)
+    print(json.dumps({"digest": made, "files": sorted(filter(None, files))}, indent=2) if as_json else made)  # noqa: T201
     return 0
 
 

@@ -14,6 +14,7 @@ from stepcred._errors import (
 
 FOUND_SOMETHING = 1
 USAGE = 64
+NO_INPUT = 66
 UNAVAILABLE = 69
 SOFTWARE = 70
 CANNOT_WRITE = 74

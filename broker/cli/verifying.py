@@ -1,0 +1,166 @@
+"""`stepcred-broker scopes verify`: is this map what enough people signed?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Never
+
+import typer
+
+from broker.cli.manifests import (
+    Json,
+    Keys,
+    MapFile,
+    as_values,
+    beside,
+    named_keys,
+    print_json,
+    print_rows,
+    print_table,
+    read_envelope,
+    signed_by,
+)
+from broker.cli.options import fail
+from broker.clock import SystemClock
+from broker.errors import unreadable
+from broker.policy import signing
+from broker.policy.files import Folder
+from broker.policy.signing import Manifest, ManifestError, SignedFiles
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import SSlibKey
+
+FOUND = 1  # looked, and it does not hold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What a manifest is held against."""
+
+    keys: Mapping[str, SSlibKey]
+    threshold: int
+    environment: str  # "": not asked
+    trust_domain: str
+    manifest: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    """What was found; it holds when nothing is wrong."""
+
+    manifest: Manifest | None
+    signers: frozenset[str]
+    problems: tuple[tuple[str, str], ...]  # fault, text
+
+
+def verify(
+    file: MapFile,
+    *,
+    keys: Keys = None,
+    threshold: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="How many of the keys must have signed.  (default: all)")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keys, threshold, environment and trust domain of this broker instead."),
+    ] = None,
+    environment: Annotated[str, typer.Option(help="The broker's.  (default: what the manifest says)")] = "",
+    trust_domain: Annotated[str, typer.Option(help="The broker's.  (default: what the manifest says)")] = "",
+    manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="(default: MAP.dsse.json)")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look whether MAP is what enough people signed, and still may be loaded. Exit 1: looked, and it does not hold.
+
+    Whether the broker has seen a higher serial only the broker knows. Exit 78: there is nothing to look at.
+    """
+    if config is not None:
+        if keys or threshold or environment or trust_domain:
+            fail(os.EX_USAGE, "--config has keys, threshold, environment and trust domain; give either it or them")
+        asked = _asked_by(config)
+    else:
+        known = signing.load_keys(named_keys(keys))
+        if not known or (threshold or 1) > len(known):
+            fail(
+                os.EX_USAGE, "give --keys NAME=FILE for each who may sign, at least as many as --threshold, or --config"
+            )
+        asked = _Asked(
+            keys=known, threshold=threshold or len(known), environment=environment, trust_domain=trust_domain
+        )
+    if not file.is_file():
+        fail(os.EX_CONFIG, f"{file}: no such file")
+    path = manifest or asked.manifest or beside(file)
+    envelope = read_envelope(path)
+    if envelope is None:
+        fail(os.EX_CONFIG, f"{path}: there is no manifest; make one with scopes sign")
+    _tell(asked, _look(asked, envelope, file), as_json=as_json)
+
+
+def _look(asked: _Asked, envelope: bytes, file: Path) -> _Answer:
+    """Everything that is wrong, not only what the broker would stumble over first."""
+    try:
+        manifest = signing.read_unverified(envelope).manifest
+        names = signing.signers(envelope, asked.keys)
+    except ManifestError as error:
+        return _Answer(manifest=None, signers=frozenset(), problems=((error.fault.value, str(error)),))
+    problems = []
+    try:
+        signing.verify(
+            envelope,
+            asked.keys,
+            asked.threshold,
+            environment=asked.environment or manifest.environment,
+            trust_domain=asked.trust_domain or manifest.trust_domain,
+            root=file.name,
+            now=SystemClock().now(),
+        )
+    except ManifestError as error:
+        problems.append((error.fault.value, str(error)))
+    files = SignedFiles(files=Folder(path=file.parent), manifest=manifest)
+    for name in sorted(manifest.files):
+        try:
+            files.read(name)
+        except OSError as error:
+            why = unreadable(error) if error.errno else str(error)
+            problems.append(("FILE", f"{files.shown(name)}: {why}"))
+    return _Answer(manifest=manifest, signers=names, problems=tuple(problems))
+
+
+def _tell(asked: _Asked, found: _Answer, *, as_json: bool) -> Never:
+    if as_json:
+        print_json(
+            {
+                "holds": not found.problems,
+                "problems": [{"fault": fault, "message": text} for fault, text in found.problems],
+                "signers": sorted(found.signers),
+                "threshold": asked.threshold,
+                "manifest": as_values(found.manifest) if found.manifest else None,
+            }
+        )
+    else:
+        if found.manifest:
+            print_table(found.manifest)
+            needed = f"{signed_by(found.signers, asked.keys)}; {asked.threshold} must have"
+            print_rows([("signed by", needed)])
+        for _, text in found.problems:
+            typer.echo(f"error: {text}", err=True)
+        if not found.problems:
+            typer.echo("it holds")
+    raise typer.Exit(FOUND if found.problems else os.EX_OK)
+
+
+def _asked_by(config: Path) -> _Asked:
+    from broker.config import load
+
+    settings = load(config, os.environ)
+    if not settings.scopes.keys:
+        fail(os.EX_CONFIG, f"{config}: has no [scopes.keys]: this broker asks for no signatures")
+    return _Asked(
+        keys=signing.load_keys(settings.scopes.keys),
+        threshold=settings.scopes.threshold,
+        environment=settings.environment,
+        trust_domain=settings.trust_domain,
+        manifest=settings.scopes.manifest,
+    )
