@@ -36,7 +36,7 @@ from broker.errors import ConfigError, unreadable
 from broker.policy import signing
 from broker.policy.durations import parse_duration, parse_instant
 from broker.policy.files import Folder
-from broker.policy.load import parse
+from broker.policy.load import load_files
 from broker.policy.signing import Manifest, ManifestError
 from broker.secret import Secret
 
@@ -141,16 +141,12 @@ def _today(file: Path) -> _Today:
     """Only what loads is signed. Raises ScopeMapError."""
     from broker.wiring.adapters import scope_kinds
 
-    try:
-        content = Folder(path=file.parent).read(file.name)
-    except OSError as error:
-        fail(os.EX_CONFIG, f"{file}: {unreadable(error)}")
-    scope_map = parse(content, str(file), scope_kinds())
+    loaded = load_files(Folder(path=file.parent), file.name, scope_kinds())
     return _Today(
-        environment=scope_map.environment,
-        trust_domain=scope_map.trust_domain,
+        environment=loaded.map.environment,
+        trust_domain=loaded.map.trust_domain,
         root=file.name,
-        files=signing.digests({file.name: content}),
+        files=signing.digests(loaded.contents),
     )
 
 

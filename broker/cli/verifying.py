@@ -25,9 +25,10 @@ from broker.cli.manifests import (
 )
 from broker.cli.options import fail
 from broker.clock import SystemClock
-from broker.errors import unreadable
 from broker.policy import signing
-from broker.policy.files import Folder
+from broker.policy.files import Folder, why_not
+from broker.policy.load import load_files
+from broker.policy.problems import ScopeMapError
 from broker.policy.signing import Manifest, ManifestError, SignedFiles
 
 if TYPE_CHECKING:
@@ -123,8 +124,14 @@ def _look(asked: _Asked, envelope: bytes, file: Path) -> _Answer:
         try:
             files.read(name)
         except OSError as error:
-            why = unreadable(error) if error.errno else str(error)
-            problems.append(("FILE", f"{files.shown(name)}: {why}"))
+            problems.append(("FILE", f"{files.shown(name)}: {why_not(error)}"))
+    if not problems:  # else they would be told twice
+        from broker.wiring.adapters import scope_kinds
+
+        try:
+            load_files(files, file.name, scope_kinds(), environment=asked.environment or None)
+        except ScopeMapError as error:
+            problems += [("MAP", str(problem)) for problem in error.problems]
     return _Answer(manifest=manifest, signers=names, problems=tuple(problems))
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from broker.errors import unreadable
+
 MAX_BYTES = 1024 * 1024  # of one file
 MAX_NAME = 512  # characters of a file's name
 
@@ -87,6 +89,11 @@ class Remembered:
     def shown(self, name: str) -> str:
         """As `Files`."""
         return self.files.shown(name)
+
+
+def why_not(error: OSError) -> str:
+    """Why a file was not read, for people."""
+    return str(error) if isinstance(error, NotTrusted) else unreadable(error)
 
 
 def beside(name: str, reference: str) -> str:

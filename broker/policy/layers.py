@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from broker.errors import unreadable
 from broker.model import JsonValue
 from broker.policy.document import Document, Mark, Path, read_document
-from broker.policy.files import Files, NotTrusted, beside
+from broker.policy.files import Files, beside, why_not
 from broker.policy.problems import Problem, ScopeMapError, show
 
 MAX_LAYERS = 5
@@ -23,7 +22,7 @@ def read_file(files: Files, name: str, asked_by: tuple[Document, Path] | None = 
     try:
         return read_document(files.read(name), files.shown(name))
     except OSError as error:
-        why = str(error) if isinstance(error, NotTrusted) else unreadable(error)
+        why = why_not(error)
         if asked_by is None:
             raise ScopeMapError([Problem(file=files.shown(name), line=1, column=1, message=why)]) from None
         document, path = asked_by

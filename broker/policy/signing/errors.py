@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from broker.policy.files import NotTrusted
+
 
 class Fault(Enum):
     """Stable words, for programs; `TEXTS` has what people are told."""
@@ -46,5 +48,5 @@ class ManifestError(Exception):
         super().__init__(f"{self.message}: {detail}" if detail else self.message)
 
 
-class NotSigned(PermissionError):
+class NotSigned(NotTrusted):
     """A file that the manifest does not vouch for."""

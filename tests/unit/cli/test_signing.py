@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from broker import process
 from broker.__main__ import main
 from broker.clock import SystemClock
+from broker.policy import signing
 from broker.wiring import adapters
 from tests.support.daemon import Deployment
 from tests.support.pages import bash, blocks, page
@@ -341,3 +342,34 @@ def test_the_page_s_own_commands(tmp_path: Path) -> None:
         "signed by     alice, bob (of alice, bob); 2 must have\nit holds\n"
     )
     assert list(tomllib.loads(blocks(section, "toml")[0])["scopes"]["keys"]) == ["alice", "bob"]
+
+
+def test_every_file_of_a_map_is_signed_and_one_that_nobody_signed_is_found(
+    run: Run, people: tuple[str, ...], tmp_path: Path
+) -> None:
+    team = "teams: {pay: {path: teams/pay.yaml, scopes_prefix: pay-, max_tier: low, workloads: [load]}}\n"
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "map.yaml").write_text("version: 1\nextends: base.yaml\n" + BASE.split("workloads:")[0].split("1\n")[1])
+    (tmp_path / "base.yaml").write_text(BASE + team)
+    (tmp_path / "teams").mkdir()
+    (tmp_path / "teams" / "pay.yaml").write_text("version: 1\n")
+    code, out, _ = run("sign", "map.yaml", "--key", "alice.key.pem", "--serial", "1", "--expires", "30d", "--json")
+    assert code == 0
+    assert sorted(json.loads(out)["manifest"]["files"]) == ["base.yaml", "map.yaml", "teams/pay.yaml"]
+    assert run("verify", "map.yaml", *people, "--threshold", "1")[0] == 0
+    (tmp_path / "teams" / "pay.yaml").write_text("version: 1\n# more\n")
+    code, _, err = run("verify", "map.yaml", *people, "--threshold", "1")
+    assert (code, "teams/pay.yaml: is not the file that was signed" in err) == (1, True)
+
+
+def test_a_map_that_refers_to_a_file_that_is_not_in_the_manifest_does_not_hold(
+    run: Run, people: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team = "teams: {pay: {path: pay.yaml, scopes_prefix: pay-, max_tier: low, workloads: [load]}}\n"
+    (tmp_path / "map.yaml").write_text(BASE + team)
+    (tmp_path / "pay.yaml").write_text("version: 1\n")
+    honest = signing.digests
+    monkeypatch.setattr(signing, "digests", lambda contents: honest({"map.yaml": contents["map.yaml"]}))
+    assert run("sign", "map.yaml", "--key", "alice.key.pem", "--serial", "1", "--expires", "30d")[0] == 0
+    code, _, err = run("verify", "map.yaml", *people, "--threshold", "1")
+    assert (code, "pay.yaml is not in the signed manifest" in err) == (1, True)
