@@ -22,7 +22,7 @@ from broker.policy.schema.read import read_entry
 from broker.policy.scope_map import ScopeMap
 
 BUILT_IN = ("environment", "trust_domain")  # constants that every map has
-_CONSTANT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_CONSTANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)  # never a dot segment
 _CONSTANT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _REGION = re.compile(r"[a-z][a-z0-9-]{1,31}", re.ASCII)
 

@@ -88,7 +88,7 @@ def _granted(index: Index, scope: Scope, request: AccessRequest, matches: tuple[
     matching = [candidate for candidate in found if not candidate.failures]
     if matching:
         return _allowed(scope, matching, request)  # 7
-    nearest = _nearest(candidates(index, scope, request, matches))
+    nearest = min(candidates(index, scope, request, matches), key=distance)
     first = nearest.failures[0]
     return _refused(first, nearest.grant.rule, *(failure.fix for failure in nearest.failures[1:]))
 
@@ -209,8 +209,10 @@ def _values(match: Match, request: AccessRequest) -> dict[str, str]:
     return {**proven, **match.captures}
 
 
-def _nearest(found: list[Candidate]) -> Candidate:
-    return min(found, key=lambda candidate: (len(candidate.failures), candidate.grant.position))
+def distance(candidate: Candidate) -> tuple[bool, int, int]:
+    """How far a grant is from matching: one for another workflow is further than any that names this one."""
+    other = any(failure.reason is Denial.WORKFLOW_NOT_GRANTED for failure in candidate.failures)
+    return other, len(candidate.failures), candidate.grant.position
 
 
 def _failure(reason: Denial, words: fixes.Words) -> Failure:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from broker.model import JsonValue, RuleRef
-from broker.policy.decide import Candidate, candidates
+from broker.policy.decide import Candidate, candidates, distance
 from broker.policy.decision import AccessRequest, Allowed, Decision
 from broker.policy.durations import format_duration
 from broker.policy.patterns import BINDING
@@ -90,7 +90,7 @@ def explain(scope_map: ScopeMap, request: AccessRequest) -> Explanation:
     scope = scope_map.scopes.get(request.scope)
     found = candidates(scope_map.index, scope, request, matches) if scope else []
     once = {(one.grant.name, one.match.workload.name): one for one in found}
-    nearest = sorted(once.values(), key=lambda one: (len(one.failures), one.grant.position))
+    nearest = sorted(once.values(), key=distance)
     return Explanation(
         request=request,
         decision=scope_map.decide(request),
