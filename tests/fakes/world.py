@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from broker.clock import Clock
 from broker.config import Timings
@@ -15,20 +17,22 @@ from broker.errors import BrokerError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
 from broker.keyring import Keyring
+from broker.leases.beginning import Opened
 from broker.leases.committing import Delivered
 from broker.leases.core import Core
 from broker.leases.engine import Ended, Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.issuing import asking
+from broker.leases.opening import opening
 from broker.leases.refusals import Refusals
-from broker.leases.steps import Opened, opening
 from broker.metrics import Metrics
-from broker.model import Agent, Lease, LeaseState, Revocability
-from broker.policy.holder import Policies
+from broker.model import Agent, Lease, LeaseState, Revocability, Step
+from broker.policy.launch import Launcher
 from broker.providers.base import Provider
 from broker.store.base import Store, tail
 from broker.store.sqlite import open_store
 from tests.fakes.clock import START, FakeClock
+from tests.fakes.launchers import SCHEDULER, LaunchingPolicies
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.provider import Backend, FakeKind, FakeProvider
 
@@ -54,8 +58,15 @@ OTHER = "spiffe://dev.local/workflow/nightly/step/other"
 KEYRING = Keyring({"k1": bytes(range(32))}, "k1")
 
 
-def agent(spiffe_id: str = LOAD) -> Agent:
-    return Agent(spiffe_id=spiffe_id, trust_domain="dev.local", cert_sha256="c" * 64, not_after=START, peer="ipv4:1")
+def agent(spiffe_id: str = LOAD, *, address: str = "") -> Agent:
+    return Agent(
+        spiffe_id=spiffe_id,
+        trust_domain="dev.local",
+        cert_sha256="c" * 64,
+        not_after=START,
+        peer="ipv4:1",
+        address=address,
+    )
 
 
 def new_id() -> str:
@@ -75,7 +86,8 @@ class World:
         self.map_file.write_text(MAP)
         self.engine: Engine
         self.core: Core
-        self.policies: Policies
+        self.policies: LaunchingPolicies
+        self.launchers: tuple[Launcher, ...] = ()
         self.provider: FakeProvider
 
     @property
@@ -92,7 +104,8 @@ class World:
     def build(self) -> None:
         """Its parts, not yet running."""
         kinds = {kind.name: kind for kind in (FakeKind("fake"), FakeKind("timed", Revocability.EXPIRY_ONLY))}
-        self.policies = Policies(self.map_file, kinds, environment="dev", trust_domain="dev.local")
+        self.policies = LaunchingPolicies(self.map_file, kinds, environment="dev", trust_domain="dev.local")
+        self.policies.launchers = self.launchers
         providers = self.providers()
         metrics = Metrics()
         self.core = Core(
@@ -137,6 +150,41 @@ class World:
         )
         return await self.engine.begin_step(who, asked)
 
+    async def set_launchers(self, *launchers: Launcher) -> None:
+        """A newer map with these, in force; durable before it decides."""
+        self.launchers = launchers
+        generation = await self.store.write(lambda tx: tx.raise_generation())
+        self.policies.launchers = launchers
+        self.policies.generation_raised(generation)
+
+    async def load_map(self, text: str) -> None:
+        """A newer map file, in force."""
+        self.map_file.write_text(text)
+        assert await self.policies.reload(), self.policies.last_problem
+
+    async def launch(
+        self,
+        scopes: Sequence[str] = ("plain",),
+        *,
+        who: str = SCHEDULER,
+        workload: str = LOAD,
+        digest: str = "",
+        run: str = "r1",
+        request_id: str = "",
+    ) -> Opened:
+        asked = opening(
+            agent=agent(who),
+            request_id=request_id or new_id(),
+            workflow="nightly",
+            run=run,
+            step="load",
+            scopes=scopes,
+            seconds=None,
+            on_behalf_of=workload,
+            definition_digest=digest,
+        )
+        return await self.engine.begin_step(agent(who), asked)
+
     async def issue(
         self, handle: str, scope: str = "plain", *, who: Agent | None = None, request_id: str = "", replaces: str = ""
     ) -> Delivered:
@@ -154,9 +202,18 @@ class World:
     async def leases(self, *states: LeaseState) -> list[Lease]:
         return await self.store.read(lambda tx: tx.leases_in(*(states or tuple(LeaseState))))
 
+    async def step_row(self, opened: Opened) -> Step:
+        row = await self.store.read(lambda tx: tx.step(opened.step.id))
+        assert row is not None
+        return row
+
+    async def journal(self, *kinds: str) -> list[dict[str, Any]]:
+        """The records, of these kinds only."""
+        records = [json.loads(entry.body) for entry in await self.store.read(lambda tx: list(tail(tx)))]
+        return [record for record in records if not kinds or record["kind"] in kinds]
+
     async def journal_kinds(self) -> list[str]:
-        entries = await self.store.read(lambda tx: list(tail(tx)))
-        return [entry.body.split('"kind":"')[1].split('"')[0] for entry in entries]
+        return [record["kind"] for record in await self.journal()]
 
     async def until(self, check: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> None:
         """Poll in real time; the lane and the reaper run meanwhile."""
