@@ -151,15 +151,15 @@ class Machine(RuleBasedStateMachine):
         """Nothing but the end, and only of its own (I8)."""
         step, scheduler = self.a_step(which), agent(SCHEDULER)
         mine = self.broker.step(step.step_id).launched
-        for call in (
-            self.broker.issue(step.handle, who=scheduler),
-            self.broker.engine.heartbeat(scheduler, step.handle, []),
-        ):
-            error = self.run(refusal(call))
+        for call in (self.broker.issue, self.beat_of):
+            error = self.run(refusal(call(step.handle, who=scheduler)))
             assert error.reason in {Reason.ACCESS_DENIED, Reason.EPOCH_LOST}, "a launcher reached into a step"
         if mine:
             work = self.broker.engine.end_step(scheduler, request_id=new_id(), handle=step.handle, wait_seconds=0)
             self.called(work, turns)
+
+    async def beat_of(self, handle: str, *, who: Agent) -> object:
+        return await self.broker.engine.heartbeat(who, handle, [])
 
     @rule(gone=st.booleans())
     def launchers_come_and_go(self, *, gone: bool) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 import stepcred
+from stepcred import _settings
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
-from stepcred.cli import _definition, _exec, _exits
+from stepcred.cli import _definition, _exec, _exits, _handle
 
 app = typer.Typer(
     name="stepcred",
@@ -89,9 +92,14 @@ def options(
 def exec_(
     command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.", metavar="CMD")],
     scope: Annotated[list[str], typer.Option(help="May be given several times.", metavar="SCOPE")],
+    *,
     workflow: Workflow = None,
     run: Run = None,
     step: StepOption = None,
+    handle_file: Annotated[
+        Path | None,
+        typer.Option(help=f"Join the step that a launcher opened. Default: {_settings.HANDLE}.", metavar="FILE"),
+    ] = None,
 ) -> int:
     """Run CMD with credentials in its environment; take them back when it ends.
 
@@ -100,7 +108,61 @@ def exec_(
     """
     if not command[0]:
         raise typer.BadParameter("the program has no name", param_hint="CMD")
-    return _exec.run(_exec.Job(scopes=list(dict.fromkeys(scope)), argv=command, workflow=workflow, run=run, step=step))
+    handle = _handle.read(handle_file) if handle_file else os.environ.get(_settings.HANDLE, "")
+    if handle and (workflow or run or step):
+        raise typer.BadParameter(
+            "a step that a launcher opened has its names already", param_hint="--workflow, --run, --step"
+        )
+    return _exec.run(
+        _exec.Job(scopes=list(dict.fromkeys(scope)), argv=command, workflow=workflow, run=run, step=step, handle=handle)
+    )
+
+
+@app.command()
+def launch(
+    scope: Annotated[list[str], typer.Argument(help="What the step may ask for.", metavar="SCOPE...")],
+    *,
+    on_behalf_of: Annotated[str, typer.Option("--for", help="The workload's SPIFFE ID.", metavar="SPIFFE_ID")],
+    workflow: Workflow = None,
+    run: Run = None,
+    step: StepOption = None,
+    digest_of_it: Annotated[
+        str,
+        typer.Option(
+            "--definition-digest", help="Of the workflow definition.", metavar="sha256:…", show_default=False
+        ),
+    ] = "",
+    handle_file: Annotated[
+        Path | None, typer.Option(help="Write the handle to this new file, not to stdout.", metavar="FILE")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Open a step for a workload, as its launcher, and print the handle, with which the workload joins it.
+
+    Give it to the workload as STEPCRED_STEP_HANDLE, or as a file; it is of use with the workload's certificate only.
+    """
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(_handle.new_file(handle_file)) if handle_file else None
+        broker = stack.enter_context(stepcred.connect())
+        launched = broker.launch(
+            workflow=workflow,
+            run=run,
+            step=step,
+            scopes=list(dict.fromkeys(scope)),
+            on_behalf_of=on_behalf_of,
+            definition_digest=digest_of_it,
+        )
+        if write:
+            write(launched.handle)
+            launched = replace(launched, handle="")
+    for verdict in launched.verdicts:
+        if not verdict.granted:
+            _exec.say(*_exec.explain(verdict))
+    if as_json:
+        print(_json(launched))  # noqa: T201
+    elif not handle_file:
+        print(launched.handle)  # noqa: T201
+    return 0
 
 
 @app.command()
@@ -174,10 +236,14 @@ def digest(
 
 def _json(value: Any) -> str:
     """A dataclass as an object, in its own order. Never given a credential: those hold secrets."""
-    return json.dumps({item.name: _plain(getattr(value, item.name)) for item in fields(value)}, indent=2)
+    return json.dumps(_plain(value), indent=2)
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime):
