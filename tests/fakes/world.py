@@ -27,12 +27,12 @@ from broker.leases.opening import opening
 from broker.leases.refusals import Refusals
 from broker.metrics import Metrics
 from broker.model import Agent, Lease, LeaseState, Revocability, Step
-from broker.policy.launch import Launcher
+from broker.policy.holder import Policies
 from broker.providers.base import Provider
 from broker.store.base import Store, tail
 from broker.store.sqlite import open_store
 from tests.fakes.clock import START, FakeClock
-from tests.fakes.launchers import SCHEDULER, LaunchingPolicies
+from tests.fakes.launchers import SCHEDULER, with_launchers
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.provider import Backend, FakeKind, FakeProvider
 
@@ -83,11 +83,13 @@ class World:
         self.timings = timings
         self.backend = Backend()
         self.map_file = folder / "scopes.yaml"
-        self.map_file.write_text(MAP)
         self.engine: Engine
         self.core: Core
-        self.policies: LaunchingPolicies
-        self.launchers: tuple[Launcher, ...] = ()
+        self.policies: Policies
+        self.map_text = MAP
+        self.launchers: tuple[str, ...] = ()
+        self._maps = 0
+        self._write_map()
         self.provider: FakeProvider
 
     @property
@@ -104,8 +106,7 @@ class World:
     def build(self) -> None:
         """Its parts, not yet running."""
         kinds = {kind.name: kind for kind in (FakeKind("fake"), FakeKind("timed", Revocability.EXPIRY_ONLY))}
-        self.policies = LaunchingPolicies(self.map_file, kinds, environment="dev", trust_domain="dev.local")
-        self.policies.launchers = self.launchers
+        self.policies = Policies(self.map_file, kinds, environment="dev", trust_domain="dev.local")
         providers = self.providers()
         metrics = Metrics()
         self.core = Core(
@@ -150,17 +151,20 @@ class World:
         )
         return await self.engine.begin_step(who, asked)
 
-    async def set_launchers(self, *launchers: Launcher) -> None:
-        """A newer map with these, in force; durable before it decides."""
+    async def set_launchers(self, *launchers: str) -> None:
+        """The map with these, in force; a newer one, even if nothing has changed in it."""
         self.launchers = launchers
-        generation = await self.store.write(lambda tx: tx.raise_generation())
-        self.policies.launchers = launchers
-        self.policies.generation_raised(generation)
+        await self.load_map(self.map_text)
 
     async def load_map(self, text: str) -> None:
-        """A newer map file, in force."""
-        self.map_file.write_text(text)
+        """This map, with the launchers of today, in force."""
+        self.map_text = text
+        self._write_map()
         assert await self.policies.reload(), self.policies.last_problem
+
+    def _write_map(self) -> None:
+        self._maps += 1
+        self.map_file.write_text(f"# {self._maps}\n{with_launchers(self.map_text, *self.launchers)}")
 
     async def launch(
         self,

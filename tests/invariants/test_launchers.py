@@ -84,7 +84,7 @@ async def no_forged_launch(broker: World) -> None:
     """Nobody speaks for a workload but who may, and nobody for itself."""
     await launched(broker)
     before = await broker.store.read(lambda tx: tx.open_steps())
-    await broker.set_launchers(launcher(workloads=frozenset({"other"})))
+    await broker.set_launchers(launcher(workloads=["other"]))
     forged = [
         (OTHER, LOAD),  # no launcher
         (LOAD, LOAD),  # its own word

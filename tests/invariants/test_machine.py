@@ -61,7 +61,7 @@ SOON = 5.0  # seconds: DESIGN section 2, I5
 CALM = 30.0  # seconds of good weather after which no breaker is open any more
 REST = 400.0  # seconds until all is known: landing time, and the longest backoff twice
 SLACK = timedelta(seconds=30 + 3 * TICK)  # the clock skew allowed for, and a few looks
-SCHEDULERS = (launcher(workloads=frozenset({"load", "other"})),)
+SCHEDULERS = (launcher(workloads=["load", "other"]),)
 LESS = MAP.replace("scopes: [plain, elevated, danger, timed]", "scopes: [elevated, danger]")
 
 STATES = {
@@ -115,8 +115,8 @@ class Machine(RuleBasedStateMachine):
         self.stormy = 0.0  # elapsed seconds when something was last wrong with the backend
         self.dying: dict[str, float] = {}  # lease id → elapsed seconds when it was first seen REVOKING
         self.ahead = 0.0  # seconds by which the wall clock was ever set forward, added up
-        self.broker.launchers = SCHEDULERS
         self.run(self.broker.start())
+        self.run(self.broker.set_launchers(*SCHEDULERS))
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -302,8 +302,7 @@ class Machine(RuleBasedStateMachine):
     @rule(less=st.booleans())
     def reload(self, *, less: bool) -> None:
         """Grants go, and come back."""
-        self.broker.map_file.write_text(LESS if less else MAP)
-        self.run(self.broker.policies.reload())
+        self.run(self.broker.load_map(LESS if less else MAP))
 
     # --- what the backend does ---
 

@@ -13,8 +13,6 @@ import pytest
 from broker.errors import BrokerError, Reason
 from broker.leases.opening import opening
 from broker.model import EndReason, LeaseState, StepState
-from broker.policy.windows import When
-from tests.fakes.clock import START
 from tests.fakes.launchers import DIGEST, SCHEDULER, launcher
 from tests.fakes.world import LOAD, MAP, OTHER, World, agent, new_id, refusal, world
 
@@ -82,10 +80,10 @@ async def test_who_says_no_definition_gets_no_pinned_scope(broker: World) -> Non
 
 
 RULES: dict[str, dict[str, Any]] = {
-    "another workload": {"workloads": frozenset({"other"})},
-    "another workflow": {"workflows": frozenset({"weekly"})},
-    "another definition": {"digests": frozenset({CHANGED})},
-    "another time": {"when": When(until=START)},
+    "another workload": {"workloads": ["other"]},
+    "another workflow": {"workflows": ["weekly"]},
+    "another definition": {"definition_digest": [CHANGED]},
+    "another time": {"when": {"until": "2026-11-22"}},
     "another name": {"spiffe_id": ANOTHER},
 }
 
@@ -201,7 +199,7 @@ async def test_opening_again_is_the_next_attempt_under_the_same_rules(broker: Wo
     await broker.end(first.handle, who=agent(SCHEDULER))
     second = await broker.launch()
     assert second.step.attempt == 2
-    await broker.set_launchers(launcher(workloads=frozenset({"other"})))
+    await broker.set_launchers(launcher(workloads=["other"]))
     older = await broker.launch(workload=OTHER)
     newer = await broker.launch(workload=OTHER)  # its grant says supersede
     assert newer.step.attempt == 2
@@ -314,7 +312,7 @@ async def test_when_its_rule_is_gone_a_launchers_word_is_believed_no_longer(brok
     opened = await broker.launch(["plain", scope], digest=DIGEST)
     request_id = new_id()
     await broker.issue(opened.handle, scope, request_id=request_id)
-    await broker.set_launchers(launcher(workflows=frozenset({"weekly"})))
+    await broker.set_launchers(launcher(workflows=["weekly"]))
     for again in (new_id(), request_id):
         error = await refusal(broker.issue(opened.handle, scope, request_id=again))
         assert error.metadata["denial"] == "NEEDS_LAUNCHER"

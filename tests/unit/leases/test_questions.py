@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from broker.policy import scope_map
 from broker.policy.decide import decide
 from broker.policy.decision import AccessRequest, Allowed, Decision, Denial, Denied
 from tests.fakes.launchers import launcher
-from tests.fakes.world import LOAD, OTHER, World, agent, refusal
+from tests.fakes.world import LOAD, MAP, OTHER, World, agent, refusal
 
 KEY = StepKey(agent=OTHER, workflow="nightly", run="r1", step="load")
 
@@ -34,29 +33,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[AccessRequest]:
     return found
 
 
-def answer(patch: pytest.MonkeyPatch, change: Callable[[AccessRequest, Allowed], Decision]) -> None:
-    """From now on the map gives what it gives, changed so."""
-
-    def changed(index: Any, request: AccessRequest) -> Decision:
-        decision = decide(index, request)
-        return change(request, decision) if isinstance(decision, Allowed) else decision
-
-    patch.setattr(scope_map, "decide", changed)
+def given(more: str) -> str:
+    """The map, with one more condition in each grant."""
+    return MAP.replace("max_step: 2h", f"max_step: 2h, {more}")
 
 
-def limit_attempts(request: AccessRequest, allowed: Allowed) -> Decision:
-    if request.attempt > 2:
-        return Denied(reason=Denial.ATTEMPTS_EXHAUSTED, message="opened too often", known=True, rule=allowed.rule)
-    return allowed
-
-
-def only_from(address: str) -> Callable[[AccessRequest, Allowed], Decision]:
-    def decided(request: AccessRequest, allowed: Allowed) -> Decision:
-        if request.address != address:
-            return Denied(reason=Denial.SOURCE_NOT_ALLOWED, message="not from here", known=True, rule=allowed.rule)
-        return allowed
-
-    return decided
+def only_from(network: str) -> str:
+    return given(f"when: {{networks: [{network}]}}")
 
 
 # --- attempts ---
@@ -75,10 +58,8 @@ async def test_a_step_is_asked_for_as_the_attempt_that_it_will_be(broker: World,
         assert checked.asked == asked[0]
 
 
-async def test_an_attempt_beyond_the_limit_opens_and_gets_nothing(
-    broker: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(monkeypatch, limit_attempts)
+async def test_an_attempt_beyond_the_limit_opens_and_gets_nothing(broker: World) -> None:
+    await broker.load_map(given("attempts: 2"))
     for _ in range(2):
         opened = await broker.begin()
         await broker.issue(opened.handle)
@@ -93,9 +74,9 @@ async def test_an_attempt_beyond_the_limit_opens_and_gets_nothing(
     assert error.about["attempt"] == 3
 
 
-async def test_an_attempt_that_comes_in_between_is_counted(broker: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_attempt_that_comes_in_between_is_counted(broker: World) -> None:
     """Openings at once, none of which has read of the others. What is given nothing supersedes nobody."""
-    answer(monkeypatch, limit_attempts)
+    await broker.load_map(given("attempts: 2"))
     who = agent(OTHER)
     results = await asyncio.gather(*(broker.begin(who=who) for _ in range(4)), return_exceptions=True)
     opened = [(one.step.attempt, one.answers[0].asked.attempt) for one in results if isinstance(one, Opened)]
@@ -115,10 +96,8 @@ async def test_a_replay_answers_for_the_attempt_that_it_opened(broker: World, as
 # --- addresses ---
 
 
-async def test_of_a_launch_no_address_is_known_and_the_workloads_own_counts(
-    broker: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(monkeypatch, only_from("10.1.2.3"))
+async def test_of_a_launch_no_address_is_known_and_the_workloads_own_counts(broker: World) -> None:
+    await broker.load_map(only_from("10.1.0.0/16"))
     await broker.set_launchers(launcher())
     opened = await broker.launch()
     assert isinstance(opened.answers[0].decision, Denied)
@@ -128,16 +107,17 @@ async def test_of_a_launch_no_address_is_known_and_the_workloads_own_counts(
     assert (await broker.lease(lease.id)).address == "10.1.2.3"
 
 
-@pytest.mark.parametrize(("network", "state"), [("10.1.2.3", LeaseState.ACTIVE), ("10.9.9.9", LeaseState.REVOKED)])
+@pytest.mark.parametrize(
+    ("network", "state"), [("10.1.0.0/16", LeaseState.ACTIVE), ("10.9.0.0/16", LeaseState.REVOKED)]
+)
 async def test_a_map_that_moves_during_a_mint_is_asked_for_the_address_of_the_intent(
-    broker: World, monkeypatch: pytest.MonkeyPatch, network: str, state: LeaseState
+    broker: World, network: str, state: LeaseState
 ) -> None:
     opened = await broker.begin()
     broker.provider.after_landing.clear()
     call = asyncio.create_task(broker.issue(opened.handle, who=agent(address="10.1.2.3")))
     await broker.provider.landed.wait()
-    answer(monkeypatch, only_from(network))
-    await broker.set_launchers()
+    await broker.load_map(only_from(network))
     broker.provider.after_landing.set()
     await asyncio.gather(call, return_exceptions=True)
     (lease,) = await broker.leases()
@@ -151,8 +131,8 @@ async def test_a_map_that_moves_during_a_mint_is_asked_for_the_address_of_the_in
 # --- approvals ---
 
 
-async def test_what_needs_an_approval_is_said_so_and_not_minted(broker: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, lambda _, allowed: replace(allowed, approvals=2))
+async def test_what_needs_an_approval_is_said_so_and_not_minted(broker: World) -> None:
+    await broker.load_map(given("approvals: 2"))
     opened = await broker.begin()
     decision = opened.answers[0].decision
     assert isinstance(decision, Allowed)
@@ -166,5 +146,5 @@ async def test_what_needs_an_approval_is_said_so_and_not_minted(broker: World, m
     assert await broker.leases() == []
     (begun,) = await broker.journal("STEP_BEGUN")
     assert begun["data"]["scopes"] == {"plain": "needs approval"}
-    monkeypatch.undo()
+    await broker.load_map(MAP)
     assert (await broker.issue(opened.handle)).lease.state is LeaseState.ACTIVE, "it was charged"

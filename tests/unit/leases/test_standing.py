@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +12,11 @@ from broker.leases.standing import is_proven, question, still_given
 from broker.model import Revocability, Step, Tier
 from broker.policy import scope_map as module
 from broker.policy.decision import Allowed, Decision, Denial, Denied
-from broker.policy.launch import Launchers
-from broker.policy.load import load
+from broker.policy.load import parse
 from broker.policy.scope_map import ScopeMap
-from broker.policy.windows import When
 from tests.fakes import domain
 from tests.fakes.clock import START
-from tests.fakes.launchers import DIGEST, SCHEDULER, launcher
+from tests.fakes.launchers import DIGEST, SCHEDULER, launcher, with_launchers
 from tests.fakes.provider import FakeKind
 from tests.fakes.world import LOAD, MAP
 
@@ -44,11 +41,13 @@ NOW = START + timedelta(minutes=3)
 
 
 @pytest.fixture
-def today(tmp_path: Path) -> ScopeMap:
-    file = tmp_path / "scopes.yaml"
-    file.write_text(MAP)
+def today() -> ScopeMap:
+    return a_map(launcher())
+
+
+def a_map(*launchers: str) -> ScopeMap:
     kinds = {kind.name: kind for kind in (FakeKind("fake"), FakeKind("timed", Revocability.EXPIRY_ONLY))}
-    return replace(load(file, kinds), launchers=Launchers("dev.local", [launcher()]))
+    return parse(with_launchers(MAP, *launchers), "scopes.yaml", kinds)
 
 
 @pytest.mark.parametrize(
@@ -58,18 +57,16 @@ def today(tmp_path: Path) -> ScopeMap:
         ([], STEP, False),
         ([launcher()], replace(STEP, proven=False), False),
         ([launcher()], replace(STEP, opened_by=LOAD), False),
-        ([launcher(digests=frozenset({DIGEST}))], STEP, True),
-        ([launcher(digests=frozenset())], STEP, False),
-        ([launcher(workflows=frozenset({"weekly"}))], STEP, False),
-        ([launcher(workloads=frozenset({"other"}))], STEP, False),
-        ([launcher(when=When(until=NOW))], STEP, False),
-        ([launcher(when=When(until=NOW + timedelta(seconds=1)))], STEP, True),
+        ([launcher(definition_digest=[DIGEST])], STEP, True),
+        ([launcher(definition_digest=["sha256:" + "cd" * 32])], STEP, False),
+        ([launcher(workflows=["weekly"])], STEP, False),
+        ([launcher(workloads=["other"])], STEP, False),
+        ([launcher(when={"until": NOW.isoformat()})], STEP, False),
+        ([launcher(when={"until": (NOW + timedelta(seconds=1)).isoformat()})], STEP, True),
     ],
 )
-def test_a_launchers_word_is_worth_what_todays_map_says(
-    today: ScopeMap, rules: list[Any], step: Step, *, proven: bool
-) -> None:
-    scope_map = replace(today, launchers=Launchers("dev.local", rules))
+def test_a_launchers_word_is_worth_what_todays_map_says(rules: list[str], step: Step, *, proven: bool) -> None:
+    scope_map = a_map(*rules)
     assert is_proven(scope_map, step, NOW) is proven
     asked = question(scope_map, step, "plain", address="::1", now=NOW)
     assert (asked.proven, asked.definition_digest) == (proven, DIGEST if proven else "")
