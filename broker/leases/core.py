@@ -219,9 +219,10 @@ def must_be_open(step: Step) -> None:
 def step_ended(step: Step) -> BrokerError:
     """The caller's own step is over, and why."""
     why = step.end_reason.value if step.end_reason else ""
+    who = "its launcher can open the next attempt" if step.launched else "open its next attempt with BeginStep"
     return BrokerError(
         Reason.STEP_ENDED,
-        "the step has ended; open its next attempt with BeginStep",
+        f"the step has ended; {who}",
         metadata={"ended_by": why},
         about={"step_id": step.id},
     )
