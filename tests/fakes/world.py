@@ -176,8 +176,9 @@ class World:
         run: str = "r1",
         request_id: str = "",
     ) -> Opened:
+        caller = agent(who, address="10.1.7.7")
         asked = opening(
-            agent=agent(who),
+            agent=caller,
             request_id=request_id or new_id(),
             workflow="nightly",
             run=run,
@@ -187,7 +188,7 @@ class World:
             on_behalf_of=workload,
             definition_digest=digest,
         )
-        return await self.engine.begin_step(agent(who), asked)
+        return await self.engine.begin_step(caller, asked)
 
     async def issue(
         self, handle: str, scope: str = "plain", *, who: Agent | None = None, request_id: str = "", replaces: str = ""
