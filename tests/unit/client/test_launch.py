@@ -168,6 +168,34 @@ def test_a_handle_in_a_file_is_its_owners_alone(
     assert other.read_text().strip() in fake.steps
 
 
+def test_the_definition_itself_stands_for_its_digest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake: FakeBroker, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "dag.py", tmp_path / "load.sql"
+    first.write_text("dag")
+    second.write_text("select 1")
+    for files in ([first], [first, second]):
+        assert run(monkeypatch, "digest", *map(str, files), "--base", str(tmp_path)) == 0
+        digest = capsys.readouterr().out.strip()
+        named = [part for file in files for part in ("--definition", str(file))]
+        assert run(monkeypatch, "launch", "--for", LOAD, *named, "--base", str(tmp_path), "orders-read") == 0
+        capsys.readouterr()
+        assert fake.requests("BeginStep")[-1].definition_digest == digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--definition", "/nowhere/dag.py"], 66), (["--definition", "/dev/null", "--definition-digest", DIGEST], 64)],
+)
+def test_a_definition_that_cannot_be_read_launches_nothing(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeBroker, tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    file = tmp_path / "handle"
+    assert run(monkeypatch, "launch", "--for", LOAD, *arguments, "orders-read", "--handle-file", str(file)) == code
+    assert not fake.calls
+    assert not file.exists()
+
+
 def test_a_refused_launch_leaves_no_file(monkeypatch: pytest.MonkeyPatch, fake: FakeBroker, tmp_path: Path) -> None:
     fake.script("BeginStep", DENIED)
     assert run(monkeypatch, "launch", "--for", LOAD, "orders-read", "--handle-file", str(tmp_path / "handle")) == 77

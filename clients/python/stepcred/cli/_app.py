@@ -33,6 +33,7 @@ app = typer.Typer(
 Workflow = Annotated[str | None, typer.Option(help="Default: STEPCRED_WORKFLOW.", metavar="NAME")]
 Run = Annotated[str | None, typer.Option(help="Default: STEPCRED_RUN.", metavar="NAME")]
 StepOption = Annotated[str | None, typer.Option("--step", help="Default: STEPCRED_STEP.", metavar="NAME")]
+Base = Annotated[str | None, typer.Option(metavar="DIR", help="Names are relative to it.  (default: this folder)")]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -47,6 +48,9 @@ def run() -> int:
         for line in lines:
             _exec.say(line)
         return _answered("; ".join(lines), _exits.exit_code(error))
+    except _definition.Unusable as problem:
+        _exec.say(str(problem))
+        return _answered(str(problem), _exits.NO_INPUT)
     except _usage_error() as error:
         error.show()  # type: ignore[attr-defined]  # click's, whichever copy of it typer brings
         return _answered("wrong arguments", _exits.USAGE)
@@ -126,10 +130,14 @@ def launch(
     workflow: Workflow = None,
     run: Run = None,
     step: StepOption = None,
-    digest_of_it: Annotated[
+    definition: Annotated[
+        list[str], typer.Option(help="The workflow's definition; may be given several times.", metavar="FILE")
+    ] = [],  # noqa: B006 - typer's way, and read only
+    base: Base = None,
+    said: Annotated[
         str,
         typer.Option(
-            "--definition-digest", help="Of the workflow definition.", metavar="sha256:…", show_default=False
+            "--definition-digest", help="Instead: its `stepcred digest`.", metavar="sha256:…", show_default=False
         ),
     ] = "",
     handle_file: Annotated[
@@ -141,6 +149,9 @@ def launch(
 
     Give it to the workload as STEPCRED_STEP_HANDLE, or as a file; it is of use with the workload's certificate only.
     """
+    if said and definition:
+        raise typer.BadParameter("give the definition or its digest, not both", param_hint="--definition")
+    made = definition_digest(_definition_of(definition, base)) if definition else said
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(_handle.new_file(handle_file)) if handle_file else None
         broker = stack.enter_context(stepcred.connect())
@@ -150,7 +161,7 @@ def launch(
             step=step,
             scopes=list(dict.fromkeys(scope)),
             on_behalf_of=on_behalf_of,
-            definition_digest=digest_of_it,
+            definition_digest=made,
         )
         if write:
             write(launched.handle)
@@ -212,9 +223,7 @@ def whoami(*, as_json: Json = False) -> int:
 def digest(
     file: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or folders; - for standard input.")],
     *,
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Names are relative to it.  (default: this folder)")
-    ] = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> int:
     """Print a workflow definition's digest, for definition_digest: of a grant.
@@ -222,16 +231,16 @@ def digest(
     One FILE alone, or -, gives the same digest under any name and in any folder; with --base, or among several, its
     name counts. Of a folder every file counts, hidden ones too. Exit code 66: a file cannot be used.
     """
-    if base is not None and _definition.STDIN in file:
-        raise typer.BadParameter("standard input has no name that could be relative to it", param_hint="--base")
-    try:
-        files = _definition.read(file, base)
-    except _definition.Unusable as problem:
-        _exec.say(str(problem))
-        return _answered(str(problem), _exits.NO_INPUT)
+    files = _definition_of(file, base)
     made = definition_digest(files)
     print(json.dumps({"digest": made, "files": sorted(filter(None, files))}, indent=2) if as_json else made)  # noqa: T201
     return 0
+
+
+def _definition_of(files: list[str], base: str | None) -> dict[str, bytes]:
+    if base is not None and _definition.STDIN in files:
+        raise typer.BadParameter("standard input has no name that could be relative to it", param_hint="--base")
+    return _definition.read(files, base)
 
 
 def _json(value: Any) -> str:
