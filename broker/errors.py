@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
 
-from broker.model import Verdict
+from broker.model import JsonValue, Verdict
 
 
 class Reason(Enum):
@@ -33,6 +33,7 @@ class Reason(Enum):
     # state
     STEP_ENDED = "STEP_ENDED"
     STEP_ALIVE = "STEP_ALIVE"  # an older attempt lives and the grant says refuse
+    OPENED_BY_LAUNCHER = "OPENED_BY_LAUNCHER"  # and its agent would open it by itself
     LEASE_ENDED = "LEASE_ENDED"
     NOT_REPLACEABLE = "NOT_REPLACEABLE"
     SUCCESSORS_EXHAUSTED = "SUCCESSORS_EXHAUSTED"
@@ -66,7 +67,7 @@ class BrokerError(Exception):
         retry_after: timedelta | None = None,
         verdict: Verdict | None = None,
         metadata: Mapping[str, str] | None = None,
-        about: Mapping[str, str] | None = None,
+        about: Mapping[str, JsonValue] | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -76,7 +77,7 @@ class BrokerError(Exception):
             verdict = Verdict.RETRY_AFTER if retry_after is not None else Verdict.NEVER
         self.verdict = verdict
         self.metadata: dict[str, str] = dict(metadata or {})
-        self.about: dict[str, str] = dict(about or {})  # Record fields for the journal; never told to the client
+        self.about: dict[str, JsonValue] = dict(about or {})  # Record fields for the journal; never told to the client
         self.reference_id = ""
 
     def anew(self) -> BrokerError:

@@ -20,6 +20,9 @@ from broker.secret import Secret
 # A workflow's own names. Rejected when they do not match; never folded, trimmed or decoded (CVE-2025-6004).
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]{0,249}", re.ASCII)
 
+# Of a workflow definition, as a launcher says it. Nothing else is taken, not even the same digits in capitals.
+DEFINITION_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+
 # Of a lease; the name of an STS session, and metadata of a Vault token.
 LEASE_ID = re.compile(r"[a-z2-7]{16}", re.ASCII)
 
@@ -122,6 +125,7 @@ class Agent:
     cert_sha256: str  # hex
     not_after: datetime
     peer: str = ""  # transport address, for the journal
+    address: str = ""  # its IP address; "" when there is none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,10 +156,16 @@ class Step:
     opened_by: str  # SPIFFE ID of the launcher, or of the agent itself
     boot_id: str = ""  # of the boot in which it was opened
     deadline_boot: float = 0.0  # the deadline by elapsed time: seconds of that boot's CLOCK_BOOTTIME
+    started_at: datetime | None = None  # the agent's own first call; None: so far only its launcher's
     proven: bool = False  # run, step and digest were said by a launcher
     definition_digest: str = ""
     ended_at: datetime | None = None
     end_reason: EndReason | None = None
+
+    @property
+    def launched(self) -> bool:
+        """Opened by a launcher, not by its own agent."""
+        return self.opened_by != self.key.agent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +191,7 @@ class Lease:
     expires_at: datetime  # absolute bound, computed at intent
     boot_id: str = ""  # of the boot in which it was intended
     expires_boot: float = 0.0  # the bound by elapsed time: seconds of that boot's CLOCK_BOOTTIME
+    address: str = ""  # IP address that it was asked for from; "" when unknown
     refs: Mapping[str, JsonValue] = field(default_factory=dict)  # what the provider needs to find it again
     active_at: datetime | None = None
     claimed_at: datetime | None = None

@@ -20,6 +20,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from broker.clock import Clock
 from broker.errors import BrokerError, Reason
+from broker.identity.address import address_of
 from broker.identity.leaf import CertificatePolicy, check_form, read_spiffe_id
 from broker.identity.path import CA_POLICY, LEAF_POLICY
 from broker.identity.trust import MALFORMED, TrustStore
@@ -107,6 +108,7 @@ class Authenticator:
             cert_sha256=verified.facts.cert_sha256,
             not_after=verified.not_after,
             peer=peer,
+            address=address_of(peer),
         )
 
     def _verified(self, pem: bytes, chain: bytes, now: datetime) -> _Verified:

@@ -22,6 +22,7 @@ class Kind(Enum):
     TRUST_LOADED = "TRUST_LOADED"
     TRUST_REFUSED = "TRUST_REFUSED"
     STEP_BEGUN = "STEP_BEGUN"
+    STEP_STARTED = "STEP_STARTED"  # the first call of the workload whose step a launcher opened
     STEP_ENDED = "STEP_ENDED"
     DENIED = "DENIED"
     DENIALS_COUNTED = "DENIALS_COUNTED"  # the aggregate of a storm

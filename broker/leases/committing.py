@@ -16,10 +16,10 @@ from broker.leases.background import Background
 from broker.leases.core import Core, PolicyMoved, frozen, ref_of, step_ended
 from broker.leases.ending import ATTEMPT_LIMIT
 from broker.leases.epoch import EpochLost
+from broker.leases.standing import still_given
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
 from broker.model import Credential, EndReason, Evidence, Lease, LeaseState, Step, StepState
-from broker.policy.decision import Allowed, Decision
 from broker.providers.base import Minted
 from broker.store.base import RequestOutcome, Tx
 
@@ -162,7 +162,7 @@ class Commit:
         swapped = core.policies.generation >= control.policy_generation
         if not swapped and wait:
             raise PolicyMoved
-        if not swapped or not _still_gives(core.decide(step.key, lease.scope, step=step), lease):
+        if not swapped or not still_given(core.policies.map, now_step, lease, core.clock.now()):
             return EndReason.POLICY_CHANGED
         return None
 
@@ -180,16 +180,6 @@ class Commit:
             moves.revoke_settled(tx, lease, at=core.clock.now(), reason=EndReason.MINT_FAILED, refs=refs)
 
         await self._background.insist(operation, then=core.lane.set)
-
-
-def _still_gives(decision: Decision, lease: Lease) -> bool:
-    """Would today's map give this very credential, and for as long?"""
-    return (
-        isinstance(decision, Allowed)
-        and (decision.provider, decision.params) == (lease.provider, lease.params)
-        and (decision.tier, decision.revocability) == (lease.tier, lease.revocability)
-        and lease.expires_at <= lease.intent_at + decision.ttl
-    )
 
 
 def lease_ended() -> BrokerError:

@@ -8,20 +8,19 @@ import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from broker.clock import Clock
 from broker.config import Timings
 from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.guard.guard import Guard
-from broker.journal.records import Record
+from broker.journal.records import Kind, Record
 from broker.keyring import Keyring, handle_of, hash_handle
 from broker.leases.breaker import Breaker
 from broker.leases.epoch import ASK_AGAIN, EpochKeeper, EpochLost, epoch_lost
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import NAME, Agent, JsonValue, Lease, Step, StepKey, StepState
-from broker.policy.decision import AccessRequest, Decision
 from broker.policy.holder import Policies
 from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
@@ -35,7 +34,7 @@ MAX_SCOPES = 32  # per step; keeps one request's answer small
 
 
 class PolicyMoved(Exception):
-    """The map was loaded anew between decision and intent: decide again."""
+    """The map was loaded anew between decision and transaction: decide again."""
 
 
 class Endings:
@@ -134,25 +133,33 @@ class Core:
         except EpochLost:
             raise epoch_lost() from None
 
-    def decide(self, key: StepKey, scope: str, *, step: Step | None = None) -> Decision:
-        """Ask today's map. `step` adds what a launcher has proven."""
-        return self.policies.map.decide(
-            AccessRequest(
-                agent=key.agent,
-                workflow=key.workflow,
-                run=key.run,
-                step=key.step,
-                scope=scope,
-                now=self.clock.now(),
-                proven=step.proven if step else False,
-                definition_digest=step.definition_digest if step else "",
-            )
-        )
-
     async def step_of(self, agent: Agent, handle: str) -> Step:
-        """The step of this handle, if it is this agent's (I8). Raises ACCESS_DENIED; an ended step is returned."""
-        step = await self.store.read(lambda tx: tx.step_by_handle(hash_handle(handle)))
+        """The step of this handle, if it is this agent's (I8). Raises ACCESS_DENIED; an ended step is returned.
+
+        Of a step that a launcher opened, the first such call is its start.
+        """
+        step = self.own(agent, await self._find(handle))
+        if step.started_at is None and step.state is StepState.OPEN:
+            self.heard[step.id] = self.clock.boottime()  # before it counts as silence
+            return await self.store.write(lambda tx: self._start(tx, step, agent))
+        return step
+
+    async def step_to_end(self, agent: Agent, handle: str) -> Step:
+        """The same for EndStep, which is its launcher's too, whatever today's map says: giving back is always allowed."""
+        step = await self._find(handle)
+        if step is not None and step.opened_by == agent.spiffe_id:
+            return step
         return self.own(agent, step)
+
+    async def _find(self, handle: str) -> Step | None:
+        return await self.store.read(lambda tx: tx.step_by_handle(hash_handle(handle)))
+
+    def _start(self, tx: Tx, step: Step, agent: Agent) -> Step:
+        self.enter(tx)
+        at = self.clock.now()
+        if tx.start_step(step.id, at):
+            tx.append(step_record(step, agent, kind=Kind.STEP_STARTED, at=at, data={"opened_by": step.opened_by}))
+        return tx.step(step.id) or step
 
     def own(self, agent: Agent, step: Step | None) -> Step:
         """Refuse an unknown and a foreign step alike."""
@@ -160,14 +167,27 @@ class Core:
             raise access_denied()
         return step
 
+    def silence_bound(self, step: Step) -> timedelta:
+        """For how long nothing may be heard of it."""
+        return self.timings.start_within if step.started_at is None else self.timings.silence_bound
+
     def remember(
-        self, tx: Tx, step: Step, *, method: str, request_id: str, digest: bytes, lease_id: str = "", done: bool = True
+        self,
+        tx: Tx,
+        step: Step,
+        *,
+        caller: Agent,
+        method: str,
+        request_id: str,
+        digest: bytes,
+        lease_id: str = "",
+        done: bool = True,
     ) -> None:
         """Keep the idempotency row of a mutating call for the step's life and a day."""
         at = self.clock.now()
         tx.insert_request(
             Request(
-                caller=step.key.agent,
+                caller=caller.spiffe_id,
                 request_id=request_id,
                 method=method,
                 payload_hash=digest,
@@ -199,9 +219,10 @@ def must_be_open(step: Step) -> None:
 def step_ended(step: Step) -> BrokerError:
     """The caller's own step is over, and why."""
     why = step.end_reason.value if step.end_reason else ""
+    who = "its launcher can open the next attempt" if step.launched else "open its next attempt with BeginStep"
     return BrokerError(
         Reason.STEP_ENDED,
-        "the step has ended; open its next attempt with BeginStep",
+        f"the step has ended; {who}",
         metadata={"ended_by": why},
         about={"step_id": step.id},
     )
@@ -277,9 +298,9 @@ def ref_of(lease: Lease) -> LeaseRef:
 
 
 def step_record(step: Step, agent: Agent, **fields: JsonValue) -> Record:
-    """A record about a step with the who, the where and the names filled."""
+    """A record about a step with names, certificate and address filled; the latter two are the caller's, perhaps its launcher's."""
     return Record(
-        agent=agent.spiffe_id,
+        agent=step.key.agent,
         cert_sha256=agent.cert_sha256,
         peer=agent.peer,
         workflow=step.key.workflow,

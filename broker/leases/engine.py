@@ -10,16 +10,19 @@ from datetime import timedelta
 from broker.errors import StoreError, access_denied
 from broker.journal.records import Kind, Record
 from broker.leases import moves
+from broker.leases.answers import refused
+from broker.leases.beginning import Beginning, Opened, ScopeAnswer, with_references
 from broker.leases.committing import Delivered
 from broker.leases.core import Core, check_request_id, known_request, payload_hash
-from broker.leases.issuing import Asking, Issuing, refused
+from broker.leases.issuing import Asking, Issuing
 from broker.leases.lane import RevocationLane
 from broker.leases.minting import Minter
+from broker.leases.opening import Opening
 from broker.leases.outcomes import Outcome, wait_for_evidence
 from broker.leases.reaper import Reaper
 from broker.leases.refusals import Refusals
 from broker.leases.selection import Selection
-from broker.leases.steps import Beat, Opened, Opening, ScopeAnswer, Steps, with_references
+from broker.leases.steps import Beat, Steps
 from broker.log import get_logger
 from broker.model import Agent, EndReason, Lease, LeaseState, Step, StepKey
 from broker.policy.decision import Denied
@@ -51,6 +54,7 @@ class Engine:
         self._core = core
         self._refusals = refusals
         self._minter = Minter(core)
+        self._beginning = Beginning(core)
         self._steps = Steps(core)
         self._issuing = Issuing(core, self._minter)
         self._lane = RevocationLane(core)
@@ -66,11 +70,11 @@ class Engine:
 
     async def begin_step(self, agent: Agent, asked: Opening) -> Opened:
         """Open a step; the refused scopes are journalled with their references."""
-        opened = await self._steps.begin(agent, asked)
+        opened = await self._beginning.begin(agent, asked)
         references: dict[str, str] = {}
         for answer in opened.answers:
             if isinstance(answer.decision, Denied):
-                error = refused(answer.decision, opened.step, answer.scope)
+                error = refused(answer.decision, opened.step, answer.asked)
                 await self._refusals.record(agent, "BeginStep", error)
                 references[answer.scope] = error.reference_id
         return with_references(opened, references)
@@ -98,7 +102,15 @@ class Engine:
                 raise access_denied()
             digest = payload_hash("RevokeLease", step.id, lease.id)
             if known_request(tx, agent.spiffe_id, request_id, digest) is None:
-                core.remember(tx, step, method="RevokeLease", request_id=request_id, digest=digest, lease_id=lease.id)
+                core.remember(
+                    tx,
+                    step,
+                    caller=agent,
+                    method="RevokeLease",
+                    request_id=request_id,
+                    digest=digest,
+                    lease_id=lease.id,
+                )
             moves.withdraw(tx, lease, at=core.clock.now(), reason=EndReason.REVOKED_BY_AGENT)
             return lease
 
@@ -109,11 +121,14 @@ class Engine:
         return outcomes[0]
 
     async def end_step(self, agent: Agent, *, request_id: str, handle: str, wait_seconds: float) -> Ended:
-        """End the caller's step and all of its leases. Asking again answers how they stand."""
+        """End a step of the caller's, or one that it opened for another; with all of its leases.
+
+        Asking again answers how they stand.
+        """
         core, until = self._core, asyncio.get_running_loop().time() + wait_seconds
         check_request_id(request_id)
-        step = await core.step_of(agent, handle)
-        leases = await self._steps.end(step, reason=EndReason.STEP_ENDED, by=agent.spiffe_id, request_id=request_id)
+        step = await core.step_to_end(agent, handle)
+        leases = await self._steps.end(step, agent, request_id=request_id)
         outcomes = await self._wait(leases, until)
         core.epoch.must_be_fresh()
         return Ended(outcomes=tuple(outcomes))
@@ -123,9 +138,9 @@ class Engine:
         seconds = max(0.0, until - asyncio.get_running_loop().time())
         return await wait_for_evidence(self._core, leases, seconds)
 
-    async def check_access(self, key: StepKey, scopes: Sequence[str]) -> tuple[ScopeAnswer, ...]:
+    async def check_access(self, key: StepKey, scopes: Sequence[str], *, address: str) -> tuple[ScopeAnswer, ...]:
         """The verdicts of BeginStep; opens nothing and journals nothing."""
-        return tuple(ScopeAnswer(scope=scope, decision=self._core.decide(key, scope)) for scope in scopes)
+        return await self._beginning.check(key, scopes, address=address)
 
     # --- what operators and signals ask ---
 

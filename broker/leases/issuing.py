@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from broker.errors import BrokerError, Reason, StoreConflict, access_denied
+from broker.errors import BrokerError, Reason, StoreConflict
 from broker.guard import keys
 from broker.guard.guard import GuardAsk
 from broker.guard.verdicts import Admitted, Ceiling, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
+from broker.leases.answers import about, circumstances, needs_approval, refused
 from broker.leases.committing import Delivered
 from broker.leases.core import (
     Core,
@@ -27,11 +28,12 @@ from broker.leases.core import (
 from broker.leases.epoch import ASK_AGAIN
 from broker.leases.ids import new_lease_id, new_nonce
 from broker.leases.minting import Minter
+from broker.leases.standing import question
 from broker.leases.successors import link_successor
 from broker.log import get_logger
 from broker.metrics import GuardBlock, IssueOutcome
 from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step, past_deadline
-from broker.policy.decision import Allowed, Denial, Denied
+from broker.policy.decision import AccessRequest, Allowed, Denied
 from broker.providers.base import Foresees
 from broker.store.base import Request, Tx
 
@@ -65,6 +67,15 @@ def asking(*, request_id: str, scope: str, replaces: str, public_input: str) -> 
         replaces=replaces,
         public_input=public_input,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Granted:
+    """What policy said, to which question, in which generation."""
+
+    allowed: Allowed
+    asked: AccessRequest
+    generation: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,13 +114,13 @@ class Issuing:
         must_be_open(step)
         if asked.scope not in step.scopes:
             raise BrokerError(
-                Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=_about(step, asked.scope)
+                Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=about(step, asked.scope)
             )
-        generation = core.policies.generation
-        allowed = self._allowed(step, asked.scope)
+        granted = self._granted(agent, step, asked.scope)
+        allowed = granted.allowed
         core.heard[step.id] = core.clock.boottime()
         # A caller that vanishes between the intent's commit and the mint would leave an INTENT that never settles.
-        result = await self._minter.own(self._admit(agent, step, asked, allowed, generation))
+        result = await self._minter.own(self._admit(agent, step, asked, granted))
         if isinstance(result, Refusal):
             core.metrics.issue(scope=allowed.scope, provider=allowed.provider, outcome=IssueOutcome.REFUSED)
             raise result.error
@@ -119,43 +130,43 @@ class Issuing:
         core.epoch.must_be_fresh()
         return delivered
 
-    async def _admit(
-        self, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int
-    ) -> Lease | Refusal | Known:
+    async def _admit(self, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Lease | Refusal | Known:
         """Write the intent and start its mint, as one piece."""
         core = self._core
-        result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, allowed, generation))
+        result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, granted))
         if isinstance(result, Lease):
             self._minter.start(result, step, asked.public_input)
         elif isinstance(result, Refusal):
             core.lane.set()
         return result
 
-    def _allowed(self, step: Step, scope: str) -> Allowed:
-        decision = self._core.decide(step.key, scope, step=step)
+    def _granted(self, agent: Agent, step: Step, scope: str) -> Granted:
+        core, policy = self._core, self._core.policies.current
+        asked = question(policy.map, step, scope, address=agent.address, now=core.clock.now())
+        decision = policy.map.decide(asked)
         if isinstance(decision, Denied):
-            raise refused(decision, step, scope)
-        if decision.provider not in self._core.providers:
+            raise refused(decision, step, asked)
+        if decision.approvals:
+            raise needs_approval(decision, step, asked)
+        if decision.provider not in core.providers:
             raise BrokerError(Reason.PROVIDER_FAILED, "the scope's provider is not configured at this broker")
-        return decision
+        return Granted(allowed=decision, asked=asked, generation=policy.generation)
 
-    def _intend(  # noqa: PLR0917 - an operation's inputs, in the order of the request
-        self, tx: Tx, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int
-    ) -> Lease | Refusal | Known:
+    def _intend(self, tx: Tx, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Lease | Refusal | Known:
         """The intent's ONE transaction. No durable intent, no mint (I1).
 
         1. the epoch is ours; 2. a replay is answered, not minted; 3. the policy decided with is still the
         current one, nothing is frozen, the step is open, the provider answers; 4. the lease's life; 5. the guard admits and is
         charged; 6. lease row, idempotency row and journal.
         """
-        core, at = self._core, self._core.clock.now()
+        core, at, allowed = self._core, self._core.clock.now(), granted.allowed
         core.enter(tx)  # 1
         digest = payload_hash(METHOD, step.id, *asked.payload)
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
         if known is not None:
             return Known(request=known)
-        now_step = self._must_be_possible(tx, agent, step, asked, allowed, generation)  # 3
-        lease = self._draft(agent, step, asked, allowed, generation, at=at)  # 4
+        now_step = self._must_be_possible(tx, agent, step, granted)  # 3
+        lease = self._draft(agent, step, asked, granted, at=at)  # 4
         if asked.replaces:
             self._must_not_be_halted(tx, now_step, allowed, at=at)
             lease = link_successor(tx, lease, step, allowed, now=core.clock.moment())
@@ -171,43 +182,45 @@ class Issuing:
         except StoreConflict:  # its idempotency row is forgotten after a day, its lease is not
             raise BrokerError(Reason.REQUEST_ID_REUSED, "this request_id was used for another request") from None
         core.remember(
-            tx, step, method=METHOD, request_id=asked.request_id, digest=digest, lease_id=lease.id, done=False
-        )
-        moves.record_lease(
             tx,
-            Kind.LEASE_INTENT,
-            lease,
-            at=at,
-            rule=str(allowed.rule),
-            data={
-                "cert_sha256": agent.cert_sha256,
-                "peer": agent.peer,
-                "expires_at": lease.expires_at.isoformat(),
-                "tier": lease.tier.value,
-                "policy_generation": generation,
-                "replaces": asked.replaces,
-            },
+            step,
+            caller=agent,
+            method=METHOD,
+            request_id=asked.request_id,
+            digest=digest,
+            lease_id=lease.id,
+            done=False,
         )
+        self._record_intent(tx, agent, step, lease, granted)
         return lease
 
-    def _must_be_possible(  # noqa: PLR0917 - as `_intend`
-        self, tx: Tx, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int
-    ) -> Step:
+    def _record_intent(self, tx: Tx, agent: Agent, step: Step, lease: Lease, granted: Granted) -> None:
+        data = {
+            "cert_sha256": agent.cert_sha256,
+            "peer": agent.peer,
+            "expires_at": lease.expires_at.isoformat(),
+            "tier": lease.tier.value,
+            "policy_generation": granted.generation,
+            "replaces": lease.replaces or "",
+        } | circumstances(step, granted.asked)
+        rule = str(granted.allowed.rule)
+        moves.record_lease(tx, Kind.LEASE_INTENT, lease, at=lease.intent_at, rule=rule, key=step.key, data=data)
+
+    def _must_be_possible(self, tx: Tx, agent: Agent, step: Step, granted: Granted) -> Step:
         """The predicate of the intent. Returns the step as it is now; raises PolicyMoved, BrokerError."""
         core, control = self._core, tx.control()
         must_take_new_work(core)
-        if control.policy_generation != generation:
+        if control.policy_generation != granted.generation:
             raise PolicyMoved
         if control.frozen:
-            raise frozen(_about(step, asked.scope))
+            raise frozen(about(step, granted.asked.scope))
         now_step = core.own(agent, tx.step(step.id))
         must_be_open(now_step)
-        core.must_answer(allowed.provider)
+        core.must_answer(granted.allowed.provider)
         return now_step
 
-    def _draft(
-        self, agent: Agent, step: Step, asked: Asking, allowed: Allowed, generation: int, *, at: datetime
-    ) -> Lease:
+    def _draft(self, agent: Agent, step: Step, asked: Asking, granted: Granted, *, at: datetime) -> Lease:
+        allowed = granted.allowed
         provider, now = self._core.providers[allowed.provider], self._core.clock.moment()
         expires_at = self._expiry(step, allowed, at=at, first=at)
         return Lease(
@@ -222,7 +235,7 @@ class Issuing:
             revocability=allowed.revocability,
             state=LeaseState.INTENT,
             epoch=self._core.epoch.id,
-            policy_generation=generation,
+            policy_generation=granted.generation,
             nonce=new_nonce(),
             kid=self._core.keyring.current,
             guard_key=_ask(step, allowed).key,
@@ -231,13 +244,18 @@ class Issuing:
             expires_at=expires_at,
             boot_id=now.boot_id,
             expires_boot=now.boot + (expires_at - at).total_seconds(),
+            address=granted.asked.address,
             refs=provider.foresee() if isinstance(provider, Foresees) else {},
             replaces=asked.replaces or None,
         )
 
     def _expiry(self, step: Step, allowed: Allowed, *, at: datetime, first: datetime | None) -> datetime:
-        """min(now + ttl, first mint + max_ttl, step deadline, end of the grant's window); under 60 s is refused."""
-        left = -past_deadline(step, self._core.clock.moment())
+        """min(now + ttl, first mint + max_ttl, step deadline, end of the grant's window); under 60 s is refused.
+
+        The step's deadline knows the grants that matched when it was opened; those that match later bound it as well.
+        """
+        beyond = step.deadline_at - step.opened_at - allowed.max_step
+        left = -past_deadline(step, self._core.clock.moment()) - max(beyond, timedelta(0))
         bounds = [at + allowed.ttl, (first or at) + allowed.max_ttl, at + left]
         if allowed.until is not None:
             bounds.append(allowed.until)
@@ -246,7 +264,7 @@ class Issuing:
             raise BrokerError(
                 Reason.TTL_TOO_SHORT,
                 "less than 60 seconds are left for this credential",
-                about=_about(step, allowed.scope),
+                about=about(step, allowed.scope),
             )
         return expires_at
 
@@ -262,7 +280,7 @@ class Issuing:
         elif isinstance(verdict, Ceiling) and verdict.row is not None:
             self._alert(tx, agent, step, allowed, kinds=(Kind.ALERT,), reason=Reason.CEILING, leases=(), at=at)
         error = as_error(verdict)
-        error.about = _about(step, allowed.scope) | {"rule": str(allowed.rule)}
+        error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
         return Refusal(error=error)
 
     def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed, *, at: datetime) -> None:
@@ -270,7 +288,7 @@ class Issuing:
         halted = self._core.guard.halted(tx, _ask(step, allowed), now=at)
         if halted is not None:
             error = as_error(halted)
-            error.about = _about(step, allowed.scope) | {"rule": str(allowed.rule)}
+            error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
             raise error
 
     def _halt(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, *, held: bool, at: datetime) -> None:
@@ -311,31 +329,6 @@ class Issuing:
         log.error("guard refused for good", reason=reason.value, scope=allowed.scope, step=step.id, **data)
 
 
-def refused(decision: Denied, step: Step, scope: str) -> BrokerError:
-    """Rule and fix only for scopes that some grant gives to this agent (DESIGN section 8)."""
-    details = _about(step, scope) | {
-        "denial": decision.reason.value,
-        "rule": str(decision.rule or ""),
-        "why": decision.message,
-        "smallest_fix": decision.smallest_fix,
-    }
-    if not decision.known:
-        error = access_denied()
-        error.about = details
-        return error
-    reason = Reason.TTL_TOO_SHORT if decision.reason is Denial.TTL_TOO_SHORT else Reason.SCOPE_REFUSED
-    return BrokerError(
-        reason,
-        decision.message,
-        metadata={
-            "denial": decision.reason.value,
-            "rule": str(decision.rule or ""),
-            "smallest_fix": decision.smallest_fix,
-        },
-        about=details,
-    )
-
-
 def _ask(step: Step, allowed: Allowed) -> GuardAsk:
     workload, captures, scope = allowed.workload, allowed.captures, allowed.scope
     names = {"workflow": step.key.workflow, "run": step.key.run, "step": step.key.step}
@@ -345,13 +338,3 @@ def _ask(step: Step, allowed: Allowed) -> GuardAsk:
         tier=allowed.tier,
         about=keys.about(workload=workload, captures=captures, scope=scope, **names),
     )
-
-
-def _about(step: Step, scope: str) -> dict[str, str]:
-    return {
-        "workflow": step.key.workflow,
-        "run": step.key.run,
-        "step": step.key.step,
-        "step_id": step.id,
-        "scope": scope,
-    }

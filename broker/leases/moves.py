@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from broker.journal.records import Kind, Record
-from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step
+from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey
 from broker.store.base import Tx
 
 _ENDED_KIND = {
@@ -24,6 +24,7 @@ def record_lease(  # noqa: D103 - named by what it does
     at: datetime,
     reason: str = "",
     rule: str = "",
+    key: StepKey | None = None,
     data: Mapping[str, JsonValue] | None = None,
 ) -> None:
     tx.append(
@@ -31,6 +32,9 @@ def record_lease(  # noqa: D103 - named by what it does
             kind=kind,
             at=at,
             agent=lease.agent,
+            workflow=key.workflow if key else "",
+            run=key.run if key else "",
+            step=key.step if key else "",
             step_id=lease.step_id,
             lease_id=lease.id,
             scope=lease.scope,

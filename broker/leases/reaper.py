@@ -93,7 +93,7 @@ class Reaper:
         if past_deadline(step, core.clock.moment()) >= timedelta(0):
             return EndReason.DEADLINE
         heard = max(core.heard.get(step.id, 0.0), core.epoch.started_boot, self._awake_since)
-        if core.clock.boottime() - heard > core.timings.silence_bound.total_seconds():
+        if core.clock.boottime() - heard > core.silence_bound(step).total_seconds():
             return EndReason.SILENT
         return None
 

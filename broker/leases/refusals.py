@@ -20,7 +20,7 @@ log = get_logger(__name__)
 
 MAX_UNWRITTEN = 10_000  # counts kept while the disk is full; the oldest go first
 
-_RECORD_FIELDS = ("workflow", "run", "step", "step_id", "lease_id", "scope", "rule")
+_RECORD_FIELDS = ("agent", "workflow", "run", "step", "step_id", "lease_id", "scope", "rule")
 
 
 class Refusals:
@@ -55,8 +55,7 @@ class Refusals:
             reason=error.reason.value,
             reference_id=noted.reference_id,
             data={"method": method, "aggregate": not isinstance(noted, Full)} | rest,
-            **by(agent),
-            **fields,
+            **(by(agent) | fields),
         )
         await self._own(self._write(record))
 

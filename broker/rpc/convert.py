@@ -6,10 +6,11 @@ from datetime import datetime
 
 from google.protobuf import timestamp_pb2
 
+from broker.errors import Reason
+from broker.leases.beginning import ScopeAnswer
 from broker.leases.committing import Delivered
 from broker.leases.engine import Ended
 from broker.leases.outcomes import Outcome
-from broker.leases.steps import ScopeAnswer
 from broker.leases.successors import successor_from
 from broker.model import (
     AwsSession,
@@ -109,6 +110,8 @@ def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
     message = broker_pb2.ScopeVerdict(scope=answer.scope, reference_id=answer.reference_id)
     if isinstance(decision, Allowed):
         message.verdict = broker_pb2.VERDICT_GRANTED
+        if decision.approvals:
+            message.verdict, message.reason = broker_pb2.VERDICT_NEEDS_APPROVAL, Reason.NEEDS_APPROVAL.value
         message.rule = decision.rule.name
         message.position = decision.rule.position
         message.ttl.CopyFrom(duration(decision.ttl))
@@ -116,7 +119,7 @@ def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
         message.revocability = lease_pb2.Revocability.Value(f"REVOCABILITY_{decision.revocability.value}")
         return message
     message.verdict = broker_pb2.VERDICT_REFUSED
-    message.reason = decision.reason.value if decision.known else "ACCESS_DENIED"
+    message.reason = decision.reason.value if decision.known else Reason.ACCESS_DENIED.value
     if decision.known:
         message.smallest_fix = decision.smallest_fix
         if decision.rule is not None:

@@ -15,7 +15,7 @@ from broker.errors import BrokerError, Reason, access_denied
 from broker.leases.core import check_name, check_scopes
 from broker.leases.engine import Engine
 from broker.leases.issuing import asking
-from broker.leases.steps import opening
+from broker.leases.opening import opening
 from broker.model import Agent, StepKey
 from broker.policy.holder import Policies
 from broker.rpc import convert
@@ -55,8 +55,6 @@ class Servicer:
         }
 
     async def begin_step(self, request: broker_pb2.BeginStepRequest, agent: Agent, _context: Any) -> Message:
-        if request.on_behalf_of or request.definition_digest:
-            raise access_denied()  # no grant makes anyone a launcher
         asked = opening(
             agent=agent,
             request_id=request.request_id,
@@ -65,8 +63,11 @@ class Servicer:
             step=request.name.step,
             scopes=request.scopes,
             seconds=_seconds(request, "max_duration"),
+            on_behalf_of=request.on_behalf_of,
+            definition_digest=request.definition_digest,
         )
         opened = await self._engine.begin_step(agent, asked)
+        start_within = duration(self._timings.start_within) if opened.step.launched else None
         return broker_pb2.BeginStepResponse(
             step_handle=opened.handle,
             attempt=opened.step.attempt,
@@ -74,6 +75,7 @@ class Servicer:
             silence_bound=duration(self._timings.silence_bound),
             deadline=convert.timestamp(opened.step.deadline_at),
             scopes=map(convert.verdict, opened.answers),
+            start_within=start_within,
         )
 
     async def issue_credential(
@@ -158,7 +160,7 @@ class Servicer:
             run=check_name("run", request.name.run),
             step=check_name("step", request.name.step),
         )
-        answers = await self._engine.check_access(key, check_scopes(request.scopes))
+        answers = await self._engine.check_access(key, check_scopes(request.scopes), address=agent.address)
         return broker_pb2.CheckAccessResponse(scopes=map(convert.verdict, answers))
 
 

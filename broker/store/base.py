@@ -136,6 +136,10 @@ class Tx(Protocol):
         """Record a heartbeat; never moves it back."""
         ...
 
+    def start_step(self, step_id: str, at: datetime) -> bool:
+        """The agent's own first call: sets started_at, once, on an open step."""
+        ...
+
     def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
         """False when it had ended already."""
         ...

@@ -50,12 +50,26 @@ async def test_only_the_newest_epoch_is_renewed(store: Store) -> None:
 
 
 async def test_a_step_comes_back_as_it_was(store: Store) -> None:
-    first = step(proven=True, definition_digest="sha256:ab", opened_by="spiffe://test.acme/launcher")
+    first = step(
+        proven=True, definition_digest="sha256:ab", opened_by="spiffe://test.acme/launcher", started_at=after(7)
+    )
     await store.write(lambda tx: tx.insert_step(first))
     assert await store.read(lambda tx: tx.step(first.id)) == first
     assert await store.read(lambda tx: tx.step_by_handle(first.handle_hash)) == first
     assert await store.read(lambda tx: tx.step("nobody")) is None
     assert await store.read(lambda tx: tx.step_by_handle(b"nothing")) is None
+
+
+async def test_a_step_starts_once_and_only_while_it_is_open(store: Store) -> None:
+    await store.write(lambda tx: tx.insert_step(step()))
+    await store.write(lambda tx: tx.insert_step(step("ended")))
+    await store.write(lambda tx: tx.end_step("ended", after(1), EndReason.OPERATOR))
+    assert [
+        await store.write(methodcaller("start_step", name, at))
+        for name, at in (("step-1", after(5)), ("step-1", after(9)), ("ended", after(9)), ("nobody", after(9)))
+    ] == [True, False, False, False]
+    found = await store.read(lambda tx: [tx.step("step-1"), tx.step("ended")])
+    assert [row and row.started_at for row in found] == [after(5), None]
 
 
 async def test_the_latest_attempt_is_the_greatest_one(store: Store) -> None:

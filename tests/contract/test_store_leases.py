@@ -361,9 +361,10 @@ async def test_a_lease_has_one_successor_at_a_time(store: Store) -> None:
 
 async def test_what_a_caller_changes_afterwards_is_not_in_the_store(store: Store) -> None:
     params: dict[str, Any] = {"role": "orders-ro", "list": [1]}
-    await insert(store, lease(params=params))
+    await insert(store, lease(params=params, address="2001:db8::7"))
     params["list"].append(2)
     assert (await get(store)).params == {"role": "orders-ro", "list": [1]}
+    assert (await get(store)).address == "2001:db8::7"
 
 
 async def test_the_children_of_live_leases_are_known_by_provider(store: Store) -> None:

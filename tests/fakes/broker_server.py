@@ -176,6 +176,8 @@ class FakeBroker(CredentialBrokerServicer):
             response = pb.BeginStepResponse(step_handle=step.handle, attempt=1, scopes=self._verdicts(request.scopes))
             response.heartbeat_interval.FromTimedelta(timedelta(seconds=self.heartbeat))
             response.deadline.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+            if request.on_behalf_of:
+                response.start_within.FromTimedelta(timedelta(minutes=15))
             return response
 
         return self._serve("BeginStep", request, context, answer)
@@ -209,6 +211,7 @@ class FakeBroker(CredentialBrokerServicer):
             gone = [lease_id for lease_id in request.held_lease_ids if lease_id not in step.leases]
             response = pb.HeartbeatResponse(ended_lease_ids=gone)
             response.next_heartbeat.FromTimedelta(timedelta(seconds=self.heartbeat))
+            response.deadline.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
             return response
 
         return self._serve("Heartbeat", request, context, answer)

@@ -149,6 +149,13 @@ class MemoryTx:
         if step is not None and step.state is StepState.OPEN:
             self._state.steps[step_id] = replace(step, last_heartbeat_at=max(step.last_heartbeat_at, at))
 
+    def start_step(self, step_id: str, at: datetime) -> bool:
+        step = self._w().steps.get(step_id)
+        if step is None or step.state is StepState.ENDED or step.started_at is not None:
+            return False
+        self._state.steps[step_id] = replace(step, started_at=at)
+        return True
+
     def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
         step = self._w().steps.get(step_id)
         if step is None or step.state is StepState.ENDED:

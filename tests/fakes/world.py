@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from broker.clock import Clock
 from broker.config import Timings
@@ -15,20 +17,22 @@ from broker.errors import BrokerError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
 from broker.keyring import Keyring
+from broker.leases.beginning import Opened
 from broker.leases.committing import Delivered
 from broker.leases.core import Core
 from broker.leases.engine import Ended, Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.issuing import asking
+from broker.leases.opening import opening
 from broker.leases.refusals import Refusals
-from broker.leases.steps import Opened, opening
 from broker.metrics import Metrics
-from broker.model import Agent, Lease, LeaseState, Revocability
+from broker.model import Agent, Lease, LeaseState, Revocability, Step
 from broker.policy.holder import Policies
 from broker.providers.base import Provider
 from broker.store.base import Store, tail
 from broker.store.sqlite import open_store
 from tests.fakes.clock import START, FakeClock
+from tests.fakes.launchers import SCHEDULER, with_launchers
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.provider import Backend, FakeKind, FakeProvider
 
@@ -54,8 +58,15 @@ OTHER = "spiffe://dev.local/workflow/nightly/step/other"
 KEYRING = Keyring({"k1": bytes(range(32))}, "k1")
 
 
-def agent(spiffe_id: str = LOAD) -> Agent:
-    return Agent(spiffe_id=spiffe_id, trust_domain="dev.local", cert_sha256="c" * 64, not_after=START, peer="ipv4:1")
+def agent(spiffe_id: str = LOAD, *, address: str = "") -> Agent:
+    return Agent(
+        spiffe_id=spiffe_id,
+        trust_domain="dev.local",
+        cert_sha256="c" * 64,
+        not_after=START,
+        peer="ipv4:1",
+        address=address,
+    )
 
 
 def new_id() -> str:
@@ -72,10 +83,13 @@ class World:
         self.timings = timings
         self.backend = Backend()
         self.map_file = folder / "scopes.yaml"
-        self.map_file.write_text(MAP)
         self.engine: Engine
         self.core: Core
         self.policies: Policies
+        self.map_text = MAP
+        self.launchers: tuple[str, ...] = ()
+        self._maps = 0
+        self._write_map()
         self.provider: FakeProvider
 
     @property
@@ -137,6 +151,45 @@ class World:
         )
         return await self.engine.begin_step(who, asked)
 
+    async def set_launchers(self, *launchers: str) -> None:
+        """The map with these, in force; a newer one, even if nothing has changed in it."""
+        self.launchers = launchers
+        await self.load_map(self.map_text)
+
+    async def load_map(self, text: str) -> None:
+        """This map, with the launchers of today, in force."""
+        self.map_text = text
+        self._write_map()
+        assert await self.policies.reload(), self.policies.last_problem
+
+    def _write_map(self) -> None:
+        self._maps += 1
+        self.map_file.write_text(f"# {self._maps}\n{with_launchers(self.map_text, *self.launchers)}")
+
+    async def launch(
+        self,
+        scopes: Sequence[str] = ("plain",),
+        *,
+        who: str = SCHEDULER,
+        workload: str = LOAD,
+        digest: str = "",
+        run: str = "r1",
+        request_id: str = "",
+    ) -> Opened:
+        caller = agent(who, address="10.1.7.7")
+        asked = opening(
+            agent=caller,
+            request_id=request_id or new_id(),
+            workflow="nightly",
+            run=run,
+            step="load",
+            scopes=scopes,
+            seconds=None,
+            on_behalf_of=workload,
+            definition_digest=digest,
+        )
+        return await self.engine.begin_step(caller, asked)
+
     async def issue(
         self, handle: str, scope: str = "plain", *, who: Agent | None = None, request_id: str = "", replaces: str = ""
     ) -> Delivered:
@@ -154,9 +207,18 @@ class World:
     async def leases(self, *states: LeaseState) -> list[Lease]:
         return await self.store.read(lambda tx: tx.leases_in(*(states or tuple(LeaseState))))
 
+    async def step_row(self, opened: Opened) -> Step:
+        row = await self.store.read(lambda tx: tx.step(opened.step.id))
+        assert row is not None
+        return row
+
+    async def journal(self, *kinds: str) -> list[dict[str, Any]]:
+        """The records, of these kinds only."""
+        records = [json.loads(entry.body) for entry in await self.store.read(lambda tx: list(tail(tx)))]
+        return [record for record in records if not kinds or record["kind"] in kinds]
+
     async def journal_kinds(self) -> list[str]:
-        entries = await self.store.read(lambda tx: list(tail(tx)))
-        return [entry.body.split('"kind":"')[1].split('"')[0] for entry in entries]
+        return [record["kind"] for record in await self.journal()]
 
     async def until(self, check: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> None:
         """Poll in real time; the lane and the reaper run meanwhile."""

@@ -31,7 +31,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Reason
 from broker.leases import epoch
 from broker.leases.committing import Commit
 from broker.leases.core import Core
@@ -41,9 +41,10 @@ from broker.leases.reaper import Reaper
 from broker.leases.successors import successor_from
 from broker.model import Agent, EndReason, Evidence, Lease, LeaseState, Revocability, Step, Tier, VaultToken
 from broker.store.base import Tx
+from tests.fakes.launchers import SCHEDULER, launcher
 from tests.fakes.loop import LoopOnClock
 from tests.fakes.memory_store import MemoryTx
-from tests.fakes.world import LOAD, MAP, OTHER, agent, new_id
+from tests.fakes.world import LOAD, MAP, OTHER, agent, new_id, refusal
 from tests.invariants.driven import TICK, Driven, idle, passes
 from tests.invariants.outside import TrueClock, secret_of
 
@@ -54,11 +55,13 @@ STEPS = 30
 BUDGET = {Tier.HIGH: 3, Tier.ELEVATED: 5, Tier.LOW: 10}  # per step and scope
 REFILL = {Tier.HIGH: (0, 3600.0), Tier.ELEVATED: (5, 3600.0), Tier.LOW: (1, 60.0)}  # mints, per so many seconds
 SILENCE = 45.0  # seconds
+START_WITHIN = 900.0  # seconds
 CLAIM = 30.0  # seconds
 SOON = 5.0  # seconds: DESIGN section 2, I5
 CALM = 30.0  # seconds of good weather after which no breaker is open any more
 REST = 400.0  # seconds until all is known: landing time, and the longest backoff twice
 SLACK = timedelta(seconds=30 + 3 * TICK)  # the clock skew allowed for, and a few looks
+SCHEDULERS = (launcher(workloads=["load", "other"]),)
 LESS = MAP.replace("scopes: [plain, elevated, danger, timed]", "scopes: [elevated, danger]")
 
 STATES = {
@@ -113,6 +116,7 @@ class Machine(RuleBasedStateMachine):
         self.dying: dict[str, float] = {}  # lease id → elapsed seconds when it was first seen REVOKING
         self.ahead = 0.0  # seconds by which the wall clock was ever set forward, added up
         self.run(self.broker.start())
+        self.run(self.broker.set_launchers(*SCHEDULERS))
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -129,6 +133,37 @@ class Machine(RuleBasedStateMachine):
             return
         self.steps.append(Opened(who=agent(who), handle=opened.handle, step_id=opened.step.id))
         self.heard[opened.step.id] = self.attentive
+
+    @rule(who=st.sampled_from([LOAD, OTHER]), run=st.sampled_from(["r1", "r3"]))
+    def launch(self, who: str, run: str) -> None:
+        """A step, or its next attempt, opened by a launcher; its agent has not been heard yet."""
+        scopes = ["plain", "elevated", "danger", "timed"] if who == LOAD else ["plain"]
+        try:
+            opened = self.run(self.broker.launch(scopes, workload=who, run=run))
+        except BrokerError:
+            return
+        self.steps.append(Opened(who=agent(who), handle=opened.handle, step_id=opened.step.id))
+        self.heard[opened.step.id] = self.attentive
+
+    @precondition(lambda self: self.steps)
+    @rule(which=pick, turns=half_done)
+    def its_launcher_ends_it(self, which: int, turns: int | None) -> None:
+        """Nothing but the end, and only of its own (I8)."""
+        step, scheduler = self.a_step(which), agent(SCHEDULER)
+        mine = self.broker.step(step.step_id).launched
+        for call in (self.broker.issue, self.beat_of):
+            error = self.run(refusal(call(step.handle, who=scheduler)))
+            assert error.reason in {Reason.ACCESS_DENIED, Reason.EPOCH_LOST}, "a launcher reached into a step"
+        if mine:
+            work = self.broker.engine.end_step(scheduler, request_id=new_id(), handle=step.handle, wait_seconds=0)
+            self.called(work, turns)
+
+    async def beat_of(self, handle: str, *, who: Agent) -> object:
+        return await self.broker.engine.heartbeat(who, handle, [])
+
+    @rule(gone=st.booleans())
+    def launchers_come_and_go(self, *, gone: bool) -> None:
+        self.run(self.broker.set_launchers(*(() if gone else SCHEDULERS)))
 
     @initialize()
     def first_steps(self) -> None:
@@ -267,8 +302,7 @@ class Machine(RuleBasedStateMachine):
     @rule(less=st.booleans())
     def reload(self, *, less: bool) -> None:
         """Grants go, and come back."""
-        self.broker.map_file.write_text(LESS if less else MAP)
-        self.run(self.broker.policies.reload())
+        self.run(self.broker.load_map(LESS if less else MAP))
 
     # --- what the backend does ---
 
@@ -437,10 +471,12 @@ class Machine(RuleBasedStateMachine):
         for step_id in self.heard.keys() - open_:
             quiet = self.attentive - max(self.heard.pop(step_id), self.deaf_until)
             step = self.broker.step(step_id)
-            assert step.end_reason is not EndReason.SILENT or quiet >= SILENCE, f"silent after {quiet:g} s"
-        for heard in self.heard.values():
+            bound = START_WITHIN if step.started_at is None else SILENCE
+            assert step.end_reason is not EndReason.SILENT or quiet >= bound, f"silent after {quiet:g} s"
+        for step_id, heard in self.heard.items():
             quiet = self.attentive - max(heard, self.deaf_until)
-            assert quiet <= SILENCE + 3 * TICK, f"open after {quiet:g} s of silence"
+            bound = START_WITHIN if self.broker.step(step_id).started_at is None else SILENCE
+            assert quiet <= bound + 3 * TICK, f"open after {quiet:g} s of silence"
 
     def no_lease_outlives_its_life(self) -> None:
         """Whatever the wall clock is set to: what is ACTIVE is younger than its life. At a boot it is believed."""
@@ -596,9 +632,24 @@ def the_commit_does_not_look_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryTx, "doom", lambda *_, **__: True)
 
 
+def what_has_not_started_is_silent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Core, "silence_bound", lambda self, _: self.timings.silence_bound)
+
+
+def a_launcher_owns_what_it_opened(patch: pytest.MonkeyPatch) -> None:
+    own = Core.own
+
+    def mutant(self: Core, who: Agent, step: Step | None) -> Step:
+        return step if step is not None and step.opened_by == who.spiffe_id else own(self, who, step)
+
+    patch.setattr(Core, "own", mutant)
+
+
 @pytest.mark.parametrize(
     "mutate",
     [
+        what_has_not_started_is_silent,
+        a_launcher_owns_what_it_opened,
         what_failed_was_not_minted,
         a_yes_is_believed,
         the_wall_clock_is_evidence,

@@ -134,6 +134,7 @@ _STEP = Shape(
     opened_at=_TIME,
     deadline_at=_TIME,
     last_heartbeat_at=_TIME,
+    started_at=_TIME,
     ended_at=_TIME,
     end_reason=_enum(EndReason),
 )

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 from stepcred import _models as models
 from stepcred import _wire
 from stepcred._credentials import Credential
-from stepcred._errors import Refused, StepcredError, StepEnded
+from stepcred._errors import Refused, SettingsError, StepcredError, StepEnded
 from stepcred._settings import StepName
 from stepcred._status import CallFailed, error_of, may_retry, pushback
 from stepcred.v1 import broker_pb2
@@ -96,9 +96,32 @@ class BrokerCore:
     def step(
         self, name: StepName, scopes: Iterable[str], *, max_duration: timedelta | float | None, wait: float
     ) -> StepCore:
-        if isinstance(max_duration, (int, float)):
-            max_duration = timedelta(seconds=max_duration)
-        return StepCore(broker=self, name=name, scopes=tuple(_list(scopes)), max_duration=max_duration, wait=wait)
+        return StepCore(
+            broker=self, name=name, scopes=tuple(_list(scopes)), max_duration=_span(max_duration), wait=wait
+        )
+
+    def join(self, handle: str, *, wait: float) -> StepCore:
+        return StepCore(broker=self, wait=wait, handle=handle)
+
+    def launch(
+        self,
+        name: StepName,
+        scopes: Iterable[str],
+        *,
+        on_behalf_of: str,
+        definition_digest: str,
+        max_duration: timedelta | float | None,
+    ) -> Flow[models.Launched]:
+        if not on_behalf_of:
+            raise SettingsError(["on_behalf_of is not given: the SPIFFE ID of the workload"])
+        request = _begin_request(name, _list(scopes), _span(max_duration))
+        request.on_behalf_of, request.definition_digest = on_behalf_of, definition_digest
+        return _wire.launched((yield from self.call("BeginStep", request)))
+
+    def end(self, handle: str, *, wait: float) -> Flow[tuple[models.LeaseOutcome, ...]]:
+        step = self.join(handle, wait=wait)
+        yield from step.end()
+        return step.outcomes
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,12 +129,12 @@ class StepCore:
     """One step of ours: its handle, what it holds, and what became of it. `held` is touched by the heartbeat too."""
 
     broker: BrokerCore
-    name: StepName
-    scopes: tuple[str, ...]
-    max_duration: timedelta | None
     wait: float  # seconds to wait for evidence at the end
+    name: StepName | None = None  # None: opened by a launcher, who knows
+    scopes: tuple[str, ...] = ()
+    max_duration: timedelta | None = None
 
-    handle: str = field(default="", repr=False)
+    handle: str = field(default="", repr=False)  # given beforehand: of a step to join
     attempt: int = 0
     interval: float = 10.0
     deadline: datetime | None = None
@@ -124,12 +147,14 @@ class StepCore:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def begin(self) -> Flow[None]:
-        request = broker_pb2.BeginStepRequest(
-            request_id=_request_id(),
-            name=_name(self.name),
-            scopes=self.scopes,
-            max_duration=_wire.duration(self.max_duration) if self.max_duration is not None else None,
-        )
+        """Open the step, or join it: then a first heartbeat says that we are there."""
+        if self.name is None:
+            response = yield from self.broker.call("Heartbeat", broker_pb2.HeartbeatRequest(step_handle=self.handle))
+            self.interval = _seconds(_wire.span_of(response, "next_heartbeat"), self.interval)
+            self.deadline = _wire.time_of(response, "deadline")
+            self.alive = True
+            return
+        request = _begin_request(self.name, self.scopes, self.max_duration)
         response = yield from self.broker.call("BeginStep", request)
         self.handle, self.attempt = response.step_handle, response.attempt
         self.interval = _seconds(_wire.span_of(response, "heartbeat_interval"), self.interval)
@@ -245,6 +270,21 @@ def _request_id() -> str:
 
 def _name(name: StepName) -> broker_pb2.StepName:
     return broker_pb2.StepName(workflow=name.workflow, run=name.run, step=name.step)
+
+
+def _begin_request(
+    name: StepName, scopes: Sequence[str], max_duration: timedelta | None
+) -> broker_pb2.BeginStepRequest:
+    return broker_pb2.BeginStepRequest(
+        request_id=_request_id(),
+        name=_name(name),
+        scopes=scopes,
+        max_duration=_wire.duration(max_duration) if max_duration is not None else None,
+    )
+
+
+def _span(seconds: timedelta | float | None) -> timedelta | None:
+    return timedelta(seconds=seconds) if isinstance(seconds, (int, float)) else seconds
 
 
 def _list(scopes: Iterable[str]) -> list[str]:

@@ -63,7 +63,15 @@ class AccessDenied(Refused):
     """The scope map does not give it to us, here and now."""
 
     REASONS = frozenset(
-        {"ACCESS_DENIED", "SCOPE_REFUSED", "SCOPE_NOT_NAMED", "NEEDS_APPROVAL", "AGENT_DENIED", "FROZEN"}
+        {
+            "ACCESS_DENIED",
+            "SCOPE_REFUSED",
+            "SCOPE_NOT_NAMED",
+            "NEEDS_APPROVAL",
+            "OPENED_BY_LAUNCHER",
+            "AGENT_DENIED",
+            "FROZEN",
+        }
     )
 
 

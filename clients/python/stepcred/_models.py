@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 
@@ -112,6 +112,17 @@ class ScopeVerdict:
     @property
     def granted(self) -> bool:
         return self.access is Access.GRANTED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launched:
+    """A step that a launcher opened for a workload, which joins it with the handle and its own certificate."""
+
+    handle: str = field(repr=False)
+    attempt: int  # 1 for the first time that this step is opened
+    deadline: datetime | None
+    start_within: timedelta | None  # the workload must join it by then
+    verdicts: tuple[ScopeVerdict, ...]  # as far as they are known before the workload has called
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ _MEANING = {
     "key": "file with its private key, PEM",
     "ca": "file with the CA certificates that vouch for the broker, PEM",
 }
+HANDLE = "STEPCRED_STEP_HANDLE"  # of a step that a launcher has opened
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
@@ -92,3 +93,11 @@ def step_name(
     if missing:
         raise SettingsError([f"{name} is not given: pass {name}= or set STEPCRED_{name.upper()}" for name in missing])
     return StepName(**found)
+
+
+def step_handle(handle: str | None, *, environ: Mapping[str, str] = os.environ) -> str:
+    """The argument before STEPCRED_STEP_HANDLE."""
+    found = handle or environ.get(HANDLE, "")
+    if not found:
+        raise SettingsError([f"no handle is given: pass handle= or set {HANDLE}"])
+    return found

@@ -21,7 +21,7 @@ class StepView:
 
     @property
     def attempt(self) -> int:
-        """1 for the first time that this step is opened."""
+        """1 for the first time that this step is opened; 0 for one that was joined: its launcher knows."""
         return self._core.attempt
 
     @property
@@ -31,7 +31,7 @@ class StepView:
 
     @property
     def verdicts(self) -> tuple[ScopeVerdict, ...]:
-        """What the scope map said of each named scope when the step was opened."""
+        """What the scope map said of each named scope when the step was opened; of a joined one, none."""
         return self._core.verdicts
 
     @property
@@ -50,5 +50,5 @@ class StepView:
 
     def __repr__(self) -> str:
         name = self._core.name
-        state = "open" if self.alive else "not open"
-        return f"<{type(self).__name__} {name.workflow}/{name.run}/{name.step} attempt {self.attempt}, {state}>"
+        what = f"{name.workflow}/{name.run}/{name.step} attempt {self.attempt}" if name else "of a launcher"
+        return f"<{type(self).__name__} {what}, {'open' if self.alive else 'not open'}>"

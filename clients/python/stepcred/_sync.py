@@ -15,7 +15,7 @@ from stepcred import _settings
 from stepcred._core import BrokerCore, Call, Flow, StepCore, checked_timeout, lease_id_of, note_failed_end
 from stepcred._credentials import Credential
 from stepcred._errors import StepcredError
-from stepcred._models import Identity, Lease, LeaseOutcome, ScopeVerdict
+from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
 from stepcred._status import call_failed
 from stepcred._step import StepView
 from stepcred._transport import OPTIONS, channel_credentials
@@ -105,6 +105,42 @@ class Broker:
         """
         name = _settings.step_name(workflow=workflow, run=run, step=step)
         return Step(self._driver, self._core.step(name, scopes, max_duration=max_duration, wait=wait))
+
+    def join(self, handle: str | None = None, *, wait: float = 5.0) -> Step:
+        """A step that a launcher has opened for us, to use in a `with` as one of our own; leaving it ends it.
+
+        `handle`: what the launcher was given, default STEPCRED_STEP_HANDLE. Its names and scopes are the launcher's.
+        """
+        return Step(self._driver, self._core.join(_settings.step_handle(handle), wait=wait))
+
+    def launch(
+        self,
+        *,
+        workflow: str | None = None,
+        run: str | None = None,
+        step: str | None = None,
+        scopes: Iterable[str],
+        on_behalf_of: str,
+        definition_digest: str = "",
+        max_duration: timedelta | float | None = None,
+    ) -> Launched:
+        """Open a step for a workload, as its launcher. Nothing of it is kept up from here: the workload joins it.
+
+        `on_behalf_of`: the workload's SPIFFE ID. `definition_digest`: of the workflow definition, "sha256:…".
+        """
+        name = _settings.step_name(workflow=workflow, run=run, step=step)
+        flow = self._core.launch(
+            name,
+            scopes,
+            on_behalf_of=on_behalf_of,
+            definition_digest=definition_digest,
+            max_duration=max_duration,
+        )
+        return self._driver.run(flow)
+
+    def end(self, handle: str, *, wait: float = 5.0) -> tuple[LeaseOutcome, ...]:
+        """End a step by its handle, as the launcher that opened it, and say what became of each lease."""
+        return self._driver.run(self._core.end(handle, wait=wait))
 
     def whoami(self) -> Identity:
         """What the broker makes of our certificate."""

@@ -95,6 +95,16 @@ def scope_verdict(message: broker_pb2.ScopeVerdict) -> models.ScopeVerdict:
     )
 
 
+def launched(message: broker_pb2.BeginStepResponse) -> models.Launched:
+    return models.Launched(
+        handle=message.step_handle,
+        attempt=message.attempt,
+        deadline=time_of(message, "deadline"),
+        start_within=span_of(message, "start_within"),
+        verdicts=tuple(scope_verdict(verdict) for verdict in message.scopes),
+    )
+
+
 def identity(message: broker_pb2.WhoAmIResponse) -> models.Identity:
     return models.Identity(
         spiffe_id=message.spiffe_id,

@@ -16,7 +16,7 @@ from stepcred import _settings
 from stepcred._core import BrokerCore, Call, Flow, StepCore, checked_timeout, lease_id_of, note_failed_end
 from stepcred._credentials import Credential
 from stepcred._errors import StepcredError
-from stepcred._models import Identity, Lease, LeaseOutcome, ScopeVerdict
+from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
 from stepcred._settings import Settings
 from stepcred._status import call_failed
 from stepcred._step import StepView
@@ -103,6 +103,36 @@ class Broker:
         """As `stepcred.Broker.step`, to use in an `async with`."""
         name = _settings.step_name(workflow=workflow, run=run, step=step)
         return Step(self._driver, self._core.step(name, scopes, max_duration=max_duration, wait=wait))
+
+    def join(self, handle: str | None = None, *, wait: float = 5.0) -> Step:
+        """As `stepcred.Broker.join`, to use in an `async with`."""
+        return Step(self._driver, self._core.join(_settings.step_handle(handle), wait=wait))
+
+    async def launch(
+        self,
+        *,
+        workflow: str | None = None,
+        run: str | None = None,
+        step: str | None = None,
+        scopes: Iterable[str],
+        on_behalf_of: str,
+        definition_digest: str = "",
+        max_duration: timedelta | float | None = None,
+    ) -> Launched:
+        """As `stepcred.Broker.launch`."""
+        name = _settings.step_name(workflow=workflow, run=run, step=step)
+        flow = self._core.launch(
+            name,
+            scopes,
+            on_behalf_of=on_behalf_of,
+            definition_digest=definition_digest,
+            max_duration=max_duration,
+        )
+        return await self._driver.run(flow)
+
+    async def end(self, handle: str, *, wait: float = 5.0) -> tuple[LeaseOutcome, ...]:
+        """As `stepcred.Broker.end`."""
+        return await self._driver.run(self._core.end(handle, wait=wait))
 
     async def whoami(self) -> Identity:
         """What the broker makes of our certificate."""

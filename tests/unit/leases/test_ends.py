@@ -14,7 +14,7 @@ import pytest
 
 from broker.config import Timings
 from broker.errors import BrokerError, Reason
-from broker.leases.steps import opening
+from broker.leases.opening import opening
 from broker.model import EndReason, Evidence, LeaseState
 from broker.rpc.servicer import Servicer
 from broker.store.base import GuardState

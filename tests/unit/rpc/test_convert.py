@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from broker.leases.beginning import ScopeAnswer
 from broker.leases.committing import Delivered
 from broker.leases.engine import Ended
 from broker.leases.outcomes import Outcome
-from broker.leases.steps import ScopeAnswer
 from broker.model import (
     AwsSession,
     Credential,
@@ -20,7 +21,7 @@ from broker.model import (
     UsernamePassword,
     VaultToken,
 )
-from broker.policy.decision import Allowed, Concurrent, Denial, Denied
+from broker.policy.decision import AccessRequest, Allowed, Concurrent, Denial, Denied
 from broker.rpc import convert
 from broker.secret import Secret
 from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
@@ -96,15 +97,18 @@ def test_every_credential_is_revealed_in_its_own_field(value: Credential, kind: 
     assert credential_pb2.Credential.FromString(made.SerializeToString()) == made
 
 
+ASKED = AccessRequest(agent="spiffe://dev.local/a", workflow="w", run="r", step="s", scope="s", now=NOW)
+
+
 def test_the_rule_and_the_fix_are_told_only_of_scopes_that_some_grant_gives() -> None:
     rule = RuleRef(name="nightly", file="/etc/stepcred/scopes.yaml", line=7)
     denied = {
         known: Denied(reason=Denial.OUTSIDE_WINDOW, message="m", known=known, rule=rule, smallest_fix="fix")
         for known in (True, False)
     }
-    told = convert.verdict(ScopeAnswer(scope="s", decision=denied[True], reference_id="ref"))
+    told = convert.verdict(ScopeAnswer(asked=ASKED, decision=denied[True], reference_id="ref"))
     assert (told.reason, told.rule, told.position) == ("OUTSIDE_WINDOW", "nightly", "scopes.yaml:7:1")
-    hidden = convert.verdict(ScopeAnswer(scope="s", decision=denied[False], reference_id="ref"))
+    hidden = convert.verdict(ScopeAnswer(asked=ASKED, decision=denied[False], reference_id="ref"))
     expected = broker_pb2.ScopeVerdict(
         scope="s", verdict=broker_pb2.VERDICT_REFUSED, reason="ACCESS_DENIED", reference_id="ref"
     )
@@ -127,6 +131,9 @@ def test_a_grant_says_what_it_gives() -> None:
         workload="load",
         captures={},
     )
-    made = convert.verdict(ScopeAnswer(scope="s", decision=allowed))
+    made = convert.verdict(ScopeAnswer(asked=ASKED, decision=allowed))
     assert (made.verdict, made.tier) == (broker_pb2.VERDICT_GRANTED, lease_pb2.TIER_HIGH)
     assert made.ttl.ToTimedelta() == timedelta(minutes=5)
+    waiting = convert.verdict(ScopeAnswer(asked=ASKED, decision=replace(allowed, approvals=2)))
+    assert (waiting.verdict, waiting.reason) == (broker_pb2.VERDICT_NEEDS_APPROVAL, "NEEDS_APPROVAL")
+    assert (waiting.rule, waiting.ttl) == (made.rule, made.ttl)

@@ -13,6 +13,7 @@ from broker.model import Agent
 from broker.rpc import servicer
 from broker.rpc.servicer import MAX_WAIT, _seconds, _wait
 from stepcred.v1 import broker_pb2 as pb
+from tests.fakes.launchers import DIGEST, SCHEDULER, launcher
 from tests.fakes.world import LOAD, OTHER, agent, new_id
 from tests.unit.rpc.conftest import Edge, told
 
@@ -84,7 +85,15 @@ BAD: dict[str, tuple[Callable[[], pb.BeginStepRequest], C, str]] = {
     "a scope twice": (lambda: begin(scopes=["plain", "plain"]), C.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
     "too many scopes": (lambda: begin(scopes=[f"s{i}" for i in range(33)]), C.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
     "for someone else": (lambda: begin(on_behalf_of=OTHER), C.PERMISSION_DENIED, "ACCESS_DENIED"),
-    "with a digest": (lambda: begin(definition_digest="sha256:x"), C.PERMISSION_DENIED, "ACCESS_DENIED"),
+    "for itself": (lambda: begin(on_behalf_of=LOAD), C.PERMISSION_DENIED, "ACCESS_DENIED"),
+    "for another domain": (lambda: begin(on_behalf_of="spiffe://a.b/c"), C.PERMISSION_DENIED, "ACCESS_DENIED"),
+    "for no name": (lambda: begin(on_behalf_of=OTHER + "/"), C.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
+    "with a digest": (lambda: begin(definition_digest=DIGEST), C.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
+    "with no digest": (
+        lambda: begin(on_behalf_of=OTHER, definition_digest=DIGEST.upper()),
+        C.INVALID_ARGUMENT,
+        "INVALID_ARGUMENT",
+    ),
 }
 
 
@@ -94,6 +103,32 @@ async def test_a_bad_begin_is_refused(edge: Edge, case: str) -> None:
     refused = await told(edge.stub().BeginStep(make()))
     assert (refused.code, refused.reason) == (code, reason)
     assert await edge.broker.store.read(lambda tx: tx.open_steps()) == []
+
+
+async def test_a_launcher_is_told_how_long_the_workload_may_take_to_start(edge: Edge) -> None:
+    await edge.broker.set_launchers(launcher())
+    scheduler = edge.stub(edge.ca.agent(SCHEDULER))
+    opened = await scheduler.BeginStep(begin(on_behalf_of=LOAD, definition_digest=DIGEST))
+    assert (opened.attempt, opened.start_within.ToSeconds()) == (1, 900)
+    assert opened.silence_bound.ToSeconds() == 45
+    await edge.stub().Heartbeat(pb.HeartbeatRequest(step_handle=opened.step_handle))
+    (record,) = await edge.broker.journal("STEP_STARTED")
+    assert (record["agent"], record["data"]["opened_by"]) == (LOAD, SCHEDULER)
+    refused = await told(scheduler.Heartbeat(pb.HeartbeatRequest(step_handle=opened.step_handle)))
+    assert (refused.code, refused.reason) == (C.PERMISSION_DENIED, "ACCESS_DENIED")
+    await scheduler.EndStep(pb.EndStepRequest(request_id=new_id(), step_handle=opened.step_handle))
+    own = await edge.begin(run="r2")
+    assert not own.HasField("start_within")
+
+
+async def test_the_address_of_a_call_is_decided_with_and_kept(edge: Edge) -> None:
+    opened = await edge.begin()
+    request = pb.IssueCredentialRequest(request_id=new_id(), step_handle=opened.step_handle, scope="plain")
+    lease = (await edge.stub().IssueCredential(request)).lease
+    row = await edge.broker.lease(lease.lease_id)
+    assert row.address in {"127.0.0.1", "::1"}
+    begun, intent = await edge.broker.journal("STEP_BEGUN", "LEASE_INTENT")
+    assert begun["data"]["address"] == intent["data"]["address"] == row.address
 
 
 @pytest.mark.parametrize("seconds", [-1, 0, 59, 86_401, 10**12])

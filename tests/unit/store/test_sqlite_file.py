@@ -19,8 +19,9 @@ from broker.model import EndReason, Evidence, LeaseState
 from broker.store.base import Tx, tail
 from broker.store.sqlite import SqliteStore, open_readonly, open_store, sql
 from broker.store.sqlite.migrate import APPLICATION_ID
+from broker.store.sqlite.rows import step_row
 from broker.store.sqlite.tx import SqliteTx
-from tests.fakes.domain import NOW, denied, lease, seed
+from tests.fakes.domain import NOW, denied, lease, seed, step
 
 
 async def close_with_seed(path: Path) -> None:
@@ -100,6 +101,22 @@ async def test_a_reopened_database_is_the_same_one(path: Path) -> None:
     await store.close()
 
 
+async def test_steps_from_before_there_were_launchers_have_started(path: Path) -> None:
+    """Else those that are open would be given the time to start once more."""
+    shell(path, f"PRAGMA application_id = {APPLICATION_ID}")
+    older = {name: value for name, value in step_row(step()).items() if name != "started_at"}
+    names = ", ".join(older)
+    connection = sqlite3.connect(path)
+    for number, script in sql.migrations()[:3]:
+        connection.executescript(f"{script}; PRAGMA user_version = {number};")
+    connection.execute(f"INSERT INTO steps ({names}) VALUES ({', '.join('?' * len(older))})", list(older.values()))
+    connection.commit()
+    connection.close()
+    store = open_store(path)
+    assert await store.read(lambda tx: tx.step("step-1")) == step(started_at=NOW)
+    await store.close()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -166,7 +183,7 @@ async def test_the_journal_only_grows_at_its_end(path: Path, sql: str) -> None:
         (
             "INSERT INTO leases SELECT 'x', step_id, agent, 'r', scope, provider, params, tier, revocability, 'ACTIVE', epoch,"
             " policy_generation, nonce, kid, guard_key, intent_at, expires_at, refs, 1, NULL, NULL, NULL, NULL, NULL, NULL,"
-            " NULL, NULL, NULL, 0, 0, NULL, '', '', 0 FROM leases"
+            " NULL, NULL, NULL, 0, 0, NULL, '', '', 0, '' FROM leases"
         ),
         "UPDATE leases SET refs = NULL",
         "UPDATE leases SET epoch = 'one'",

@@ -1,11 +1,12 @@
 -- name: insert_step
 INSERT INTO steps (
     id, agent, workflow, run, step, attempt, handle_hash, handle_kid, request_id, scopes, state, opened_at,
-    deadline_at, boot_id, deadline_boot, last_heartbeat_at, opened_by, proven, definition_digest, ended_at, end_reason
+    deadline_at, boot_id, deadline_boot, last_heartbeat_at, opened_by, started_at, proven, definition_digest,
+    ended_at, end_reason
 ) VALUES (
     :id, :agent, :workflow, :run, :step, :attempt, :handle_hash, :handle_kid, :request_id, :scopes, :state, :opened_at,
-    :deadline_at, :boot_id, :deadline_boot, :last_heartbeat_at, :opened_by, :proven, :definition_digest, :ended_at,
-    :end_reason
+    :deadline_at, :boot_id, :deadline_boot, :last_heartbeat_at, :opened_by, :started_at, :proven, :definition_digest,
+    :ended_at, :end_reason
 );
 
 -- name: step
@@ -21,6 +22,9 @@ ORDER BY attempt DESC LIMIT 1;
 
 -- name: beat
 UPDATE steps SET last_heartbeat_at = max(last_heartbeat_at, :at) WHERE id = :id AND state = 'OPEN';
+
+-- name: start_step
+UPDATE steps SET started_at = :at WHERE id = :id AND state = 'OPEN' AND started_at IS NULL;
 
 -- name: end_step
 UPDATE steps SET state = 'ENDED', ended_at = :at, end_reason = :reason WHERE id = :id AND state = 'OPEN';

@@ -32,6 +32,9 @@ class StepsArea(Area):
     def beat(self, step_id: str, at: datetime) -> None:
         self._db.run(_SQL["beat"], {"id": step_id, "at": micros(at)})
 
+    def start_step(self, step_id: str, at: datetime) -> bool:
+        return bool(self._db.run(_SQL["start_step"], {"id": step_id, "at": micros(at)}))
+
     def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
         return bool(self._db.run(_SQL["end_step"], {"id": step_id, "at": micros(at), "reason": reason.value}))
 

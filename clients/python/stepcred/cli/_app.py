@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 import stepcred
+from stepcred import _settings
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
-from stepcred.cli import _definition, _exec, _exits
+from stepcred.cli import _definition, _exec, _exits, _handle
 
 app = typer.Typer(
     name="stepcred",
@@ -30,6 +33,7 @@ app = typer.Typer(
 Workflow = Annotated[str | None, typer.Option(help="Default: STEPCRED_WORKFLOW.", metavar="NAME")]
 Run = Annotated[str | None, typer.Option(help="Default: STEPCRED_RUN.", metavar="NAME")]
 StepOption = Annotated[str | None, typer.Option("--step", help="Default: STEPCRED_STEP.", metavar="NAME")]
+Base = Annotated[str | None, typer.Option(metavar="DIR", help="Names are relative to it.  (default: this folder)")]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -44,6 +48,9 @@ def run() -> int:
         for line in lines:
             _exec.say(line)
         return _answered("; ".join(lines), _exits.exit_code(error))
+    except _definition.Unusable as problem:
+        _exec.say(str(problem))
+        return _answered(str(problem), _exits.NO_INPUT)
     except _usage_error() as error:
         error.show()  # type: ignore[attr-defined]  # click's, whichever copy of it typer brings
         return _answered("wrong arguments", _exits.USAGE)
@@ -89,9 +96,14 @@ def options(
 def exec_(
     command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.", metavar="CMD")],
     scope: Annotated[list[str], typer.Option(help="May be given several times.", metavar="SCOPE")],
+    *,
     workflow: Workflow = None,
     run: Run = None,
     step: StepOption = None,
+    handle_file: Annotated[
+        Path | None,
+        typer.Option(help=f"Join the step that a launcher opened. Default: {_settings.HANDLE}.", metavar="FILE"),
+    ] = None,
 ) -> int:
     """Run CMD with credentials in its environment; take them back when it ends.
 
@@ -100,7 +112,68 @@ def exec_(
     """
     if not command[0]:
         raise typer.BadParameter("the program has no name", param_hint="CMD")
-    return _exec.run(_exec.Job(scopes=list(dict.fromkeys(scope)), argv=command, workflow=workflow, run=run, step=step))
+    handle = _handle.read(handle_file) if handle_file else os.environ.get(_settings.HANDLE, "")
+    if handle and (workflow or run or step):
+        raise typer.BadParameter(
+            "a step that a launcher opened has its names already", param_hint="--workflow, --run, --step"
+        )
+    return _exec.run(
+        _exec.Job(scopes=list(dict.fromkeys(scope)), argv=command, workflow=workflow, run=run, step=step, handle=handle)
+    )
+
+
+@app.command()
+def launch(
+    scope: Annotated[list[str], typer.Argument(help="What the step may ask for.", metavar="SCOPE...")],
+    *,
+    on_behalf_of: Annotated[str, typer.Option("--for", help="The workload's SPIFFE ID.", metavar="SPIFFE_ID")],
+    workflow: Workflow = None,
+    run: Run = None,
+    step: StepOption = None,
+    definition: Annotated[
+        list[str], typer.Option(help="The workflow's definition; may be given several times.", metavar="FILE")
+    ] = [],  # noqa: B006 - typer's way, and read only
+    base: Base = None,
+    said: Annotated[
+        str,
+        typer.Option(
+            "--definition-digest", help="Instead: its `stepcred digest`.", metavar="sha256:…", show_default=False
+        ),
+    ] = "",
+    handle_file: Annotated[
+        Path | None, typer.Option(help="Write the handle to this new file, not to stdout.", metavar="FILE")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Open a step for a workload, as its launcher, and print the handle, with which the workload joins it.
+
+    Give it to the workload as STEPCRED_STEP_HANDLE, or as a file; it is of use with the workload's certificate only.
+    """
+    if said and definition:
+        raise typer.BadParameter("give the definition or its digest, not both", param_hint="--definition")
+    made = definition_digest(_definition_of(definition, base)) if definition else said
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(_handle.new_file(handle_file)) if handle_file else None
+        broker = stack.enter_context(stepcred.connect())
+        launched = broker.launch(
+            workflow=workflow,
+            run=run,
+            step=step,
+            scopes=list(dict.fromkeys(scope)),
+            on_behalf_of=on_behalf_of,
+            definition_digest=made,
+        )
+        if write:
+            write(launched.handle)
+            launched = replace(launched, handle="")
+    for verdict in launched.verdicts:
+        if not verdict.granted:
+            _exec.say(*_exec.explain(verdict))
+    if as_json:
+        print(_json(launched))  # noqa: T201
+    elif not handle_file:
+        print(launched.handle)  # noqa: T201
+    return 0
 
 
 @app.command()
@@ -150,9 +223,7 @@ def whoami(*, as_json: Json = False) -> int:
 def digest(
     file: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or folders; - for standard input.")],
     *,
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Names are relative to it.  (default: this folder)")
-    ] = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> int:
     """Print a workflow definition's digest, for definition_digest: of a grant.
@@ -160,24 +231,28 @@ def digest(
     One FILE alone, or -, gives the same digest under any name and in any folder; with --base, or among several, its
     name counts. Of a folder every file counts, hidden ones too. Exit code 66: a file cannot be used.
     """
-    if base is not None and _definition.STDIN in file:
-        raise typer.BadParameter("standard input has no name that could be relative to it", param_hint="--base")
-    try:
-        files = _definition.read(file, base)
-    except _definition.Unusable as problem:
-        _exec.say(str(problem))
-        return _answered(str(problem), _exits.NO_INPUT)
+    files = _definition_of(file, base)
     made = definition_digest(files)
     print(json.dumps({"digest": made, "files": sorted(filter(None, files))}, indent=2) if as_json else made)  # noqa: T201
     return 0
 
 
+def _definition_of(files: list[str], base: str | None) -> dict[str, bytes]:
+    if base is not None and _definition.STDIN in files:
+        raise typer.BadParameter("standard input has no name that could be relative to it", param_hint="--base")
+    return _definition.read(files, base)
+
+
 def _json(value: Any) -> str:
     """A dataclass as an object, in its own order. Never given a credential: those hold secrets."""
-    return json.dumps({item.name: _plain(getattr(value, item.name)) for item in fields(value)}, indent=2)
+    return json.dumps(_plain(value), indent=2)
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import stepcred
 from stepcred._credentials import Credential, KeyValue
 from stepcred._errors import StepcredError
+from stepcred._settings import HANDLE
 from stepcred.cli import _exits
 from stepcred.cli._child import Interrupted, SignalRelay
 
@@ -25,6 +26,7 @@ class Job:
     workflow: str | None
     run: str | None
     step: str | None
+    handle: str = ""  # of a step that a launcher opened; then it has its names
 
 
 class Unusable(Exception):
@@ -37,7 +39,10 @@ def run(job: Job) -> int:
     step: stepcred.Step | None = None
     try:
         with SignalRelay() as relay, stepcred.connect() as broker:
-            step = broker.step(workflow=job.workflow, run=job.run, step=job.step, scopes=job.scopes)
+            if job.handle:
+                step = broker.join(job.handle)
+            else:
+                step = broker.step(workflow=job.workflow, run=job.run, step=job.step, scopes=job.scopes)
             with step:
                 code = _in_step(step, job, relay)
             say(step.summary())
@@ -47,7 +52,7 @@ def run(job: Job) -> int:
         # What the child did is done; a failed end of the step does not change its result.
         return _exits.exit_code(error) if code is None else code
     except Interrupted as interrupted:
-        for line in getattr(interrupted, "__notes__", []) or ([step.summary()] if step and step.attempt else []):
+        for line in getattr(interrupted, "__notes__", []) or ([step.summary()] if step and step.deadline else []):
             say(line)
         return interrupted.exit_code
     return code
@@ -78,7 +83,8 @@ def child_environment(issued: Sequence[Credential], environ: Mapping[str, str]) 
     Raises Unusable when two scopes set the same variable, or one has nothing for an environment.
     """
     conflicts = frozenset().union(*(credential.CONFLICTS for credential in issued))
-    child = {name: value for name, value in environ.items() if name not in conflicts}
+    # Without our step's handle: a stepcred in the child would join it, and end it when it is done.
+    child = {name: value for name, value in environ.items() if name not in conflicts | {HANDLE}}
     owner: dict[str, str] = {}
     for credential in issued:
         scope = credential.lease.scope

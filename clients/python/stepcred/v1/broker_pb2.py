@@ -28,7 +28,7 @@ from stepcred.v1 import credential_pb2 as stepcred_dot_v1_dot_credential__pb2
 from stepcred.v1 import lease_pb2 as stepcred_dot_v1_dot_lease__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stepcred/v1/broker.proto\x12\x0bstepcred.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstepcred/v1/credential.proto\x1a\x17stepcred/v1/lease.proto\"\x9a\x02\n\x0cScopeVerdict\x12\r\n\x05scope\x18\x01 \x01(\t\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.stepcred.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\t\x12\x14\n\x0csmallest_fix\x18\x06 \x01(\t\x12&\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x04tier\x18\x08 \x01(\x0e\x32\x11.stepcred.v1.Tier\x12/\n\x0crevocability\x18\t \x01(\x0e\x32\x19.stepcred.v1.Revocability\x12\x14\n\x0creference_id\x18\n \x01(\t\"7\n\x08StepName\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\"\xbd\x01\n\x10\x42\x65ginStepRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x04name\x18\x02 \x01(\x0b\x32\x15.stepcred.v1.StepName\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12/\n\x0cmax_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0con_behalf_of\x18\x05 \x01(\t\x12\x19\n\x11\x64\x65\x66inition_digest\x18\x06 \x01(\t\"\xfb\x01\n\x11\x42\x65ginStepResponse\x12\x13\n\x0bstep_handle\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rsilence_bound\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06scopes\x18\x06 \x03(\x0b\x32\x19.stepcred.v1.ScopeVerdict\"\x90\x01\n\x16IssueCredentialRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bstep_handle\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x10\n\x08replaces\x18\x04 \x01(\t\x12\x14\n\npublic_key\x18\x05 \x01(\tH\x00\x12\r\n\x03\x63sr\x18\x06 \x01(\tH\x00\x42\x07\n\x05input\"i\n\x17IssueCredentialResponse\x12!\n\x05lease\x18\x01 \x01(\x0b\x32\x12.stepcred.v1.Lease\x12+\n\ncredential\x18\x02 \x01(\x0b\x32\x17.stepcred.v1.Credential\"?\n\x10HeartbeatRequest\x12\x13\n\x0bstep_handle\x18\x01 \x01(\t\x12\x16\n\x0eheld_lease_ids\x18\x02 \x03(\t\"\x8d\x01\n\x11HeartbeatResponse\x12\x31\n\x0enext_heartbeat\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x65nded_lease_ids\x18\x03 \x03(\t\"x\n\x12RevokeLeaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bstep_handle\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x13RevokeLeaseResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.stepcred.v1.LeaseOutcome\"b\n\x0e\x45ndStepRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bstep_handle\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"P\n\x0f\x45ndStepResponse\x12)\n\x06leases\x18\x01 \x03(\x0b\x32\x19.stepcred.v1.LeaseOutcome\x12\x12\n\nall_proven\x18\x02 \x01(\x08\"\x0f\n\rWhoAmIRequest\"\xff\x01\n\x0eWhoAmIResponse\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12-\n\tworkloads\x18\x03 \x03(\x0b\x32\x1a.stepcred.v1.WorkloadMatch\x12\x39\n\x15\x63\x65rtificate_not_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x05 \x01(\t\x12/\n\x0bserver_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06scopes\x18\x07 \x03(\t\"\x8e\x01\n\rWorkloadMatch\x12\x10\n\x08workload\x18\x01 \x01(\t\x12:\n\x08\x63\x61ptures\x18\x02 \x03(\x0b\x32(.stepcred.v1.WorkloadMatch.CapturesEntry\x1a/\n\rCapturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x12\x43heckAccessRequest\x12#\n\x04name\x18\x01 \x01(\x0b\x32\x15.stepcred.v1.StepName\x12\x0e\n\x06scopes\x18\x02 \x03(\t\"@\n\x13\x43heckAccessResponse\x12)\n\x06scopes\x18\x01 \x03(\x0b\x32\x19.stepcred.v1.ScopeVerdict*h\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_GRANTED\x10\x01\x12\x1a\n\x16VERDICT_NEEDS_APPROVAL\x10\x02\x12\x13\n\x0fVERDICT_REFUSED\x10\x03\x32\xb5\x04\n\x10\x43redentialBroker\x12J\n\tBeginStep\x12\x1d.stepcred.v1.BeginStepRequest\x1a\x1e.stepcred.v1.BeginStepResponse\x12\\\n\x0fIssueCredential\x12#.stepcred.v1.IssueCredentialRequest\x1a$.stepcred.v1.IssueCredentialResponse\x12J\n\tHeartbeat\x12\x1d.stepcred.v1.HeartbeatRequest\x1a\x1e.stepcred.v1.HeartbeatResponse\x12P\n\x0bRevokeLease\x12\x1f.stepcred.v1.RevokeLeaseRequest\x1a .stepcred.v1.RevokeLeaseResponse\x12\x44\n\x07\x45ndStep\x12\x1b.stepcred.v1.EndStepRequest\x1a\x1c.stepcred.v1.EndStepResponse\x12\x41\n\x06WhoAmI\x12\x1a.stepcred.v1.WhoAmIRequest\x1a\x1b.stepcred.v1.WhoAmIResponse\x12P\n\x0b\x43heckAccess\x12\x1f.stepcred.v1.CheckAccessRequest\x1a .stepcred.v1.CheckAccessResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stepcred/v1/broker.proto\x12\x0bstepcred.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstepcred/v1/credential.proto\x1a\x17stepcred/v1/lease.proto\"\x9a\x02\n\x0cScopeVerdict\x12\r\n\x05scope\x18\x01 \x01(\t\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.stepcred.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\t\x12\x14\n\x0csmallest_fix\x18\x06 \x01(\t\x12&\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x04tier\x18\x08 \x01(\x0e\x32\x11.stepcred.v1.Tier\x12/\n\x0crevocability\x18\t \x01(\x0e\x32\x19.stepcred.v1.Revocability\x12\x14\n\x0creference_id\x18\n \x01(\t\"7\n\x08StepName\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\"\xbd\x01\n\x10\x42\x65ginStepRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x04name\x18\x02 \x01(\x0b\x32\x15.stepcred.v1.StepName\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12/\n\x0cmax_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0con_behalf_of\x18\x05 \x01(\t\x12\x19\n\x11\x64\x65\x66inition_digest\x18\x06 \x01(\t\"\xac\x02\n\x11\x42\x65ginStepResponse\x12\x13\n\x0bstep_handle\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rsilence_bound\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06scopes\x18\x06 \x03(\x0b\x32\x19.stepcred.v1.ScopeVerdict\x12/\n\x0cstart_within\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x90\x01\n\x16IssueCredentialRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bstep_handle\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x10\n\x08replaces\x18\x04 \x01(\t\x12\x14\n\npublic_key\x18\x05 \x01(\tH\x00\x12\r\n\x03\x63sr\x18\x06 \x01(\tH\x00\x42\x07\n\x05input\"i\n\x17IssueCredentialResponse\x12!\n\x05lease\x18\x01 \x01(\x0b\x32\x12.stepcred.v1.Lease\x12+\n\ncredential\x18\x02 \x01(\x0b\x32\x17.stepcred.v1.Credential\"?\n\x10HeartbeatRequest\x12\x13\n\x0bstep_handle\x18\x01 \x01(\t\x12\x16\n\x0eheld_lease_ids\x18\x02 \x03(\t\"\x8d\x01\n\x11HeartbeatResponse\x12\x31\n\x0enext_heartbeat\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x65nded_lease_ids\x18\x03 \x03(\t\"x\n\x12RevokeLeaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bstep_handle\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x13RevokeLeaseResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.stepcred.v1.LeaseOutcome\"b\n\x0e\x45ndStepRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bstep_handle\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"P\n\x0f\x45ndStepResponse\x12)\n\x06leases\x18\x01 \x03(\x0b\x32\x19.stepcred.v1.LeaseOutcome\x12\x12\n\nall_proven\x18\x02 \x01(\x08\"\x0f\n\rWhoAmIRequest\"\xff\x01\n\x0eWhoAmIResponse\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12-\n\tworkloads\x18\x03 \x03(\x0b\x32\x1a.stepcred.v1.WorkloadMatch\x12\x39\n\x15\x63\x65rtificate_not_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x05 \x01(\t\x12/\n\x0bserver_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06scopes\x18\x07 \x03(\t\"\x8e\x01\n\rWorkloadMatch\x12\x10\n\x08workload\x18\x01 \x01(\t\x12:\n\x08\x63\x61ptures\x18\x02 \x03(\x0b\x32(.stepcred.v1.WorkloadMatch.CapturesEntry\x1a/\n\rCapturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x12\x43heckAccessRequest\x12#\n\x04name\x18\x01 \x01(\x0b\x32\x15.stepcred.v1.StepName\x12\x0e\n\x06scopes\x18\x02 \x03(\t\"@\n\x13\x43heckAccessResponse\x12)\n\x06scopes\x18\x01 \x03(\x0b\x32\x19.stepcred.v1.ScopeVerdict*h\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_GRANTED\x10\x01\x12\x1a\n\x16VERDICT_NEEDS_APPROVAL\x10\x02\x12\x13\n\x0fVERDICT_REFUSED\x10\x03\x32\xb5\x04\n\x10\x43redentialBroker\x12J\n\tBeginStep\x12\x1d.stepcred.v1.BeginStepRequest\x1a\x1e.stepcred.v1.BeginStepResponse\x12\\\n\x0fIssueCredential\x12#.stepcred.v1.IssueCredentialRequest\x1a$.stepcred.v1.IssueCredentialResponse\x12J\n\tHeartbeat\x12\x1d.stepcred.v1.HeartbeatRequest\x1a\x1e.stepcred.v1.HeartbeatResponse\x12P\n\x0bRevokeLease\x12\x1f.stepcred.v1.RevokeLeaseRequest\x1a .stepcred.v1.RevokeLeaseResponse\x12\x44\n\x07\x45ndStep\x12\x1b.stepcred.v1.EndStepRequest\x1a\x1c.stepcred.v1.EndStepResponse\x12\x41\n\x06WhoAmI\x12\x1a.stepcred.v1.WhoAmIRequest\x1a\x1b.stepcred.v1.WhoAmIResponse\x12P\n\x0b\x43heckAccess\x12\x1f.stepcred.v1.CheckAccessRequest\x1a .stepcred.v1.CheckAccessResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKLOADMATCH_CAPTURESENTRY']._loaded_options = None
   _globals['_WORKLOADMATCH_CAPTURESENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICT']._serialized_start=2342
-  _globals['_VERDICT']._serialized_end=2446
+  _globals['_VERDICT']._serialized_start=2391
+  _globals['_VERDICT']._serialized_end=2495
   _globals['_SCOPEVERDICT']._serialized_start=162
   _globals['_SCOPEVERDICT']._serialized_end=444
   _globals['_STEPNAME']._serialized_start=446
@@ -46,35 +46,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEGINSTEPREQUEST']._serialized_start=504
   _globals['_BEGINSTEPREQUEST']._serialized_end=693
   _globals['_BEGINSTEPRESPONSE']._serialized_start=696
-  _globals['_BEGINSTEPRESPONSE']._serialized_end=947
-  _globals['_ISSUECREDENTIALREQUEST']._serialized_start=950
-  _globals['_ISSUECREDENTIALREQUEST']._serialized_end=1094
-  _globals['_ISSUECREDENTIALRESPONSE']._serialized_start=1096
-  _globals['_ISSUECREDENTIALRESPONSE']._serialized_end=1201
-  _globals['_HEARTBEATREQUEST']._serialized_start=1203
-  _globals['_HEARTBEATREQUEST']._serialized_end=1266
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1269
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1410
-  _globals['_REVOKELEASEREQUEST']._serialized_start=1412
-  _globals['_REVOKELEASEREQUEST']._serialized_end=1532
-  _globals['_REVOKELEASERESPONSE']._serialized_start=1534
-  _globals['_REVOKELEASERESPONSE']._serialized_end=1597
-  _globals['_ENDSTEPREQUEST']._serialized_start=1599
-  _globals['_ENDSTEPREQUEST']._serialized_end=1697
-  _globals['_ENDSTEPRESPONSE']._serialized_start=1699
-  _globals['_ENDSTEPRESPONSE']._serialized_end=1779
-  _globals['_WHOAMIREQUEST']._serialized_start=1781
-  _globals['_WHOAMIREQUEST']._serialized_end=1796
-  _globals['_WHOAMIRESPONSE']._serialized_start=1799
-  _globals['_WHOAMIRESPONSE']._serialized_end=2054
-  _globals['_WORKLOADMATCH']._serialized_start=2057
-  _globals['_WORKLOADMATCH']._serialized_end=2199
-  _globals['_WORKLOADMATCH_CAPTURESENTRY']._serialized_start=2152
-  _globals['_WORKLOADMATCH_CAPTURESENTRY']._serialized_end=2199
-  _globals['_CHECKACCESSREQUEST']._serialized_start=2201
-  _globals['_CHECKACCESSREQUEST']._serialized_end=2274
-  _globals['_CHECKACCESSRESPONSE']._serialized_start=2276
-  _globals['_CHECKACCESSRESPONSE']._serialized_end=2340
-  _globals['_CREDENTIALBROKER']._serialized_start=2449
-  _globals['_CREDENTIALBROKER']._serialized_end=3014
+  _globals['_BEGINSTEPRESPONSE']._serialized_end=996
+  _globals['_ISSUECREDENTIALREQUEST']._serialized_start=999
+  _globals['_ISSUECREDENTIALREQUEST']._serialized_end=1143
+  _globals['_ISSUECREDENTIALRESPONSE']._serialized_start=1145
+  _globals['_ISSUECREDENTIALRESPONSE']._serialized_end=1250
+  _globals['_HEARTBEATREQUEST']._serialized_start=1252
+  _globals['_HEARTBEATREQUEST']._serialized_end=1315
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1318
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1459
+  _globals['_REVOKELEASEREQUEST']._serialized_start=1461
+  _globals['_REVOKELEASEREQUEST']._serialized_end=1581
+  _globals['_REVOKELEASERESPONSE']._serialized_start=1583
+  _globals['_REVOKELEASERESPONSE']._serialized_end=1646
+  _globals['_ENDSTEPREQUEST']._serialized_start=1648
+  _globals['_ENDSTEPREQUEST']._serialized_end=1746
+  _globals['_ENDSTEPRESPONSE']._serialized_start=1748
+  _globals['_ENDSTEPRESPONSE']._serialized_end=1828
+  _globals['_WHOAMIREQUEST']._serialized_start=1830
+  _globals['_WHOAMIREQUEST']._serialized_end=1845
+  _globals['_WHOAMIRESPONSE']._serialized_start=1848
+  _globals['_WHOAMIRESPONSE']._serialized_end=2103
+  _globals['_WORKLOADMATCH']._serialized_start=2106
+  _globals['_WORKLOADMATCH']._serialized_end=2248
+  _globals['_WORKLOADMATCH_CAPTURESENTRY']._serialized_start=2201
+  _globals['_WORKLOADMATCH_CAPTURESENTRY']._serialized_end=2248
+  _globals['_CHECKACCESSREQUEST']._serialized_start=2250
+  _globals['_CHECKACCESSREQUEST']._serialized_end=2323
+  _globals['_CHECKACCESSRESPONSE']._serialized_start=2325
+  _globals['_CHECKACCESSRESPONSE']._serialized_end=2389
+  _globals['_CREDENTIALBROKER']._serialized_start=2498
+  _globals['_CREDENTIALBROKER']._serialized_end=3063
 # @@protoc_insertion_point(module_scope)

@@ -134,9 +134,11 @@ class BeginStepRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """UUID. The same id and payload answer with the same handle."""
     on_behalf_of: builtins.str
-    """Launchers only: the SPIFFE ID of the workload that the step is opened for."""
+    """Launchers only: the SPIFFE ID of the workload that the step is opened for. The handle is then good with that
+    workload's certificate, and with the launcher's for EndStep alone.
+    """
     definition_digest: builtins.str
-    """Launchers only: digest of the workflow definition, "sha256:<hex>"."""
+    """Launchers only: digest of the workflow definition, "sha256:" and 64 lower-case hexadecimal digits."""
     @property
     def name(self) -> global___StepName: ...
     @property
@@ -172,8 +174,9 @@ class BeginStepResponse(google.protobuf.message.Message):
     SILENCE_BOUND_FIELD_NUMBER: builtins.int
     DEADLINE_FIELD_NUMBER: builtins.int
     SCOPES_FIELD_NUMBER: builtins.int
+    START_WITHIN_FIELD_NUMBER: builtins.int
     step_handle: builtins.str
-    """Needed on every further call about this step, with the same agent's certificate."""
+    """Needed on every further call about this step, with the certificate of the agent that the step is of."""
     attempt: builtins.int
     """1 for the first time that this step is opened."""
     @property
@@ -186,6 +189,10 @@ class BeginStepResponse(google.protobuf.message.Message):
     def deadline(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ScopeVerdict]: ...
+    @property
+    def start_within(self) -> google.protobuf.duration_pb2.Duration:
+        """Only to launchers: the workload's first call must come within this long; until then it stands for silence_bound."""
+
     def __init__(
         self,
         *,
@@ -195,9 +202,10 @@ class BeginStepResponse(google.protobuf.message.Message):
         silence_bound: google.protobuf.duration_pb2.Duration | None = ...,
         deadline: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         scopes: collections.abc.Iterable[global___ScopeVerdict] | None = ...,
+        start_within: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["deadline", b"deadline", "heartbeat_interval", b"heartbeat_interval", "silence_bound", b"silence_bound"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "deadline", b"deadline", "heartbeat_interval", b"heartbeat_interval", "scopes", b"scopes", "silence_bound", b"silence_bound", "step_handle", b"step_handle"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["deadline", b"deadline", "heartbeat_interval", b"heartbeat_interval", "silence_bound", b"silence_bound", "start_within", b"start_within"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "deadline", b"deadline", "heartbeat_interval", b"heartbeat_interval", "scopes", b"scopes", "silence_bound", b"silence_bound", "start_within", b"start_within", "step_handle", b"step_handle"]) -> None: ...
 
 global___BeginStepResponse = BeginStepResponse
 

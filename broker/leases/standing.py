@@ -1,0 +1,65 @@
+"""What today's map says of a step and of its leases, whenever it is asked again. Pure.
+
+What a launcher said is proven for as long as the map lets it say so. When its rule is gone, nobody vouches for it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from broker.model import MIN_LEASE_LIFE, Lease, Step
+from broker.policy.decision import AccessRequest, Denial, Denied
+from broker.policy.launch import Launch
+from broker.policy.scope_map import ScopeMap
+
+
+def is_proven(scope_map: ScopeMap, step: Step, now: datetime) -> bool:
+    """Were the step's names and definition said by a launcher that may say them today?"""
+    if not step.proven:
+        return False
+    key = step.key
+    asked = Launch(
+        launcher=step.opened_by,
+        agent=key.agent,
+        workflow=key.workflow,
+        run=key.run,
+        step=key.step,
+        definition_digest=step.definition_digest,
+        now=now,
+    )
+    return scope_map.may_launch(asked) is not None
+
+
+def question(scope_map: ScopeMap, step: Step, scope: str, *, address: str, now: datetime) -> AccessRequest:
+    """May the agent of this open step have this scope? `address`: where it asks from."""
+    proven = is_proven(scope_map, step, now)
+    return AccessRequest(
+        agent=step.key.agent,
+        workflow=step.key.workflow,
+        run=step.key.run,
+        step=step.key.step,
+        scope=scope,
+        now=now,
+        proven=proven,
+        definition_digest=step.definition_digest if proven else "",
+        address=address,
+        attempt=step.attempt,
+    )
+
+
+def still_given(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) -> bool:
+    """Would today's map give this very credential, and for as long?
+
+    A grant that closes within a minute gives nothing new, but what it gave ends with it by itself. Whatever would live
+    longer than that was given until a later end.
+    """
+    decision = scope_map.decide(question(scope_map, step, lease.scope, address=lease.address, now=now))
+    if isinstance(decision, Denied):
+        return decision.reason is Denial.TTL_TOO_SHORT and lease.expires_at - now < MIN_LEASE_LIFE
+    return (
+        (decision.provider, decision.params) == (lease.provider, lease.params)
+        and (decision.tier, decision.revocability) == (lease.tier, lease.revocability)
+        and not decision.approvals  # nobody approved what needed nobody's approval
+        and lease.expires_at <= lease.intent_at + decision.ttl
+        and (decision.until is None or lease.expires_at <= decision.until)
+    )
