@@ -12,7 +12,7 @@ import typer
 from broker.cli.junit import junit
 from broker.cli.maps import FOUND, AsJson, MapFile, instant, load_map, print_json, say
 from broker.cli.options import count, fail
-from broker.model import JsonValue
+from broker.model import JsonValue, RuleRef
 from broker.policy.coverage import Coverage, Kind, coverage
 from broker.policy.decision import Denied
 from broker.policy.expectations import Outcome, run_tests
@@ -55,13 +55,17 @@ def run_map_tests(
 
 def _tell(outcomes: Sequence[Outcome], tested: Coverage) -> None:
     failed = [outcome for outcome in outcomes if not outcome.passed]
-    lines = [("red", f"FAILED {one.test.rule}: {_told(one)}") for one in failed]
+    lines = [("red", f"FAILED {_where(one.test.rule)}: {_told(one)}") for one in failed]
     lines.append(("red" if failed else "green", f"{len(outcomes) - len(failed)} passed, {len(failed)} failed"))
     counts = ((kind.value, *tested.count(kind)) for kind in Kind)
     told = ", ".join(f"{name} {covered}/{there}" for name, covered, there in counts)
     lines.append(("yellow" if tested.missing else "green", f"coverage: {told}"))
-    lines += [("yellow", f"  not tested: {part.rule}") for part in tested.missing]
+    lines += [("yellow", f"  not tested: {_where(part.rule)}") for part in tested.missing]
     say(lines)
+
+
+def _where(rule: RuleRef) -> str:
+    return f"{rule.name} ({rule.file}:{rule.line}:{rule.column})"
 
 
 def _told(outcome: Outcome) -> str:

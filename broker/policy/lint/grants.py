@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from broker.model import RuleRef
 from broker.policy.decision import Concurrent
 from broker.policy.durations import format_duration
+from broker.policy.launch import Launcher
 from broker.policy.lint.cover import deny_covers, grant_covers
 from broker.policy.lint.finding import Finding, Level, Rule, at
 from broker.policy.lint.subject import Subject
-from broker.policy.rules import Grant
-from broker.policy.windows import When
+from broker.policy.problems import show
+from broker.policy.rules import Deny, Grant
 
 DUPLICATE = Rule(
     id="duplicate-grant",
@@ -118,11 +118,12 @@ def _changes(grant: Grant, other: Grant) -> list[str]:
 
 def _over(subject: Subject) -> Iterator[Finding]:
     found = subject.map
-    rules: Iterable[tuple[RuleRef, When]] = (
-        (one.rule, one.when)
-        for section in (found.grants.values(), found.denies.values(), found.launchers.all)
-        for one in section
-    )
-    for rule, when in rules:
-        if when.until is not None and when.until <= subject.now:
-            yield at(rule, OVER, f"{rule.name} ended at {when.until:%Y-%m-%dT%H:%MZ}")
+    sections: dict[str, Iterable[Grant | Deny | Launcher]] = {
+        "grant": found.grants.values(),
+        "deny": found.denies.values(),
+        "launcher": found.launchers.all,
+    }
+    for what, rules in sections.items():
+        for one in rules:
+            if one.when.until is not None and one.when.until <= subject.now:
+                yield at(one.rule, OVER, f"{what} {show(one.name)} ended at {one.when.until:%Y-%m-%dT%H:%MZ}")

@@ -108,8 +108,9 @@ def _duplicates(subject: Subject) -> Iterator[Finding]:
         if other is scope:
             continue
         message = f"scope {show(scope.name)} gives the same as {other.rule}"
-        if TIER_ORDER[other.tier] != TIER_ORDER[scope.tier]:
-            message += f", which is {other.tier.value}, as {scope.tier.value}: the lower of them bypasses the higher"
+        if scope.tier is not other.tier:
+            lower, higher = sorted((scope, other), key=lambda one: TIER_ORDER[one.tier])
+            message += f": whoever has {lower.name} ({lower.tier.value}) needs no {higher.name} ({higher.tier.value})"
         yield at(subject.of_scope(scope, scope.provider), DUPLICATE, message)
 
 
