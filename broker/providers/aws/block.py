@@ -119,7 +119,9 @@ class AwsBlock(BaseModel):
         _one_or_more({"type": "string", "pattern": _REGION}, least=0),
     ] = ()
     any_region: bool = False
-    statements: Annotated[tuple[Statement, ...], Field(min_length=1), BeforeValidator(_listed)]
+    statements: Annotated[
+        tuple[Statement, ...], BeforeValidator(_listed), Field(min_length=1, json_schema_extra={"minItems": 1})
+    ]
     may_chain: bool = False
     revoke: Literal["deny", "bound"] = "deny"
     external_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")] | None = None

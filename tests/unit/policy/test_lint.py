@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.model import ScopeKind
-from broker.policy.files import Folder
+from broker.policy.files import Folder, Memory
 from broker.policy.lint import FAMILIES, RULES, Level, lint
 from broker.policy.lint.loading import RULES as LOADING
 from broker.providers.aws.scope import AwsScope
@@ -43,3 +43,11 @@ def test_ids_are_unique_and_only_errors_keep_a_map_from_loading() -> None:
     assert len({rule.id for rule in RULES}) == len(RULES)
     assert {rule.level for rule in LOADING} == {Level.ERROR}
     assert all(rule.level is not Level.ERROR for family in FAMILIES for rule in family.RULES)
+
+
+@pytest.mark.parametrize("path", sorted((MAPS.parent / "broken").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_broken_map_gives_the_loader_s_own_words_as_errors(path: Path) -> None:
+    found = lint(Memory(contents={path.name: path.read_bytes()}), path.name, KINDS, NOW)
+    assert {one.rule.level for one in found} == {Level.ERROR}
+    said = [f"{one.file}:{one.line}:{one.column}: {one.message}" for one in found]
+    assert "\n".join(said) + "\n" == path.with_suffix(".errors").read_text()
