@@ -100,8 +100,9 @@ def _needless(grant: Grant, other: Grant) -> bool:
 
 
 def _rivals(subject: Subject, grant: Grant) -> list[Grant]:
-    """Whatever covers the grant also gives its first scope to its first workload."""
-    return subject.map.index.grants_of(grant.scopes[0], grant.workloads[0])
+    """Whatever covers the grant also gives its first scope to its first workload in its first workflow."""
+    workflow = min(grant.workflows) if grant.workflows is not None else ""  # "": nobody's, so only those for any
+    return subject.map.index.grants_for(grant.scopes[0], grant.workloads[0], workflow)
 
 
 def _changes(grant: Grant, other: Grant) -> list[str]:
