@@ -49,14 +49,14 @@ def load_map(file: Path) -> ScopeMap:
         fail(os.EX_CONFIG, *(str(problem) for problem in error.problems))
 
 
-def instant(text: str) -> datetime:
-    """What --at says, else now. Ends with 64 when it is no time."""
+def instant(text: str, option: str = "--at") -> datetime:
+    """The time that an option says, else now. Ends with 64 when it is none."""
     if not text:
         return SystemClock().now()
     try:
         return parse_instant(text)
     except ValueError as error:
-        fail(os.EX_USAGE, f"--at: {error}")
+        fail(os.EX_USAGE, f"{option}: {error}")
 
 
 def say(lines: Iterable[tuple[str, str]]) -> None:
