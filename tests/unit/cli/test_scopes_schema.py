@@ -22,9 +22,12 @@ MAPS = REPOSITORY / "tests" / "fixtures" / "scope_maps"
 EVERY_KIND: dict[str, ScopeKind] = {**KINDS, **scope_kinds()}
 ROOT = Draft202012Validator(root_schema(EVERY_KIND))
 TEAM = Draft202012Validator(team_schema(EVERY_KIND))
-EXAMPLES = re.findall(
-    r"```yaml\n(version: 1\nenv.*?)```", (REPOSITORY / "docs" / "scope-map.md").read_text(), re.DOTALL
-)
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "scope-map.md").read_text(), re.DOTALL)
+FILES = [
+    *(REPOSITORY / "docs" / "examples").rglob("*.yaml"),
+    REPOSITORY / "deploy" / "examples" / "scopes.yaml",
+    REPOSITORY / "tests" / "demo" / "scopes.yaml",
+]
 GOOD = sorted((MAPS / "lint").glob("*.yaml"))
 # What a single file's shape can show; the others are of YAML itself, of names, captures, times and patterns.
 SHAPE = [
@@ -84,7 +87,13 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_example_of_the_docs_is_valid(example: str) -> None:
-    ROOT.validate(data_of(example))
+    of_a_team = example.startswith("# teams/")  # an example that is one of several files begins with its name
+    (TEAM if of_a_team else ROOT).validate(data_of(example))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_map_of_the_repository_is_valid(path: Path) -> None:
+    (TEAM if path.parent.name == "teams" else ROOT).validate(data_of(path.read_bytes()))
 
 
 @pytest.mark.parametrize("path", [path for path in GOOD if path.stem != "does-not-load"], ids=lambda path: path.stem)
