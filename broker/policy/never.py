@@ -23,7 +23,7 @@ def violations(
     grants = tuple(grants)
     for never in nevers:
         for grant in grants:
-            forbidden = [name for name in grant.scopes if name in scopes and _forbids(never, scopes[name])]
+            forbidden = [name for name in grant.scopes if name in scopes and forbids(never, scopes[name])]
             reached = [
                 name for name in grant.workloads if name in workloads and _reaches(never, grant, workloads[name])
             ]
@@ -32,7 +32,8 @@ def violations(
                 yield never, grant, f"scope {scope.name!r} ({scope.tier.value}) to workload {reached[0]!r}"
 
 
-def _forbids(never: Never, scope: Scope) -> bool:
+def forbids(never: Never, scope: Scope) -> bool:
+    """Is it what this `never` forbids?"""
     if never.scopes is not None and scope.name not in never.scopes:
         return False
     return never.tier is None or _ORDER[scope.tier] >= _ORDER[never.tier]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from broker.model import Evidence, JsonValue, Revocability, VaultToken
+from broker.model import Evidence, JsonValue, Remark, Revocability, VaultToken
 from broker.providers.base import (
     Contact,
     LeaseRef,
@@ -123,6 +123,9 @@ class FakeKind:
 
     def regions(self, block: Mapping[str, JsonValue]) -> None:
         return None
+
+    def warnings(self, block: Mapping[str, JsonValue]) -> list[Remark]:
+        return []
 
     def json_schema(self) -> JsonValue:
         return {"type": "object", "properties": {"role": {"type": "string"}}}

@@ -165,10 +165,7 @@ _NAMES_SCHEMA = WithJsonSchema({"type": "array", "items": _NAME_SCHEMA, "minItem
 _OPTIONALS_SCHEMA = WithJsonSchema({"type": "array", "items": _NAME_SCHEMA})
 _WORKFLOWS_SCHEMA = WithJsonSchema(
     {
-        "type": "array",
-        "items": {"anyOf": [{"const": ANY}, _NAME_SCHEMA]},
-        "minItems": 1,
-        "uniqueItems": True,
+        "anyOf": [{"const": [ANY]}, {"type": "array", "items": _NAME_SCHEMA, "minItems": 1, "uniqueItems": True}],
         "description": 'Names, or ["*"] alone for any.',
     }
 )

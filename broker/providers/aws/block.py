@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from broker.model import JsonValue
 
@@ -41,12 +41,31 @@ def _filled(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _one_or_more(item: JsonValue, *, least: int = 1) -> WithJsonSchema:
+    """For editors: a text stands for a list of one."""
+    return WithJsonSchema({"anyOf": [item, {"type": "array", "items": item, "minItems": least}]})
+
+
+_SCALAR: JsonValue = {"type": ["string", "boolean", "integer"]}  # of a condition; YAML's true is AWS's "true"
+
 _Action: TypeAlias = Annotated[str, Field(pattern=_ACTION)]
 _Resource: TypeAlias = Annotated[str, Field(pattern=_RESOURCE)]
 _Text: TypeAlias = Annotated[str, Field(min_length=0, max_length=2000, pattern=r"^[ -~]*$")]
-_Actions: TypeAlias = Annotated[tuple[_Action, ...], BeforeValidator(_listed), AfterValidator(_filled)]
-_Resources: TypeAlias = Annotated[tuple[_Resource, ...], BeforeValidator(_listed), AfterValidator(_filled)]
-_Texts: TypeAlias = Annotated[tuple[_Text, ...], BeforeValidator(_texts), AfterValidator(_filled)]
+_Actions: TypeAlias = Annotated[
+    tuple[_Action, ...],
+    BeforeValidator(_listed),
+    AfterValidator(_filled),
+    _one_or_more({"type": "string", "pattern": _ACTION}),
+]
+_Resources: TypeAlias = Annotated[
+    tuple[_Resource, ...],
+    BeforeValidator(_listed),
+    AfterValidator(_filled),
+    _one_or_more({"type": "string", "pattern": _RESOURCE}),
+]
+_Texts: TypeAlias = Annotated[
+    tuple[_Text, ...], BeforeValidator(_texts), AfterValidator(_filled), _one_or_more(_SCALAR)
+]
 _Operator: TypeAlias = Annotated[str, Field(pattern=r"^((ForAnyValue|ForAllValues):)?[A-Za-z]{2,40}$")]
 _Key: TypeAlias = Annotated[str, Field(pattern=r"^[!-~]{3,256}$")]
 _Region: TypeAlias = Annotated[str, Field(pattern=_REGION)]
@@ -94,9 +113,15 @@ class AwsBlock(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     role_arn: Annotated[str, Field(pattern=_ROLE_ARN)]
-    regions: Annotated[tuple[_Region, ...], BeforeValidator(_listed)] = ()
+    regions: Annotated[
+        tuple[_Region, ...],
+        BeforeValidator(_listed),
+        _one_or_more({"type": "string", "pattern": _REGION}, least=0),
+    ] = ()
     any_region: bool = False
-    statements: Annotated[tuple[Statement, ...], BeforeValidator(_listed), Field(min_length=1)]
+    statements: Annotated[
+        tuple[Statement, ...], BeforeValidator(_listed), Field(min_length=1, json_schema_extra={"minItems": 1})
+    ]
     may_chain: bool = False
     revoke: Literal["deny", "bound"] = "deny"
     external_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")] | None = None

@@ -43,19 +43,24 @@ def session_policy(block: AwsBlock, bound: datetime) -> str:
 
     Raises PolicyTooLargeError.
     """
-    statements = [_spelled(statement) for statement in block.statements]
-    if block.regions:
-        statements.append(_outside(block))
-    if not block.may_chain:
-        statements.append({"Effect": "Deny", "Action": CHAINING, "Resource": "*"})
-    statements.append(_deny("*", "DateGreaterThan", "aws:CurrentTime", timestamp(bound)))
-    text = document(statements)
+    text = unbounded_policy(block, bound)
     if len(text) > POLICY_CHARACTERS:
         raise PolicyTooLargeError(
             f"the compiled session policy has {len(text)} characters, AWS takes {POLICY_CHARACTERS}: "
             "shorten or merge statements, or let the role's own policy say it"
         )
     return text
+
+
+def unbounded_policy(block: AwsBlock, bound: datetime) -> str:
+    """The same at whatever length: to see how long it is."""
+    statements = [_spelled(statement) for statement in block.statements]
+    if block.regions:
+        statements.append(_outside(block))
+    if not block.may_chain:
+        statements.append({"Effect": "Deny", "Action": CHAINING, "Resource": "*"})
+    statements.append(_deny("*", "DateGreaterThan", "aws:CurrentTime", timestamp(bound)))
+    return document(statements)
 
 
 def document(statements: Iterable[JsonValue]) -> str:

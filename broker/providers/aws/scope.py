@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TypeAlias
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from broker.model import JsonValue, Revocability
+from broker.model import JsonValue, Remark, Revocability
 from broker.providers.aws.block import AwsBlock, Statement
 from broker.providers.aws.compile import PolicyTooLargeError, session_policy
+from broker.providers.aws.remarks import SOME_BOUND, TEMPLATE, remarks
 
 Problem: TypeAlias = tuple[tuple[str | int, ...], str]
 
-_TEMPLATE = re.compile(r"(?<!\$)\{[A-Za-z_][A-Za-z0-9_]*\}")
-_SOME_BOUND = datetime(2000, 1, 1, tzinfo=UTC)  # all bounds have the same length
 _EXPECTED = {
     "role_arn": "must be a role's ARN: arn:aws:iam::<12 digits>:role/<name>, without templates",
     "Action": "must be actions such as s3:GetObject",
@@ -43,7 +40,7 @@ class AwsScope:
         except ValidationError as error:
             return [_problem(each) for each in error.errors(include_url=False, include_input=False)]
         try:
-            session_policy(_shortest(good), _SOME_BOUND)
+            session_policy(_shortest(good), SOME_BOUND)
         except PolicyTooLargeError as error:
             return [(("statements",), str(error))]
         return []
@@ -60,6 +57,10 @@ class AwsScope:
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         """Those that the session policy lets it use."""
         return AwsBlock.model_validate(block).regions
+
+    def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
+        """Statements without edges, and a policy that might not fit; templates count 64 characters each."""
+        return list(remarks(AwsBlock.model_validate(block)))
 
     def json_schema(self) -> JsonValue:
         """Of the block."""
@@ -82,4 +83,4 @@ def _problem(error: ErrorDetails) -> Problem:
 
 def _shortest(block: AwsBlock) -> AwsBlock:
     """The block with every template at its shortest, so that what does not fit now never will."""
-    return AwsBlock.model_validate_json(_TEMPLATE.sub("x", block.model_dump_json(exclude_none=True)))
+    return AwsBlock.model_validate_json(TEMPLATE.sub("x", block.model_dump_json(exclude_none=True)))

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from broker.model import JsonValue, Revocability
+from broker.model import JsonValue, Remark, Revocability
 
 # Every segment is allow-listed: role_name='../../../sys/seal' was seen to request /v1/sys/seal (measured).
 SEGMENT = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
@@ -206,6 +206,10 @@ class VaultScope:
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:  # noqa: ARG002 - as the protocol has it
         """A server is where it is."""
         return None
+
+    def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:  # noqa: ARG002 - as the protocol has it
+        """What a role may do is said in the server."""
+        return []
 
     def json_schema(self) -> JsonValue:
         """Of the block."""

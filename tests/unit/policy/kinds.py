@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.model import JsonValue, Revocability, ScopeKind
+from broker.model import JsonValue, Remark, Revocability, ScopeKind
 
 
 @dataclass
@@ -31,8 +31,18 @@ class FakeKind:
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         return block.get("data", {}).get("regions") if isinstance(block.get("data"), dict) else None
 
+    def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
+        if block.get("data") != "odd":
+            return []
+        return [Remark(path=("data",), rule="odd-data", message="its data is odd", help="Make it even.")]
+
     def json_schema(self) -> JsonValue:
-        return {"type": "object", "properties": {"role": {"type": "string"}}, "required": ["role"]}
+        return {
+            "type": "object",
+            "properties": {"role": {"type": "string"}, "data": {}},
+            "required": ["role"],
+            "additionalProperties": False,
+        }
 
 
 KINDS: Mapping[str, ScopeKind] = {name: FakeKind(name) for name in ("fake", "other")}

@@ -42,42 +42,11 @@ def parsed(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-def test_lint_of_a_good_map_exits_0_with_warnings(good: Path) -> None:
-    result = run("lint", good)
-    assert result.exit_code == 0
-    assert "scopes.scratch: no grant gives this scope" in result.stdout
-    assert f"{good}: loads, 2 warnings" in result.stdout
-    assert parsed(run("lint", good, "--json"))["problems"] == []
-
-
-def test_lint_of_a_broken_map_exits_1_with_every_mistake(good: Path) -> None:
-    good.write_text(BASE + GRANT.replace("orders", "odrers").replace("load,", "laod,"))
-    result = run("lint", good)
-    assert result.exit_code == 1
-    assert f"{good}:14:25: no workload is named 'laod'; did you mean 'load'?" in result.stdout
-    assert "2 errors" in result.stdout
-    assert [problem["line"] for problem in parsed(run("lint", good, "--json"))["problems"]] == [14, 14]
-    good.write_text(BASE + GRANT.replace("load,", "laod,"))
-    assert "\n1 error\n" in run("lint", good).stdout
-
-
 @pytest.mark.parametrize("command", [("lint",), ("test",), ("explain", LOAD, "orders", "--map")])
 def test_a_missing_map_exits_78(tmp_path: Path, command: tuple[str, ...]) -> None:
     result = run(*command, tmp_path / "none.yaml")
     assert result.exit_code == 78
     assert "none.yaml: no such file" in result.stderr
-
-
-def test_test_runs_the_map_s_tests(good: Path) -> None:
-    result = run("test", good)
-    assert (result.exit_code, result.stdout) == (0, "1 passed, 0 failed\n")
-    good.write_text(BASE + GRANT + TEST.replace("allow", "deny"))
-    result = run("test", good)
-    assert result.exit_code == 1
-    assert f"FAILED tests.1 ({good}:16): expected deny, allowed by nightly" in result.stdout
-    assert parsed(run("test", good, "--json"))["failed"][0]["line"] == 16
-    good.write_text("version: 1\n")
-    assert run("test", good).exit_code == 78
 
 
 def test_explain_says_which_rule_and_what_to_change(good: Path) -> None:

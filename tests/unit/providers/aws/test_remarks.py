@@ -1,0 +1,108 @@
+"""What lint says of a good block: how wide it is, and whether its policy fits with the longest values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.model import Remark
+from broker.policy.templates import fill
+from broker.providers.aws.block import AwsBlock
+from broker.providers.aws.compile import POLICY_CHARACTERS, session_policy
+from broker.providers.aws.remarks import NEARLY_FULL, SOME_BOUND
+from broker.providers.aws.scope import AwsScope
+
+
+def block(*statements: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "role_arn": "arn:aws:iam::123456789012:role/etl",
+        "regions": ["eu-west-1"],
+        "statements": list(statements),
+        **more,
+    }
+
+
+def allow(action: Any = "s3:GetObject", resource: Any = "arn:aws:s3:::lake/*", **more: Any) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": action, "Resource": resource, **more}
+
+
+def remarks(*statements: dict[str, Any]) -> list[Remark]:
+    found = block(*statements)
+    assert AwsScope().validate(found) == []
+    return list(AwsScope().warnings(found))
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule", "key"),
+    [
+        (allow("*"), "any-action", "Action"),
+        (allow(["s3:GetObject", "s3:*"]), "any-action", "Action"),
+        (allow("s3:**"), "any-action", "Action"),
+        (allow(resource="*"), "any-resource", "Resource"),
+        (allow(resource=["arn:aws:s3:::lake", "arn:aws:s3:::*"]), "any-resource", "Resource"),
+        ({"Effect": "Allow", "NotAction": "iam:*", "Resource": "arn:aws:s3:::a"}, "not-action", "NotAction"),
+        ({"Effect": "Allow", "Action": "s3:GetObject", "NotResource": "arn:aws:s3:::a"}, "not-resource", "NotResource"),
+    ],
+)
+def test_wide_statements_are_remarked_where_they_stand(statement: dict[str, Any], rule: str, key: str) -> None:
+    (found,) = remarks(allow(), statement)
+    assert (found.rule, found.path) == (rule, ("statements", 1, key))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        allow(),
+        allow("s3:Get*"),
+        allow(resource="arn:aws:s3:::lake*"),
+        allow(resource="arn:aws:dynamodb:eu-west-1:123456789012:table/*"),
+        {"Effect": "Deny", "Action": "*", "Resource": "*"},
+        {"Effect": "Deny", "NotAction": "s3:*", "NotResource": "arn:aws:s3:::a"},
+    ],
+)
+def test_narrow_statements_and_denies_are_not(statement: dict[str, Any]) -> None:
+    assert remarks(allow(), statement) == []
+
+
+def of_size(characters: int, resource: str = "arn:aws:s3:::lake/{workflow}/") -> dict[str, Any]:
+    """A block whose policy has so many characters with the longest value in its template."""
+    statement = allow(resource=resource)
+    value = {"workflow": "x" * 64}
+    missing = characters - len(session_policy(AwsBlock.model_validate(fill(block(statement), value)), SOME_BOUND))
+    return allow(resource=resource + "y" * missing)
+
+
+@pytest.mark.parametrize(
+    ("characters", "rules"),
+    [
+        (NEARLY_FULL, []),
+        (NEARLY_FULL + 1, ["packed-size"]),
+        (POLICY_CHARACTERS, ["packed-size"]),
+        (POLICY_CHARACTERS + 1, ["policy-size"]),
+    ],
+)
+def test_the_size_is_that_of_the_longest_values(characters: int, rules: list[str]) -> None:
+    base = of_size(NEARLY_FULL)
+    base["Resource"] += "y" * (characters - NEARLY_FULL)
+    found = remarks(base)
+    assert [one.rule for one in found] == rules
+    assert all(f"{characters:,}" in one.message and one.path == ("statements", 0) for one in found)
+    filled = AwsBlock.model_validate(fill(block(base), {"workflow": "x" * 64}))
+    if characters <= POLICY_CHARACTERS:
+        assert len(session_policy(filled, SOME_BOUND)) == characters
+    else:
+        with pytest.raises(ValueError, match=f"has {characters} characters"):
+            session_policy(filled, SOME_BOUND)
+
+
+def test_the_longest_statement_is_named() -> None:
+    wide = allow(resource=[f"arn:aws:s3:::bucket-{number}/{{workflow}}/*" for number in range(25)])
+    (found,) = remarks(allow(), wide)
+    assert (found.rule, found.path) == ("policy-size", ("statements", 1))
+    assert "statement 2 is the longest" in found.message
+
+
+def test_what_never_fits_stays_a_mistake() -> None:
+    never = block(allow(resource=[f"arn:aws:s3:::{'b' * 60}-{number}/*" for number in range(30)]))
+    assert [path for path, _ in AwsScope().validate(never)] == [("statements",)]
