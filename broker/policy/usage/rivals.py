@@ -6,7 +6,7 @@ fills a template differently, could answer in its place. Workflows and condition
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import combinations
@@ -20,17 +20,18 @@ from broker.policy.usage.suggestion import Suggestion
 class Rivals:
     """Which grants could give what another one gives, and with laxer bounds."""
 
-    def __init__(self, scope_map: ScopeMap) -> None:
+    def __init__(self, scope_map: ScopeMap, gone: Collection[str] = ()) -> None:
+        """`gone`: grants that are taken away anyway."""
         self._map = scope_map
-        self._of: dict[str, list[Grant]] = {}
-        for grant in scope_map.grants.values():
-            for scope in grant.scopes:
-                self._of.setdefault(scope, []).append(grant)
-        self._laxest: dict[str, _Bounds] = {scope: _laxest(grants) for scope, grants in self._of.items()}
+        self._of: dict[str, list[Grant]] = {name: [] for name in scope_map.scopes}
+        for name, grant in scope_map.grants.items():
+            for scope in grant.scopes if name not in gone else ():
+                self._of[scope].append(grant)
+        self._laxest: dict[str, _Bounds] = {scope: _laxest(grants) for scope, grants in self._of.items() if grants}
 
     def safe(self, grant: Grant, suggestion: Suggestion) -> bool:
         """May it stop matching as suggested, without any question being answered more laxly?"""
-        key = suggestion.path[-1]
+        key = suggestion.key
         if key == "max_step":
             return True  # matches as before, and the smallest counts
         touched = [name for name in grant.scopes if key != "scopes" or name not in suggestion.value]
@@ -40,7 +41,8 @@ class Rivals:
         """The quick answers: nobody is stricter, and it is filled from no captures."""
         if self._map.scopes[scope].variables:
             return False
-        return _Bounds.of(grant).laxer_or_same(self._laxest[scope])
+        laxest = self._laxest.get(scope)
+        return laxest is None or _Bounds.of(grant).laxer_or_same(laxest)
 
     def _no_worse(self, grant: Grant, scope: str, key: str) -> bool:
         """Whoever could answer in its place: no laxer bounds, and the same captures."""

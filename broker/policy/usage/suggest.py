@@ -41,7 +41,7 @@ class Advice:
 
 def suggest(usage: Usage) -> Advice:
     """In file order, grants first. Pure."""
-    rivals = Rivals(usage.map)
+    rivals = Rivals(usage.map, _gone(usage))
     found: list[Suggestion] = []
     kept: list[str] = []
     untaken: list[str] = []
@@ -60,6 +60,22 @@ def suggest(usage: Usage) -> Advice:
     for scope in usage.map.scopes.values():
         found += _ttl(scope, usage.lives.get(scope.name) or Spans())
     return Advice(usage=usage, suggestions=tuple(found), kept=tuple(kept), untaken=tuple(untaken))
+
+
+def _gone(usage: Usage) -> set[str]:
+    """Grants that go as a whole: they take nobody's place, and make room for the next to go."""
+    unused = {name: grant for name, grant in usage.map.grants.items() if not usage.of(name).requests}
+    gone: set[str] = set()
+    while True:
+        rivals = Rivals(usage.map, gone)
+        more = {
+            name
+            for name, grant in unused.items()
+            if name not in gone and all(rivals.safe(grant, one) for one in _of_grant(usage, grant, GrantUse()))
+        }
+        if not more:
+            return gone
+        gone |= more
 
 
 def _of_grant(usage: Usage, grant: Grant, use: GrantUse) -> Iterator[Suggestion]:

@@ -18,6 +18,11 @@ class Suggestion:
     value: JsonValue  # None takes the key away
     evidence: str
 
+    @property
+    def key(self) -> str:
+        """Of the entry; "" when the entry itself goes."""
+        return self.path[2] if len(self.path) > 2 else ""  # noqa: PLR2004 - section, name, key
+
 
 def pasteable(suggestions: Iterable[Suggestion]) -> Mapping[str, str]:
     """By file: YAML to paste over the same keys (`null` takes one away), the evidence in comments above each."""
@@ -35,15 +40,14 @@ def _yaml(found: list[Suggestion]) -> Iterator[str]:
     for section, entries in tree.items():
         yield f"{section}:"
         for name, ones in entries.items():
-            whole = len(ones[0].path) == 2  # noqa: PLR2004 - section and name: the entry itself goes
-            if whole:
+            if not ones[0].key:
                 yield f"  # {ones[0].evidence}"
                 yield f"  {quote(name)}: {_scalar(ones[0].value)}"
                 continue
             yield f"  {quote(name)}:"
             for one in ones:
                 yield f"    # {one.evidence}"
-                yield f"    {one.path[2]}: {_scalar(one.value)}"
+                yield f"    {one.key}: {_scalar(one.value)}"
 
 
 def _scalar(value: JsonValue) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from broker.cli import audit
 from broker.journal.records import Kind, Record
+from broker.store.base import Tx
 from broker.store.sqlite import open_store
 from tests.unit.policy.maps import LOAD
 
@@ -98,6 +99,11 @@ async def _fill(path: Path, records: Sequence[Record]) -> None:
     store = open_store(path)
     await store.write(lambda tx: tx.start_epoch(replica="r", boot_id="b", expires_boot=1.0, at=START))
     for start in range(0, len(records), 5000):
-        page: Iterable[Record] = records[start : start + 5000]
-        await store.write(lambda tx, page=page: [tx.append(record) for record in page])
+        page = records[start : start + 5000]
+
+        def append(tx: Tx, page: Sequence[Record] = page) -> None:
+            for record in page:
+                tx.append(record)
+
+        await store.write(append)
     await store.close()
