@@ -12,6 +12,7 @@ from datetime import timedelta
 from itertools import combinations
 
 from broker.policy.decision import Concurrent
+from broker.policy.patterns import BINDING
 from broker.policy.rules import Grant
 from broker.policy.scope_map import ScopeMap
 from broker.policy.usage.suggestion import Suggestion
@@ -39,14 +40,14 @@ class Rivals:
 
     def _alone(self, grant: Grant, scope: str) -> bool:
         """The quick answers: nobody is stricter, and it is filled from no captures."""
-        if self._map.scopes[scope].variables:
+        if self._filled(scope):
             return False
         laxest = self._laxest.get(scope)
         return laxest is None or _Bounds.of(grant).laxer_or_same(laxest)
 
     def _no_worse(self, grant: Grant, scope: str, key: str) -> bool:
         """Whoever could answer in its place: no laxer bounds, and the same captures."""
-        filled, own = bool(self._map.scopes[scope].variables), _Bounds.of(grant)
+        filled, own = self._filled(scope), _Bounds.of(grant)
         if filled and key == "workloads" and self._overlap_each_other(grant.workloads):
             return False
         for other in self._of[scope]:
@@ -57,6 +58,10 @@ class Rivals:
             if filled and (key == "workloads" or other.workloads != grant.workloads):
                 return False
         return True
+
+    def _filled(self, scope: str) -> bool:
+        """From captures that may differ from workload to workload; workflow, run and step are what the step claims."""
+        return bool(self._map.scopes[scope].variables - set(BINDING))
 
     def _overlap_each_other(self, names: Iterable[str]) -> bool:
         return any(self._overlap([one], [other]) for one, other in combinations(names, 2))

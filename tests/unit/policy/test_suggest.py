@@ -170,6 +170,61 @@ def test_taking_the_stricter_of_two_away_would_widen_and_is_not_suggested() -> N
     assert values(advised(rules.replace("strict:", "max_step:"), journal)) == {}  # a grant may be called anything
 
 
+def test_a_grant_that_asks_for_approval_is_not_taken_from_beside_one_that_does_not() -> None:
+    base = BASE.replace('step/load"}', 'step/load", owners: [group:data]}')
+    rules = (
+        "grants:\n"
+        "  free: {workloads: [load], workflows: [etl], scopes: [orders]}\n"
+        "  asks: {workloads: [load], workflows: [etl], scopes: [orders], approvals: 1}\n"
+    )
+    journal = Journal()
+    journal.whole()
+    assert values(suggest(measure(a_map(rules, base=base), journal.dicts()))) == {}
+
+
+def test_nor_is_one_that_lets_the_older_attempt_live_from_beside_one_that_does_not() -> None:
+    rules = (
+        "grants:\n"
+        "  ends: {workloads: [load], workflows: [etl], scopes: [orders], concurrent: supersede}\n"
+        "  lets: {workloads: [load], workflows: [etl], scopes: [orders], concurrent: refuse}\n"
+    )
+    journal = Journal()
+    journal.whole()
+    assert values(advised(rules, journal)) == {}
+
+
+TEAMS = (
+    f"version: 1\nenvironment: prod\ntrust_domain: {DOMAIN}\n"
+    "workloads:\n"
+    f"  first: {{id: 'spiffe://{DOMAIN}/{{team}}/fixed'}}\n"
+    f"  second: {{id: 'spiffe://{DOMAIN}/{{other}}/{{team}}'}}\n"
+    "scopes: {own: {fake: {role: '{team}'}, tier: low}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (
+            "grants:\n"
+            "  one: {workloads: [first], workflows: [etl], scopes: [own]}\n"
+            "  two: {workloads: [second], workflows: [etl], scopes: [own]}\n"
+        ),
+        "grants:\n  one: {workloads: [first, second], workflows: [etl], scopes: [own]}\n",
+    ],
+)
+def test_what_would_be_filled_from_another_workload_s_captures_stays(rules: str) -> None:
+    """`…/p/fixed` has team p by the first workload; without it, it would have team fixed."""
+    journal = Journal()
+    journal.whole("own", agent=f"spiffe://{DOMAIN}/p/q")
+    old = parse(TEAMS + rules, "map.yaml", KINDS)
+    advice = suggest(measure(old, journal.dicts()))
+    assert (values(advice), len(advice.kept)) == ({}, 1)
+    assert values(
+        suggest(measure(parse((TEAMS + rules).replace("'{team}'", "'x'"), "map.yaml", KINDS), journal.dicts()))
+    )
+
+
 def test_requests_that_the_map_refuses_today_count_for_nothing_and_are_said() -> None:
     journal = Journal()
     journal.whole(workflow="ml", agent=LOAD.replace("etl", "ml"))
