@@ -71,7 +71,7 @@ class DenialStory:
         reference = show(text(self.record, "reference_id"))
         yield "bold", f"denial {reference}, as the journal has it"
         yield from (("", f"  {name}: {_value(value)}") for name, value in self._asked())
-        yield from (("", f"  {line}") for line in (*self._told(), *self._shared(), *self._why()))
+        yield from (("", f"  {_plain(line)}") for line in (*self._told(), *self._shared(), *self._why()))
         if self.today is None:
             return
         yield "bold", f"asked again of {self.file}, at its own time"
@@ -119,12 +119,12 @@ class DenialStory:
         if reason == Reason.NEEDS_APPROVAL.value:
             yield "why: a grant gives it, once operators have approved"
         else:
-            yield f"why: {text(self.data, 'denial')}: {_plain(text(self.data, 'why'))}"
+            yield f"why: {text(self.data, 'denial')}: {text(self.data, 'why')}"
         if self.record.get("rule"):
-            yield f"rule: {_plain(text(self.record, 'rule'))}"
+            yield f"rule: {text(self.record, 'rule')}"
         if fix := text(self.data, "smallest_fix"):
             yield "smallest change that would have allowed it:"
-            yield from (f"  {_plain(line)}" for line in fix.split("\n"))
+            yield from (f"  {line}" for line in fix.split("\n"))
 
     def _again(self, story: Explanation) -> Iterator[str]:
         if self.not_opened:
