@@ -114,7 +114,8 @@ def _explain(scope_map: ScopeMap, request: AccessRequest, *, as_json: bool) -> N
 
 def _explain_denial(reference: str, journal: Path, map_file: Path | None, *, as_json: bool) -> Never:
     found = find_denial(journal, reference)
-    told = story(found.record, found.more, load_map(map_file) if map_file else None)
+    scope_map = load_map(map_file) if map_file else None
+    told = story(found.record, found.more, scope_map, SystemClock().now())
     if as_json:
         print_json(told.to_json())
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from broker.errors import Reason
 from broker.journal.records import Kind
@@ -54,6 +55,7 @@ class DenialStory:
     today: Explanation | None  # asked again of a map, at its own time
     file: str = ""  # of that map
     not_opened: bool = False  # that map would not let the launcher open the step
+    now: Explanation | None = None  # asked of it once more, at the time of this look
 
     @property
     def data(self) -> Mapping[str, JsonValue]:
@@ -131,10 +133,13 @@ class DenialStory:
             yield f"STILL REFUSED {LAUNCHER_REFUSED}: its launcher may not open this step; as if nothing were proven:"
         elif isinstance(story.decision, Allowed):
             after = f", after {story.decision.approvals} approvals" if story.decision.approvals else ""
-            yield f"would be allowed now{after}" + ("" if self.by_policy else ": the map was not what refused")
+            yield f"would be allowed{after}" + ("" if self.by_policy else ": the map was not what refused")
         else:
             yield "would still be refused"
         yield from story.lines()
+        if self.now is not None and isinstance(self.now.decision, Allowed) != isinstance(story.decision, Allowed):
+            yield f"asked again at {self.now.request.now:%Y-%m-%dT%H:%MZ}, the answer is another one:"
+            yield self.now.lines()[2]
 
     def to_json(self) -> Mapping[str, JsonValue]:
         """For `--json`; keys are stable."""
@@ -143,21 +148,24 @@ class DenialStory:
             "by_policy": self.by_policy,
             "further_refusals": self.more,
             "today": dict(self.today.to_json()) if self.today else None,
+            "now": dict(self.now.to_json()) if self.now else None,
             "launcher_refused": self.not_opened,
         }
 
 
-def story(record: Mapping[str, JsonValue], more: int | None, scope_map: ScopeMap | None) -> DenialStory:
-    """With a map: asked again of it, at the time of the refusal, when the record names agent and scope."""
+def story(record: Mapping[str, JsonValue], more: int | None, scope_map: ScopeMap | None, now: datetime) -> DenialStory:
+    """With a map: asked again of it, at the time of the refusal and now, when the record names agent and scope."""
     asked = _question(record, scope_map) if scope_map else None
     if scope_map is None or asked is None:
         return DenialStory(record=record, more=more, today=None)
     request, launcher = asked_of(scope_map, asked)
     found = explain(scope_map, request)
+    later, _ = asked_of(scope_map, replace(asked, request=replace(asked.request, now=now)))
     return DenialStory(
         record=record,
         more=more,
         today=replace(found, candidates=found.candidates[:NEAREST]),
+        now=explain(scope_map, later),
         not_opened=bool(asked.launcher) and launcher is None,
         file=scope_map.file,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_a_denial_by_policy_is_told_whole(tmp_path: Path, form: str) -> None:
     ):
         assert f"{line}\n" in result.stdout
     now = run("explain", "--denial", reference, "--journal", file, "--map", written(tmp_path))
-    assert "would be allowed now\n" in now.stdout
+    assert "would be allowed\n" in now.stdout
     assert "ALLOWED by nightly (map.yaml:14:3)" in now.stdout
 
 
@@ -173,7 +174,7 @@ def test_a_denial_that_policy_did_not_make_says_who_did_and_what_to_do(tmp_path:
     result = run("explain", "--denial", guard, "--database", file, "--map", today)
     assert "not the scope map's refusal: a changed map changes nothing about it" in result.stdout
     assert "what to do: the guard: it came back after a lock; an operator who does not own" in result.stdout
-    assert "would be allowed now: the map was not what refused" in result.stdout
+    assert "would be allowed: the map was not what refused" in result.stdout
     result = run("explain", "--denial", handle, "--database", file, "--map", today)
     assert 'told: "access denied", and the reference' in result.stdout
     assert "what to do: the handle, lease or agent is unknown to the broker, or another's" in result.stdout
@@ -213,10 +214,19 @@ def test_a_refused_launcher_s_step_is_told_with_it(tmp_path: Path) -> None:
     pinned = GRANT.replace("scopes:", f"definition_digest: ['{DIGEST}'], scopes:")
     launcher = f"launchers:\n  airflow: {{id: '{SCHEDULER}', workloads: [load], workflows: [etl]}}\n"
     allowed = run("explain", "--denial", reference, "--database", file, "--map", written(tmp_path, pinned + launcher))
-    assert "would be allowed now" in allowed.stdout
+    assert "would be allowed" in allowed.stdout
     refused = run("explain", "--denial", reference, "--database", file, "--map", written(tmp_path, pinned))
     assert "STILL REFUSED LAUNCHER_REFUSED: its launcher may not open this step" in refused.stdout
     assert "NEEDS_LAUNCHER" in refused.stdout
+
+
+def test_what_has_changed_with_time_alone_is_said(tmp_path: Path) -> None:
+    journal = Journal(at=datetime(2020, 6, 1, tzinfo=UTC))
+    reference = journal.deny(scope="orders", data={"denial": "NO_GRANT"})
+    over = written(tmp_path, GRANT.replace("scopes:", "when: {until: 2021-01-01}, scopes:"))
+    told = run("explain", "--denial", reference, "--database", journal.database(tmp_path / "j"), "--map", over).stdout
+    assert "ALLOWED by nightly" in told
+    assert "the answer is another one:\n  DENIED GRANT_OVER: grant 'nightly' ended at 2021-01-01T00:00Z\n" in told
 
 
 def test_an_unknown_reference_says_so(tmp_path: Path, form: str) -> None:
