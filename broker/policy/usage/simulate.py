@@ -47,7 +47,8 @@ _CHANGES = {
 class Group:
     """What is told together."""
 
-    change: str
+    was: str
+    would_be: str
     who: str  # workloads of the candidate, or the agent's id with what the step claims taken out
     scope: str
     workflow: str
@@ -162,7 +163,8 @@ def _replay(result: Simulation, question: Question) -> None:
         result.same += 1
         return
     group = Group(
-        change=change.value,
+        was=question.outcome.value,
+        would_be=answer.outcome.value,
         who=_who(result.map, question),
         scope=question.request.scope,
         workflow=question.request.workflow,

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.journal.records import Kind
-from broker.policy.decision import AccessRequest, Allowed
+from broker.policy.decision import AccessRequest, Allowed, Decision
 from broker.policy.load import parse
 from broker.policy.usage import simulate as simulation
 from broker.policy.usage import told
+from broker.policy.usage.events import Outcome
 from broker.policy.usage.reading import Reader
 from broker.policy.usage.simulate import Change, Simulation, simulate
 from tests.unit.policy.journals import START, Journal
@@ -186,7 +187,16 @@ def test_words_of_agents_cannot_steer_the_terminal() -> None:
     assert all(line.isprintable() for _, line in told.lines(run(GRANT, journal)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def outcome(decision: Decision) -> Outcome:
+    if not isinstance(decision, Allowed):
+        return Outcome.REFUSED
+    return Outcome.APPROVAL if decision.approvals else Outcome.ALLOWED
+
+
+_WORDS = {Outcome.ALLOWED: "granted", Outcome.APPROVAL: "needs approval", Outcome.REFUSED: "NO_GRANT"}
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds, worlds, st.lists(requests, min_size=1, max_size=8))
 def test_simulate_tells_exactly_where_two_maps_differ(old: World, new: World, asked: list[AccessRequest]) -> None:
     """The old map's own answers, journalled, against the new one's: by brute force."""
@@ -195,21 +205,21 @@ def test_simulate_tells_exactly_where_two_maps_differ(old: World, new: World, as
     expected = set()
     for request in asked:
         journal.at = request.now
-        was, now = (isinstance(one.decide(request), Allowed) for one in (before, after))
-        word = "granted" if was else "NO_GRANT"
+        was, now = (outcome(one.decide(request)) for one in (before, after))
         journal.begin(
-            {request.scope: word},
+            {request.scope: _WORDS[was]},
             agent=request.agent,
             workflow=request.workflow,
             run=request.run,
             proven=request.proven,
             definition_digest=request.definition_digest,
-            address="",
+            address=request.address,
+            attempt=request.attempt,
         )
         if was != now:
-            expected.add((was, request.scope, request.workflow))
+            expected.add((request.scope, request.workflow, was.value, now.value))
     result = simulate(after, journal.dicts())
-    told_of = {(one.change is Change.DENIED, one.group.scope, one.group.workflow) for one in result.ordered()}
+    told_of = {(one.group.scope, one.group.workflow, one.group.was, one.group.would_be) for one in result.ordered()}
     assert told_of == expected
     assert result.replayed == len(asked)
 

@@ -295,6 +295,7 @@ def journal_of(scope_map: ScopeMap, asked: list[AccessRequest], times: int) -> J
             proven=request.proven,
             definition_digest=request.definition_digest,
             attempt=request.attempt,
+            address=request.address,
         )
         lease_id = journal.lease(step_id, request.scope, agent=request.agent)
         journal.wait(seconds=20)
@@ -319,7 +320,7 @@ def no_wider(new: Decision, old: Decision) -> bool:
     )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(grants, min_size=1, max_size=5),
     st.lists(worlds.denies, max_size=1),
