@@ -88,6 +88,9 @@ def test_a_scope_that_steps_name_and_never_ask_for_is_said_and_stays() -> None:
     journal.begin({"orders": "granted", "lake": "granted"})
     advice = advised(WIDE.replace("[load, plain]", "[load]"), journal)
     assert "grants.nightly.scopes" not in values(advice)
+    journal.whole()
+    wider = WIDE.replace("[load, plain]", "[load]").replace("lake]", "lake, scratch]")
+    assert values(advised(wider, journal))["grants.nightly.scopes"] == ["orders", "lake"]
     assert "1 steps named scope lake at their beginning, and none asked for it" in text(advice)
 
 
