@@ -1,26 +1,30 @@
-"""`stepcred-broker scopes explain`: why a question is answered as it is."""
+"""`scopes explain`: why an agent is answered as it is, or why one was refused."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Never
 
 import typer
 
-from broker.cli.maps import FOUND, AsJson, instant, load_map, print_json, say
+from broker.cli.journal import find_denial
+from broker.cli.maps import FOUND, load_map, print_json, say
 from broker.cli.options import fail
-from broker.errors import StoreError
+from broker.clock import SystemClock
 from broker.identity.spiffe import SpiffeIdError, parse_spiffe_id
-from broker.model import NAME, JsonValue
-from broker.policy.decision import Allowed
+from broker.model import NAME
+from broker.policy.decision import AccessRequest, Allowed
+from broker.policy.durations import parse_instant
 from broker.policy.expectations import request_for
 from broker.policy.explain import explain as tell
 from broker.policy.problems import show
+from broker.policy.schema.values import MOST_ATTEMPTS, check_digest
 from broker.policy.scope_map import ScopeMap
+from broker.policy.usage.denial import story
+from broker.policy.windows import read_address
 
 
 def explain(
@@ -31,14 +35,25 @@ def explain(
     workflow: Annotated[str, typer.Option(help="Claimed.  (default: what the certificate says)")] = "",
     run: Annotated[str, typer.Option(help="Claimed.")] = "",
     step: Annotated[str, typer.Option(help="Claimed.")] = "",
+    proven: Annotated[bool, typer.Option("--proven", help="A launcher says workflow, run, step and digest.")] = False,
+    digest: Annotated[
+        str, typer.Option("--definition-digest", metavar="SHA256", help="Of the workflow's definition; with --proven.")
+    ] = "",
+    address: Annotated[str, typer.Option(metavar="IP", help="Where the call comes from.")] = "",
+    attempt: Annotated[int, typer.Option(min=1, max=MOST_ATTEMPTS, help="How often the step was opened.")] = 1,
     at: Annotated[str, typer.Option(help="2026-12-01T23:00Z.  (default: now)")] = "",
     denial: Annotated[str, typer.Option(metavar="REF", help="The reference id that a refused agent was told.")] = "",
-    database: Annotated[Path | None, typer.Option(help="With --denial: the broker's database.")] = None,
-    as_json: AsJson = False,
+    database: Annotated[
+        Path | None,
+        typer.Option(
+            "--database", "--journal", metavar="FILE", help="With --denial: the broker's database, or a journal export."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Say which rule decides and what would change it. Exit 1: denied.
 
-    Either AGENT SCOPE --map FILE, or --denial REF --database PATH (with --map FILE: decided again by that map).
+    Either AGENT SCOPE --map FILE, or --denial REF --database FILE (with --map FILE: asked again of that map).
     """
     if denial:
         if database is None or agent:
@@ -48,7 +63,20 @@ def explain(
         fail(os.EX_USAGE, "give AGENT SCOPE --map FILE, or --denial REF --database PATH")
     claims: dict[str, str | None] = {"workflow": workflow, "run": run, "step": step}
     _check_words(agent, scope, claims)
-    _explain(load_map(map_file), agent, scope, instant(at), claims, as_json=as_json)
+    _check_circumstances(proven=proven, digest=digest, address=address)
+    scope_map = load_map(map_file)
+    request = request_for(
+        scope_map,
+        agent=agent,
+        scope=scope,
+        now=_instant(at),
+        claims=claims,
+        proven=proven,
+        definition_digest=digest,
+        address=address,
+        attempt=attempt,
+    )
+    _explain(scope_map, request, as_json=as_json)
 
 
 def _check_words(agent: str, scope: str, claims: Mapping[str, str | None]) -> None:
@@ -62,73 +90,45 @@ def _check_words(agent: str, scope: str, claims: Mapping[str, str | None]) -> No
             fail(os.EX_USAGE, f"{name} {show(word)} must match {NAME.pattern}")
 
 
-def _explain(
-    scope_map: ScopeMap, agent: str, scope: str, now: datetime, claims: dict[str, str | None], *, as_json: bool
-) -> Never:
-    story = tell(scope_map, request_for(scope_map, agent=agent, scope=scope, now=now, claims=claims))
-    allowed = isinstance(story.decision, Allowed)
-    if as_json:
-        print_json(story.to_json())
-    else:
-        say(_coloured(story.lines()))
-    raise typer.Exit(os.EX_OK if allowed else FOUND)
+def _check_circumstances(*, proven: bool, digest: str, address: str) -> None:
+    if digest:
+        if not proven:
+            fail(os.EX_USAGE, "--definition-digest is what a launcher says: give --proven, too")
+        try:
+            check_digest(digest)
+        except ValueError as error:
+            fail(os.EX_USAGE, f"--definition-digest {show(digest)}: {error}")
+    if address and read_address(address) is None:
+        fail(os.EX_USAGE, f"--address {show(address)} is no IP address")
 
 
-def _explain_denial(reference: str, database: Path, map_file: Path | None, *, as_json: bool) -> Never:
-    record = _denial(reference, database)
-    again = None
-    if map_file is not None:
-        scope_map = load_map(map_file)
-        data = record.get("data", {})
-        digest = str(data.get("definition_digest") or "")
-        claims = {name: record.get(name) for name in ("workflow", "run", "step")}
-        now = datetime.fromisoformat(record["at"])
-        who, what = record.get("agent", ""), record.get("scope", "")
-        request = request_for(
-            scope_map,
-            agent=who,
-            scope=what,
-            now=now,
-            claims=claims,
-            proven=bool(data.get("proven")),
-            definition_digest=digest,
-        )
-        again = tell(scope_map, request)
+def _explain(scope_map: ScopeMap, request: AccessRequest, *, as_json: bool) -> Never:
+    found = tell(scope_map, request)
     if as_json:
-        print_json({"record": record, "today": again.to_json() if again else None})
+        print_json(found.to_json())
     else:
-        say([("bold", f"denial {show(reference)}, as the journal has it")])
-        say(
-            [
-                ("", f"  {name}: {_value(record[name])}")
-                for name in sorted(record)
-                if name not in ("kind", "reference_id")
-            ]
-        )
-        if again is not None:
-            say([("bold", f"decided again by {map_file}")])
-            say(_coloured(["  " + line for line in again.lines()]))
+        styles = {"ALLOWED": "bold green", "DENIED": "bold red"}
+        say((styles.get((line.split() or [""])[0], ""), line) for line in found.lines())
+    raise typer.Exit(os.EX_OK if isinstance(found.decision, Allowed) else FOUND)
+
+
+def _explain_denial(reference: str, journal: Path, map_file: Path | None, *, as_json: bool) -> Never:
+    found = find_denial(journal, reference)
+    scope_map = load_map(map_file) if map_file else None
+    told = story(found.record, found.more, scope_map, SystemClock().now())
+    if as_json:
+        print_json(told.to_json())
+    else:
+        say(told.lines())
+        if map_file is None:
+            say([("", "with --map FILE: the nearest grants, and whether today's map would still refuse it")])
     raise typer.Exit(FOUND)
 
 
-def _denial(reference: str, database: Path) -> dict[str, JsonValue]:
-    from broker.store.sqlite import open_readonly
-
+def _instant(text: str) -> datetime:
+    if not text:
+        return SystemClock().now()
     try:
-        with open_readonly(database) as store:
-            entry = store.read(lambda tx: tx.denial(reference))
-    except StoreError as error:
-        fail(os.EX_CONFIG, str(error))
-    if entry is None:
-        fail(FOUND, f"no denial {show(reference)} in {database}")
-    record: dict[str, JsonValue] = json.loads(entry.body)
-    return record
-
-
-def _value(value: JsonValue) -> str:
-    return show(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _coloured(lines: Iterable[str]) -> list[tuple[str, str]]:
-    styles = {"ALLOWED": "bold green", "DENIED": "bold red"}
-    return [(styles.get((line.split() or [""])[0], ""), line) for line in lines]
+        return parse_instant(text)
+    except ValueError as error:
+        fail(os.EX_USAGE, f"--at: {error}")

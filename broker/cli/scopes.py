@@ -10,6 +10,7 @@ from broker.cli.map_tests import run_map_tests
 from broker.cli.provision import provision
 from broker.cli.schema import schema
 from broker.cli.signing import keygen, sign
+from broker.cli.usage import simulate_command, suggest_command
 from broker.cli.verifying import verify
 
 app = typer.Typer(no_args_is_help=True, help="Look at a scope map; all but provision --diff offline.")
@@ -17,7 +18,9 @@ app.command("lint")(lint)
 app.command("test")(run_map_tests)
 app.command("schema")(schema)
 app.command("explain")(explain)
-app.command("provision")(provision)
+app.command("simulate")(simulate_command)
+app.command("suggest")(suggest_command)
 app.command("sign")(sign)
 app.command("verify")(verify)
 app.command("keygen")(keygen)
+app.command("provision")(provision)

@@ -1,0 +1,1 @@
+"""What was really asked, from the journal: replayed against another map, measured, and told."""
