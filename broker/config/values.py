@@ -81,6 +81,11 @@ def parse_duration(value: object) -> timedelta:
     return span
 
 
+def parse_patience(value: object) -> timedelta:
+    """A duration, or `0s`: not at all."""
+    return timedelta(0) if value == "0s" else parse_duration(value)
+
+
 def parse_url(value: object) -> str:
     """Read `https://host:port`; plain http only to this machine."""
     parts = urlsplit(value if isinstance(value, str) else "")
@@ -167,6 +172,7 @@ def _state_file(value: object, info: ValidationInfo) -> Path:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Patience = Annotated[timedelta, BeforeValidator(parse_patience)]  # may be zero
 Listener = Annotated[Address, BeforeValidator(parse_address)]
 Url = Annotated[str, BeforeValidator(parse_url)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
