@@ -112,12 +112,12 @@ class PolicySweep:
             return list(self._gone(tx, page)), last, bool(page)
 
         gone, last, more = await core.store.read(look)
-        boot, now = core.clock.boottime(), []
+        boot, now = core.clock.boottime(), list[str]()
         for one in gone:
             grace = core.grace.of(one.lease.tier).total_seconds()
             over = self._grace_over.get(one.lease.id, boot + grace)
             if state is not LeaseState.ACTIVE or one.denied or over <= boot:
-                now.append(one.lease)
+                now.append(one.lease.id)
             else:
                 living[one.lease.id] = over
         if now and not await self._withdraw(now, policy):
@@ -125,18 +125,10 @@ class PolicySweep:
         return last, more
 
     async def _end_of_grace(self, lease_ids: Sequence[str]) -> None:
-        """Asked once more: a map in between may give it again."""
-        core, policy = self._core, self._core.policies.current
-
-        def look(tx: Tx) -> list[Lease]:
-            rows = [row for lease_id in lease_ids if (row := tx.lease(lease_id)) is not None]
-            return [one.lease for one in self._gone(tx, [row for row in rows if not row.state.terminal])]
-
-        gone = await core.store.read(look)
-        if gone and not await self._withdraw(gone, policy):
-            return  # the new map's own pass decides
-        for lease_id in lease_ids:
-            self._grace_over.pop(lease_id, None)
+        """A map that gives them again has taken them out before."""
+        if await self._withdraw(lease_ids, self._core.policies.current):
+            for lease_id in lease_ids:
+                del self._grace_over[lease_id]
 
     def _gone(self, tx: Tx, leases: Sequence[Lease]) -> Iterator[_Gone]:
         """On the reader's thread, by the map of the moment; whether that is still the one is seen where they are ended."""
@@ -151,7 +143,7 @@ class PolicySweep:
                 denied = isinstance(decision, Denied) and decision.reason is Denial.DENY_RULE
                 yield _Gone(lease=lease, denied=denied)
 
-    async def _withdraw(self, leases: Sequence[Lease], policy: Policy) -> bool:
+    async def _withdraw(self, lease_ids: Sequence[str], policy: Policy) -> bool:
         """In one transaction, by the map that is in force in it. False when that is another one by now."""
         core = self._core
 
@@ -160,7 +152,7 @@ class PolicySweep:
             if tx.control().policy_generation != policy.generation:
                 raise PolicyMoved
             at = core.clock.now()
-            rows = filter(None, (tx.lease(lease.id) for lease in leases))
+            rows = filter(None, map(tx.lease, lease_ids))
             return sum(moves.withdraw(tx, row, at=at, reason=EndReason.POLICY_CHANGED) for row in rows)
 
         try:
