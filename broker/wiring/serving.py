@@ -25,7 +25,7 @@ from broker.leases.epoch import EpochKeeper
 from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.policy.holder import Policies
+from broker.policy.holder import SETTLE, Policies
 from broker.policy.watch import Watcher
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
@@ -134,6 +134,7 @@ async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Cloc
             adapters.scope_kinds(config),
             environment=config.environment,
             trust_domain=config.trust_domain,
+            settle=SETTLE,
             metrics=metrics,
         ),
         guard=Guard(configured(config.guard)),
