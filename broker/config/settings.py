@@ -18,6 +18,7 @@ from broker.config.values import (
     Duration,
     KeyFile,
     Listener,
+    LooseFile,
     Name,
     Patience,
     PublicFile,
@@ -139,11 +140,11 @@ class Grace:
 class Scopes:
     """The scope map, and how it is kept up to date. With `keys` it must come with a manifest that they signed."""
 
-    file: PublicFile
+    file: LooseFile  # a start with a bad one, or none, goes on with the last good map
     keys: Annotated[Mapping[Name, PublicFile], AfterValidator(_check_signers)] = field(default_factory=dict)
     threshold: Count = 1  # distinct keys
     threshold_high: Count = 2  # for a map that widens what is of tier high
-    manifest: PublicFile | None = None  # beside the map when None
+    manifest: LooseFile | None = None  # beside the map when None
     watch: Switch = True  # look when the file system tells of a change
     poll: Duration = timedelta(seconds=30)  # and look anyway: not every file system tells
     grace: Grace = field(default_factory=Grace)

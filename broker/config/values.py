@@ -181,6 +181,7 @@ Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]  # per second
 PublicFile = Annotated[Path, BeforeValidator(_public_file)]
+LooseFile = Annotated[Path, BeforeValidator(_path)]  # looked at by whoever reads it, at each reading
 SecretFile = Annotated[Path, BeforeValidator(_secret_file)]
 StateFile = Annotated[Path, BeforeValidator(_state_file)]  # made by the broker; may not exist yet
 KeyFile = Annotated[Path, BeforeValidator(_key_file)]  # the same, or credential:NAME
