@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from broker.clock import Clock
-from broker.journal.records import Kind, Record
+from broker.journal.records import Record
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import JsonValue, ScopeKind
+from broker.policy import load_records
 from broker.policy.changes import describe
-from broker.policy.problems import Problem, ScopeMapError
+from broker.policy.load_records import SAID
+from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
-from broker.policy.source import Candidate, Reading, Seen, Source, Verifier
+from broker.policy.signed import Verifier
+from broker.policy.signing import Seen
+from broker.policy.source import Candidate, Marks, Reading, Source
 from broker.store.base import KeptMap, Store, Tx
 
 log = get_logger(__name__)
 
 SETTLE = 0.2  # seconds between two readings that must be equal
 SETTLE_TRIES = 25  # readings; what never rests is refused
-_JOURNALLED = 20  # problems of a refused map; the first ones say enough
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,11 +64,12 @@ class Policies:
         self._describe = describe
         self._current: Policy | None = None
         self._kept: KeptMap | None = None  # what the database keeps
-        self._highest_serial = 0
+        self._before: Candidate | None = None  # the same at a start, when it is good today
+        self._newest: Seen | None = None  # of all manifests that were ever in force
         self._store: Store | None = None
         self._clock: Clock | None = None
         self._lock = asyncio.Lock()
-        self._seen: Seen | None = None  # by the latest load that was carried to its end
+        self._marks: Marks | None = None  # by the latest load that was carried to its end
         self._told: tuple[object, ...] = ()  # what was journalled as refused: once is enough
         self.adopted = asyncio.Event()  # set with each other map; whoever acts on it clears it
         self.last_problem = ""  # of the latest load, every mistake on a line; "" when it was good
@@ -96,17 +100,17 @@ class Policies:
         """
         self._store, self._clock = store, clock
         self._kept, control = await store.read(lambda tx: (tx.kept_map(), tx.control()))
-        self._highest_serial = control.map_serial
+        self._newest = Seen(serial=control.map_serial, digest=control.map_manifest) if control.map_serial else None
         async with self._lock:
+            self._before = await asyncio.to_thread(self._good_kept)
             reading = await self._settled()
             if isinstance(reading.result, Candidate):
                 await self._take(reading, reading.result)
                 return
             await self._refuse(reading, reading.result)
-            kept = await self._kept_candidate()
-            if kept is None:
+            if self._before is None or self._kept is None:
                 raise reading.result
-            await self._adopt(kept, came_from="database")
+            await self._adopt(self._before, self._kept, came_from="database")
             log.error("the last good scope map, kept in the database, is in force", digest=self.map.digest)
 
     async def reload(self) -> bool:
@@ -125,9 +129,7 @@ class Policies:
 
     def folders(self) -> frozenset[Path]:
         """Where something happens when the map changes. Blocks."""
-        return self._source.folders(
-            {**dict.fromkeys(self._kept.contents if self._kept else (), ""), **(self._seen or {})}
-        )
+        return self._source.folders({*(self._kept.contents if self._kept else ()), *(self._marks or ())})
 
     def generation_raised(self, generation: int) -> None:
         """Something else of this daemon (trust, deny list) raised the store's generation; the map is still ours."""
@@ -138,7 +140,7 @@ class Policies:
     async def _load(self, *, always: bool) -> bool | None:
         """Was it good? None: nothing has changed."""
         async with self._lock:
-            if not always and self._seen is not None and await asyncio.to_thread(self._source.unchanged, self._seen):
+            if not always and self._marks is not None and await asyncio.to_thread(self._source.unchanged, self._marks):
                 return None
             reading = await self._settled()
             if isinstance(reading.result, ScopeMapError):
@@ -152,86 +154,96 @@ class Policies:
         _, clock = self._parts()
         for _ in range(SETTLE_TRIES):
             # In a thread: a map near the size limit takes seconds, and heartbeats must not wait.
-            reading = await asyncio.to_thread(self._read, clock.now())
+            reading = await asyncio.to_thread(self._read, clock.now(), self._old_map)
             await clock.sleep(self._settle)
-            if await asyncio.to_thread(self._source.unchanged, reading.seen):
+            if await asyncio.to_thread(self._source.unchanged, reading.marks):
                 return reading
         never = self._source.refusal("keeps changing while it is read; write it beside and move it into its place")
-        return Reading(seen={self._source.path.name: ""}, result=never)
+        return Reading(marks={self._source.path.name: ""}, result=never)
 
-    def _read(self, now: datetime) -> Reading:
-        kept = self._kept.contents if self._kept else None
-        return self._source.read(kept=kept, now=now, highest_serial=self._highest_serial)
+    def _read(self, now: datetime, old: ScopeMap | None) -> Reading:
+        # Without a kept map too, a team's bad file fails alone: that team then has nothing.
+        kept = self._kept.contents if self._kept else {}
+        return self._source.read(kept=kept, now=now, seen=self._newest, old=old)
 
     async def _take(self, reading: Reading, found: Candidate) -> None:
         """A good map: into force if it is another one; what is new about its teams is told."""
         teams = found.loaded.refused
         told = ("teams", *sorted((team, *map(str, problems)) for team, problems in teams.items())) if teams else ()
-        records = self._team_records(teams) if told != self._told else []
+        records = load_records.teams_refused(teams, at=self._parts()[1].now()) if told != self._told else []
         other = self._current is None or self._current.map.digest != found.loaded.map.digest
         signed_anew = (
-            found.signed is not None and self._kept is not None and found.signed.manifest != self._kept.manifest
+            found.signed is not None and self._kept is not None and found.signed.envelope != self._kept.manifest
         )
         if other or signed_anew:
-            await self._adopt(found, also=records)
+            await self._adopt(found, self._to_keep(found), also=records)
         elif records:
             await self._append(records)
-        self._seen, self._told, self.last_problem = reading.seen, told, ""
+        self._marks, self._told, self.last_problem = reading.marks, told, ""
         self.teams_refused = frozenset(teams)
         self._metrics.scope_map_refused(refused=False, teams=len(teams))
         if records:
             self._metrics.scope_map_load_failure()
-            log.error("files of teams refused; their last good ones stay", teams=sorted(teams))
+            problems = "\n".join(str(problem) for team in sorted(teams) for problem in teams[team][:SAID])
+            log.error("files of teams refused; their last good ones stay", teams=sorted(teams), problem=problems)
 
-    async def _adopt(self, found: Candidate, *, came_from: str = "files", also: list[Record] | None = None) -> None:
+    def _to_keep(self, found: Candidate) -> KeptMap:
+        _, clock = self._parts()
+        signed = found.signed
+        return KeptMap(
+            root=self._source.path.name,
+            contents=found.loaded.contents,
+            digest=found.loaded.map.digest,
+            generation=0,  # known in the transaction
+            loaded_at=clock.now(),
+            serial=signed.seen.serial if signed else 0,
+            manifest_digest=signed.seen.digest if signed else "",
+            signers=tuple(sorted(signed.signers)) if signed else (),
+            manifest=signed.envelope if signed else b"",
+        )
+
+    async def _adopt(
+        self, found: Candidate, to_keep: KeptMap, *, came_from: str = "files", also: Sequence[Record] = ()
+    ) -> None:
+        """Into force, in one transaction with the generation, the copy that is kept and the journal."""
         store, clock = self._parts()
         new, signed, old = found.loaded.map, found.signed, self._current
         other = old is None or old.map.digest != new.digest
-        plan = await self._plan(new)
+        plan = await asyncio.to_thread(self._describe, self._old_map, new)
         at = clock.now()
 
         def operation(tx: Tx) -> KeptMap:
-            kept = KeptMap(
-                root=self._source.path.name,
-                contents=found.loaded.contents,
-                digest=new.digest,
-                generation=tx.raise_generation() if other else tx.control().policy_generation,
-                loaded_at=at,
-                serial=signed.serial if signed else 0,
-                signers=signed.signers if signed else (),
-                manifest=signed.manifest if signed else b"",
-            )
+            generation = tx.raise_generation() if other else tx.control().policy_generation
+            kept = replace(to_keep, generation=generation)
             tx.keep_map(kept)
-            tx.append(_loaded(new, kept, came_from=came_from, plan=plan))
-            for record in also or ():
+            tx.append(load_records.loaded(new, kept, at=at, came_from=came_from, plan=plan))
+            for record in also:
                 tx.append(record)
             return kept
 
         self._kept = kept = await store.write(operation)
-        self._highest_serial = max(self._highest_serial, kept.serial)
+        self._newest = signed.seen if signed else self._newest
         if not other:
             return
         self._current = Policy(map=new, generation=kept.generation)  # only now: it is durable
+        self._before = None
         self.adopted.set()
         self._metrics.policy_generation(kept.generation)
         log.info("scope map in force", digest=new.digest, generation=kept.generation, grants=len(new.grants))
 
-    async def _plan(self, new: ScopeMap) -> JsonValue:
-        """What it changes: at a start, against the map that was in force before."""
-        old = self._current.map if self._current else None
-        if old is None and self._kept is not None and self._kept.digest != new.digest:
-            before = await self._kept_candidate()
-            old = before.loaded.map if before else None
-        elif old is None and self._kept is not None:
-            old = new
-        return await asyncio.to_thread(self._describe, old, new)
+    @property
+    def _old_map(self) -> ScopeMap | None:
+        """The map in force; at a start, the one that was."""
+        if self._current is not None:
+            return self._current.map
+        return self._before.loaded.map if self._before else None
 
-    async def _kept_candidate(self) -> Candidate | None:
+    def _good_kept(self) -> Candidate | None:
         """None when nothing is kept, or what is kept is good no more."""
         if self._kept is None:
             return None
         try:
-            return await asyncio.to_thread(self._source.of_kept, self._kept)
+            return self._source.of_kept(self._kept)
         except ScopeMapError as error:
             log.warning("the scope map that the database keeps is no good today", problem=str(error))
             return None
@@ -242,25 +254,11 @@ class Policies:
         self.last_problem = str(error)
         self._metrics.scope_map_refused(refused=True)  # also when it cannot be journalled
         log.error("scope map refused; the last good one stays", problem=self.last_problem)
-        told = ("map", reading.seen, self.last_problem)
+        told = ("map", reading.marks, self.last_problem)
         if told != self._told:
-            data = {"file": str(self._source.path), **_said(error.problems)}
-            await self._append(
-                [
-                    Record(kind=Kind.POLICY_REFUSED, at=clock.now(), data=data),
-                    Record(kind=Kind.ALERT, at=clock.now(), reason="SCOPE_MAP_REFUSED", data=data),
-                ]
-            )
+            await self._append(load_records.refused(self._source.path, error.problems, at=clock.now()))
             self._metrics.scope_map_load_failure()
-        self._seen, self._told = reading.seen, told
-
-    def _team_records(self, teams: Mapping[str, tuple[Problem, ...]]) -> list[Record]:
-        _, clock = self._parts()
-        return [
-            Record(kind=kind, at=clock.now(), reason="TEAM_FILE_REFUSED", data={"team": team, **_said(problems)})
-            for team, problems in sorted(teams.items())
-            for kind in (Kind.POLICY_REFUSED, Kind.ALERT)
-        ]
+        self._marks, self._told = reading.marks, told
 
     async def _append(self, records: list[Record]) -> None:
         store, _ = self._parts()
@@ -275,21 +273,3 @@ class Policies:
         if self._store is None or self._clock is None:
             raise RuntimeError("load_initial comes first")
         return self._store, self._clock
-
-
-def _said(problems: tuple[Problem, ...]) -> dict[str, JsonValue]:
-    return {"problems": [str(problem) for problem in problems[:_JOURNALLED]], "count": len(problems)}
-
-
-def _loaded(new: ScopeMap, kept: KeptMap, *, came_from: str, plan: JsonValue) -> Record:
-    data = {
-        "file": new.file,
-        "digest": kept.digest,
-        "generation": kept.generation,
-        "grants": len(new.grants),
-        "from": came_from,
-        "plan": plan,
-    }
-    if kept.manifest:
-        data |= {"serial": kept.serial, "signers": list(kept.signers)}
-    return Record(kind=Kind.POLICY_LOADED, at=kept.loaded_at, data=data)

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from broker.log import get_logger
 from broker.model import ScopeKind
 from broker.policy.files import Files, Folder, Memory, NotTrusted
 from broker.policy.load import Loaded, load_files
 from broker.policy.problems import Problem, ScopeMapError
+from broker.policy.scope_map import ScopeMap
+from broker.policy.signed import Signed, Verifier
+from broker.policy.signing import Seen
 from broker.store.base import KeptMap
 
 log = get_logger(__name__)
 
-Seen: TypeAlias = Mapping[str, str]  # name → SHA-256 of what was read, or why it could not be
+Marks: TypeAlias = Mapping[str, str]  # name → SHA-256 of what was read, or why it could not be
 _LINKS = 40  # followed in one path, as Linux does
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Signed:
-    """What a manifest vouches for."""
-
-    files: Files  # gives what the manifest names, with the digest that it names, and nothing else
-    serial: int
-    signers: tuple[str, ...]
-    manifest: bytes
-
-
-class Verifier(Protocol):
-    """Checks signed maps."""
-
-    manifest: str  # its file, named as the map's others
-
-    def check(self, files: Files, root: str, *, now: datetime, highest_serial: int) -> Signed:
-        """Raises ScopeMapError: not signed, not by enough, for another place, past its time, or older than one before."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +38,7 @@ class Candidate:
 class Reading:
     """One reading of all files, and what came of it."""
 
-    seen: Seen
+    marks: Marks
     result: Candidate | ScopeMapError
 
 
@@ -69,44 +52,58 @@ class Source:
     trust_domain: str | None = None
     verifier: Verifier | None = None
 
-    def read(self, *, kept: Mapping[str, bytes] | None, now: datetime, highest_serial: int) -> Reading:
+    def read(
+        self, *, kept: Mapping[str, bytes] | None, now: datetime, seen: Seen | None, old: ScopeMap | None
+    ) -> Reading:
         """Read and compile, each file once. Whatever goes wrong is a refusal (I7); seconds for a map near the size limit.
 
-        `kept`: the contents in force, for teams whose new file is bad. Signed maps are all or nothing.
+        `kept`: the contents in force, for teams whose new file is bad; None: then all is refused, as a signed map always is.
+        `seen`: the newest manifest that was ever in force. `old`: the map in force.
         """
         files = _Noted(files=self._folder)
         result: Candidate | ScopeMapError
         try:
-            result = self._candidate(files, kept=kept, now=now, highest_serial=highest_serial)
+            result = self._candidate(files, self.path.name, kept=kept, now=now, seen=seen)
+            if self.verifier is not None and result.signed is not None:
+                self.verifier.must_allow(result.signed, old=old, new=result.loaded.map)
         except ScopeMapError as error:
             result = error
         except Exception:  # a mistake of ours must not end the watch, nor let a half-made map in
             log.exception("a scope map could not be read")
             result = self.refusal("could not be read, by a mistake of ours; the log has the rest")
-        return Reading(seen=files.seen, result=result)
+        return Reading(marks=files.marks, result=result)
 
-    def unchanged(self, seen: Seen) -> bool:
+    def load(self, now: datetime) -> Loaded:
+        """For tools: every file must be good. Whether its signers suffice for what it widens, only the daemon can tell.
+
+        Raises ScopeMapError.
+        """
+        return self._candidate(self._folder, self.path.name, kept=None, now=now, seen=None).loaded
+
+    def unchanged(self, marks: Marks) -> bool:
         """Do all of these files still hold what they held?"""
         files = _Noted(files=self._folder)
-        for name in seen:
+        for name in marks:
             files.look(name)
-        return files.seen == seen
+        return files.marks == marks
 
     def of_kept(self, kept: KeptMap) -> Candidate:
         """The last good map, by today's kinds, keys, environment and trust domain. Raises ScopeMapError.
 
-        Its manifest had not run out when it was taken into force: that it has by now ends nothing that is in force.
+        Its manifest had not run out when it was taken into force: that it has by now ends nothing that is in force. A team
+        that had no good file then has none now.
         """
         contents = dict(kept.contents)
         if self.verifier is not None and kept.manifest:
             contents[self.verifier.manifest] = kept.manifest
-        files = Memory(contents=contents, label="kept:")
-        return self._candidate(files, kept=None, now=kept.loaded_at, highest_serial=kept.serial, root=kept.root)
+        return self._candidate(
+            Memory(contents=contents, label="kept:"), kept.root, kept={}, now=kept.loaded_at, seen=None
+        )
 
-    def folders(self, seen: Seen) -> frozenset[Path]:
+    def folders(self, names: Collection[str]) -> frozenset[Path]:
         """Where something happens when one of these files changes, also behind links (Kubernetes swaps `..data`)."""
         found: set[Path] = set()
-        for name in {self.path.name, *seen}:
+        for name in {self.path.name, *names}:
             found |= _folders(self.path.parent / name)
         return frozenset(folder for folder in found if folder.is_dir())
 
@@ -119,18 +116,9 @@ class Source:
         return Folder(path=self.path.parent, guarded=True)
 
     def _candidate(
-        self,
-        files: Files,
-        *,
-        kept: Mapping[str, bytes] | None,
-        now: datetime,
-        highest_serial: int,
-        root: str = "",
+        self, files: Files, root: str, *, kept: Mapping[str, bytes] | None, now: datetime, seen: Seen | None
     ) -> Candidate:
-        root = root or self.path.name
-        signed = None
-        if self.verifier is not None:
-            signed = self.verifier.check(files, root, now=now, highest_serial=highest_serial)
+        signed = self.verifier.check(files, root, now=now, seen=seen) if self.verifier is not None else None
         loaded = load_files(
             signed.files if signed else files,
             root,
@@ -147,7 +135,7 @@ class _Noted:
     """Reads through, once for each name, and notes what came of it."""
 
     files: Files
-    seen: dict[str, str] = field(default_factory=dict)
+    marks: dict[str, str] = field(default_factory=dict)
     _found: dict[str, bytes | OSError] = field(default_factory=dict)
 
     def read(self, name: str) -> bytes:
@@ -161,7 +149,7 @@ class _Noted:
 
     def look(self, name: str) -> None:
         """Note it, whatever comes of it."""
-        self.seen[name] = _mark(self._read(name))
+        self.marks[name] = _mark(self._read(name))
 
     def shown(self, name: str) -> str:
         """As `Files`."""
@@ -172,7 +160,7 @@ class _Noted:
             found: bytes | OSError = self.files.read(name)
         except OSError as error:
             found = error
-        self.seen[name] = _mark(found)
+        self.marks[name] = _mark(found)
         return found
 
 

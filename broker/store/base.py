@@ -32,6 +32,7 @@ class Control:
     frozen: bool
     anchored: bool = False  # the journal's head was written to a file elsewhere
     map_serial: int = 0  # the highest of any scope map's manifest that was in force
+    map_manifest: str = ""  # the digest of that manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +108,9 @@ class KeptMap:
     generation: int
     loaded_at: datetime
     serial: int = 0  # of its manifest; 0 = not signed
+    manifest_digest: str = ""
     signers: tuple[str, ...] = ()
-    manifest: bytes = b""
+    manifest: bytes = b""  # with its signatures
 
 
 class Tx(Protocol):
@@ -127,7 +129,7 @@ class Tx(Protocol):
     def set_anchored(self) -> None: ...
 
     def keep_map(self, kept: KeptMap) -> None:
-        """In the place of the one before; `map_serial` rises to its serial, and never falls."""
+        """In the place of the one before; `map_serial` rises to its serial with its digest, and never falls."""
         ...
 
     def kept_map(self) -> KeptMap | None: ...

@@ -15,9 +15,8 @@ from broker.errors import ConfigError
 from broker.keyring import Keyring
 from broker.leases import recovery
 from broker.model import Lease
-from broker.policy.files import Folder
-from broker.policy.load import load_files
 from broker.policy.scope_map import ScopeMap
+from broker.policy.source import Source
 from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Provider, Remarks
 from broker.providers.vault.needs import needs_of
 from broker.providers.vault.provision import Plan, clashes, plan_of
@@ -35,15 +34,15 @@ async def _nobody(_provider: str) -> frozenset[str]:
 
 
 def scope_map(config: Config) -> ScopeMap:
-    """As a start would take it. Raises ScopeMapError."""
-    file = config.scopes.file
-    return load_files(
-        Folder(path=file.parent, guarded=True),
-        file.name,
-        adapters.scope_kinds(config),
+    """The one that the config names, signed where it must be, every file good. Raises ConfigError, ScopeMapError."""
+    source = Source(
+        path=config.scopes.file,
+        kinds=adapters.scope_kinds(config),
         environment=config.environment,
         trust_domain=config.trust_domain,
-    ).map
+        verifier=adapters.map_verifier(config),
+    )
+    return source.load(SystemClock().now()).map
 
 
 def declared_scopes(config: Config) -> dict[str, list[DeclaredScope]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import methodcaller
 from typing import Any, Never
 
 import pytest
@@ -19,6 +20,7 @@ def kept(**changes: Any) -> KeptMap:
         "generation": 3,
         "loaded_at": NOW,
         "serial": 7,
+        "manifest_digest": "7",
         "signers": ("alice", "bob"),
         "manifest": b"{}",
     }
@@ -46,8 +48,10 @@ async def test_another_map_takes_its_place_with_all_of_its_files(store: Store) -
 
 async def test_the_highest_serial_outlives_an_unsigned_map(store: Store) -> None:
     for serial in (7, 0, 3):
-        await store.write(lambda tx, serial=serial: tx.keep_map(kept(serial=serial)))  # type: ignore[misc]  # the default
-        assert (await store.read(lambda tx: tx.control())).map_serial == 7
+        signed = kept(serial=serial, manifest_digest=str(serial))
+        await store.write(methodcaller("keep_map", signed))
+        control = await store.read(lambda tx: tx.control())
+        assert (control.map_serial, control.map_manifest) == (7, "7")
 
 
 async def test_what_is_undone_leaves_the_map_before(store: Store) -> None:

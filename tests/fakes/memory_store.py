@@ -108,7 +108,8 @@ class MemoryTx:
         state = self._w()
         _aware(kept.loaded_at)
         state.kept["map"] = replace(kept, contents=dict(kept.contents))
-        state.control = replace(state.control, map_serial=max(state.control.map_serial, kept.serial))
+        if kept.serial > state.control.map_serial:
+            state.control = replace(state.control, map_serial=kept.serial, map_manifest=kept.manifest_digest)
 
     def kept_map(self) -> KeptMap | None:
         return self._state.kept.get("map")

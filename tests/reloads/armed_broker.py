@@ -65,7 +65,7 @@ def no_settle() -> None:
     """One reading is enough."""
 
     async def settled(self: Any) -> Any:
-        return await asyncio.to_thread(self._read, self._clock.now())
+        return await asyncio.to_thread(self._read, self._clock.now(), None)
 
     setattr(Policies, "_settled", settled)  # noqa: B010
 

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from broker.errors import StoreError
 from broker.metrics import Metrics
-from broker.model import ScopeKind
 from broker.policy import source
 from broker.policy.decision import Allowed
-from broker.policy.files import Files, Memory
+from broker.policy.files import Memory
 from broker.policy.holder import Policies
 from broker.policy.load import Loaded, load_files
-from broker.policy.problems import Problem, ScopeMapError
-from broker.policy.source import Signed
+from broker.policy.problems import ScopeMapError
+from broker.policy.scope_map import ScopeMap
+from broker.policy.signed import Manifests
+from broker.policy.signing import Manifest, add_signature, digests, sign
 from broker.store.base import Store, tail
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import START, FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.policy.kinds import KINDS
-from tests.unit.policy.maps import BASE, allowed, ask, denied
+from tests.unit.policy.maps import BASE, DOMAIN, allowed, ask, denied
+from tests.unit.policy.signing.people import ALICE, BOB, KEYS, MALLORY
 
 GOOD = BASE + "grants:\n  nightly: {workloads: [load], workflows: [etl], scopes: [orders, lake]}\n"
 DENYING = GOOD + "denies:\n  never-lake: {scopes: [lake]}\n"
@@ -98,6 +101,14 @@ async def test_i7_with_a_bad_map_a_restart_goes_on_with_the_kept_one(path: Path,
     put(path, GOOD)
     assert await policies.look()
     assert (sample(metrics, "refused"), policies.last_problem, policies.generation) == (0, "", 2)
+
+
+async def test_the_kept_map_is_found_under_its_own_name_however_often(path: Path, store: MemoryStore) -> None:
+    await started(path, store)
+    for _ in range(2):
+        policies = await started(path.with_name("another.yaml"), store)  # which is not there
+        assert allowed(policies.map, ask("lake"))
+        assert "another.yaml:1:1: does not exist" in policies.last_problem
 
 
 @pytest.mark.parametrize(
@@ -243,115 +254,168 @@ async def test_i7_files_that_never_rest_are_refused(
 # --- teams
 
 
-class Teams:
-    """`load_files` as it is once teams are there: a bad one keeps its last good file."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(source, "load_files", self)
-
-    def __call__(
-        self,
-        files: Files,
-        root: str,
-        kinds: Mapping[str, ScopeKind],
-        *,
-        environment: str | None = None,
-        trust_domain: str | None = None,
-        kept: Mapping[str, bytes] | None = None,
-    ) -> Loaded:
-        team = files.read("team.yaml")
-        refused: dict[str, tuple[Problem, ...]] = {}
-        if b"bad" in team:
-            refused = {"payments": (Problem(file="team.yaml", line=1, column=1, message="bad"),)}
-            if kept is None:
-                raise ScopeMapError(refused["payments"])
-            team = kept["team.yaml"]
-        contents = {root: files.read(root) + team}
-        whole = load_files(Memory(contents=contents), root, kinds, environment=environment, trust_domain=trust_domain)
-        return Loaded(map=whole.map, contents={root: files.read(root), "team.yaml": team}, refused=refused)
+TEAM = "version: 1\ngrants:\n  pay: {workloads: [plain], workflows: ['*'], scopes: [payments-x]}\nscopes:\n  payments-x: {fake: {role: payments-x}, tier: low}\n"
+WITH_TEAM = (
+    GOOD + "teams:\n  payments: {path: team.yaml, scopes_prefix: payments-, max_tier: low, workloads: [plain]}\n"
+)
 
 
-async def test_a_team_s_bad_file_keeps_its_last_good_one_and_is_told_once(
-    path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Teams(monkeypatch)
+async def test_a_team_s_bad_file_keeps_its_last_good_one_and_is_told_once(path: Path, store: MemoryStore) -> None:
     team = path.with_name("team.yaml")
-    team.write_text("# good\n")
+    put(path, WITH_TEAM)
+    put(team, TEAM)
     metrics = Metrics()
     policies = await started(path, store, metrics=metrics)
-    team.write_text("# bad\n")
+    paid = ask("payments-x", agent=f"spiffe://{DOMAIN}/plain")
+    assert allowed(policies.map, paid)
+    put(team, TEAM + "typo: 1\n")
     assert [await policies.look(), await policies.look()] == [True, False]
     assert (policies.generation, policies.last_problem, policies.teams_refused) == (1, "", frozenset({"payments"}))
     assert (sample(metrics, "refused"), sample(metrics, "teams_refused")) == (0, 1)
     assert (await kinds(store))[1:] == ["POLICY_REFUSED", "ALERT"]
 
-    put(path, DENYING)  # the rest goes on
+    put(path, WITH_TEAM + "denies:\n  never-lake: {scopes: [lake]}\n")  # the rest goes on
     assert await policies.look()
     assert denied(policies.map, ask("lake"))
+    assert allowed(policies.map, paid)
     assert (await kinds(store))[3:] == ["POLICY_LOADED"]
     kept = await store.read(lambda tx: tx.kept_map())
     assert kept is not None
-    assert kept.contents["team.yaml"] == b"# good\n"
+    assert kept.contents["team.yaml"] == TEAM.encode()
 
     again = await started(path, store)  # also after a restart
     assert again.teams_refused == {"payments"}
-    team.write_text("# good\n")
+    assert allowed(again.map, paid)
+    put(team, TEAM)
     assert await policies.look()
     assert sample(metrics, "teams_refused") == 0
+
+
+async def test_a_team_s_bad_file_keeps_nobody_else_from_a_first_start(path: Path, store: MemoryStore) -> None:
+    put(path, WITH_TEAM)
+    policies = await started(path, store)
+    assert policies.teams_refused == {"payments"}
+    assert allowed(policies.map, ask("lake"))
+    put(path, BAD)  # and what is kept then is good without that team, too
+    again = await started(path, store)
+    assert allowed(again.map, ask("lake"))
 
 
 # --- signed maps
 
 
-class Signs:
-    """A `Verifier`: the manifest's text is `serial:signer`."""
+def signed(path: Path, serial: int, *signers: CryptoSigner, **changes: Any) -> None:
+    """The map as it is on disk, signed."""
+    manifest = Manifest(
+        environment="prod",
+        trust_domain=DOMAIN,
+        serial=serial,
+        expires=changes.get("expires", START + timedelta(days=30)),
+        root="map.yaml",
+        files=digests({"map.yaml": path.read_bytes()}),
+    )
+    envelope = sign(manifest, signers[0])
+    for signer in signers[1:]:
+        envelope = add_signature(envelope, signer)
+    path.with_name("manifest").write_bytes(envelope)
 
-    manifest = "manifest"
 
-    def check(self, files: Files, root: str, *, now: datetime, highest_serial: int) -> Signed:
-        try:
-            raw = files.read(self.manifest)
-        except OSError:
-            raise ScopeMapError([Problem(file=self.manifest, line=1, column=1, message="not signed")]) from None
-        serial, signer = raw.decode().split(":")
-        if int(serial) < highest_serial:
-            raise ScopeMapError([Problem(file=self.manifest, line=1, column=1, message="older than one before")])
-        return Signed(files=files, serial=int(serial), signers=(signer,), manifest=raw)
+def manifests(**changes: Any) -> Manifests:
+    fields: dict[str, Any] = {"threshold": 1, "threshold_high": 2, "environment": "prod", "trust_domain": DOMAIN}
+    return Manifests(manifest="manifest", keys=KEYS, **(fields | changes))
 
 
 async def test_serial_and_signers_are_journalled_and_kept(path: Path, store: MemoryStore) -> None:
-    manifest = path.with_name("manifest")
-    manifest.write_text("4:alice")
-    policies = await started(path, store, verifier=Signs())
+    signed(path, 4, ALICE, BOB)
+    policies = await started(path, store, verifier=manifests())
     loaded = (await journal(store))[-1]["data"]
-    assert (loaded["serial"], loaded["signers"]) == (4, ["alice"])
+    assert (loaded["serial"], loaded["signers"]) == (4, ["alice", "bob"])
 
-    manifest.write_text("5:bob")  # the same map, signed anew: no other generation, and no way back
+    signed(path, 5, BOB)  # the same map, signed anew: no other generation, and no way back
     assert await policies.look()
     assert policies.generation == 1
     assert (await store.read(lambda tx: tx.control())).map_serial == 5
     assert (await journal(store))[-1]["data"]["signers"] == ["bob"]
-    manifest.write_text("4:alice")
+    signed(path, 4, ALICE, BOB)
     assert not await policies.reload()
-    assert "older" in policies.last_problem
+    assert "older than one" in policies.last_problem
+
+
+async def test_what_is_not_signed_or_not_so_is_refused(path: Path, store: MemoryStore) -> None:
+    signed(path, 4, ALICE, BOB)
+    policies = await started(path, store, verifier=manifests())
+    before = policies.current
+    put(path, DENYING)
+    assert await policies.look()
+    assert "is not the file that was signed" in policies.last_problem
+    signed(path, 5, MALLORY)
+    assert await policies.look()
+    assert "signed by fewer of the keys" in policies.last_problem
+    signed(path, 5, ALICE, BOB, expires=START)
+    assert await policies.look()
+    assert "expired" in policies.last_problem
+    path.with_name("manifest").unlink()
+    assert await policies.look()
+    assert "its manifest does not exist" in policies.last_problem
+    assert policies.current is before
+    signed(path, 5, ALICE, BOB)
+    assert await policies.look()
+    assert denied(policies.map, ask("lake"))
+
+
+async def test_what_may_widen_high_needs_more_signers(path: Path, store: MemoryStore) -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    def widens(old: ScopeMap | None, new: ScopeMap) -> bool:
+        asked.append((old is not None, bool(new.denies)))
+        return not new.denies
+
+    signed(path, 1, ALICE, BOB)
+    policies = await started(path, store, verifier=manifests(widens_high=widens))
+    put(path, DENYING)
+    signed(path, 2, ALICE)
+    assert await policies.look()
+    assert policies.last_problem == ""
+    put(path, GOOD)
+    signed(path, 3, ALICE)
+    assert await policies.look()
+    assert "2 must have signed it, and alice did" in policies.last_problem
+    with pytest.raises(AssertionError):  # at a start it is held against the map that was in force
+        allowed((await started(path, store, verifier=manifests(widens_high=widens))).map, ask("lake"))
+    assert asked == [(True, True), (True, False), (True, False)]
 
 
 async def test_an_older_serial_is_refused_after_a_restart_and_the_kept_map_is_used(
     path: Path, store: MemoryStore
 ) -> None:
-    manifest = path.with_name("manifest")
-    manifest.write_text("5:bob")
-    await started(path, store, verifier=Signs())
+    signed(path, 5, ALICE, BOB)
+    await started(path, store, verifier=manifests())
     put(path, DENYING)
-    manifest.write_text("4:alice")
-    policies = await started(path, store, verifier=Signs())
-    assert "older" in policies.last_problem
+    signed(path, 4, ALICE, BOB)
+    policies = await started(path, store, verifier=manifests())
+    assert "older than one" in policies.last_problem
     assert allowed(policies.map, ask("lake"))  # the kept one
+
+
+async def test_a_kept_map_whose_manifest_has_run_out_since_goes_on(path: Path, store: MemoryStore) -> None:
+    signed(path, 5, ALICE, BOB, expires=START + timedelta(hours=1))
+    await started(path, store, verifier=manifests())
+    later = FakeClock(START + timedelta(hours=2))
+    policies = Policies(path, KINDS, settle=0, verifier=manifests())
+    await policies.load_initial(store, later)
+    assert "expired" in policies.last_problem
+    assert allowed(policies.map, ask("lake"))
+    again = Policies(path, KINDS, settle=0, verifier=manifests())
+    await again.load_initial(store, later)
+    assert allowed(again.map, ask("lake"))
+    other = Policies(path, KINDS, settle=0, verifier=manifests(threshold=1, threshold_high=1, trust_domain="x"))
+    with pytest.raises(ScopeMapError):
+        await other.load_initial(store, later)
 
 
 async def test_i7_once_maps_must_be_signed_an_unsigned_kept_one_is_worth_nothing(
     path: Path, store: MemoryStore
 ) -> None:
     await started(path, store)
-    with pytest.raises(ScopeMapError, match="not signed"):
-        await started(path, store, verifier=Signs())
+    with pytest.raises(ScopeMapError, match="must be signed"):
+        await started(path, store, verifier=manifests())

@@ -121,7 +121,7 @@ def test_every_link_on_the_way_is_watched(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("scopes")
     source = Source(path=tmp_path / "a" / "scopes.yaml", kinds=KINDS)
     (tmp_path / "teams").mkdir()
-    assert source.folders({"../teams/pay.yaml": "", "../gone/x.yaml": ""}) == {
+    assert source.folders(["../teams/pay.yaml", "../gone/x.yaml"]) == {
         tmp_path,  # the link `a`
         volume.folder,  # the links `scopes.yaml` and `..data`
         volume.folder / volume.version,
@@ -132,7 +132,7 @@ def test_every_link_on_the_way_is_watched(tmp_path: Path) -> None:
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    assert Source(path=tmp_path / "a", kinds=KINDS).folders({}) == {tmp_path}
+    assert Source(path=tmp_path / "a", kinds=KINDS).folders([]) == {tmp_path}
 
 
 async def test_a_file_system_without_events_is_polled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

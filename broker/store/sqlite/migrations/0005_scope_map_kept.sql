@@ -6,8 +6,9 @@ CREATE TABLE kept_map (
     generation INTEGER NOT NULL,
     loaded_at INTEGER NOT NULL,
     serial INTEGER NOT NULL, -- of its manifest; 0 = not signed
+    manifest_digest TEXT NOT NULL,
     signers TEXT NOT NULL,
-    manifest BLOB NOT NULL
+    manifest BLOB NOT NULL -- with its signatures
 ) STRICT;
 
 CREATE TABLE kept_files (
@@ -17,6 +18,7 @@ CREATE TABLE kept_files (
 
 -- Of all manifests that were ever in force: an older one is a replay, also after an unsigned map.
 ALTER TABLE control ADD COLUMN map_serial INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE control ADD COLUMN map_manifest TEXT NOT NULL DEFAULT ''; -- its digest
 
 -- After each new map the leases of tier high are asked about first.
 CREATE INDEX leases_live_high ON leases (state) WHERE tier = 'high' AND state IN ('INTENT', 'IN_DOUBT', 'ACTIVE');

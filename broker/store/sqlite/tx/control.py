@@ -27,6 +27,7 @@ class ControlArea(JournalArea):
             frozen=bool(row["frozen"]),
             anchored=bool(row["anchored"]),
             map_serial=row["map_serial"],
+            map_manifest=row["map_manifest"],
         )
 
     def add_key_fingerprint(self, kid: str, fingerprint: str) -> None:
@@ -48,7 +49,7 @@ class ControlArea(JournalArea):
 
     def keep_map(self, kept: KeptMap) -> None:
         self._db.run(_SQL["keep_map"], KEPT_MAP.row(kept))
-        self._db.run(_SQL["raise_map_serial"], {"serial": kept.serial})
+        self._db.run(_SQL["raise_map_serial"], {"serial": kept.serial, "digest": kept.manifest_digest})
         self._db.run(_SQL["forget_files"])
         for name, content in kept.contents.items():
             self._db.run(_SQL["keep_file"], {"name": name, "content": content})
