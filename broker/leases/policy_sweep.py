@@ -14,9 +14,10 @@ from typing import Any
 
 from broker.errors import StoreError
 from broker.leases import moves
-from broker.leases.committing import SWAP_WAIT, still_gives
+from broker.leases.committing import SWAP_WAIT
 from broker.leases.core import Core, PolicyMoved
 from broker.leases.epoch import EpochLost
+from broker.leases.standing import question, still_given
 from broker.log import get_logger
 from broker.model import EndReason, Lease, LeaseState
 from broker.policy.decision import Denial, Denied
@@ -132,14 +133,13 @@ class PolicySweep:
 
     def _gone(self, tx: Tx, leases: Sequence[Lease]) -> Iterator[_Gone]:
         """On the reader's thread, by the map of the moment; whether that is still the one is seen where they are ended."""
-        core = self._core
+        scope_map, now = self._core.policies.map, self._core.clock.now()
         for lease in leases:
             step = tx.step(lease.step_id)
             if step is None:  # no lease without one; if it were, nobody could say what it is for
                 yield _Gone(lease=lease, denied=True)
-                continue
-            decision = core.decide(step.key, lease.scope, step=step)
-            if not still_gives(decision, lease):
+            elif not still_given(scope_map, step, lease, now):
+                decision = scope_map.decide(question(scope_map, step, lease.scope, address=lease.address, now=now))
                 denied = isinstance(decision, Denied) and decision.reason is Denial.DENY_RULE
                 yield _Gone(lease=lease, denied=denied)
 
