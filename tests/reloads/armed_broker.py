@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from broker.__main__ import main
@@ -35,8 +36,8 @@ def no_generation() -> None:
     """The intent's transaction does not ask whether the map decided with is still the one."""
     original: Any = Issuing._must_be_possible
 
-    def possible(self: Any, tx: Any, *asked: Any) -> Any:
-        return original(self, tx, *asked[:-1], tx.control().policy_generation)
+    def possible(self: Any, tx: Any, agent: Any, step: Any, granted: Any) -> Any:
+        return original(self, tx, agent, step, replace(granted, generation=tx.control().policy_generation))
 
     setattr(Issuing, "_must_be_possible", possible)  # noqa: B010 - deliberate: this process is the mutant
 
