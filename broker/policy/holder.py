@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from broker.clock import Clock
 from broker.journal.records import Record
@@ -69,6 +70,7 @@ class Policies:
         self._store: Store | None = None
         self._clock: Clock | None = None
         self._lock = asyncio.Lock()
+        self._loads: set[asyncio.Task[bool | None]] = set()
         self._marks: Marks | None = None  # by the latest load that was carried to its end
         self._told: tuple[object, ...] = ()  # what was journalled as refused: once is enough
         self.adopted = asyncio.Event()  # set with each other map; whoever acts on it clears it
@@ -119,13 +121,11 @@ class Policies:
         Raises StoreError when it could not be journalled; then too the last good map stays.
         Unchanged files change nothing.
         """
-        # Shielded: a caller that goes away between commit and swap must not leave the map of an older
-        # generation behind, with which nothing could be minted until the next load.
-        return bool(await asyncio.shield(asyncio.ensure_future(self._load(always=True))))
+        return bool(await self._surely(self._load(always=True)))
 
     async def look(self) -> bool:
         """As `reload`, but files that hold what they held are not even read again. True when something was done."""
-        return await asyncio.shield(asyncio.ensure_future(self._load(always=False))) is not None
+        return await self._surely(self._load(always=False)) is not None
 
     def folders(self) -> frozenset[Path]:
         """Where something happens when the map changes. Blocks."""
@@ -136,6 +136,21 @@ class Policies:
         if generation > self.current.generation:
             self._current = Policy(map=self.current.map, generation=generation)
             self._metrics.policy_generation(generation)
+
+    async def _surely(self, load: Coroutine[Any, Any, bool | None]) -> bool | None:
+        """A caller that goes away between commit and swap must not leave the map of an older generation behind.
+
+        With that nothing could be minted until the next load.
+        """
+        task = asyncio.create_task(load, name="scope map load")
+        self._loads.add(task)
+        task.add_done_callback(self._loaded)
+        return await asyncio.shield(task)
+
+    def _loaded(self, task: asyncio.Task[bool | None]) -> None:
+        self._loads.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: the caller may have gone
 
     async def _load(self, *, always: bool) -> bool | None:
         """Was it good? None: nothing has changed."""

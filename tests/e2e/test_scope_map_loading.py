@@ -80,8 +80,8 @@ def test_i7_a_bad_map_stops_neither_the_daemon_nor_its_next_start(site: Site, ho
 def spoil(path: Path, how: str) -> None:
     if how == "missing":
         path.unlink()
-    elif how == "spoilt":
-        path.write_text(path.read_text() + "typo: 1\n")
+    elif how in ("spoilt", "commented"):
+        path.write_text(path.read_text() + ("typo: 1\n" if how == "spoilt" else "# something\n"))
     else:
         path.chmod(0o666)
 
@@ -93,3 +93,42 @@ def test_a_first_start_without_a_good_map_is_refused(site: Site) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 78
         assert "scopes.yaml:1:1: does not exist" in done.stdout + done.stderr
+
+
+def test_a_map_counts_only_as_it_was_signed(site: Site) -> None:
+    """Keys from the CLI, checked by the daemon; what is of tier high takes two people."""
+    deployment = site.deployment()
+    stepcred = [*deployment.argv[:-3], "scopes"]
+
+    def run(*args: str) -> None:
+        subprocess.run([*stepcred, *args], check=True, capture_output=True, timeout=30)
+
+    def sign(person: str, *new: str) -> None:
+        run("sign", str(deployment.scopes_file), "--key", f"{key[person]}.key.pem", *new)
+
+    key = {person: deployment.folder / person for person in ("alice", "bob")}
+    for prefix in key.values():
+        run("keygen", "--output", str(prefix))
+    keys = {person: f"{prefix}.pem" for person, prefix in key.items()}
+    deployment.more = {**deployment.more, "scopes": {"file": "scopes.yaml", "keys": keys}}
+    deployment.write_config()
+    new = ("--serial", "next", "--expires", "30d")
+    sign("alice", *new)
+    sign("bob")
+    check = subprocess.run(
+        [*deployment.argv[:-3], "check", *deployment.argv[-2:]], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "manifest" not in check.stdout + check.stderr
+    with deployment.daemon(), wire(deployment, deployment.agent(LOAD)) as client:
+        spoil(deployment.scopes_file, "commented")
+        wait_until(lambda: refused(deployment), within=5, what="what nobody signed")
+        sign("alice", *new)
+        wait_until(lambda: "may widen what is of tier high" in deployment.log.read_text(), within=5, what="the second")
+        assert metric(deployment, "policy_generation") == 1
+        sign("bob")
+        wait_until(lambda: metric(deployment, "policy_generation") == 2, within=5, what="what both signed")
+        handle = client.begin(new_id(), "token")
+        client.issue(handle, "token")
+        client.end(handle)
+    loaded = journal(deployment, "POLICY_LOADED")[-1]["data"]
+    assert (loaded["serial"], loaded["signers"]) == (2, ["alice", "bob"])
