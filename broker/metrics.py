@@ -95,6 +95,12 @@ class Metrics:
         self._load_failures = Counter(
             "stepcred_scope_map_load_failures", "Scope maps refused; the last good one stays", registry=registry
         )
+        self._map_refused = Gauge(
+            "stepcred_scope_map_refused", "1 while the scope map on disk is refused", registry=registry
+        )
+        self._teams_refused = Gauge(
+            "stepcred_scope_map_teams_refused", "Teams whose file on disk is refused", registry=registry
+        )
         self._rpc = Histogram(
             "stepcred_rpc_seconds", "Time to answer", ["method", "code"], buckets=_RPC_BUCKETS, registry=registry
         )
@@ -154,6 +160,12 @@ class Metrics:
 
     def scope_map_load_failure(self) -> None:
         self._load_failures.inc()
+
+    def scope_map_refused(self, *, refused: bool, teams: int = 0) -> None:
+        """How the latest load ended; a refused map leaves its teams untold."""
+        self._map_refused.set(refused)
+        if not refused:
+            self._teams_refused.set(teams)
 
     def rpc(self, method: str, code: str, took: timedelta) -> None:
         """One answered call. `method` is a name of the service's own table, never what a caller sent."""

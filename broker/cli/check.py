@@ -133,17 +133,11 @@ def _anchor(settings: Config) -> list[str]:
 
 
 def _scope_map(settings: Config) -> list[str]:
-    from broker.policy.load import load as load_map
     from broker.policy.problems import ScopeMapError
-    from broker.wiring import adapters
+    from broker.wiring import offline
 
     try:
-        scope_map = load_map(
-            settings.scopes.file,
-            adapters.scope_kinds(settings),
-            environment=settings.environment,
-            trust_domain=settings.trust_domain,
-        )
+        scope_map = offline.scope_map(settings)
     except ScopeMapError as error:
         return [str(problem) for problem in error.problems]
     configured = {name for name in ("vault", "aws") if getattr(settings, name) is not None}

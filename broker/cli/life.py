@@ -20,15 +20,8 @@ log = get_logger(__name__)
 
 async def reload(daemon: Daemon) -> None:
     """SIGHUP: scope map, trust bundle and mint keys anew; a bad file keeps the last good one and alarms (I7)."""
-    metrics = daemon.core.metrics
     try:
-        if await daemon.core.policies.reload():
-            metrics.policy_generation(daemon.core.policies.generation)
-            scope_map = daemon.core.policies.map
-            log.info("scope map in force", digest=scope_map.digest, grants=len(scope_map.grants))
-        elif daemon.core.policies.last_problem:
-            metrics.scope_map_load_failure()
-            log.error("scope map refused; the last good one stays", problem=daemon.core.policies.last_problem)
+        await daemon.core.policies.reload()
     except StoreError:
         log.exception("the scope map could not be loaded")
     try:

@@ -18,7 +18,9 @@ from broker.config.values import (
     Duration,
     KeyFile,
     Listener,
+    LooseFile,
     Name,
+    Patience,
     PublicFile,
     Rate,
     SecretFile,
@@ -29,6 +31,7 @@ from broker.config.values import (
     choice,
 )
 from broker.errors import ConfigError
+from broker.model import Tier
 from broker.process import credentials_directory
 
 SDK_DEADLINE = timedelta(seconds=15)  # of a client's call, by default: a mint that takes longer is lost to it
@@ -121,14 +124,30 @@ def _check_signers(keys: Mapping[str, Path]) -> Mapping[str, Path]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scopes:
-    """The scope map. With `keys` it must come with a manifest that they signed."""
+class Grace:
+    """How long a credential may live on when its grant has gone, by tier. A deny rule waits for nothing."""
 
-    file: PublicFile
+    low: Patience = timedelta(minutes=5)
+    elevated: Patience = timedelta(minutes=1)
+    high: Patience = timedelta(0)
+
+    def of(self, tier: Tier) -> timedelta:
+        """Of this tier."""
+        return {Tier.LOW: self.low, Tier.ELEVATED: self.elevated, Tier.HIGH: self.high}[tier]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scopes:
+    """The scope map, and how it is kept up to date. With `keys` it must come with a manifest that they signed."""
+
+    file: LooseFile  # a start with a bad one, or none, goes on with the last good map
     keys: Annotated[Mapping[Name, PublicFile], AfterValidator(_check_signers)] = field(default_factory=dict)
     threshold: Count = 1  # distinct keys
     threshold_high: Count = 2  # for a map that widens what is of tier high
-    manifest: PublicFile | None = None  # beside the map when None
+    manifest: LooseFile | None = None  # beside the map when None
+    watch: Switch = True  # look when the file system tells of a change
+    poll: Duration = timedelta(seconds=30)  # and look anyway: not every file system tells
+    grace: Grace = field(default_factory=Grace)
 
     @property
     def manifest_file(self) -> Path:

@@ -81,6 +81,11 @@ def parse_duration(value: object) -> timedelta:
     return span
 
 
+def parse_patience(value: object) -> timedelta:
+    """A duration, or `0s`: not at all."""
+    return timedelta(0) if value == "0s" else parse_duration(value)
+
+
 def parse_url(value: object) -> str:
     """Read `https://host:port`; plain http only to this machine."""
     parts = urlsplit(value if isinstance(value, str) else "")
@@ -167,6 +172,7 @@ def _state_file(value: object, info: ValidationInfo) -> Path:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Patience = Annotated[timedelta, BeforeValidator(parse_patience)]  # may be zero
 Listener = Annotated[Address, BeforeValidator(parse_address)]
 Url = Annotated[str, BeforeValidator(parse_url)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
@@ -175,6 +181,7 @@ Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]  # per second
 PublicFile = Annotated[Path, BeforeValidator(_public_file)]
+LooseFile = Annotated[Path, BeforeValidator(_path)]  # looked at by whoever reads it, at each reading
 SecretFile = Annotated[Path, BeforeValidator(_secret_file)]
 StateFile = Annotated[Path, BeforeValidator(_state_file)]  # made by the broker; may not exist yet
 KeyFile = Annotated[Path, BeforeValidator(_key_file)]  # the same, or credential:NAME

@@ -35,6 +35,13 @@ class Readiness:
             found.append("the broker has lost its right to write")
         return found
 
+    def remarks(self) -> list[str]:
+        """What keeps nobody from working and must be looked at. Without names: strangers may read it."""
+        policies = self._core.policies
+        if policies.last_problem:
+            return ["the scope map on disk is refused; the last good one is in force"]
+        return ["files of teams are refused; their last good ones are in force"] if policies.teams_refused else []
+
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Look every now and then, until the block ends."""

@@ -24,7 +24,12 @@ class HttpServer:
     """`/livez`: the event loop turns. `/readyz`: the broker can serve. `/metrics`: Prometheus text."""
 
     def __init__(
-        self, address: Address, *, registry: CollectorRegistry, not_ready: Callable[[], Sequence[str]]
+        self,
+        address: Address,
+        *,
+        registry: CollectorRegistry,
+        not_ready: Callable[[], Sequence[str]],
+        remarks: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """Make it; `start` opens the port.
 
@@ -32,10 +37,12 @@ class HttpServer:
             address: where to listen; port 0 takes a free one.
             registry: what `/metrics` shows.
             not_ready: asked on each `/readyz`; what keeps the broker from serving, as constant texts. Quick, no I/O.
+            remarks: the same, of what an operator must look at while it serves.
         """
         self._address = address
         self._registry = registry
         self._not_ready = not_ready
+        self._remarks = remarks
         app = web.Application()
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -60,11 +67,12 @@ class HttpServer:
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         try:
-            problems = list(self._not_ready())
+            problems, remarks = list(self._not_ready()), list(self._remarks())
         except Exception:  # a check that fails is an answer too: not ready
             log.exception("readiness check failed")
-            problems = ["the readiness check itself failed; see the log"]
-        return web.json_response({"ready": not problems, "problems": problems}, status=503 if problems else 200)
+            problems, remarks = ["the readiness check itself failed; see the log"], []
+        body = {"ready": not problems, "problems": problems} | ({"remarks": remarks} if remarks else {})
+        return web.json_response(body, status=503 if problems else 200)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from broker.clock import Clock
-from broker.config import Timings
+from broker.config import Grace, Timings
 from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.guard.guard import Guard
 from broker.journal.records import Kind, Record
@@ -77,6 +77,7 @@ class Core:
     providers: Mapping[str, Provider]
     epoch: EpochKeeper
     metrics: Metrics
+    grace: Grace = field(default_factory=Grace)
     endings: Endings = field(default_factory=Endings)
     lane: asyncio.Event = field(default_factory=asyncio.Event)  # set: the revocation lane has work
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # set: no new steps and intents

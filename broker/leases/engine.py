@@ -19,6 +19,7 @@ from broker.leases.lane import RevocationLane
 from broker.leases.minting import Minter
 from broker.leases.opening import Opening
 from broker.leases.outcomes import Outcome, wait_for_evidence
+from broker.leases.policy_sweep import PolicySweep
 from broker.leases.reaper import Reaper
 from broker.leases.refusals import Refusals
 from broker.leases.selection import Selection
@@ -59,6 +60,7 @@ class Engine:
         self._issuing = Issuing(core, self._minter)
         self._lane = RevocationLane(core)
         self._reaper = Reaper(core, self._steps)
+        self._sweep = PolicySweep(core)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -215,6 +217,7 @@ class Engine:
         self._run(self._renew_for_ever(), "epoch")
         self._run(self._lane.run(), "revocations")
         self._run(self._reaper.run(), "reaper")
+        self._run(self._sweep.run(), "policy sweep")
         self._run(self._flush_for_ever(), "refusals")
 
     async def take_up(self) -> None:

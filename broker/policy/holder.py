@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from broker.clock import Clock
-from broker.journal.records import Kind, Record
-from broker.model import ScopeKind
-from broker.policy.files import Folder
-from broker.policy.load import load_files
+from broker.journal.records import Record
+from broker.log import get_logger
+from broker.metrics import Metrics
+from broker.model import JsonValue, ScopeKind
+from broker.policy import load_records
+from broker.policy.changes import describe
+from broker.policy.load_records import SAID
 from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
-from broker.store.base import Store, Tx
+from broker.policy.signed import Verifier
+from broker.policy.signing import Seen
+from broker.policy.source import Candidate, Marks, Reading, Source
+from broker.store.base import KeptMap, Store, Tx
 
-_JOURNALLED = 20  # problems of a refused map; the first ones say enough
+log = get_logger(__name__)
+
+SETTLE = 0.2  # seconds between two readings that must be equal
+SETTLE_TRIES = 25  # readings; what never rests is refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +39,11 @@ class Policy:
 
 
 class Policies:
-    """Loads the map from its file, and again on request. Used from one event loop."""
+    """Loads the map from its files, and again on request or when they change. Used from one event loop.
+
+    A file that is just being written can be a valid, shorter and wider map, its denies cut off: what is read is believed
+    only when a second reading, `settle` seconds later, finds the same.
+    """
 
     def __init__(
         self,
@@ -37,17 +52,30 @@ class Policies:
         *,
         environment: str | None = None,
         trust_domain: str | None = None,
+        verifier: Verifier | None = None,
+        settle: float = SETTLE,
+        metrics: Metrics | None = None,
+        describe: Callable[[ScopeMap | None, ScopeMap], JsonValue] = describe,
     ) -> None:
-        self._path = path
-        self._kinds = kinds
-        self._environment = environment
-        self._trust_domain = trust_domain
+        self._source = Source(
+            path=path, kinds=kinds, environment=environment, trust_domain=trust_domain, verifier=verifier
+        )
+        self._settle = settle
+        self._metrics = metrics or Metrics()
+        self._describe = describe
         self._current: Policy | None = None
+        self._kept: KeptMap | None = None  # what the database keeps
+        self._before: Candidate | None = None  # the same at a start, when it is good today
+        self._newest: Seen | None = None  # of all manifests that were ever in force
         self._store: Store | None = None
         self._clock: Clock | None = None
         self._lock = asyncio.Lock()
-        self._error: ScopeMapError | None = None
+        self._loads: set[asyncio.Task[bool | None]] = set()
+        self._marks: Marks | None = None  # by the latest load that was carried to its end
+        self._told: tuple[object, ...] = ()  # what was journalled as refused: once is enough
+        self.adopted = asyncio.Event()  # set with each other map; whoever acts on it clears it
         self.last_problem = ""  # of the latest load, every mistake on a line; "" when it was good
+        self.teams_refused: frozenset[str] = frozenset()
 
     @property
     def current(self) -> Policy:
@@ -67,77 +95,194 @@ class Policies:
         return self.current.generation
 
     async def load_initial(self, store: Store, clock: Clock) -> None:
-        """Load at start, in the epoch that is already begun.
+        """Load at start, in the epoch that is already begun: the files, or when they are bad what the database keeps.
 
-        Raises ScopeMapError: there is no good map yet to go on with. Raises StoreError.
+        Always a new generation: by the same bytes another version of this program may decide otherwise.
+        Raises ScopeMapError: there is no good map. Raises StoreError.
         """
         self._store, self._clock = store, clock
-        if not await self._load() and self._error is not None:
-            raise self._error
+        self._kept, control = await store.read(lambda tx: (tx.kept_map(), tx.control()))
+        self._newest = Seen(serial=control.map_serial, digest=control.map_manifest) if control.map_serial else None
+        async with self._lock:
+            self._before = await asyncio.to_thread(self._good_kept)
+            reading = await self._settled()
+            if isinstance(reading.result, Candidate):
+                await self._take(reading, reading.result)
+                return
+            await self._refuse(reading, reading.result)
+            if self._before is None or self._kept is None:
+                raise reading.result
+            await self._adopt(self._before, self._kept, came_from="database")
+            log.error("the last good scope map, kept in the database, is in force", digest=self.map.digest)
 
     async def reload(self) -> bool:
         """Load again. False: the map is bad, the last good one stays, `last_problem` says why.
 
         Raises StoreError when it could not be journalled; then too the last good map stays.
-        An unchanged file changes nothing.
+        Unchanged files change nothing.
         """
-        # Shielded: a caller that goes away between commit and swap must not leave the map of an older
-        # generation behind, with which nothing could be minted until the next load.
-        return await asyncio.shield(asyncio.ensure_future(self._load()))
+        return bool(await self._surely(self._load(always=True)))
+
+    async def look(self) -> bool:
+        """As `reload`, but files that hold what they held are not even read again. True when something was done."""
+        return await self._surely(self._load(always=False)) is not None
+
+    def folders(self) -> frozenset[Path]:
+        """Where something happens when the map changes. Blocks."""
+        return self._source.folders({*(self._kept.contents if self._kept else ()), *(self._marks or ())})
 
     def generation_raised(self, generation: int) -> None:
         """Something else of this daemon (trust, deny list) raised the store's generation; the map is still ours."""
         if generation > self.current.generation:
             self._current = Policy(map=self.current.map, generation=generation)
+            self._metrics.policy_generation(generation)
 
-    async def _load(self) -> bool:
+    async def _surely(self, load: Coroutine[Any, Any, bool | None]) -> bool | None:
+        """A caller that goes away between commit and swap must not leave the map of an older generation behind.
+
+        With that nothing could be minted until the next load.
+        """
+        task = asyncio.create_task(load, name="scope map load")
+        self._loads.add(task)
+        task.add_done_callback(self._loaded)
+        return await asyncio.shield(task)
+
+    def _loaded(self, task: asyncio.Task[bool | None]) -> None:
+        self._loads.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: the caller may have gone
+
+    async def _load(self, *, always: bool) -> bool | None:
+        """Was it good? None: nothing has changed."""
         async with self._lock:
-            try:
-                # In a thread: a map near the size limit takes seconds, and heartbeats must not wait.
-                found = await asyncio.to_thread(self._read)
-            except ScopeMapError as error:
-                self._error = error
-                self.last_problem = str(error)
-                await self._journal_refusal(error)
+            if not always and self._marks is not None and await asyncio.to_thread(self._source.unchanged, self._marks):
+                return None
+            reading = await self._settled()
+            if isinstance(reading.result, ScopeMapError):
+                await self._refuse(reading, reading.result)
                 return False
-            if self._current is None or self._current.map.digest != found.digest:
-                await self._adopt(found)
-            self.last_problem = ""
+            await self._take(reading, reading.result)
             return True
 
-    def _read(self) -> ScopeMap:
-        folder = Folder(path=self._path.parent, guarded=True)
-        return load_files(
-            folder, self._path.name, self._kinds, environment=self._environment, trust_domain=self._trust_domain
-        ).map
+    async def _settled(self) -> Reading:
+        """What two readings in a row have found."""
+        _, clock = self._parts()
+        for _ in range(SETTLE_TRIES):
+            # In a thread: a map near the size limit takes seconds, and heartbeats must not wait.
+            reading = await asyncio.to_thread(self._read, clock.now(), self._old_map)
+            await clock.sleep(self._settle)
+            if await asyncio.to_thread(self._source.unchanged, reading.marks):
+                return reading
+        never = self._source.refusal("keeps changing while it is read; write it beside and move it into its place")
+        return Reading(marks={self._source.path.name: ""}, result=never)
 
-    async def _adopt(self, found: ScopeMap) -> None:
+    def _read(self, now: datetime, old: ScopeMap | None) -> Reading:
+        # Without a kept map too, a team's bad file fails alone: that team then has nothing.
+        kept = self._kept.contents if self._kept else {}
+        return self._source.read(kept=kept, now=now, seen=self._newest, old=old)
+
+    async def _take(self, reading: Reading, found: Candidate) -> None:
+        """A good map: into force if it is another one; what is new about its teams is told."""
+        teams = found.loaded.refused
+        told = ("teams", *sorted((team, *map(str, problems)) for team, problems in teams.items())) if teams else ()
+        records = load_records.teams_refused(teams, at=self._parts()[1].now()) if told != self._told else []
+        other = self._current is None or self._current.map.digest != found.loaded.map.digest
+        signed_anew = (
+            found.signed is not None and self._kept is not None and found.signed.envelope != self._kept.manifest
+        )
+        if other or signed_anew:
+            await self._adopt(found, self._to_keep(found), also=records)
+        elif records:
+            await self._append(records)
+        self._marks, self._told, self.last_problem = reading.marks, told, ""
+        self.teams_refused = frozenset(teams)
+        self._metrics.scope_map_refused(refused=False, teams=len(teams))
+        if records:
+            self._metrics.scope_map_load_failure()
+            problems = "\n".join(str(problem) for team in sorted(teams) for problem in teams[team][:SAID])
+            log.error("files of teams refused; their last good ones stay", teams=sorted(teams), problem=problems)
+
+    def _to_keep(self, found: Candidate) -> KeptMap:
+        _, clock = self._parts()
+        signed = found.signed
+        return KeptMap(
+            root=self._source.path.name,
+            contents=found.loaded.contents,
+            digest=found.loaded.map.digest,
+            generation=0,  # known in the transaction
+            loaded_at=clock.now(),
+            serial=signed.seen.serial if signed else 0,
+            manifest_digest=signed.seen.digest if signed else "",
+            signers=tuple(sorted(signed.signers)) if signed else (),
+            manifest=signed.envelope if signed else b"",
+        )
+
+    async def _adopt(
+        self, found: Candidate, to_keep: KeptMap, *, came_from: str = "files", also: Sequence[Record] = ()
+    ) -> None:
+        """Into force, in one transaction with the generation, the copy that is kept and the journal."""
         store, clock = self._parts()
+        new, signed, old = found.loaded.map, found.signed, self._current
+        other = old is None or old.map.digest != new.digest
+        plan = await asyncio.to_thread(self._describe, self._old_map, new)
+        at = clock.now()
 
-        def operation(tx: Tx) -> int:
-            generation = tx.raise_generation()
-            tx.append(
-                Record(
-                    kind=Kind.POLICY_LOADED,
-                    at=clock.now(),
-                    data={
-                        "file": found.file,
-                        "digest": found.digest,
-                        "generation": generation,
-                        "grants": len(found.grants),
-                    },
-                )
-            )
-            return generation
+        def operation(tx: Tx) -> KeptMap:
+            generation = tx.raise_generation() if other else tx.control().policy_generation
+            kept = replace(to_keep, generation=generation)
+            tx.keep_map(kept)
+            tx.append(load_records.loaded(new, kept, at=at, came_from=came_from, plan=plan))
+            for record in also:
+                tx.append(record)
+            return kept
 
-        generation = await store.write(operation)
-        self._current = Policy(map=found, generation=generation)  # only now: it is durable
+        self._kept = kept = await store.write(operation)
+        self._newest = signed.seen if signed else self._newest
+        if not other:
+            return
+        self._current = Policy(map=new, generation=kept.generation)  # only now: it is durable
+        self._before = None
+        self.adopted.set()
+        self._metrics.policy_generation(kept.generation)
+        log.info("scope map in force", digest=new.digest, generation=kept.generation, grants=len(new.grants))
 
-    async def _journal_refusal(self, error: ScopeMapError) -> None:
-        store, clock = self._parts()
-        problems = [str(problem) for problem in error.problems[:_JOURNALLED]]
-        data = {"file": str(self._path), "problems": problems, "count": len(error.problems)}
-        await store.write(lambda tx: tx.append(Record(kind=Kind.POLICY_REFUSED, at=clock.now(), data=data)))
+    @property
+    def _old_map(self) -> ScopeMap | None:
+        """The map in force; at a start, the one that was."""
+        if self._current is not None:
+            return self._current.map
+        return self._before.loaded.map if self._before else None
+
+    def _good_kept(self) -> Candidate | None:
+        """None when nothing is kept, or what is kept is good no more."""
+        if self._kept is None:
+            return None
+        try:
+            return self._source.of_kept(self._kept)
+        except ScopeMapError as error:
+            log.warning("the scope map that the database keeps is no good today", problem=str(error))
+            return None
+
+    async def _refuse(self, reading: Reading, error: ScopeMapError) -> None:
+        """Journalled and counted once; said again whenever somebody asks for a load."""
+        _, clock = self._parts()
+        self.last_problem = str(error)
+        self._metrics.scope_map_refused(refused=True)  # also when it cannot be journalled
+        log.error("scope map refused; the last good one stays", problem=self.last_problem)
+        told = ("map", reading.marks, self.last_problem)
+        if told != self._told:
+            await self._append(load_records.refused(self._source.path, error.problems, at=clock.now()))
+            self._metrics.scope_map_load_failure()
+        self._marks, self._told = reading.marks, told
+
+    async def _append(self, records: list[Record]) -> None:
+        store, _ = self._parts()
+
+        def operation(tx: Tx) -> None:
+            for record in records:
+                tx.append(record)
+
+        await store.write(operation)
 
     def _parts(self) -> tuple[Store, Clock]:
         if self._store is None or self._clock is None:

@@ -31,6 +31,8 @@ class Control:
     policy_generation: int
     frozen: bool
     anchored: bool = False  # the journal's head was written to a file elsewhere
+    map_serial: int = 0  # the highest of any scope map's manifest that was in force
+    map_manifest: str = ""  # the digest of that manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +98,21 @@ class GuardRow:
     hour_exhausted_at: Sequence[datetime] = field(default_factory=tuple)  # of the last 24 h
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptMap:
+    """The last good scope map, whole."""
+
+    root: str  # the name of its root file
+    contents: Mapping[str, bytes]  # of every file, by name
+    digest: str
+    generation: int
+    loaded_at: datetime
+    serial: int = 0  # of its manifest; 0 = not signed
+    manifest_digest: str = ""
+    signers: tuple[str, ...] = ()
+    manifest: bytes = b""  # with its signatures
+
+
 class Tx(Protocol):
     """One operation's view. Writing methods raise StoreError inside `Store.read`."""
 
@@ -110,6 +127,12 @@ class Tx(Protocol):
     def set_frozen(self, frozen: bool) -> None: ...  # noqa: FBT001 - it is the only argument
 
     def set_anchored(self) -> None: ...
+
+    def keep_map(self, kept: KeptMap) -> None:
+        """In the place of the one before; `map_serial` rises to its serial with its digest, and never falls."""
+        ...
+
+    def kept_map(self) -> KeptMap | None: ...
 
     # epoch
     def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime, at_least: int = 1) -> int:
@@ -162,6 +185,13 @@ class Tx(Protocol):
         ...
 
     def leases_in(self, *states: LeaseState) -> list[Lease]: ...
+    def lease_page(self, state: LeaseState, *, after: int, limit: int, high: bool = False) -> tuple[list[Lease], int]:
+        """Leases of a state in the order of their intents; `high`: of that tier only.
+
+        `after`: 0, then the number that came with the page before. An empty page is the end.
+        """
+        ...
+
     def known_children(self, provider: str) -> frozenset[str]:
         """What refs["children"] of this provider's leases name, of all that are not terminal."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
@@ -9,6 +10,8 @@ from broker.clock import Clock
 from broker.config import Aws, Config, Vault
 from broker.keyring import Keyring
 from broker.model import ScopeKind
+from broker.policy.signed import Manifests, Verifier
+from broker.policy.signing import load_keys
 from broker.providers.aws.scope import AwsScope
 from broker.providers.base import Provider
 from broker.providers.vault.scope import VaultScope
@@ -20,6 +23,21 @@ def scope_kinds(config: Config | None = None) -> Mapping[str, ScopeKind]:
     tomb = [config.vault.tomb_role] if config and config.vault else []
     kinds: tuple[ScopeKind, ...] = (VaultScope(tomb), AwsScope())
     return {kind.name: kind for kind in kinds}
+
+
+def map_verifier(config: Config) -> Verifier | None:
+    """Who must have signed the scope map; None when nobody must. Raises ConfigError."""
+    scopes = config.scopes
+    if not scopes.keys:
+        return None
+    return Manifests(
+        manifest=os.path.relpath(scopes.manifest_file, scopes.file.parent),
+        keys=load_keys(scopes.keys),
+        threshold=scopes.threshold,
+        threshold_high=scopes.threshold_high,
+        environment=config.environment,
+        trust_domain=config.trust_domain,
+    )
 
 
 def providers(

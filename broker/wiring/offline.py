@@ -15,7 +15,8 @@ from broker.errors import ConfigError
 from broker.keyring import Keyring
 from broker.leases import recovery
 from broker.model import Lease
-from broker.policy.load import load
+from broker.policy.scope_map import ScopeMap
+from broker.policy.source import Source
 from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Provider, Remarks
 from broker.providers.vault.needs import needs_of
 from broker.providers.vault.provision import Plan, clashes, plan_of
@@ -32,16 +33,22 @@ async def _nobody(_provider: str) -> frozenset[str]:
     return frozenset()
 
 
-def declared_scopes(config: Config) -> dict[str, list[DeclaredScope]]:
-    """Provider → its scopes, as the map declares them. Raises ScopeMapError."""
-    scope_map = load(
-        config.scopes.file,
-        adapters.scope_kinds(config),
+def scope_map(config: Config) -> ScopeMap:
+    """The one that the config names, signed where it must be, every file good. Raises ConfigError, ScopeMapError."""
+    source = Source(
+        path=config.scopes.file,
+        kinds=adapters.scope_kinds(config),
         environment=config.environment,
         trust_domain=config.trust_domain,
+        verifier=adapters.map_verifier(config),
     )
+    return source.load(SystemClock().now()).map
+
+
+def declared_scopes(config: Config) -> dict[str, list[DeclaredScope]]:
+    """Provider → its scopes, as the map declares them. Raises ScopeMapError."""
     found: dict[str, list[DeclaredScope]] = {}
-    for scope in scope_map.scopes.values():
+    for scope in scope_map(config).scopes.values():
         found.setdefault(scope.provider, []).append(DeclaredScope(block=scope.block, ttl=scope.ttl))
     return found
 

@@ -25,7 +25,8 @@ from broker.leases.epoch import EpochKeeper
 from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.policy.holder import Policies
+from broker.policy.holder import SETTLE, Policies
+from broker.policy.watch import Watcher
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.servicer import Servicer
@@ -79,7 +80,8 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         stack.push_async_callback(engine.stop)
         await engine.start()
         await core.policies.load_initial(core.store, clock)  # journalled, so in an epoch
-        core.metrics.policy_generation(core.policies.generation)
+        watcher = Watcher(core.policies, poll=config.scopes.poll, events=config.scopes.watch)
+        await stack.enter_async_context(watcher.watching())
         await stack.enter_async_context(anchoring.kept())
         grpc_server, grpc_port = rpc.build(
             listen=str(config.listen.grpc),
@@ -90,7 +92,9 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         )
         readiness = Readiness(core, engine)
         stack.enter_context(readiness.watching())
-        http = HttpServer(config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems)
+        http = HttpServer(
+            config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems, remarks=readiness.remarks
+        )
         stack.push_async_callback(http.stop)
         http_port = await http.start()
         await grpc_server.start()
@@ -130,11 +134,15 @@ async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Cloc
             adapters.scope_kinds(config),
             environment=config.environment,
             trust_domain=config.trust_domain,
+            verifier=adapters.map_verifier(config),
+            settle=SETTLE,
+            metrics=metrics,
         ),
         guard=Guard(configured(config.guard)),
         providers=table,
         epoch=epoch,
         metrics=metrics,
+        grace=config.scopes.grace,
     )
 
 

@@ -376,3 +376,37 @@ async def test_the_children_of_live_leases_are_known_by_provider(store: Store) -
     await bring(store, LeaseState.REVOKING, lease("lease-5", refs={"children": ["going"]}))
     assert await store.read(lambda tx: tx.known_children("vault")) == {"x", "y", "going"}
     assert await store.read(lambda tx: tx.known_children("dev")) == frozenset()
+
+
+async def test_pages_hold_every_lease_of_a_state_once_in_the_order_of_intents(store: Store) -> None:
+    for number in range(7):
+        tier = Tier.HIGH if number % 3 == 0 else Tier.LOW
+        await bring(store, LeaseState.ACTIVE, lease(f"lease-{number}", tier=tier))
+    await bring(store, LeaseState.REVOKED, lease("dead"))
+    await bring(store, LeaseState.INTENT, lease("coming", tier=Tier.HIGH))
+
+    async def pages(state: LeaseState, *, high: bool, limit: int = 3) -> list[list[str]]:
+        found: list[list[str]] = []
+        page, last = await store.read(methodcaller("lease_page", state, after=0, limit=limit, high=high))
+        while page:
+            found.append([row.id for row in page])
+            page, last = await store.read(methodcaller("lease_page", state, after=last, limit=limit, high=high))
+        return found
+
+    assert await pages(LeaseState.ACTIVE, high=False) == [
+        ["lease-0", "lease-1", "lease-2"],
+        ["lease-3", "lease-4", "lease-5"],
+        ["lease-6"],
+    ]
+    assert await pages(LeaseState.ACTIVE, high=True, limit=2) == [["lease-0", "lease-3"], ["lease-6"]]
+    assert await pages(LeaseState.INTENT, high=False) == await pages(LeaseState.INTENT, high=True) == [["coming"]]
+    assert await pages(LeaseState.IN_DOUBT, high=True) == []
+
+
+async def test_a_lease_that_ends_between_two_pages_moves_no_other_out_of_sight(store: Store) -> None:
+    for number in range(4):
+        await bring(store, LeaseState.ACTIVE, lease(f"lease-{number}"))
+    first, after = await store.read(lambda tx: tx.lease_page(LeaseState.ACTIVE, after=0, limit=2))
+    await store.write(lambda tx: tx.to_revoking(first[0].id, at=NOW, reason=EndReason.STEP_ENDED))
+    rest, _ = await store.read(lambda tx: tx.lease_page(LeaseState.ACTIVE, after=after, limit=5))
+    assert [row.id for row in rest] == ["lease-2", "lease-3"]

@@ -16,7 +16,7 @@ from broker.errors import StoreConflict, StoreError
 from broker.journal.chain import EMPTY, Entry, Head, link
 from broker.journal.records import Kind, Record
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey, StepState, Tier, past_expiry
-from broker.store.base import Control, Epoch, GuardRow, Request, RequestOutcome, Tx
+from broker.store.base import Control, Epoch, GuardRow, KeptMap, Request, RequestOutcome, Tx
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ class _State:
     guard: dict[str, GuardRow] = field(default_factory=dict)
     charges: dict[str, _Charge] = field(default_factory=dict)
     journal: list[Entry] = field(default_factory=list)
+    kept: dict[str, KeptMap] = field(default_factory=dict)  # one, or none
 
     def copy(self) -> _State:
         return _State(**{name: value if name == "control" else value.copy() for name, value in vars(self).items()})
@@ -102,6 +103,16 @@ class MemoryTx:
 
     def set_anchored(self) -> None:
         self._w().control = replace(self._state.control, anchored=True)
+
+    def keep_map(self, kept: KeptMap) -> None:
+        state = self._w()
+        _aware(kept.loaded_at)
+        state.kept["map"] = replace(kept, contents=dict(kept.contents))
+        if kept.serial > state.control.map_serial:
+            state.control = replace(state.control, map_serial=kept.serial, map_manifest=kept.manifest_digest)
+
+    def kept_map(self) -> KeptMap | None:
+        return self._state.kept.get("map")
 
     # epoch
 
@@ -197,6 +208,15 @@ class MemoryTx:
 
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return [lease for lease in self._state.leases.values() if lease.state in states]
+
+    def lease_page(self, state: LeaseState, *, after: int, limit: int, high: bool = False) -> tuple[list[Lease], int]:
+        rows = enumerate(self._state.leases.values(), start=1)
+        found = [
+            (number, lease)
+            for number, lease in rows
+            if number > after and lease.state is state and (lease.tier is Tier.HIGH or not high)
+        ][:limit]
+        return [lease for _, lease in found], found[-1][0] if found else after
 
     def known_children(self, provider: str) -> frozenset[str]:
         alive = [lease for lease in self._state.leases.values() if not lease.state.terminal]

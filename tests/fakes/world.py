@@ -106,9 +106,11 @@ class World:
     def build(self) -> None:
         """Its parts, not yet running."""
         kinds = {kind.name: kind for kind in (FakeKind("fake"), FakeKind("timed", Revocability.EXPIRY_ONLY))}
-        self.policies = Policies(self.map_file, kinds, environment="dev", trust_domain="dev.local")
-        providers = self.providers()
         metrics = Metrics()
+        self.policies = Policies(
+            self.map_file, kinds, environment="dev", trust_domain="dev.local", settle=0, metrics=metrics
+        )
+        providers = self.providers()
         self.core = Core(
             store=self.store,
             clock=self.clock,

@@ -45,6 +45,7 @@ class Driven(World):
     async def round(self) -> None:
         await idle()
         await self.engine.renew()
+        await self.engine._sweep.step()
         await self.engine._reaper.tick()
         await self.engine._lane.step()
         await idle()

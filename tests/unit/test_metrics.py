@@ -37,6 +37,8 @@ def test_everything_counted_is_exposed_under_our_prefix() -> None:
     metrics.epoch(7)
     metrics.policy_generation(5)
     metrics.scope_map_load_failure()
+    metrics.scope_map_refused(refused=False, teams=2)
+    metrics.scope_map_refused(refused=True)
     metrics.rpc("IssueCredential", "OK", SECOND)
     found = samples(metrics)
     assert found["stepcred_leases", ("ACTIVE",)] == 3
@@ -54,6 +56,8 @@ def test_everything_counted_is_exposed_under_our_prefix() -> None:
     assert found["stepcred_epoch", ()] == 7
     assert found["stepcred_policy_generation", ()] == 5
     assert found["stepcred_scope_map_load_failures_total", ()] == 1
+    assert found["stepcred_scope_map_refused", ()] == 1
+    assert found["stepcred_scope_map_teams_refused", ()] == 2
     assert found["stepcred_rpc_seconds_count", ("OK", "IssueCredential")] == 1
     assert found["process_resident_memory_bytes", ()] > 0
 

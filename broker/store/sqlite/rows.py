@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from broker.journal.chain import Entry, Head
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, Step, StepKey, StepState, Tier
-from broker.store.base import Epoch, GuardRow, GuardState, Request, RequestOutcome
+from broker.store.base import Epoch, GuardRow, GuardState, KeptMap, Request, RequestOutcome
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -122,6 +122,7 @@ GUARD_ROW = Shape(
     hour_exhausted_at=_TIMES,
 )
 EPOCH = Shape(Epoch)
+KEPT_MAP = Shape(KeptMap, without=("contents",), loaded_at=_TIME, signers=_NAMES)
 ENTRY = Shape(Entry)
 HEAD = Shape(Head)
 STEP_KEY = Shape(StepKey)

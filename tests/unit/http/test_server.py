@@ -16,6 +16,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=5)
 class Health:
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.remarks: list[str] = []
         self.broken = False
 
     def __call__(self) -> Sequence[str]:
@@ -33,7 +34,9 @@ def health() -> Health:
 async def client(health: Health) -> AsyncIterator[aiohttp.ClientSession]:
     metrics = Metrics()
     metrics.steps_open(3)
-    server = HttpServer(Address(host="127.0.0.1", port=0), registry=metrics.registry, not_ready=health)
+    server = HttpServer(
+        Address(host="127.0.0.1", port=0), registry=metrics.registry, not_ready=health, remarks=lambda: health.remarks
+    )
     port = await server.start()
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", timeout=TIMEOUT) as session:
@@ -50,6 +53,12 @@ async def get(client: aiohttp.ClientSession, path: str) -> tuple[int, object]:
 async def test_it_is_alive_and_ready(client: aiohttp.ClientSession) -> None:
     assert await get(client, "/livez") == (200, {"alive": True})
     assert await get(client, "/readyz") == (200, {"ready": True, "problems": []})
+
+
+async def test_a_remark_is_told_and_keeps_nobody_away(client: aiohttp.ClientSession, health: Health) -> None:
+    health.remarks = ["the scope map on disk is refused"]
+    answer = {"ready": True, "problems": [], "remarks": ["the scope map on disk is refused"]}
+    assert await get(client, "/readyz") == (200, answer)
 
 
 async def test_not_ready_is_503_with_the_reasons_and_still_alive(client: aiohttp.ClientSession, health: Health) -> None:

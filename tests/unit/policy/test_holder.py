@@ -64,7 +64,7 @@ async def store() -> FlakyStore:
 
 @pytest.fixture
 async def policies(path: Path, store: FlakyStore) -> Policies:
-    policies = Policies(path, KINDS, environment="prod")
+    policies = Policies(path, KINDS, environment="prod", settle=0)
     await policies.load_initial(store, FakeClock())
     return policies
 
@@ -81,13 +81,18 @@ async def stored_generation(store: MemoryStore) -> int:
 async def test_the_first_load_raises_the_generation_and_is_journalled(policies: Policies, store: FlakyStore) -> None:
     assert policies.generation == await stored_generation(store) == 1
     (loaded,) = await journal(store)
-    data = {"file": policies.map.file, "digest": policies.map.digest, "generation": 1, "grants": 1}
-    assert (loaded["kind"], loaded["data"]) == ("POLICY_LOADED", data)
+    plan = {
+        "workloads": {"added": ["load", "plain", "team"]},
+        "scopes": {"added": ["lake", "orders", "scratch"]},
+        "grants": {"added": ["nightly"]},
+    }
+    data = {"digest": policies.map.digest, "generation": 1, "grants": 1, "from": "files", "plan": plan}
+    assert (loaded["kind"], loaded["data"]) == ("POLICY_LOADED", data | {"file": policies.map.file})
 
 
 async def test_i7_a_bad_map_at_start_is_refused_and_nothing_is_served(path: Path, store: FlakyStore) -> None:
     put(path, GOOD + "typo: 1\n")
-    policies = Policies(path, KINDS)
+    policies = Policies(path, KINDS, settle=0)
     with pytest.raises(ScopeMapError, match="unknown key 'typo'"):
         await policies.load_initial(store, FakeClock())
     with pytest.raises(RuntimeError):

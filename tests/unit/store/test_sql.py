@@ -21,11 +21,15 @@ _SMALL = {
     "set_frozen",
     "set_anchored",
     "start_epoch",
+    "raise_map_serial",
+    "kept_map",
 }  # one row, or a few
-_OWN_INDEX = {  # asked every second or oftener, however many leases there are
+_OWN_INDEX = {  # asked every second or oftener, or a page at a time, however many leases there are
     "due_leases": "leases_due",
     "live_past": "leases_active_elapsed",
     "unclaimed_since": "leases_unclaimed",
+    "lease_page": "leases_by_state",
+    "high_lease_page": "leases_live_high",
 }
 _LAST = {"epoch", "journal_head"}  # steps to the end of the key
 

@@ -1,5 +1,5 @@
 -- name: control
-SELECT installation, policy_generation, frozen, anchored FROM control;
+SELECT installation, policy_generation, frozen, anchored, map_serial, map_manifest FROM control;
 
 -- name: key_fingerprints
 SELECT kid, fingerprint FROM key_fingerprints ORDER BY kid;
@@ -20,6 +20,25 @@ UPDATE control SET frozen = :frozen;
 
 -- name: set_anchored
 UPDATE control SET anchored = 1;
+
+-- name: raise_map_serial
+UPDATE control SET map_serial = :serial, map_manifest = :digest WHERE map_serial < :serial;
+
+-- name: keep_map
+INSERT OR REPLACE INTO kept_map (id, root, digest, generation, loaded_at, serial, manifest_digest, signers, manifest)
+VALUES (1, :root, :digest, :generation, :loaded_at, :serial, :manifest_digest, :signers, :manifest);
+
+-- name: forget_files
+DELETE FROM kept_files;
+
+-- name: keep_file
+INSERT INTO kept_files (name, content) VALUES (:name, :content);
+
+-- name: kept_map
+SELECT root, digest, generation, loaded_at, serial, manifest_digest, signers, manifest FROM kept_map;
+
+-- name: kept_files
+SELECT name, content FROM kept_files ORDER BY name;
 
 -- name: start_epoch
 INSERT INTO epochs (id, replica, boot_id, expires_boot)

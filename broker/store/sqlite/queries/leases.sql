@@ -18,6 +18,15 @@ SELECT * FROM leases WHERE step_id = :step_id AND state IN (SELECT value FROM js
 -- name: leases_in
 SELECT * FROM leases WHERE state IN (SELECT value FROM json_each(:states)) ORDER BY rowid;
 
+-- name: lease_page
+SELECT rowid AS position, * FROM leases INDEXED BY leases_by_state
+WHERE state = :state AND rowid > :after ORDER BY rowid LIMIT :limit;
+
+-- name: high_lease_page
+SELECT rowid AS position, * FROM leases INDEXED BY leases_live_high
+WHERE state = :state AND rowid > :after AND tier = 'high' AND state IN ('INTENT', 'IN_DOUBT', 'ACTIVE')
+ORDER BY rowid LIMIT :limit;
+
 -- name: known_children
 SELECT child.value AS child FROM leases, json_each(leases.refs, '$.children') AS child
 WHERE leases.state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') AND leases.provider = :provider;

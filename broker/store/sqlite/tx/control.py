@@ -6,9 +6,9 @@ from datetime import datetime
 
 from broker.errors import StoreConflict
 from broker.journal.records import Kind, Record
-from broker.store.base import Control, Epoch
+from broker.store.base import Control, Epoch, KeptMap
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import EPOCH, SqlValue
+from broker.store.sqlite.rows import EPOCH, KEPT_MAP, SqlValue
 from broker.store.sqlite.tx.journal import JournalArea
 
 _SQL = sql.queries("control")
@@ -26,6 +26,8 @@ class ControlArea(JournalArea):
             policy_generation=row["policy_generation"],
             frozen=bool(row["frozen"]),
             anchored=bool(row["anchored"]),
+            map_serial=row["map_serial"],
+            map_manifest=row["map_manifest"],
         )
 
     def add_key_fingerprint(self, kid: str, fingerprint: str) -> None:
@@ -44,6 +46,20 @@ class ControlArea(JournalArea):
 
     def set_anchored(self) -> None:
         self._db.run(_SQL["set_anchored"])
+
+    def keep_map(self, kept: KeptMap) -> None:
+        self._db.run(_SQL["keep_map"], KEPT_MAP.row(kept))
+        self._db.run(_SQL["raise_map_serial"], {"serial": kept.serial, "digest": kept.manifest_digest})
+        self._db.run(_SQL["forget_files"])
+        for name, content in kept.contents.items():
+            self._db.run(_SQL["keep_file"], {"name": name, "content": content})
+
+    def kept_map(self) -> KeptMap | None:
+        row = self._db.one(_SQL["kept_map"])
+        if row is None:
+            return None
+        files = {file["name"]: file["content"] for file in self._db.all(_SQL["kept_files"])}
+        return KeptMap(contents=files, **KEPT_MAP.values(row))
 
     def start_epoch(self, *, replica: str, boot_id: str, expires_boot: float, at: datetime, at_least: int = 1) -> int:
         params: dict[str, SqlValue] = {

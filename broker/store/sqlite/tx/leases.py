@@ -33,6 +33,11 @@ class LeasesArea(Area):
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return self._leases("leases_in", states=canonical([state.value for state in states]))
 
+    def lease_page(self, state: LeaseState, *, after: int, limit: int, high: bool = False) -> tuple[list[Lease], int]:
+        query = _SQL["high_lease_page"] if high else _SQL["lease_page"]
+        rows = self._db.all(query, {"state": state.value, "after": after, "limit": limit})
+        return [LEASE.of(row) for row in rows], rows[-1]["position"] if rows else after
+
     def known_children(self, provider: str) -> frozenset[str]:
         return frozenset(row["child"] for row in self._db.all(_SQL["known_children"], {"provider": provider}))
 

@@ -1,0 +1,46 @@
+"""What differs between two maps, by name: enough for the journal of a load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from broker.model import JsonValue
+from broker.policy.scope_map import ScopeMap
+
+_SECTIONS = ("workloads", "scopes", "grants", "denies", "nevers", "tiers", "teams", "residency")
+_NAMED = 50  # names in a list of the journal; the count is always whole
+_PLACE = frozenset({"rule", "position"})  # where it stands in its file says nothing of what it gives
+
+
+def describe(old: ScopeMap | None, new: ScopeMap) -> JsonValue:
+    """Section → what was added, removed and changed; sections without any are left out. Without `old` all is new."""
+    found = {name: _difference(getattr(old, name) if old else {}, getattr(new, name)) for name in _SECTIONS}
+    found["launchers"] = _difference(_launchers(old), _launchers(new))
+    return {name: difference for name, difference in found.items() if difference}
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, JsonValue]:
+    names = {
+        "added": new.keys() - old.keys(),
+        "removed": old.keys() - new.keys(),
+        "changed": {name for name in old.keys() & new.keys() if _content(old[name]) != _content(new[name])},
+    }
+    return {what: _bounded(sorted(which)) for what, which in names.items() if which}
+
+
+def _launchers(scope_map: ScopeMap | None) -> dict[str, Any]:
+    return {launcher.name: launcher for launcher in scope_map.launchers.all} if scope_map else {}
+
+
+def _content(rule: Any) -> Any:
+    if not is_dataclass(rule):
+        return rule
+    return [getattr(rule, item.name) for item in fields(rule) if item.name not in _PLACE]
+
+
+def _bounded(names: list[str]) -> JsonValue:
+    if len(names) <= _NAMED:
+        return list(names)
+    return [*names[:_NAMED], f"and {len(names) - _NAMED} more"]
