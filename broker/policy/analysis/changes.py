@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import TypeAlias
 
 from broker.model import RuleRef, Tier
 from broker.policy.analysis.bounds import Shift, shifts
@@ -13,6 +14,7 @@ from broker.policy.analysis.cells import MAX_QUESTIONS, Cell, Walker
 from broker.policy.analysis.regions import changed_regions
 from broker.policy.analysis.seen import Seen, listed, time_words
 from broker.policy.decision import AccessRequest, Allowed, Denied
+from broker.policy.patterns import Capture
 from broker.policy.rules import Grant
 from broker.policy.scope_map import ScopeMap
 
@@ -52,6 +54,20 @@ class Change:
     witness: AccessRequest | None = None  # a question for which it is so
 
 
+_Place: TypeAlias = tuple[str, tuple[str, ...]]  # scope, and the certificate
+
+
+def _place(cell: Cell) -> _Place:
+    """Where a certificate alone says the workflow, those of all workflows are one place."""
+    parts = cell.request.agent.split("/")[3:]
+    if all("workflow" in state.bound or not state.matches for state in cell.states):
+        for match in (match for state in cell.states for match in state.matches):
+            for number, segment in enumerate(match.workload.pattern.segments):
+                if segment == Capture("workflow"):
+                    parts[number] = ""
+    return cell.request.scope, tuple(parts)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Group:
     kind: Kind
@@ -60,6 +76,7 @@ class _Group:
     seen: Seen
     other: Allowed | Denied  # what the other map says to the witness
     shift: Shift | None
+    open: set[_Place] = field(default_factory=set)  # where it is so for a workflow that nothing mentions
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +89,7 @@ class Comparison:
     limit: int = MAX_QUESTIONS
     _prefix: str = ""
     _groups: dict[tuple[str, ...], _Group] = field(default_factory=dict)
-    _explored: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    _asked: dict[_Place, set[str]] = field(default_factory=dict)  # workflows
 
     def changes(self) -> Iterator[Change]:
         """Everything that differs, in no order. Raises TooManyCombinations."""
@@ -91,9 +108,7 @@ class Comparison:
         before, after = cell.states
         old = self.old.decide(cell.request) if before.allows else None
         new = self.new.decide(cell.request) if after.allows else None
-        for match in (*before.matches, *after.matches):
-            explored = self._explored.setdefault((cell.request.scope, match.workload.name), set())
-            explored.add(cell.request.workflow)
+        self._asked.setdefault(_place(cell), set()).add(cell.request.workflow)
         if isinstance(old, Allowed) and isinstance(new, Allowed):
             owners = (_owners(self.old, old), _owners(self.new, new))
             for shift in shifts(old, new, owners):
@@ -119,13 +134,15 @@ class Comparison:
                 shift=shift,
             )
         self._groups[key].seen.add(cell)
+        if cell.request.workflow.startswith(self._prefix):
+            self._groups[key].open.add(_place(cell))
 
     def _change(self, group: _Group) -> Change:
         decision, shift, seen = group.decision, group.shift, group.seen
         own = self.old if group.kind is Kind.LOST else self.new
         workload = own.workloads[decision.workload]
-        named = seen.named
-        rest = self._explored[decision.scope, workload.name] - seen.workflows if named is None else set[str]()
+        everywhere = [self._asked[place] for place in group.open]
+        rest = set[str].intersection(*everywhere) - seen.workflows if everywhere else set[str]()
         rule = own.scopes[decision.scope].rule if shift is not None and shift.of_scope else decision.rule
         return Change(
             kind=group.kind,
@@ -133,7 +150,7 @@ class Comparison:
             scope=decision.scope,
             workload=workload.name,
             pattern=workload.pattern.text,
-            workflows=named,
+            workflows=seen.named,
             but=tuple(sorted(name for name in rest if not name.startswith(seen.prefix))),
             attribute=shift.attribute if shift else "",
             before=shift.before if shift else "",
