@@ -58,13 +58,13 @@ _Place: TypeAlias = tuple[str, tuple[str, ...]]  # scope, and the certificate
 
 
 def _place(cell: Cell) -> _Place:
-    """Where a certificate alone says the workflow, those of all workflows are one place."""
+    """Where one segment of the certificate alone says the workflow, those of all workflows are one place."""
     parts = cell.request.agent.split("/")[3:]
     if all("workflow" in state.bound or not state.matches for state in cell.states):
-        for match in (match for state in cell.states for match in state.matches):
-            for number, segment in enumerate(match.workload.pattern.segments):
-                if segment == Capture("workflow"):
-                    parts[number] = ""
+        patterns = [match.workload.pattern for state in cell.states for match in state.matches]
+        said = {n for pattern in patterns for n, one in enumerate(pattern.segments) if one == Capture("workflow")}
+        if len(said) == 1:
+            parts[said.pop()] = ""
     return cell.request.scope, tuple(parts)
 
 
