@@ -1,7 +1,7 @@
 """Certificates that stand for all others: one for each way in which they can fit the patterns of some workloads.
 
 A segment is one of the texts that occur there, or a text that occurs nowhere. Where several workloads bind the same
-claim by different segments, the segments may be the same or not, so that each such text is tried in all of them.
+claim by different segments, the segments may be the same or not: so each text of one is tried in all of them.
 """
 
 from __future__ import annotations
@@ -97,12 +97,9 @@ class Identities:
             found |= {segment: None for segment in here if isinstance(segment, str)}
         if "workflow" in tied.names:
             found |= dict.fromkeys(self._workflows)
-        names: list[object] = [*sorted(tied.names)]
-        if not names or len(tied.positions) > 1:
-            names.append(place + 1)
-        found |= {self._fresh.text(name): None for name in names}
+        found[self._fresh.text(place + 1)] = None
         if any(self._captured[other] & self._variables for other in tied.positions):
-            found |= {self._fresh.unfit(name): None for name in names}
+            found[self._fresh.unfit(place + 1)] = None
         return [*found]
 
     def _ties(self, place: int) -> _Tied:

@@ -11,6 +11,7 @@ from broker.model import JsonValue, RuleRef, Tier
 from broker.policy.analysis.changes import Change, Comparison, Kind, for_workflows, ordered
 from broker.policy.analysis.launching import launcher_changes
 from broker.policy.analysis.seen import listed
+from broker.policy.decision import AccessRequest
 from broker.policy.durations import format_duration
 from broker.policy.parts import TIER_ORDER, Team, TierRule
 from broker.policy.scope_map import ScopeMap
@@ -93,7 +94,6 @@ def _moved(change: Change) -> str:
 
 def change_json(change: Change) -> JsonValue:
     """One change."""
-    asked = change.witness
     return {
         "kind": change.kind.value,
         "widens": change.kind.widens,
@@ -109,19 +109,22 @@ def change_json(change: Change) -> JsonValue:
         "refused_otherwise": change.refused,
         "tiers": [tier.value if tier else None for tier in change.tiers],
         "rule": rule_json(change.rule),
-        "example": None
-        if asked is None
-        else {
-            "agent": asked.agent,
-            "workflow": asked.workflow,
-            "run": asked.run,
-            "step": asked.step,
-            "at": asked.now.isoformat(),
-            "proven": asked.proven,
-            "definition_digest": asked.definition_digest,
-            "address": asked.address,
-            "attempt": asked.attempt,
-        },
+        "example": None if change.witness is None else question_json(change.witness),
+    }
+
+
+def question_json(asked: AccessRequest) -> JsonValue:
+    """A question, so that it can be asked again."""
+    return {
+        "agent": asked.agent,
+        "workflow": asked.workflow,
+        "run": asked.run,
+        "step": asked.step,
+        "at": asked.now.isoformat(),
+        "proven": asked.proven,
+        "definition_digest": asked.definition_digest,
+        "address": asked.address,
+        "attempt": asked.attempt,
     }
 
 
