@@ -122,24 +122,28 @@ class Walker:
     # --- who ---
 
     def _agents(self, scope: str, region: Pattern) -> Iterator[str]:
-        patterns: list[Pattern] = []
+        granted: list[Pattern] = []
+        others: list[Pattern] = []
         workflows: set[str] = set()
         variables: set[str] = set()
         for scope_map in self.maps:
             overlapping = scope_map.index.overlapping(region)
-            granted = [one for one in overlapping if scope_map.index.grants_of(scope, one.name)]
-            if not granted:
+            given = {one.name: one for one in overlapping if scope_map.index.grants_of(scope, one.name)}
+            if not given:
                 continue
             matches = tuple(Match(workload=workload, captures={}) for workload in overlapping)
             denies = scope_map.index.denies_of(scope, matches)
-            named = {name for deny in denies for name in deny.workloads or ()} | {one.name for one in granted}
-            patterns += [one.pattern for one in overlapping if one.name in named or _binds(one)]
-            grants = [grant for one in granted for grant in scope_map.index.grants_of(scope, one.name)]
+            denied = {name for deny in denies for name in deny.workloads or ()}
+            granted += [one.pattern for one in given.values()]
+            others += [one.pattern for one in overlapping if one.name not in given and _matters(one, denied)]
+            grants = [grant for name in given for grant in scope_map.index.grants_of(scope, name)]
             workflows |= {name for grant in grants for name in grant.workflows or ()}
             workflows |= {name for deny in denies for name in deny.workflows or ()}
             variables |= scope_map.scopes[scope].variables
-        if patterns:
-            found = Identities(region, patterns, workflows=sorted(workflows), variables=variables, fresh=self.fresh)
+        if granted:
+            found = Identities(
+                region, granted, others, workflows=sorted(workflows), variables=variables, fresh=self.fresh
+            )
             yield from found.agents()
 
     # --- what it says ---
@@ -241,8 +245,9 @@ class Walker:
                 self._note(grant, match, Stage.DENY if state.denies else Stage.ALLOWED)
 
 
-def _binds(workload: Workload) -> bool:
-    return not {*workload.pattern.captures}.isdisjoint(BINDING)
+def _matters(workload: Workload, denied: set[str]) -> bool:
+    """To a certificate that fits it beside another workload: it binds a claim, or a deny names it."""
+    return workload.name in denied or not {*workload.pattern.captures}.isdisjoint(BINDING)
 
 
 def _mentioned(maps: tuple[ScopeMap, ...]) -> str:

@@ -46,44 +46,47 @@ class _Tied:
 
 
 class Identities:
-    """Of one region (a pattern), for workloads with these patterns, all of which overlap it."""
+    """Of one region (a pattern), that fit one of the `granted` patterns, and any of the `others`; all overlap the region."""
 
     def __init__(
         self,
         region: Pattern,
-        patterns: Iterable[Pattern],
+        granted: Iterable[Pattern],
+        others: Iterable[Pattern],
         *,
         workflows: Collection[str],
         variables: Collection[str],
         fresh: Fresh,
     ) -> None:
         self._region = region
-        self._patterns = tuple({pattern.segments: pattern for pattern in patterns}.values())
+        self._granted = _distinct(granted)
+        self._others = _distinct(others)
+        patterns = (*self._granted, *self._others)
         self._workflows = [name for name in workflows if SEGMENT.fullmatch(name)]
         self._variables = frozenset(variables)
         self._fresh = fresh
         self._captured = [
-            frozenset(one.name for pattern in self._patterns if isinstance(one := pattern.segments[place], Capture))
+            frozenset(one.name for pattern in patterns if isinstance(one := pattern.segments[place], Capture))
             for place in range(len(region.segments))
         ]
         self._tied = [self._ties(place) for place in range(len(region.segments))]
 
     def agents(self) -> Iterator[str]:
         """SPIFFE IDs, each once."""
-        for parts in self._walk((), self._patterns):
+        for parts in self._walk((), self._granted, self._others):
             yield f"spiffe://{self._region.trust_domain}/{'/'.join(parts)}"
 
-    def _walk(self, chosen: tuple[str, ...], alive: tuple[Pattern, ...]) -> Iterator[tuple[str, ...]]:
+    def _walk(
+        self, chosen: tuple[str, ...], granted: tuple[Pattern, ...], others: tuple[Pattern, ...]
+    ) -> Iterator[tuple[str, ...]]:
         place = len(chosen)
         if place == len(self._region.segments):
             yield chosen
             return
         only = self._region.segments[place]
-        for text in [only] if isinstance(only, str) else self._texts(chosen, alive):
-            rest = tuple(
-                one for one in alive if isinstance(one.segments[place], Capture) or one.segments[place] == text
-            )
-            yield from self._walk((*chosen, text), rest)
+        for text in [only] if isinstance(only, str) else self._texts(chosen, (*granted, *others)):
+            if still := _fitting(granted, place, text):  # else nobody gives it anything
+                yield from self._walk((*chosen, text), still, _fitting(others, place, text))
 
     def _texts(self, chosen: tuple[str, ...], alive: tuple[Pattern, ...]) -> list[str]:
         place = len(chosen)
@@ -113,3 +116,11 @@ class Identities:
                 break
             positions, names = reached, more
         return _Tied(positions=positions, names=names)
+
+
+def _distinct(patterns: Iterable[Pattern]) -> tuple[Pattern, ...]:
+    return tuple({pattern.segments: pattern for pattern in patterns}.values())
+
+
+def _fitting(patterns: tuple[Pattern, ...], place: int, text: str) -> tuple[Pattern, ...]:
+    return tuple(one for one in patterns if isinstance(one.segments[place], Capture) or one.segments[place] == text)

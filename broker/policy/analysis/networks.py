@@ -22,10 +22,11 @@ def addresses(lists: Iterable[tuple[Network, ...]]) -> tuple[str, ...]:
             ends |= {start, start + network.num_addresses}
         for number in sorted(end for end in ends if end < highest) if kinds else ():
             text = str(IPv4Address(number) if version == 4 else IPv6Address(number))  # noqa: PLR2004  # IPv4
-            found.setdefault(_cell(kinds, text), text)
+            found.setdefault(cell_of(kinds, text), text)
     return (UNKNOWN, *found.values())
 
 
-def _cell(kinds: list[tuple[Network, ...]], text: str) -> tuple[bool, ...]:
+def cell_of(kinds: list[tuple[Network, ...]], text: str) -> tuple[bool, ...]:
+    """In which of the lists an address is."""
     address = read_address(text)
     return tuple(any(address in network for network in kind) for kind in kinds)

@@ -79,15 +79,21 @@ def _by_deny(old: ScopeMap, new: ScopeMap) -> Iterator[Region]:
 
 
 def _given_in(old: ScopeMap, new: ScopeMap, region: Pattern) -> Iterator[Region]:
-    """The region, with every scope that a grant gives in it."""
-    scopes = {
-        scope
-        for scope_map in (old, new)
-        for workload in scope_map.index.overlapping(region)
-        for scope in scope_map.index.scopes_of(workload.name)
-    }
-    for scope in scopes:
-        yield scope, region
+    """The parts of the region in which a grant gives something. One by one: all that overlap would be asked together."""
+    for scope_map in (old, new):
+        for workload in scope_map.index.overlapping(region):
+            scopes = [*scope_map.index.scopes_of(workload.name)]
+            part = _meeting(region, workload.pattern) if scopes else region
+            for scope in scopes:
+                yield scope, part
+
+
+def _meeting(one: Pattern, other: Pattern) -> Pattern:
+    """What matches both; they overlap."""
+    pairs = zip(one.segments, other.segments, strict=True)
+    segments = tuple(mine if isinstance(mine, str) else theirs for mine, theirs in pairs)
+    text = "/".join(segment if isinstance(segment, str) else "*" for segment in segments)
+    return Pattern(text=f"spiffe://{one.trust_domain}/{text}", trust_domain=one.trust_domain, segments=segments)
 
 
 def _reordered(old: ScopeMap, new: ScopeMap) -> set[str]:

@@ -35,11 +35,11 @@ def instants(whens: Iterable[When], since: datetime | None) -> tuple[datetime, .
     between = [early + (late - early) / 2 for early, late in pairwise(bounds)]
     found: dict[tuple[object, ...], datetime] = {}
     for instant in (*bounds, *between):
-        found.setdefault(_cell(bare, instant), instant)
+        found.setdefault(cell_of(bare, instant), instant)
     return tuple(sorted(found.values()))
 
 
-def _cell(whens: list[When], instant: datetime) -> tuple[object, ...]:
+def cell_of(whens: list[When], instant: datetime) -> tuple[object, ...]:
     """How each condition lies to the instant, whether enough of it is left, and which ends before which."""
     looks = [when.look(instant) for when in whens]
     order = sorted({end for _, end in looks if end is not None})

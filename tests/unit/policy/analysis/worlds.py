@@ -26,6 +26,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DIGESTS = ["sha256:" + letter * 64 for letter in "ab"]
 FLOWS = ["etl", "ml", "odd.name"]
 NETWORKS = ["10.0.0.0/8", "10.1.0.0/16", "192.168.0.0/16", "2001:db8::/32", "::/0"]
+EVERYWHERE = ["0.0.0.0/0", "::/0"]  # but not an address that nobody knows
 ADDRESSES = ["", "10.1.2.3", "10.9.9.9", "192.168.0.1", "8.8.8.8", "2001:db8::1", "2002::1", "::ffff:10.1.0.1", "x"]
 PATTERNS = {  # name → what its id may be; which of them, differs from map to map
     "bound": ["w/{workflow}", "w/{workflow}", "w/{name}", "{run}/{workflow}"],
@@ -80,7 +81,7 @@ class Maker:
         if self.chance(3):
             found["daily"] = self.daily()
         if self.chance(3):
-            found["networks"] = self.some(NETWORKS, 2)
+            found["networks"] = EVERYWHERE if self.chance(4) else self.some(NETWORKS, 2)
         return found
 
     def condition(self, name: str) -> Any:
