@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from broker.policy.analysis.cells import Cell, Stage, Walker
-from broker.policy.analysis.seen import Seen
+from broker.policy.analysis.seen import Seen, listed
 from broker.policy.decision import AccessRequest, Allowed
 from broker.policy.launch import Launcher
 from broker.policy.patterns import Pattern, parse_pattern
@@ -131,6 +131,7 @@ class _Finder:
     stages: dict[Key, Stage] = field(default_factory=dict)
     rules: dict[Key, tuple[Grant, Workload]] = field(default_factory=dict)
     denies: dict[Key, dict[str, Deny]] = field(default_factory=dict)
+    always: dict[Key, set[str]] = field(default_factory=dict)  # denies that deny it wherever it would be allowed
 
     def note(self, grant: Grant, match: Match, stage: Stage) -> None:
         key = (self.scope, grant.rule.name, match.workload.name)
@@ -144,6 +145,8 @@ class _Finder:
             key = (self.scope, grant.rule.name, match.workload.name)
             if allowed:
                 self.seen.setdefault(key, Seen(prefix=prefix, witness=cell.request)).add(cell)
+            here = {deny.rule.name for deny in state.denies}
+            self.always[key] = self.always.get(key, here) & here
             for deny in state.denies:
                 self.denies.setdefault(key, {})[deny.rule.name] = deny
 
@@ -166,8 +169,7 @@ class _Finder:
         grant, workload = self.rules[key]
         stage = self.stages[key]
         if stage is Stage.DENY:
-            denies = self.denies[key].values()
-            reason = f"denied by {', '.join(deny.rule.name for deny in denies)}"
+            reason = f"denied by {listed(self.always[key] or {*self.denies[key]})}"
         else:
             reason = _REASONS[stage]
         return Unused(scope=key[0], grant=grant, workload=workload, reason=reason)

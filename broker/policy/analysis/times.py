@@ -22,13 +22,14 @@ _AROUND = timedelta(days=2)
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 _USUAL = datetime(2026, 1, 1, tzinfo=UTC)  # where nothing says when: any year does
-_EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
+_EARLIEST, _LATEST = datetime(10, 1, 1, tzinfo=UTC), datetime(9990, 1, 1, tzinfo=UTC)  # so that a year can be added
 
 Span: TypeAlias = tuple[datetime, datetime]
 
 
 def instants(whens: Iterable[When], since: datetime | None) -> tuple[datetime, ...]:
     """One for each cell of time from `since` on (None: of all time), in order."""
+    since = None if since is None else min(max(since, _EARLIEST), _LATEST)
     kinds = sorted({(when.until, when.daily) for when in whens}, key=str)
     bare = [When(until=until, daily=daily) for until, daily in kinds]
     bounds = sorted({bound for bound in _bounds(bare, since) if since is None or bound >= since})
@@ -51,14 +52,14 @@ def cell_of(whens: list[When], instant: datetime) -> tuple[object, ...]:
 
 def _bounds(whens: list[When], since: datetime | None) -> Iterator[datetime]:
     """Every instant at which one of the conditions may change, and one before and after all."""
-    untils = sorted({when.until for when in whens if when.until is not None})
+    untils = sorted({when.until for when in whens if when.until is not None and _EARLIEST < when.until < _LATEST})
     dailies = [when.daily for when in whens if when.daily is not None]
-    start = since or (_moved(untils[0], -_YEAR) if untils else _USUAL)
+    start = since or (untils[0] - _YEAR if untils else _USUAL)
     cuts = [start, *(until for until in untils if until > start)]
     yield start
-    yield _moved(cuts[-1], _DAY)
+    yield cuts[-1] + _DAY
     for until in cuts[1:]:
-        yield from (until, _moved(until, -MIN_LEASE_LIFE))
+        yield from (until, until - MIN_LEASE_LIFE)
     for number, cut in enumerate(cuts if dailies else ()):
         end = cuts[number + 1] if number + 1 < len(cuts) else None
         for daily in dailies:
@@ -66,17 +67,17 @@ def _bounds(whens: list[When], since: datetime | None) -> Iterator[datetime]:
                 yield from _openings(daily, span)
     for zone in {daily.tz for daily in dailies}:
         for cut in cuts:
-            for change in clock_changes(zone, cut, _moved(cut, _YEAR)):
+            for change in clock_changes(zone, cut, cut + _YEAR):
                 yield from (change, change - MIN_LEASE_LIFE)
 
 
 def _spans(start: datetime, end: datetime | None, zones: list[tzinfo]) -> Iterator[Span]:
     """Pieces of time that together show every week of start … end."""
-    last = _moved(start, _YEAR)
+    last = start + _YEAR
     if end is not None:
-        yield _moved(end, -_AROUND), end
+        yield end - _AROUND, end
         last = min(last, end)
-    yield start, min(_moved(start, _WEEK), last)
+    yield start, min(start + _WEEK, last)
     for zone in {*zones}:
         for change in clock_changes(zone, start, last):
             yield change - _AROUND, min(change + _WEEK, last)
@@ -124,13 +125,6 @@ def _change(zone: tzinfo, early: datetime, late: datetime) -> datetime:
         else:
             late = middle
     return late
-
-
-def _moved(instant: datetime, by: timedelta) -> datetime:
-    """Within the calendar."""
-    if by < timedelta():
-        return instant + by if instant > _EARLIEST - by else min(instant, _EARLIEST)
-    return instant + by if instant < _LATEST - by else max(instant, _LATEST)
 
 
 def usable(when: When, instant: datetime) -> bool:
