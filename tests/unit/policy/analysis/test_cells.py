@@ -31,30 +31,48 @@ def some_when(random: Random) -> When:
     return When(until=random.choice([None, None, *LIMITS]), daily=random.choice([daily, daily, None]))
 
 
-def moments(random: Random, whens: list[When]) -> list[datetime]:
+CHANGES = [  # of the clocks, in these zones
+    datetime(2026, 3, 8, 7, tzinfo=UTC),
+    datetime(2026, 3, 29, 1, tzinfo=UTC),
+    datetime(2026, 4, 4, 15, tzinfo=UTC),
+    datetime(2026, 10, 3, 15, 30, tzinfo=UTC),
+    datetime(2026, 10, 25, 1, tzinfo=UTC),
+    datetime(2026, 11, 1, 6, tzinfo=UTC),
+]
+
+
+def moments(random: Random) -> list[datetime]:
     """Near what matters: changes of the clocks, ends, windows; and anywhere."""
-    changes = [
-        change
-        for when in whens
-        if when.daily is not None
-        for change in times.clock_changes(when.daily.tz, NOW, NOW + timedelta(days=380))
-    ]
-    anchors = [NOW, *changes, *(when.until for when in whens if when.until is not None)]
     found = []
     for _ in range(300):
-        near = random.choice(anchors) + timedelta(minutes=random.randint(-300, 300))
+        near = random.choice([NOW, *CHANGES, *LIMITS]) + timedelta(minutes=random.randint(-300, 300))
         far = NOW + timedelta(minutes=random.randint(0, 380 * 1440))
         found.append(random.choice([near, near, far]) + timedelta(seconds=random.choice([0, 0, 1, 30, 59])))
     return [moment for moment in found if moment >= NOW]
 
 
-@settings(max_examples=150, deadline=None)
+def lie(whens: list[When], instant: datetime) -> tuple[object, ...]:
+    """Whether each holds, for at least a minute, and which ends before which."""
+    looks = [when.look(instant) for when in whens]
+    ends = [datetime.max.replace(tzinfo=UTC) if end is None else end for _, end in looks]
+    minute = [end - instant >= timedelta(seconds=60) for end in ends]
+    order = [[one < other for one in ends] for other in ends]
+    return tuple(phase for phase, _ in looks), tuple(minute), str(order)
+
+
+@settings(max_examples=300, deadline=None)
 @given(seeds)
 def test_every_instant_lies_to_the_conditions_as_one_of_the_chosen_does(random: Random) -> None:
-    whens = sorted({some_when(random) for _ in range(random.randint(1, 3))}, key=str)
-    cells = {times.cell_of(whens, instant) for instant in times.instants(whens, NOW)}
-    for moment in moments(random, whens):
-        assert times.cell_of(whens, moment) in cells, moment
+    whens = [some_when(random) for _ in range(random.randint(1, 3))]
+    cells = {lie(whens, instant) for instant in times.instants(whens, NOW)}
+    for moment in moments(random):
+        assert lie(whens, moment) in cells, moment
+
+
+def test_the_clocks_of_a_zone_are_known_to_change() -> None:
+    found = times.clock_changes(zone("Europe/Berlin"), NOW, NOW + timedelta(days=300))
+    assert found == (CHANGES[1], CHANGES[4])
+    assert times.clock_changes(UTC, NOW, NOW + timedelta(days=300)) == ()
 
 
 def test_the_chosen_instants_are_few_and_from_now_on() -> None:
