@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from broker.model import RuleRef
 from broker.policy.analysis.cells import TooManyCombinations
-from broker.policy.analysis.changes import Change, Comparison, for_workflows, ordered
+from broker.policy.analysis.changes import Change, Comparison, Kind, for_workflows, ordered
 from broker.policy.analysis.launching import covers
+from broker.policy.decision import Denial, Denied
 from broker.policy.parts import TIER_ORDER, Team, TierRule
 from broker.policy.problems import Problem
 from broker.policy.rules import Never
@@ -22,14 +23,31 @@ _ONLY = "a map that extends another may only narrow it"
 
 def widenings(base: ScopeMap, extending: ScopeMap) -> list[Problem]:
     """Every way in which the extending map allows more than its base, at the rule that is responsible; sorted."""
-    top = RuleRef(name="extends", file=extending.file, line=1)
     found = [*_structure(base, extending)]
     try:
         changes = ordered(Comparison(old=base, new=extending, since=None).changes())
     except TooManyCombinations as error:
-        return [_problem(base, top, f"whether it only narrows cannot be said: {error}")]
-    found += [_problem(base, change.rule, _gives(change)) for change in changes if change.kind.widens]
+        return [_problem(base, _top(extending), f"whether it only narrows cannot be said: {error}")]
+    found += [_problem(base, _where(base, extending, one), _gives(one)) for one in changes if one.kind.widens]
     return sorted({*found})
+
+
+def _where(base: ScopeMap, extending: ScopeMap, change: Change) -> RuleRef:
+    """What was changed: the workload, the deny, else the rule that gives it."""
+    if change.kind is not Kind.GAINED or change.witness is None:
+        return change.rule
+    own, other = extending.workloads[change.workload], base.workloads.get(change.workload)
+    if other is None or other.pattern != own.pattern:
+        return own.rule
+    refused = base.decide(change.witness)
+    if isinstance(refused, Denied) and refused.reason is Denial.DENY_RULE and refused.rule is not None:
+        known = next((deny.rule for deny in extending.denies.values() if deny.rule.name == refused.rule.name), None)
+        return known or _top(extending)
+    return change.rule
+
+
+def _top(extending: ScopeMap) -> RuleRef:
+    return RuleRef(name="extends", file=extending.file, line=1)
 
 
 def _gives(change: Change) -> str:
@@ -73,7 +91,7 @@ def _nevers(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
     for name, never in base.nevers.items():
         own = extending.nevers.get(name)
         if own is None or _forbidden(own) != _forbidden(never):
-            rule = own.rule if own else RuleRef(name="extends", file=extending.file, line=1)
+            rule = own.rule if own else _top(extending)
             yield _problem(base, rule, f"widens it: it takes away or changes never {name!r}")
 
 
@@ -94,8 +112,7 @@ def _tiers(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
     for name, tier in base.tiers.items():
         own = extending.tiers.get(name)
         if own is None or not _strict(own, tier):
-            rule = RuleRef(name=f"tiers.{name}", file=extending.file, line=1)
-            yield _problem(base, rule, f"widens it: tier {name} demands less")
+            yield _problem(base, _top(extending), f"widens it: tier {name} demands less")
 
 
 def _strict(own: TierRule, other: TierRule) -> bool:
@@ -134,7 +151,7 @@ def _lent(team: Team, role: str) -> bool:
 
 def _residency(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
     """Where nothing is declared, nothing is held to it."""
-    top = RuleRef(name="residency", file=extending.file, line=1)
+    top = _top(extending)
     if base.residency and not extending.residency:
         yield _problem(base, top, "widens it: it takes residency away")
     for name, regions in extending.residency.items() if base.residency else ():

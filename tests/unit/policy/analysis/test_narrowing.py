@@ -88,6 +88,12 @@ def test_what_narrows_loads(patch: str) -> None:
             "grants: {old: {workloads: [plain], workflows: ['*'], scopes: [orders], when: {until: 2020-01-01}}}",
             "'plain'",
         ),
+        ("denies: {stop: null}", "map.yaml:1:1: widens base.yaml: it gives"),
+        ("denies: {stop: {when: {until: 2020-01-01}}}", "map.yaml:2:10: widens base.yaml: it gives"),
+        (
+            f"workloads: {{load: {{id: 'spiffe://{DOMAIN}/x'}}}}",
+            "map.yaml:2:13: widens base.yaml: it gives scope 'orders'",
+        ),
         ("denies: {stop: null}", "which base.yaml refuses (DENY_RULE: deny rule 'stop' refuses it)"),
         ("denies: {stop: {when: {until: 2020-01-01}}}", "DENY_RULE"),
         ("scopes: {orders: {ttl: 20m}}", "with ttl 20m where base.yaml has 15m"),
