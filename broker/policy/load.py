@@ -50,15 +50,17 @@ def load_files(
     refused = _add_teams(compiled, seen, kinds, kept=kept)
     if refused and kept is None:
         raise ScopeMapError(problem for problems in refused.values() for problem in problems)
-    _only_narrows(layers, compiled, seen, kinds)
-    return Loaded(map=build(compiled, digest_of(seen.contents)), contents=seen.contents, refused=refused)
+    found = build(compiled, digest_of(seen.contents))
+    _only_narrows(layers, compiled.document, found, seen, kinds)
+    return Loaded(map=found, contents=seen.contents, refused=refused)
 
 
-def _only_narrows(layers: list[Document], compiled: Root, seen: Remembered, kinds: Mapping[str, ScopeKind]) -> None:
+def _only_narrows(
+    layers: list[Document], whole: Document, extending: ScopeMap, seen: Remembered, kinds: Mapping[str, ScopeKind]
+) -> None:
     """Each file may only narrow what it extends, as it stands below the root file. Raises ScopeMapError."""
-    extending = build(compiled, "")
     for number in range(1, len(layers)):
-        base_root = compile_root(under(joined(layers[number:]), compiled.document), kinds)
+        base_root = compile_root(under(joined(layers[number:]), whole), kinds)
         _add_good_teams(base_root, seen, kinds)
         base = build(base_root, "")
         if problems := widenings(base, extending):
