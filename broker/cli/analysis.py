@@ -49,7 +49,7 @@ def who_can(
     try:
         _answer(can_reach(scope_map, scope, instant(at)), as_json=as_json)
     except TooManyCombinations as error:
-        fail(os.EX_DATAERR, str(error))
+        fail(os.EX_CONFIG, str(error))
 
 
 def what_can(
@@ -65,7 +65,7 @@ def what_can(
     except ValueError as error:
         fail(os.EX_USAGE, f"AGENT {show(agent)}: {error}")
     except TooManyCombinations as error:
-        fail(os.EX_DATAERR, str(error))
+        fail(os.EX_CONFIG, str(error))
 
 
 def plan(
@@ -84,7 +84,7 @@ def plan(
     try:
         found = compare(_side(old), _side(new), instant(at))
     except TooManyCombinations as error:
-        fail(os.EX_DATAERR, str(error))
+        fail(os.EX_CONFIG, str(error))
     if as_json or form is Form.JSON:
         print_json(found.to_json())
     elif form is Form.MARKDOWN:

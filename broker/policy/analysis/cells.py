@@ -69,7 +69,7 @@ Note: TypeAlias = Callable[[Grant, Match, Stage], None]
 class Walker:
     """Over the questions to one map, or to several at once: then their cells are those of all of them.
 
-    Each certificate is asked about once for each scope, however many regions it lies in. `note` is told at which stage
+    Of regions that follow each other with the same scope, each certificate is asked about once. `note` is told at which stage
     each grant was looked at.
     """
 
@@ -86,7 +86,7 @@ class Walker:
         self._since = since
         self._note = note
         self._left = limit
-        self._asked: set[tuple[str, str]] = set()
+        self._asked: tuple[str, set[str]] = ("", set())  # the scope, and certificates asked about it
         self._instants: dict[frozenset[When], tuple[datetime, ...]] = {}
         self._addresses: dict[frozenset[tuple[Network, ...]], tuple[str, ...]] = {}
 
@@ -95,10 +95,12 @@ class Walker:
 
         Raises TooManyCombinations.
         """
+        if self._asked[0] != scope:
+            self._asked = (scope, set())
         for agent in self._agents(scope, region):
-            if (scope, agent) in self._asked:
+            if agent in self._asked[1]:
                 continue
-            self._asked.add((scope, agent))
+            self._asked[1].add(agent)
             self._count()
             asked = AccessRequest(agent=agent, workflow="", run="", step="", scope=scope, now=_SOME_TIME)
             states = tuple(conditions.start(scope_map, scope, agent) for scope_map in self.maps)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from itertools import groupby
 from typing import TypeAlias
 
 from broker.model import RuleRef, Tier
@@ -92,17 +93,19 @@ class Comparison:
     _asked: dict[_Place, set[str]] = field(default_factory=dict)  # workflows
 
     def changes(self) -> Iterator[Change]:
-        """Everything that differs, in no order. Raises TooManyCombinations."""
+        """Everything that differs, by scope. Raises TooManyCombinations."""
         regions = changed_regions(self.old, self.new)
         if not regions:
             return
         walker = Walker((self.old, self.new), since=self.since, limit=self.limit)
         self._prefix = walker.fresh.prefix
-        for scope, region in regions:
-            for cell in walker.cells(scope, region):
-                self._compare(cell)
-        for group in self._groups.values():
-            yield self._change(group)
+        for scope, found in groupby(regions, key=lambda region: region[0]):
+            self._groups, self._asked = {}, {}
+            for _, region in found:
+                for cell in walker.cells(scope, region):
+                    self._compare(cell)
+            for group in self._groups.values():
+                yield self._change(group)
 
     def _compare(self, cell: Cell) -> None:
         before, after = cell.states
