@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from broker.cli.analysis import plan, what_can, who_can
 from broker.cli.explain import explain
 from broker.cli.lint import lint
 from broker.cli.map_tests import run_map_tests
@@ -18,6 +19,9 @@ app.command("lint")(lint)
 app.command("test")(run_map_tests)
 app.command("schema")(schema)
 app.command("explain")(explain)
+app.command("who-can")(who_can)
+app.command("what-can")(what_can)
+app.command("plan")(plan)
 app.command("simulate")(simulate_command)
 app.command("suggest")(suggest_command)
 app.command("sign")(sign)

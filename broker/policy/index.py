@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from broker.policy.patterns import PatternIndex
+from broker.policy.patterns import Pattern, PatternIndex
 from broker.policy.rules import Deny, Grant, Match, Scope, Workload
 
 
@@ -60,6 +60,10 @@ class Index:
         """The workloads of a certificate, by name."""
         found = (Match(workload=workload, captures=captures) for workload, captures in self._patterns.match(agent))
         return tuple(sorted(found, key=lambda match: match.workload.name))
+
+    def overlapping(self, pattern: Pattern) -> tuple[Workload, ...]:
+        """The workloads of which some certificate that the pattern matches could be; by name."""
+        return tuple(sorted(self._patterns.overlapping(pattern), key=lambda workload: workload.name))
 
     def grants_of(self, scope: str, workload: str) -> list[Grant]:
         """In file order, whatever their workflows."""

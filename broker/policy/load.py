@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.model import ScopeKind
+from broker.policy.analysis.narrowing import widenings
 from broker.policy.checks import at
 from broker.policy.compile import Root, add_team, build, compile_root, compile_team
-from broker.policy.document import read_document
+from broker.policy.document import Document, read_document
 from broker.policy.files import Files, Folder, Memory, Remembered, beside
-from broker.policy.layers import joined, read_file, read_layers
+from broker.policy.layers import joined, read_file, read_layers, under
 from broker.policy.parts import Parts, Team
 from broker.policy.problems import Problem, ScopeMapError, show
 from broker.policy.scope_map import ScopeMap
@@ -43,12 +44,41 @@ def load_files(
     Blocking: seconds for a map near the size limit. Raises ScopeMapError.
     """
     seen = Remembered(files=files)
-    compiled = compile_root(joined(read_layers(seen, root)), kinds)
+    layers = read_layers(seen, root)
+    compiled = compile_root(joined(layers), kinds)
     _must_be_for(compiled, environment=environment, trust_domain=trust_domain)
     refused = _add_teams(compiled, seen, kinds, kept=kept)
     if refused and kept is None:
         raise ScopeMapError(problem for problems in refused.values() for problem in problems)
-    return Loaded(map=build(compiled, digest_of(seen.contents)), contents=seen.contents, refused=refused)
+    found = build(compiled, digest_of(seen.contents))
+    _only_narrows(layers, compiled.document, found, seen, kinds)
+    return Loaded(map=found, contents=seen.contents, refused=refused)
+
+
+def _only_narrows(
+    layers: list[Document], whole: Document, extending: ScopeMap, seen: Remembered, kinds: Mapping[str, ScopeKind]
+) -> None:
+    """Each file may only narrow what it extends, as it stands below the root file. Raises ScopeMapError."""
+    for number in range(1, len(layers)):
+        base_root = compile_root(under(joined(layers[number:]), whole), kinds)
+        _add_good_teams(base_root, seen, kinds)
+        base = build(base_root, "")
+        if problems := widenings(base, extending):
+            raise ScopeMapError(problems)
+        extending = base
+
+
+def _add_good_teams(root: Root, seen: Remembered, kinds: Mapping[str, ScopeKind]) -> None:
+    """The files that are in force, where this root takes them, too; one that it does not take gives nothing here."""
+    names = {seen.shown(name): name for name in seen.contents}
+    for team in root.parts.teams.values():
+        try:
+            name = beside(names[team.rule.file], team.path)
+            raw = seen.contents[name]
+            own = compile_team(root, team, read_document(raw, seen.shown(name)), kinds)
+        except (ValueError, KeyError, ScopeMapError):
+            continue
+        add_team(root, team, own)
 
 
 def _must_be_for(root: Root, **expected: str | None) -> None:

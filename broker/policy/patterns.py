@@ -120,3 +120,22 @@ class PatternIndex(Generic[T]):
             for pattern, value in node.ends:
                 taken = zip(pattern.segments, parts, strict=True)
                 yield value, {segment.name: part for segment, part in taken if isinstance(segment, Capture)}
+
+    def overlapping(self, pattern: Pattern) -> Iterator[T]:
+        """Every value whose pattern could match an id that this one matches, too."""
+        if pattern.trust_domain != self._trust_domain:
+            return
+        nodes = [self._root]
+        for segment in pattern.segments:
+            found: list[_Node[T]] = []
+            for node in nodes:
+                if isinstance(segment, Capture):
+                    found += node.literals.values()
+                elif segment in node.literals:
+                    found.append(node.literals[segment])
+                if node.open is not None:
+                    found.append(node.open)
+            nodes = found
+        for node in nodes:
+            for _, value in node.ends:
+                yield value

@@ -107,5 +107,5 @@ def test_files_upon_files_are_bounded() -> None:
 
 
 def test_a_constant_in_an_id_is_its_text_and_captures_nothing() -> None:
-    scope_map = load(HEAD + "workloads: {load: {id: 'spiffe://{trust_domain}/{flavour}/{step}'}}\n").map
-    assert scope_map.workloads["load"].pattern.text == "spiffe://prod.acme.internal/plain/{step}"
+    scope_map = load(HEAD + "workloads: {other: {id: 'spiffe://{trust_domain}/{flavour}/{step}'}}\n").map
+    assert scope_map.workloads["other"].pattern.text == "spiffe://prod.acme.internal/plain/{step}"

@@ -1,0 +1,90 @@
+"""Who may open steps for whom: two maps compared entry by entry.
+
+What a launcher says is proven, so a new launcher makes real what grants allow only when proven. Compared by what the
+entries say: two entries that together are as one of the other map are told as a change, never the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from broker.policy.analysis.changes import Change, Kind
+from broker.policy.analysis.seen import listed, time_words
+from broker.policy.launch import Launcher
+from broker.policy.parts import TIER_ORDER
+from broker.policy.patterns import BINDING, Pattern
+from broker.policy.scope_map import ScopeMap
+from broker.policy.windows import When
+
+
+def launcher_changes(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
+    """What launchers may do in one map only."""
+    for kind, mine, theirs in ((Kind.GAINED, new, old), (Kind.LOST, old, new)):
+        for launcher in mine.launchers.all:
+            if not any(covers(theirs, other, mine, launcher) for other in theirs.launchers.all):
+                yield _change(kind, launcher, mine)
+
+
+def covers(theirs: ScopeMap, other: Launcher, mine: ScopeMap, launcher: Launcher) -> bool:
+    """May `other` do at least what `launcher` may?"""
+    return (
+        _shape(other.pattern) == _shape(launcher.pattern)
+        and _binders(theirs, other) <= _binders(mine, launcher)
+        and launcher.workloads <= other.workloads
+        and all(_same_workload(theirs, mine, name) for name in launcher.workloads)
+        and _within(launcher.workflows, other.workflows)
+        and _within(launcher.digests, other.digests)
+        and _lasts(launcher.when, other.when)
+    )
+
+
+def _change(kind: Kind, launcher: Launcher, own: ScopeMap) -> Change:
+    scopes = {scope for name in launcher.workloads for scope in own.index.scopes_of(name)}
+    tiers = sorted((own.scopes[scope].tier for scope in scopes), key=TIER_ORDER.__getitem__)
+    highest = tiers[-1] if tiers else None
+    conditions = [f"of definition {listed({*launcher.digests})}"] if launcher.digests is not None else []
+    return Change(
+        kind=kind,
+        rule=launcher.rule,
+        workload=listed({*launcher.workloads}),
+        pattern=launcher.pattern.text,
+        workflows=None if launcher.workflows is None else tuple(sorted(launcher.workflows)),
+        attribute="launch",
+        conditions=(*conditions, *time_words(launcher.when)),
+        tiers=(None, highest) if kind is Kind.GAINED else (highest, None),
+    )
+
+
+def _shape(pattern: Pattern) -> object:
+    """Names of captures count only where they bind what may be said."""
+    named = (one if isinstance(one, str) else (one.name if one.name in BINDING else "",) for one in pattern.segments)
+    return pattern.trust_domain, tuple(named)
+
+
+def _binders(scope_map: ScopeMap, launcher: Launcher) -> frozenset[object]:
+    """Entries that bind the same certificates, too."""
+    return frozenset(
+        _shape(other.pattern)
+        for other in scope_map.launchers.all
+        if not {*other.pattern.captures}.isdisjoint(BINDING)
+        and other.pattern.overlaps(launcher.pattern, lambda _name, _text: True)
+    )
+
+
+def _same_workload(theirs: ScopeMap, mine: ScopeMap, name: str) -> bool:
+    found = theirs.workloads.get(name)
+    return found is not None and _plain(found.pattern) == _plain(mine.workloads[name].pattern)
+
+
+def _plain(pattern: Pattern) -> object:
+    return pattern.trust_domain, tuple(one if isinstance(one, str) else None for one in pattern.segments)
+
+
+def _within(part: frozenset[str] | None, whole: frozenset[str] | None) -> bool:
+    return whole is None or (part is not None and part <= whole)
+
+
+def _lasts(part: When, whole: When) -> bool:
+    if whole.until is not None and (part.until is None or part.until > whole.until):
+        return False
+    return whole.daily is None or whole.daily == part.daily
