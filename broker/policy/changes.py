@@ -1,12 +1,15 @@
-"""What differs between two maps, by name: enough for the journal of a load."""
+"""What a new map changes, for the journal of a load, and for the question how many must have signed it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from typing import Any
 
-from broker.model import JsonValue
+from broker.model import JsonValue, Tier
+from broker.policy.analysis.cells import TooManyCombinations
+from broker.policy.analysis.plan import plan
 from broker.policy.scope_map import ScopeMap
 
 _SECTIONS = ("workloads", "scopes", "grants", "denies", "nevers", "tiers", "teams", "residency")
@@ -14,8 +17,29 @@ _NAMED = 50  # names in a list of the journal; the count is always whole
 _PLACE = frozenset({"rule", "position"})  # where it stands in its file says nothing of what it gives
 
 
-def describe(old: ScopeMap | None, new: ScopeMap) -> JsonValue:
-    """Section → what was added, removed and changed; sections without any are left out. Without `old` all is new."""
+def describe(old: ScopeMap | None, new: ScopeMap, now: datetime) -> JsonValue:
+    """`rules`: what was added, removed and changed, by name; `effect`: who gains and loses what. Without `old` all is new."""
+    told: dict[str, JsonValue] = {"rules": rules(old, new)}
+    if old is not None:
+        try:
+            told["effect"] = plan(old, new, now).summary()
+        except TooManyCombinations as error:
+            told["effect"] = {"unknown": str(error)}
+    return told
+
+
+def widens_high(old: ScopeMap | None, new: ScopeMap, now: datetime) -> bool:
+    """Is more possible with anything of tier high, from now on? What cannot be said counts as yes."""
+    if old is None:
+        return any(scope.tier is Tier.HIGH for scope in new.scopes.values())
+    try:
+        return plan(old, new, now).widens_tier(Tier.HIGH)
+    except TooManyCombinations:
+        return True
+
+
+def rules(old: ScopeMap | None, new: ScopeMap) -> JsonValue:
+    """Section → what was added, removed and changed; sections without any are left out."""
     found = {name: _difference(getattr(old, name) if old else {}, getattr(new, name)) for name in _SECTIONS}
     found["launchers"] = _difference(_launchers(old), _launchers(new))
     return {name: difference for name, difference in found.items() if difference}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from broker.clock import Clock
 from broker.journal.records import Record
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.model import JsonValue, ScopeKind
+from broker.model import ScopeKind
 from broker.policy import load_records
 from broker.policy.changes import describe
 from broker.policy.load_records import SAID
@@ -55,14 +55,12 @@ class Policies:
         verifier: Verifier | None = None,
         settle: float = SETTLE,
         metrics: Metrics | None = None,
-        describe: Callable[[ScopeMap | None, ScopeMap], JsonValue] = describe,
     ) -> None:
         self._source = Source(
             path=path, kinds=kinds, environment=environment, trust_domain=trust_domain, verifier=verifier
         )
         self._settle = settle
         self._metrics = metrics or Metrics()
-        self._describe = describe
         self._current: Policy | None = None
         self._kept: KeptMap | None = None  # what the database keeps
         self._before: Candidate | None = None  # the same at a start, when it is good today
@@ -224,8 +222,8 @@ class Policies:
         store, clock = self._parts()
         new, signed, old = found.loaded.map, found.signed, self._current
         other = old is None or old.map.digest != new.digest
-        plan = await asyncio.to_thread(self._describe, self._old_map, new)
         at = clock.now()
+        plan = await asyncio.to_thread(describe, self._old_map, new, at)
 
         def operation(tx: Tx) -> KeptMap:
             generation = tx.raise_generation() if other else tx.control().policy_generation

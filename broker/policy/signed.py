@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from broker.errors import unreadable
-from broker.model import Tier
+from broker.policy.changes import widens_high
 from broker.policy.files import Files, NotTrusted
 from broker.policy.problems import Problem, ScopeMapError
 from broker.policy.scope_map import ScopeMap
@@ -40,15 +40,9 @@ class Verifier(Protocol):
         """Before anything of the map is read. `seen`: the newest manifest that was ever in force. Raises ScopeMapError."""
         ...
 
-    def must_allow(self, signed: Signed, *, old: ScopeMap | None, new: ScopeMap) -> None:
+    def must_allow(self, signed: Signed, *, old: ScopeMap | None, new: ScopeMap, now: datetime) -> None:
         """Do its signers suffice for this change? `old`: the map in force, None when there is none. Raises ScopeMapError."""
         ...
-
-
-def may_widen_high(old: ScopeMap | None, new: ScopeMap) -> bool:
-    """True unless surely not: another map that has scopes of tier high. Whoever can tell more exactly says so instead."""
-    other = old is None or old.digest != new.digest
-    return other and any(scope.tier is Tier.HIGH for scope in new.scopes.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +55,6 @@ class Manifests:
     threshold_high: int
     environment: str
     trust_domain: str
-    widens_high: Callable[[ScopeMap | None, ScopeMap], bool] = may_widen_high
 
     def check(self, files: Files, root: str, *, now: datetime, seen: Seen | None) -> Signed:
         """As the protocol says."""
@@ -89,11 +82,11 @@ class Manifests:
             envelope=envelope,
         )
 
-    def must_allow(self, signed: Signed, *, old: ScopeMap | None, new: ScopeMap) -> None:
+    def must_allow(self, signed: Signed, *, old: ScopeMap | None, new: ScopeMap, now: datetime) -> None:
         """As the protocol says."""
-        if len(signed.signers) < self.threshold_high and self.widens_high(old, new):
+        if len(signed.signers) < self.threshold_high and widens_high(old, new, now):
             names = ", ".join(sorted(signed.signers))
-            message = f"may widen what is of tier high: {self.threshold_high} must have signed it, and {names} did"
+            message = f"widens what is of tier high: {self.threshold_high} must have signed it, and {names} did"
             raise self._refusal(new.file, message)
 
     def _refusal(self, file: str, message: str) -> ScopeMapError:

@@ -65,7 +65,7 @@ class Source:
         try:
             result = self._candidate(files, self.path.name, kept=kept, now=now, seen=seen)
             if self.verifier is not None and result.signed is not None:
-                self.verifier.must_allow(result.signed, old=old, new=result.loaded.map)
+                self.verifier.must_allow(result.signed, old=old, new=result.loaded.map, now=now)
         except ScopeMapError as error:
             result = error
         except Exception:  # a mistake of ours must not end the watch, nor let a half-made map in

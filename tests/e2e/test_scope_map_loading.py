@@ -48,7 +48,7 @@ def test_a_change_is_taken_by_itself_and_what_it_gives_no_more_dies(site: Site) 
         client.end(handle)
     row = leases(deployment)[gone]
     assert (row.state, row.end_reason) == (LeaseState.REVOKED, EndReason.POLICY_CHANGED)
-    assert journal(deployment, "POLICY_LOADED")[-1]["data"]["plan"] == {"grants": {"changed": ["nightly"]}}
+    assert journal(deployment, "POLICY_LOADED")[-1]["data"]["plan"]["rules"] == {"grants": {"changed": ["nightly"]}}
 
 
 @pytest.mark.parametrize("how", ["spoilt", "missing", "everybody's"])

@@ -1,21 +1,26 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from broker.policy.changes import describe
+from broker.policy import changes
+from broker.policy.analysis.cells import TooManyCombinations
+from broker.policy.changes import describe, rules, widens_high
 from broker.policy.load import parse
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE, DOMAIN, HEAD, a_map
 
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
 GRANTS = "grants:\n  nightly: {workloads: [load], workflows: [etl], scopes: [orders, lake]}\n"
 
 
 def test_a_map_against_itself_has_no_changes() -> None:
-    assert describe(a_map(GRANTS), a_map(GRANTS)) == {}
+    assert rules(a_map(GRANTS), a_map(GRANTS)) == {}
 
 
 def test_where_a_rule_stands_and_what_comments_say_is_no_change() -> None:
-    assert describe(a_map(GRANTS), a_map("# moved\n\n" + GRANTS)) == {}
+    assert rules(a_map(GRANTS), a_map("# moved\n\n" + GRANTS)) == {}
 
 
 @pytest.mark.parametrize(
@@ -32,20 +37,55 @@ def test_where_a_rule_stands_and_what_comments_say_is_no_change() -> None:
     ],
 )
 def test_what_differs_is_named(text: str, change: object) -> None:
-    assert describe(a_map(GRANTS), a_map(text)) == change
+    assert rules(a_map(GRANTS), a_map(text)) == change
 
 
 def test_a_scope_that_changes_in_place_is_named() -> None:
     other = a_map(GRANTS, base=BASE.replace("role: orders-ro", "role: orders-rw"))
-    assert describe(a_map(GRANTS), other) == {"scopes": {"changed": ["orders"]}}
+    assert rules(a_map(GRANTS), other) == {"scopes": {"changed": ["orders"]}}
 
 
 def test_without_an_older_one_all_is_new() -> None:
-    assert describe(None, a_map(GRANTS))["grants"] == {"added": ["nightly"]}
+    assert rules(None, a_map(GRANTS))["grants"] == {"added": ["nightly"]}
 
 
 def test_a_long_list_is_cut_and_says_by_how_much() -> None:
     workloads = "\n".join(f"  w{number:03}: {{id: 'spiffe://{DOMAIN}/w/{number}'}}" for number in range(80))
     many = parse(f"{HEAD}workloads:\n{workloads}\nscopes: {{}}\ngrants: {{}}\n", "map.yaml", KINDS)
-    added = describe(None, many)["workloads"]["added"]
+    added = rules(None, many)["workloads"]["added"]
     assert (len(added), added[-1]) == (51, "and 30 more")
+
+
+LATER = GRANTS.replace("workflows: [etl]", "workflows: [etl, ml]")
+
+
+def test_the_effect_is_the_plan_s() -> None:
+    told = describe(a_map(GRANTS), a_map(LATER), NOW)
+    assert told["rules"] == {"grants": {"changed": ["nightly"]}}
+    assert (told["effect"]["widens"], told["effect"]["widens_high"]) == (True, True)
+    assert any("lake" in line and "ml" in line for line in told["effect"]["lines"])
+    assert "effect" not in describe(None, a_map(GRANTS), NOW)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "widens"),
+    [
+        (None, GRANTS, True),  # lake is high
+        (GRANTS, LATER, True),
+        (LATER, GRANTS, False),
+        (GRANTS, GRANTS.replace("orders, lake", "lake, scratch"), False),  # only what is low
+        (GRANTS + "denies: {no: {scopes: [lake]}}\n", GRANTS, True),
+        (GRANTS, "# other words\n" + GRANTS, False),
+    ],
+)
+def test_what_is_high_is_widened_or_not(old: str | None, new: str, widens: bool) -> None:  # noqa: FBT001
+    assert widens_high(a_map(old) if old else None, a_map(new), NOW) is widens
+
+
+def test_what_cannot_be_said_counts_as_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(*_: object) -> None:
+        raise TooManyCombinations
+
+    monkeypatch.setattr(changes, "plan", give_up)
+    assert widens_high(a_map(GRANTS), a_map(GRANTS), NOW)
+    assert "unknown" in describe(a_map(GRANTS), a_map(GRANTS), NOW)["effect"]

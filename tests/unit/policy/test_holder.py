@@ -86,7 +86,7 @@ async def test_the_first_load_raises_the_generation_and_is_journalled(policies: 
         "scopes": {"added": ["lake", "orders", "scratch"]},
         "grants": {"added": ["nightly"]},
     }
-    data = {"digest": policies.map.digest, "generation": 1, "grants": 1, "from": "files", "plan": plan}
+    data = {"digest": policies.map.digest, "generation": 1, "grants": 1, "from": "files", "plan": {"rules": plan}}
     assert (loaded["kind"], loaded["data"]) == ("POLICY_LOADED", data | {"file": policies.map.file})
 
 
