@@ -122,18 +122,21 @@ class Comparison:
             self._add(Kind.LOST, cell, old)
 
     def _add(self, kind: Kind, cell: Cell, decision: Allowed, shift: Shift | None = None) -> None:
-        key = (kind.value, decision.scope, decision.rule.name, decision.workload)
+        lost = kind is Kind.LOST
+        other = (self.new if lost else self.old).decide(cell.request)
+        key: tuple[str, ...] = (kind.value, decision.scope, decision.rule.name, decision.workload)
+        if isinstance(other, Denied):  # else a line would join the workflows of one with the attempts of another
+            key += (other.reason.value,)
         if shift is not None:
             key += (shift.attribute, *((shift.before, shift.after) if shift.texts else ()))
         if key not in self._groups:
-            lost = kind is Kind.LOST
             grants = cell.states[0 if lost else 1].grants
             self._groups[key] = _Group(
                 kind=kind,
                 decision=decision,
                 grant=min((grant for grant, _ in grants), key=lambda grant: grant.position),
                 seen=Seen(prefix=self._prefix, witness=cell.request),
-                other=(self.new if lost else self.old).decide(cell.request),
+                other=other,
                 shift=shift,
             )
         self._groups[key].seen.add(cell)
