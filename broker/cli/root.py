@@ -26,7 +26,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("broker.cli.serve", "serve", "Run the daemon."),
     "check": Command("broker.cli.check", "check", "Look for mistakes in config, keys, certificates and scope map."),
-    "scopes": Command("broker.cli.scopes", "app", "Scope maps, offline: lint, test, explain, who-can, plan, sign and more."),
+    "scopes": Command(
+        "broker.cli.scopes", "app", "Scope maps, offline: lint, test, explain, who-can, plan, sign and more."
+    ),
     "keys": Command("broker.cli.keys", "app", "The mint keys: list, rotate, prune, new."),
     "recover": Command("broker.cli.recover", "recover", "After a restore: kill what is alive and forgotten."),
     "recheck": Command("broker.cli.recheck", "recheck", "Look again at credentials that were reported dead."),
