@@ -325,8 +325,11 @@ class ScopeKind(Protocol):
         """Of a good block."""
         ...
 
-    def role(self, block: Mapping[str, JsonValue]) -> str:
-        """Of a good block: the provider's role whose power it lends. A team's file is bounded by its name."""
+    def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
+        """Of a good block: what it makes use of at the provider, the role first; each up to the name that says whose it is.
+
+        A team's file is bounded by these names, and a role keeps its tier under whatever scope's name.
+        """
         ...
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:

@@ -60,8 +60,8 @@ def _table(changes: list[Change]) -> Iterator[str]:
         cells = [
             change.kind.value,
             code("(opens steps)" if launches else change.scope),
-            f"{code(change.workload)} {code(change.pattern)}",
-            code(conditions),
+            f"{code(change.workload)} {code(change.pattern)}" if change.workload else "nobody has it",
+            code(conditions) if change.workload else "",
             code(what) if what else "",
             code(str(change.rule)),
         ]

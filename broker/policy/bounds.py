@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from broker.model import ScopeKind
 from broker.policy.parts import TIER_ORDER, Parts, Team
 from broker.policy.problems import show
 from broker.policy.reader import Reader
+from broker.policy.rules import Scope
 
 
-def check_bounds(team: Team, parts: Parts, reader: Reader, own: Parts, kinds: Mapping[str, ScopeKind]) -> None:
+def check_bounds(team: Team, parts: Parts, reader: Reader, own: Parts) -> None:
     """`parts`: the root's; `own`: the team's."""
-    _scopes(team, parts, reader, own, kinds)
+    _scopes(team, parts, reader, own)
     _grants(team, parts, reader, own)
     for name, deny in own.denies.items():
-        if deny.scopes is None or not all(scope.startswith(team.scopes_prefix) for scope in deny.scopes):
-            message = f"a team denies scopes of its own: name scopes that begin with {team.scopes_prefix!r}"
-            reader.complain(("denies", name), message, key=True)
+        # Of its own file: a deny of the root's scopes would go when the team's file is bad, and what it denied be given.
+        if deny.scopes is None or not deny.scopes <= own.scopes.keys():
+            reader.complain(("denies", name), "a team denies scopes of its own file: name them", key=True)
 
 
-def _scopes(team: Team, parts: Parts, reader: Reader, own: Parts, kinds: Mapping[str, ScopeKind]) -> None:
+def _by_tier(scope: Scope) -> int:
+    return TIER_ORDER[scope.tier]
+
+
+def _scopes(team: Team, parts: Parts, reader: Reader, own: Parts) -> None:
     for name, scope in own.scopes.items():
         path = ("scopes", name)
         if not name.startswith(team.scopes_prefix):
@@ -30,9 +32,14 @@ def _scopes(team: Team, parts: Parts, reader: Reader, own: Parts, kinds: Mapping
         if TIER_ORDER[scope.tier] > TIER_ORDER[team.max_tier]:
             reader.complain((*path, "tier"), f"above {team.max_tier.value}, the highest tier of team {team.name}")
         # Else a team could lend itself any power that the broker has, under a low tier.
-        role = kinds[scope.provider].role(scope.block)
-        if not team.lends(role):
-            reader.complain((*path, scope.provider), f"role {show(role)} is not one that team {team.name} may use")
+        for power in scope.powers:
+            if not team.may_use(power):
+                reader.complain((*path, scope.provider), f"{show(power)} is not among what team {team.name} may use")
+        root = max((one for one in parts.scopes.values() if one.role == scope.role), key=_by_tier, default=scope)
+        if _by_tier(root) > _by_tier(scope):
+            reader.complain(
+                (*path, "tier"), f"below {root.tier.value}, the tier of {root.rule}, which has the same role"
+            )
 
 
 def _grants(team: Team, parts: Parts, reader: Reader, own: Parts) -> None:

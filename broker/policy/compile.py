@@ -38,8 +38,8 @@ class Root:
     positions: Iterator[int]
 
 
-def compile_root(document: Document, kinds: Mapping[str, ScopeKind], *, complete: bool = True) -> Root:
-    """Everything but the teams' files. Not `complete`: constants may be left to a map that extends this one.
+def compile_root(document: Document, kinds: Mapping[str, ScopeKind]) -> Root:
+    """Everything but the teams' files.
 
     Raises ScopeMapError with every mistake.
     """
@@ -50,7 +50,7 @@ def compile_root(document: Document, kinds: Mapping[str, ScopeKind], *, complete
     reader = Reader(
         document=document, kinds=kinds, constants={}, workloads=head.workloads, scopes=head.scopes, problems=problems
     )
-    reader.constants = _constants(reader, head, complete=complete)
+    reader.constants = _constants(reader, head)
     parts = Parts(residency=_residency(reader, head))
     parts.tiers = reader.section("tiers", head.tiers, reader.tier)
     reader.tiers = parts.tiers
@@ -110,7 +110,7 @@ def compile_team(root: Root, team: Team, document: Document, kinds: Mapping[str,
         reader.complain(("grants",), f"more than {checks.MAX_PAIRS} pairs of scope and workload", key=True)
         raise ScopeMapError(problems)
     problems += checks.scope_problems(root.parts, own.scopes.values(), kinds)
-    check_bounds(team, root.parts, reader, own, kinds)
+    check_bounds(team, root.parts, reader, own)
     together = _with_scopes_of(root.parts, own)
     checks.template_problems(together, reader, own.grants.values())
     checks.owner_problems(together, reader, own.grants.values())
@@ -123,9 +123,13 @@ def compile_team(root: Root, team: Team, document: Document, kinds: Mapping[str,
 def add_team(root: Root, team: Team, own: Parts) -> None:
     """Put a good team file's parts to the root's."""
     parts = root.parts
+    grants = {f"{team.name}:{name}": grant for name, grant in own.grants.items()}
+    denies = {f"{team.name}:{name}": deny for name, deny in own.denies.items()}
+    if taken := own.scopes.keys() & parts.scopes | grants.keys() & parts.grants | denies.keys() & parts.denies:
+        raise AssertionError(f"a team's rules must take no other's place: {sorted(taken)}")
     parts.scopes |= own.scopes
-    parts.grants |= {f"{team.name}:{name}": grant for name, grant in own.grants.items()}
-    parts.denies |= {f"{team.name}:{name}": deny for name, deny in own.denies.items()}
+    parts.grants |= grants
+    parts.denies |= denies
     parts.tests += own.tests
 
 
@@ -162,15 +166,14 @@ def _with_scopes_of(parts: Parts, own: Parts) -> Parts:
     return Parts(workloads=parts.workloads, nevers=parts.nevers, scopes={**parts.scopes, **own.scopes})
 
 
-def _constants(reader: Reader, head: entries.Head, *, complete: bool) -> dict[str, str]:
+def _constants(reader: Reader, head: entries.Head) -> dict[str, str]:
     found = {"environment": head.environment, "trust_domain": head.trust_domain}
     for name, value in head.constants.items():
         path = ("constants", name)
         if not _CONSTANT_NAME.fullmatch(name) or name in BUILT_IN or name in BINDING:
             reader.complain(path, "not a name for a constant: a-z 0-9 _, and no word that has a meaning", key=True)
         elif value is None:
-            if complete:
-                reader.complain(path, "has no value; a map that extends this one gives it")
+            reader.complain(path, "has no value; a map that extends this one gives it")
             found[name] = "unset"
         elif not isinstance(value, str) or not _CONSTANT.fullmatch(value):
             reader.complain(path, "a constant is text of A-Z a-z 0-9 . _ -; put it in quotes")

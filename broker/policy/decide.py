@@ -14,7 +14,7 @@ The steps, in this order, so that a refusal never tells an agent about scopes th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from broker.model import MIN_LEASE_LIFE, RuleRef
@@ -105,13 +105,21 @@ def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest) ->
         ttl=scope.ttl,
         max_ttl=scope.max_ttl,
         max_step=min(candidate.grant.max_step for candidate in matching),
-        until=_last([candidate.until for candidate in matching]),
+        until=_last(
+            [one.until for one in matching if _filling(scope, one, request) == _filling(scope, chosen, request)]
+        ),
         concurrent=Concurrent.REFUSE if refuse else Concurrent.SUPERSEDE,
         rule=chosen.grant.rule,
         workload=chosen.match.workload.name,
         captures=dict(chosen.match.captures),
         approvals=max(scope.approvals, *(candidate.grant.approvals for candidate in matching)),
     )
+
+
+def _filling(scope: Scope, candidate: Candidate, request: AccessRequest) -> list[str]:
+    """What a grant puts into the scope's templates: one that puts in something else gives another credential."""
+    values = _values(candidate.match, request)
+    return [values[name] for name in sorted(scope.variables)]
 
 
 def _last(ends: list[datetime | None]) -> datetime | None:
@@ -141,7 +149,8 @@ def denying(index: Index, scope: Scope, request: AccessRequest, matches: tuple[M
     for deny in index.denies_of(scope.name, matches):
         if deny.workflows is not None and workflow_known(request, matches) and request.workflow not in deny.workflows:
             continue
-        if deny.digests is not None and request.proven and request.definition_digest not in deny.digests:
+        known = request.proven and request.definition_digest  # a launcher that names none has proven none
+        if deny.digests is not None and known and request.definition_digest not in deny.digests:
             continue
         if deny.when.reaches(request.address) is False:
             continue
@@ -184,6 +193,8 @@ def _time_failures(grant: Grant, phase: Phase, now: datetime) -> Iterable[Failur
         yield _failure(Denial.OUTSIDE_WINDOW, fixes.not_evaluated(grant))
         return
     until, daily = grant.when.until, grant.when.daily
+    if daily is not None and replace(grant.when, until=None).look(now)[0] is Phase.UNKNOWN:  # the end of the calendar
+        daily = None
     if until is not None and now >= until:
         yield _failure(Denial.GRANT_OVER, fixes.over(grant, now))
     elif until is not None and until - now < MIN_LEASE_LIFE:
@@ -230,5 +241,5 @@ def _unknown(reason: Denial, words: fixes.Words, rule: RuleRef | None = None) ->
 
 def _no_grant(index: Index, request: AccessRequest, matches: tuple[Match, ...]) -> Denied:
     names = [match.workload.name for match in matches]
-    near = next((grant for grant in index.grants if set(grant.workloads) & set(names)), None)
+    near = index.first_grant_of(names)
     return _unknown(Denial.NO_GRANT, fixes.no_grant(near, names[0], request), near.rule if near else None)

@@ -35,6 +35,7 @@ class Index:
         self._patterns: PatternIndex[Workload] = PatternIndex(trust_domain)
         self._grants: dict[tuple[str, str], _Grants] = {}
         self._scopes_of: dict[str, dict[str, None]] = {}
+        self._first_grant: dict[str, Grant] = {}
         self._denies: dict[tuple[str | None, str | None], list[tuple[int, Deny]]] = {}
         for workload in workloads:
             self._patterns.add(workload.pattern, workload)
@@ -47,6 +48,7 @@ class Index:
 
     def _add_grant(self, grant: Grant) -> None:
         for name in grant.workloads:
+            self._first_grant.setdefault(name, grant)
             for scope in grant.scopes:
                 self._scopes_of.setdefault(name, {})[scope] = None
                 found = self._grants.setdefault((scope, name), _Grants())
@@ -74,6 +76,11 @@ class Index:
         """Those that name this workflow, and those for any."""
         found = self._grants.get((scope, workload))
         return [*found.by_workflow.get(workflow, ()), *found.any_workflow] if found else []
+
+    def first_grant_of(self, workloads: Iterable[str]) -> Grant | None:
+        """The first in the file that names one of them, whatever it gives."""
+        found = [self._first_grant[name] for name in workloads if name in self._first_grant]
+        return min(found, key=lambda grant: grant.position, default=None)
 
     def scopes_of(self, workload: str) -> Iterable[str]:
         """What some grant gives to a workload."""

@@ -51,16 +51,15 @@ class Launchers:
         for launcher in self.all:
             self._patterns.add(launcher.pattern, launcher)
 
-    def known(self, spiffe_id: str) -> bool:
-        """Is it a launcher at all?"""
-        return any(True for _ in self._patterns.match(spiffe_id))
-
     def allows(self, asked: Launch, matches: Iterable[Match]) -> RuleRef | None:
         """The first launcher rule that allows it; `matches`: the workloads that the agent fits.
 
-        What the launcher's own certificate captures as workflow, run or step binds it, too.
+        What the launcher's own certificate captures as workflow, run or step binds it, too. An agent that fits a workload
+        which is not the launcher's is not: what is proven would be so for that workload's grants as well.
         """
         names = {match.workload.name for match in matches}
+        if not names:
+            return None
         found = sorted(self._patterns.match(asked.launcher), key=lambda pair: pair[0].name)
         if any(
             captures.get(name, getattr(asked, name)) != getattr(asked, name)
@@ -70,7 +69,7 @@ class Launchers:
             return None
         for launcher, _ in found:
             if (
-                names & launcher.workloads
+                names <= launcher.workloads
                 and (launcher.workflows is None or asked.workflow in launcher.workflows)
                 and (launcher.digests is None or asked.definition_digest in launcher.digests)
                 and launcher.when.look(asked.now)[0] is Phase.OPEN

@@ -14,7 +14,7 @@ from broker.policy.files import Files, beside, why_not
 from broker.policy.problems import Problem, ScopeMapError, show
 
 MAX_LAYERS = 5
-OPEN = "constants"  # where null in a base means "the map that extends it says it"
+OPEN = "constants"  # where null in a base means "the map that extends it says it", and nothing else may be said
 
 
 def read_file(files: Files, name: str, asked_by: tuple[Document, Path] | None = None) -> Document:
@@ -93,6 +93,12 @@ class _Join:
         result: dict[str, JsonValue] = {key: value for key, value in base.items() if path or key != "extends"}
         for key, value in over.items():
             place = (*path, key)
+            if path == (OPEN,) and (key not in base or base[key] is not None) and value != base.get(key):
+                # The base is held against this map under this map's constants: one that it may set anew is no bound.
+                what = "says what it is" if key in base else "has no such constant"
+                self._problems.append(
+                    self._layer.problem(place, f"{self._base.file} {what}; only null may be filled in")
+                )
             if value is None and path != (OPEN,):
                 if key not in base:
                     message = f"null takes a key away, and {self._base.file} has none of this name"

@@ -97,6 +97,7 @@ def _add_teams(
 ) -> dict[str, tuple[Problem, ...]]:
     """Each team's file, or its kept one; why those that are refused are."""
     names = {seen.shown(name): name for name in seen.contents}
+    taken = set(seen.contents)
     refused: dict[str, tuple[Problem, ...]] = {}
     for team in root.parts.teams.values():
         path = ("teams", team.name, "path")
@@ -105,6 +106,10 @@ def _add_teams(
         except ValueError as error:
             refused[team.name] = (root.document.problem(path, str(error)),)
             continue
+        if name in taken:  # what one of them drops would be missing from what the other one is known by
+            refused[team.name] = (root.document.problem(path, f"{seen.shown(name)} is another part of this map"),)
+            continue
+        taken.add(name)
         try:
             own = compile_team(root, team, read_file(seen, name, (root.document, path)), kinds)
         except ScopeMapError as error:

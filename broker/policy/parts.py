@@ -33,11 +33,11 @@ class Team:
     roles: tuple[str, ...] | None  # None: those named with the prefix
     rule: RuleRef
 
-    def lends(self, role: str) -> bool:
-        """May its scopes use this role of a provider?"""
+    def may_use(self, power: str) -> bool:
+        """May its scopes make use of this role or path of a provider?"""
         if self.roles is None:
-            return role.rsplit("/", 1)[-1].startswith(self.scopes_prefix)
-        return any(role.startswith(one[:-1]) if one.endswith("*") else role == one for one in self.roles)
+            return power.rsplit("/", 1)[-1].startswith(self.scopes_prefix)
+        return any(power.startswith(one[:-1]) if one.endswith("*") else power == one for one in self.roles)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -22,6 +22,8 @@ from broker.policy.schema.values import ANY
 from broker.policy.templates import fill, mistakes, variables
 from broker.policy.windows import ALWAYS, EVERY_DAY, Daily, When
 
+TEAMS_OWN = ("grants", "denies", "teams")  # sections whose names make those of teams' rules
+
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 
@@ -46,6 +48,9 @@ class Reader:
         for key, entry in data.items():
             if not NAME.fullmatch(key):
                 self.complain((name, key), "not a name: letters, digits and . _ : + @ = -", key=True)
+                continue
+            if name in TEAMS_OWN and ":" in key:  # else a team's rule could take the place of the root's
+                self.complain((name, key), "no ':' in it: team:rule is how a team's rules are named", key=True)
                 continue
             compiled = read(entry, (name, key))
             if compiled is not None:
@@ -115,6 +120,7 @@ class Reader:
             revocability=self.kinds[provider].revocability(block),
             residency=tuple(entry.residency),
             approvals=max(entry.approvals, tier.approvals if tier else 0),
+            powers=tuple(self.kinds[provider].powers(block)),
             description=entry.description,
             rule=self.rule(path, prefix="scopes."),
             team=self.team,

@@ -37,9 +37,15 @@ class Scope:
     revocability: Revocability
     residency: tuple[str, ...]
     approvals: int  # its own, or its tier's when that asks for more
+    powers: tuple[str, ...]  # of the provider, its role first
     description: str
     rule: RuleRef
     team: str = ""  # whose file declares it
+
+    @property
+    def role(self) -> tuple[str, str]:
+        """The provider's, whatever name the scope gives it."""
+        return self.provider, self.powers[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

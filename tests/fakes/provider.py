@@ -118,8 +118,8 @@ class FakeKind:
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         return self._revocability
 
-    def role(self, block: Mapping[str, JsonValue]) -> str:
-        return str(block["role"])
+    def powers(self, block: Mapping[str, JsonValue]) -> list[str]:
+        return [str(block["role"])]
 
     def regions(self, block: Mapping[str, JsonValue]) -> None:
         return None

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
-from itertools import product
+from itertools import count, product
 from typing import TypeAlias
 
 from broker.model import JsonValue
 from broker.policy.analysis import conditions
-from broker.policy.analysis.conditions import GrantHolds, State, without_denies
+from broker.policy.analysis.conditions import GrantHolds, State, some_digest, without_denies
 from broker.policy.analysis.identities import Fresh, Identities, fresh
 from broker.policy.analysis.networks import addresses
 from broker.policy.analysis.times import instants
@@ -184,7 +184,8 @@ class Walker:
     def _digests(self, node: Node) -> Iterator[Node]:
         asked, states = node
         mentioned = {one for state in states for rule in state.rules for one in rule.digests or ()}
-        for digest in ("", *sorted(mentioned)) if asked.proven else ("",):
+        another = next(one for one in map(some_digest, count()) if one not in mentioned)
+        for digest in ("", another, *sorted(mentioned)) if asked.proven and mentioned else ("",):
             said = replace(asked, definition_digest=digest)
             after = self._kept(said, states, Stage.PROOF, conditions.digest_pinned)
             yield said, tuple(without_denies(said, state, conditions.digest_denied) for state in after)

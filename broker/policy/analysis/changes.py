@@ -15,6 +15,7 @@ from broker.policy.analysis.cells import MAX_QUESTIONS, Cell, Walker
 from broker.policy.analysis.regions import changed_regions
 from broker.policy.analysis.seen import Seen, listed, time_words
 from broker.policy.decision import AccessRequest, Allowed, Denied
+from broker.policy.parts import TIER_ORDER
 from broker.policy.patterns import Capture
 from broker.policy.rules import Grant
 from broker.policy.scope_map import ScopeMap
@@ -163,7 +164,7 @@ class Comparison:
             after=shift.after if shift else "",
             conditions=tuple(self._conditions(group)),
             refused=_refused(group.other),
-            tiers=(_tier(self.old, decision.scope), _tier(self.new, decision.scope)),
+            tiers=tiers_of(self.old, self.new, decision.scope),
             witness=seen.witness,
         )
 
@@ -186,9 +187,13 @@ def _refused(other: Allowed | Denied) -> str:
     return f"{other.reason.value}: {other.message}"
 
 
-def _tier(scope_map: ScopeMap, scope: str) -> Tier | None:
-    found = scope_map.scopes.get(scope)
-    return found.tier if found else None
+def tiers_of(old: ScopeMap, new: ScopeMap, scope: str) -> tuple[Tier | None, Tier | None]:
+    """How dangerous it was and is: as the highest tier of any scope with its role. Another name makes nothing harmless."""
+    by_role: dict[tuple[str, str], Tier] = {}
+    for one in (*old.scopes.values(), *new.scopes.values()):
+        by_role[one.role] = max(by_role.get(one.role, one.tier), one.tier, key=TIER_ORDER.__getitem__)
+    was, is_now = old.scopes.get(scope), new.scopes.get(scope)
+    return by_role[was.role] if was else None, by_role[is_now.role] if is_now else None
 
 
 def ordered(changes: Iterable[Change]) -> tuple[Change, ...]:

@@ -13,6 +13,8 @@ from broker.policy.rules import Deny, Grant, Match
 from broker.policy.scope_map import ScopeMap
 from broker.policy.templates import VALUE
 
+_NAMED_BY_NONE = "sha256:" + "0" * 56
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
@@ -121,7 +123,8 @@ def workflow_denied(asked: AccessRequest, state: State, deny: Deny) -> bool:
 
 def digest_denied(asked: AccessRequest, _state: State, deny: Deny) -> bool:
     """Named, or not proven."""
-    return deny.digests is None or not asked.proven or asked.definition_digest in deny.digests
+    known = asked.proven and asked.definition_digest
+    return deny.digests is None or not known or asked.definition_digest in deny.digests
 
 
 def time_denied(asked: AccessRequest, _state: State, deny: Deny) -> bool:
@@ -132,3 +135,13 @@ def time_denied(asked: AccessRequest, _state: State, deny: Deny) -> bool:
 def network_denied(asked: AccessRequest, _state: State, deny: Deny) -> bool:
     """From there, or nobody can say."""
     return deny.when.reaches(asked.address) is not False
+
+
+def some_digest(number: int) -> str:
+    """Digests for those that no rule names."""
+    return f"{_NAMED_BY_NONE}{number:08x}"
+
+
+def is_any(digest: str) -> bool:
+    """Does it stand for those?"""
+    return digest.startswith(_NAMED_BY_NONE)

@@ -67,7 +67,11 @@ def _excepts(deny: Deny, fits: Mapping[str, Mapping[str, str]], asked: AccessReq
         (deny.workloads is None or not deny.workloads.isdisjoint(fits))
         and (deny.scopes is None or asked.scope in deny.scopes)
         and (deny.workflows is None or not known or asked.workflow in deny.workflows)
-        and (deny.digests is None or not asked.proven or asked.definition_digest in deny.digests)
+        and (
+            deny.digests is None
+            or asked.definition_digest in deny.digests
+            or not (asked.proven and asked.definition_digest)
+        )
         and deny.when.reaches(asked.address) is not False
         and concerns(deny.when, asked.now)
     )

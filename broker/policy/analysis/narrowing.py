@@ -143,7 +143,7 @@ def _bounded(team: Team, other: Team) -> bool:
 def _lent(team: Team, role: str) -> bool:
     """Every role that this one, perhaps with a * at its end, stands for."""
     if not role.endswith("*"):
-        return team.lends(role)
+        return team.may_use(role)
     if team.roles is None:
         return False
     return any(one.endswith("*") and role[:-1].startswith(one[:-1]) for one in team.roles)

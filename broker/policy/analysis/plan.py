@@ -70,7 +70,26 @@ class Plan:
 def plan(old: ScopeMap, new: ScopeMap, now: datetime) -> Plan:
     """Compare what the maps allow from `now` on. Raises TooManyCombinations."""
     compared = Comparison(old=old, new=new, since=now).changes()
-    return Plan(changes=ordered((*compared, *launcher_changes(old, new), *_notes(old, new))))
+    found = [*compared]
+    told = {change.scope for change in found if change.attribute == "tier"}
+    relabelled = (one for one in _relabelled(old, new) if one.scope not in told)
+    return Plan(changes=ordered((*found, *relabelled, *launcher_changes(old, new), *_notes(old, new))))
+
+
+def _relabelled(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
+    """A tier that falls, also where nobody has the scope yet: or it would be high no more when it is granted next."""
+    for name in sorted(old.scopes.keys() & new.scopes.keys()):
+        before, after = old.scopes[name], new.scopes[name]
+        if TIER_ORDER[after.tier] < TIER_ORDER[before.tier]:
+            yield Change(
+                kind=Kind.LOOSENED,
+                rule=after.rule,
+                scope=name,
+                attribute="tier",
+                before=before.tier.value,
+                after=after.tier.value,
+                tiers=(before.tier, after.tier),
+            )
 
 
 def line(change: Change) -> str:
@@ -79,6 +98,8 @@ def line(change: Change) -> str:
     if change.kind is Kind.NOTE:
         return f"note: {_moved(change)}{where if change.rule.line else ''}"
     conditions = "".join(f", {one}" for one in change.conditions)
+    if change.scope and not change.workload:
+        return f"{change.kind.value}: {change.scope}, which nobody has: {_moved(change)}{where}"
     if change.attribute == "launch":
         verb = "may open" if change.kind is Kind.GAINED else "may no longer open"
         who = f"launcher {change.pattern} {verb} steps for {change.workload}"

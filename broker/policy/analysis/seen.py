@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.policy.analysis.cells import Cell
+from broker.policy.analysis.conditions import is_any
 from broker.policy.analysis.networks import UNKNOWN
 from broker.policy.decision import AccessRequest
 from broker.policy.rules import Grant
@@ -49,7 +50,8 @@ class Seen:
         if self.proven == {True}:
             found.append("only when a launcher proves it")
         if "" not in self.digests:
-            found.append(f"for definition {listed(self.digests)}")
+            named = {one for one in self.digests if not is_any(one)}
+            found.append(f"for definition {listed(named)}" if named == self.digests else "when the definition is said")
         if grant.when.networks is not None:
             seen = [read_address(one) for one in self.addresses]
             found.append(f"from {listed({str(n) for n in grant.when.networks if any(a and a in n for a in seen)})}")

@@ -50,9 +50,9 @@ class AwsScope:
         bound_only = AwsBlock.model_validate(block).revoke == "bound"
         return Revocability.EXPIRY_ONLY if bound_only else Revocability.DENY_POLICY
 
-    def role(self, block: Mapping[str, JsonValue]) -> str:
-        """The role's ARN."""
-        return AwsBlock.model_validate(block).role_arn
+    def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
+        """The role's ARN: a session never has more than its role."""
+        return [AwsBlock.model_validate(block).role_arn]
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         """Those that the session policy lets it use."""

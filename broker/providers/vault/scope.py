@@ -199,9 +199,15 @@ class VaultScope:
         """A token dies exactly, and with it a leased secret; a certificate is published; a stored value lives on."""
         return VaultBlock.model_validate(dict(block)).kind.revocability
 
-    def role(self, block: Mapping[str, JsonValue]) -> str:
-        """The token role."""
-        return VaultBlock.model_validate(dict(block)).role
+    def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
+        """The token role, and the secrets engine's: `database/creds/orders`, or of stored values the first folder."""
+        made = VaultBlock.model_validate(dict(block))
+        if not made.path:
+            return [made.role]
+        parts = made.path.split("/")
+        if made.kind is Kind.STATIC:  # <mount>/data/<folder>/… (KV v2), or <mount>/<folder>/…
+            parts = parts[: 3 if parts[1] == "data" else 2]
+        return [made.role, "/".join(parts)]
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:  # noqa: ARG002 - as the protocol has it
         """A server is where it is."""

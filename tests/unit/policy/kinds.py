@@ -25,8 +25,8 @@ class FakeKind:
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         return Revocability.STATIC if block.get("role") == "static" else Revocability.EXACT
 
-    def role(self, block: Mapping[str, JsonValue]) -> str:
-        return str(block["role"])
+    def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
+        return [str(block["role"])]
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         return block.get("data", {}).get("regions") if isinstance(block.get("data"), dict) else None

@@ -76,10 +76,24 @@ def test_the_effect_is_the_plan_s() -> None:
         (GRANTS, GRANTS.replace("orders, lake", "lake, scratch"), False),  # only what is low
         (GRANTS + "denies: {no: {scopes: [lake]}}\n", GRANTS, True),
         (GRANTS, "# other words\n" + GRANTS, False),
+        # Under another name, of a lower tier: the role is what it was.
+        (GRANTS, GRANTS + "  more: {workloads: [plain], workflows: ['*'], scopes: [copy]}\n", True),
     ],
 )
 def test_what_is_high_is_widened_or_not(old: str | None, new: str, widens: bool) -> None:  # noqa: FBT001
+    copy = BASE.replace("scopes:\n", 'scopes:\n  copy: {fake: {role: "lake/{workflow}/x"}, tier: low}\n')
+    if "copy" in new:
+        copy = copy.replace('plain"}', 'plain/{workflow}"}')
+        assert widens_high(a_map(old or "", base=copy), a_map(new, base=copy), NOW) is widens
+        return
     assert widens_high(a_map(old) if old else None, a_map(new), NOW) is widens
+
+
+def test_a_tier_that_falls_is_a_loosening_also_where_nobody_has_the_scope() -> None:
+    lower = BASE.replace('x"}, tier: high', 'x"}, tier: low')
+    assert lower != BASE
+    assert widens_high(a_map(), a_map(base=lower), NOW)
+    assert not widens_high(a_map(base=lower), a_map(), NOW)
 
 
 def test_what_cannot_be_said_counts_as_widened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,3 +165,38 @@ def test_what_cannot_be_a_condition(rules: str, told: str) -> None:
 )
 def test_what_is_no_address(text: str) -> None:
     assert read_address(text) is None
+
+
+def test_a_deny_of_digests_meets_a_launcher_that_says_none() -> None:
+    bad = "sha256:" + "b" * 64
+    scope_map = a_map(granting() + f"denies: {{d: {{definition_digest: ['{bad}']}}}}\n")
+    for digest in ("", bad):
+        assert denied(scope_map, ask(proven=True, definition_digest=digest)).reason is Denial.DENY_RULE
+    allowed(scope_map, ask(proven=True, definition_digest="sha256:" + "a" * 64))
+
+
+def test_a_credential_lives_as_long_as_the_grants_that_give_this_very_one() -> None:
+    base = (
+        HEAD
+        + """
+workloads:
+  a: {id: "spiffe://prod.acme.internal/{place}/{other}"}
+  b: {id: "spiffe://prod.acme.internal/{other}/{place}"}
+scopes:
+  x: {fake: {role: "{place}"}, tier: low}
+"""
+    )
+    grants = """grants:
+  short: {workloads: [a], workflows: ["*"], scopes: [x], when: {until: 2026-06-02}}
+  long: {workloads: [b], workflows: ["*"], scopes: [x]}
+"""
+    decision = allowed(a_map(grants, base=base), ask("x", agent="spiffe://prod.acme.internal/p/t"))
+    assert (decision.params, decision.until) == ({"role": "p"}, datetime(2026, 6, 2, tzinfo=UTC))
+    same = allowed(a_map(grants, base=base), ask("x", agent="spiffe://prod.acme.internal/p/p"))
+    assert same.until is None
+
+
+def test_the_end_of_the_calendar_is_refused_and_raises_nothing() -> None:
+    late = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
+    for when in ('{until: 2026-01-01, daily: {from: "22:00", to: "06:00", tz: Asia/Tokyo}}', "{until: 2026-01-01}"):
+        denied(a_map(granting(when=when)), ask(now=late))

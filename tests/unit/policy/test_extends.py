@@ -92,8 +92,8 @@ def test_a_mistake_is_told_in_the_file_where_it_stands() -> None:
         (HEAD.replace('"123"', "null"), "prod.yaml:5:22: has no value; a map that extends this one gives it"),
         (HEAD.replace('"123"', "123"), "prod.yaml:5:22: a constant is text of A-Z a-z 0-9 . _ -; put it in quotes"),
         (HEAD.replace('"123"', '"a/../b"'), "prod.yaml:5:22: a constant is text"),
-        (HEAD.replace("account", "run"), "prod.yaml:5:13: not a name for a constant"),
-        (HEAD.replace("account", "workflow"), "not a name for a constant"),
+        (HEAD.replace("account", "run"), "prod.yaml:5:18: base.yaml has no such constant; only null may be filled in"),
+        (HEAD.replace('"123"', '"123", flavour: other'), "prod.yaml:5:38: base.yaml says what it is; only null may be"),
     ],
 )
 def test_what_cannot_be_joined(child: str, told: str) -> None:

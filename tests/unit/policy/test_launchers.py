@@ -79,8 +79,6 @@ def test_what_its_own_certificate_says_binds_it() -> None:
 
 def test_without_launchers_nobody_is_one() -> None:
     assert a_map().may_launch(launch()) is None
-    assert not a_map().launchers.known(AIRFLOW)
-    assert a_map(LAUNCHERS).launchers.known(AIRFLOW)
 
 
 @pytest.mark.parametrize(
@@ -104,3 +102,13 @@ def test_a_mistake_in_one_is_told(entry: str, told: str) -> None:
     with pytest.raises(ScopeMapError) as caught:
         parse(BASE + f"launchers: {{l: {entry}}}\n", "map.yaml", KINDS)
     assert told in str(caught.value)
+
+
+def test_its_word_is_no_proof_for_a_workload_that_is_not_its_own() -> None:
+    wide = BASE.replace(
+        "scopes:\n", f'  wide: {{id: "spiffe://{DOMAIN}/workflow/{{workflow}}/step/{{step}}"}}\nscopes:\n'
+    )
+    launcher = f'launchers: {{l: {{id: "{AIRFLOW}", workloads: [wide], workflows: ["*"]}}}}\n'
+    scope_map = a_map(launcher, base=wide)
+    assert scope_map.may_launch(launch()) is None  # the agent is `load`, too, whose grants would be met
+    assert scope_map.may_launch(launch(agent=LOAD.replace("step/load", "step/mail"), step="mail")) is not None

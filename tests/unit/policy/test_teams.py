@@ -76,7 +76,7 @@ def test_a_team_s_rules_are_the_map_s_and_say_where_they_stand() -> None:
     [
         (("pay-db: {fake", "db: {fake"), "teams/pay.yaml:3:3: the names of team pay's scopes begin with 'pay-'"),
         (("tier: elevated", "tier: high"), "teams/pay.yaml:3:40: above elevated, the highest tier of team pay"),
-        (("role: pay-ro", "role: hr-admin"), "teams/pay.yaml:3:18: role 'hr-admin' is not one that team pay may use"),
+        (("role: pay-ro", "role: hr-admin"), "teams/pay.yaml:3:18: 'hr-admin' is not among what team pay may use"),
         (("[pay-job]", "[load]"), "teams/pay.yaml:5:24: workload 'load' is not one that team pay may grant to"),
         (("[pay-job]", "[lod]"), "teams/pay.yaml:5:24: no workload is named 'lod'; did you mean 'load'?"),
         (("[pay-db]", "[orders]"), "teams/pay.yaml:5:61: team pay grants scopes that begin with 'pay-'"),
@@ -87,6 +87,11 @@ def test_a_team_s_rules_are_the_map_s_and_say_where_they_stand() -> None:
         (("version: 1", "version: 1\nextends: x"), "teams/pay.yaml:2:1: unknown key 'extends'"),
         (("grants:", "denies: {all: {}}\ngrants:"), "teams/pay.yaml:4:10: a team denies scopes of its own"),
         (("grants:", "denies: {all: {scopes: [orders]}}\ngrants:"), "a team denies scopes of its own"),
+        # It would go when the file is bad, and what it denied would be given.
+        (("grants:", "denies: {all: {scopes: [pay-root]}}\ngrants:"), "a team denies scopes of its own file"),
+        # Another name makes nothing harmless.
+        (("role: pay-ro", "role: pay-root"), "pay.yaml:3:42: below high, the tier of scopes.pay-root (root.yaml:9:3)"),
+        (("settle:", "'a:b':"), "teams/pay.yaml:5:3: no ':' in it: team:rule is how a team's rules are named"),
     ],
 )
 def test_what_is_out_of_bounds_is_told_where_it_stands(change: tuple[str, str], told: str) -> None:
@@ -165,3 +170,22 @@ def test_without_a_kept_one_the_team_has_nothing_and_the_others_have_theirs() ->
 def test_a_bad_root_fails_as_a_whole_whatever_is_kept() -> None:
     with pytest.raises(ScopeMapError):
         load(ROOT + "nonsense: 1\n", kept={"root.yaml": ROOT, "teams/pay.yaml": PAY_FILE})
+
+
+@pytest.mark.parametrize(("section", "rule"), [("denies", "{workloads: [pay-job]}"), ("grants", "x"), ("teams", "x")])
+def test_no_rule_of_the_root_has_a_name_that_a_team_s_could_have(section: str, rule: str) -> None:
+    root = (
+        ROOT + f"{section}:\n  'pay:freeze': {rule}\n"
+        if section == "denies"
+        else ROOT.replace(f"{section}:\n", f"{section}:\n  'pay:freeze': {rule}\n")
+    )
+    assert any("no ':' in it" in one for one in problems(root))
+
+
+def test_a_file_is_one_team_s() -> None:
+    root = ROOT.replace("teams/web.yaml", "teams/pay.yaml")
+    assert any("teams/pay.yaml is another part of this map" in one for one in problems(root))
+    assert any("root.yaml is another part" in one for one in problems(ROOT.replace("teams/web.yaml", "root.yaml")))
+    loaded = load(root, kept={})
+    assert list(loaded.refused) == ["web"]
+    assert sorted(loaded.contents) == ["root.yaml", "teams/pay.yaml"]  # what is in force is what it is known by
