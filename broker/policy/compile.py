@@ -69,8 +69,7 @@ def compile_root(document: Document, kinds: Mapping[str, ScopeKind]) -> Root:
     asked = [test.get("ask") for test in head.tests if isinstance(test, dict)]
     # A test may ask for a team's scope: whether there is one is seen when the team's file is there.
     reader.scopes = [*head.scopes, *(ask for ask in asked if isinstance(ask, str) and ask.startswith(prefixes))]
-    tests = (reader.test(data, ("tests", number)) for number, data in enumerate(head.tests))
-    parts.tests = [test for test in tests if test is not None]
+    parts.tests = reader.tests(head.tests)
     if not checks.bounded(parts, ()):
         reader.complain(("grants",), f"more than {checks.MAX_PAIRS} pairs of scope and workload", key=True)
         raise ScopeMapError(problems)
@@ -104,8 +103,7 @@ def compile_team(root: Root, team: Team, document: Document, kinds: Mapping[str,
     own.scopes = reader.section("scopes", head.scopes, reader.scope)
     own.grants = reader.section("grants", head.grants, reader.grant)
     own.denies = reader.section("denies", head.denies, reader.deny)
-    tests = (reader.test(data, ("tests", number)) for number, data in enumerate(head.tests))
-    own.tests = [test for test in tests if test is not None]
+    own.tests = reader.tests(head.tests)
     if not checks.bounded(root.parts, own.grants.values()):
         reader.complain(("grants",), f"more than {checks.MAX_PAIRS} pairs of scope and workload", key=True)
         raise ScopeMapError(problems)

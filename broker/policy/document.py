@@ -19,6 +19,7 @@ from broker.model import JsonValue
 from broker.policy.files import MAX_BYTES
 from broker.policy.problems import Problem, ScopeMapError, named
 
+ENOUGH = 500  # mistakes of a file
 MAX_DEPTH = 32  # containers in containers; an AWS condition needs 8
 
 Path: TypeAlias = tuple[str | int, ...]
@@ -91,6 +92,8 @@ class _Builder:
 
     def complain(self, mark: Mark, message: str) -> None:
         self.problems.append(Problem(file=self.file, line=mark.line, column=mark.column, message=message))
+        if len(self.problems) > ENOUGH:
+            raise ScopeMapError(self.problems)
 
     def take(self, event: Any) -> None:
         kind = type(event).__name__

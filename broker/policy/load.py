@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.model import ScopeKind
+from broker.policy.analysis.cells import TooManyCombinations
 from broker.policy.analysis.narrowing import widenings
 from broker.policy.checks import at
 from broker.policy.compile import Root, add_team, build, compile_root, compile_team
@@ -16,6 +18,7 @@ from broker.policy.files import Files, Folder, Memory, Remembered, beside
 from broker.policy.layers import joined, read_file, read_layers, under
 from broker.policy.parts import Parts, Team
 from broker.policy.problems import Problem, ScopeMapError, show
+from broker.policy.rules import Grant, Scope
 from broker.policy.scope_map import ScopeMap
 
 
@@ -45,27 +48,47 @@ def load_files(
     """
     seen = Remembered(files=files)
     layers = read_layers(seen, root)
-    compiled = compile_root(joined(layers), kinds)
-    _must_be_for(compiled, environment=environment, trust_domain=trust_domain)
-    refused = _add_teams(compiled, seen, kinds, kept=kept)
-    if refused and kept is None:
-        raise ScopeMapError(problem for problems in refused.values() for problem in problems)
-    found = build(compiled, digest_of(seen.contents))
-    _only_narrows(layers, compiled.document, found, seen, kinds)
-    return Loaded(map=found, contents=seen.contents, refused=refused)
+    refused: dict[str, tuple[Problem, ...]] = {}
+    at_fault: Counter[str] = Counter()  # teams, by how many of their files made this map widen what it extends
+    while True:
+        compiled = compile_root(joined(layers), kinds)
+        _must_be_for(compiled, environment=environment, trust_domain=trust_domain)
+        refused |= _add_teams(compiled, seen, kinds, kept=kept, at_fault=at_fault)
+        if refused and kept is None:
+            raise ScopeMapError(problem for problems in refused.values() for problem in problems)
+        found = build(compiled, digest_of(seen.contents))
+        wide, teams = _widens(layers, compiled.document, found, seen, kinds)
+        if not wide:
+            return Loaded(map=found, contents=seen.contents, refused=refused)
+        if kept is None or not teams:
+            raise ScopeMapError(wide)
+        at_fault.update(teams)
+        refused |= {team: wide for team in teams if team not in refused}
 
 
-def _only_narrows(
+def _widens(
     layers: list[Document], whole: Document, extending: ScopeMap, seen: Remembered, kinds: Mapping[str, ScopeKind]
-) -> None:
-    """Each file may only narrow what it extends, as it stands below the root file. Raises ScopeMapError."""
+) -> tuple[tuple[Problem, ...], frozenset[str]]:
+    """Each file may only narrow what it extends, as it stands below the root file: where not, and by which teams' files.
+
+    Where it cannot be said, it is by all of them: one team must not keep the others' map out.
+    """
     for number in range(1, len(layers)):
         base_root = compile_root(under(joined(layers[number:]), whole), kinds)
         _add_good_teams(base_root, seen, kinds)
         base = build(base_root, "")
-        if problems := widenings(base, extending):
-            raise ScopeMapError(problems)
+        rules: list[Grant | Scope] = [*extending.grants.values(), *extending.scopes.values()]
+        try:
+            problems = widenings(base, extending)
+        except TooManyCombinations as error:
+            message = f"whether this only narrows what it extends cannot be said: {error}"
+            teams = {rule.team for rule in rules if rule.team}
+            return (layers[0].problem(("extends",), message),), frozenset(teams)
+        if problems:
+            files = {rule.rule.file: rule.team for rule in rules if rule.team}
+            return tuple(problems), frozenset(files[one.file] for one in problems if one.file in files)
         extending = base
+    return (), frozenset()
 
 
 def _add_good_teams(root: Root, seen: Remembered, kinds: Mapping[str, ScopeKind]) -> None:
@@ -73,7 +96,7 @@ def _add_good_teams(root: Root, seen: Remembered, kinds: Mapping[str, ScopeKind]
     names = {seen.shown(name): name for name in seen.contents}
     for team in root.parts.teams.values():
         try:
-            name = beside(names[team.rule.file], team.path)
+            name = beside(names[_said_in(root, team)], team.path)
             raw = seen.contents[name]
             own = compile_team(root, team, read_document(raw, seen.shown(name)), kinds)
         except (ValueError, KeyError, ScopeMapError):
@@ -93,16 +116,21 @@ def _must_be_for(root: Root, **expected: str | None) -> None:
 
 
 def _add_teams(
-    root: Root, seen: Remembered, kinds: Mapping[str, ScopeKind], *, kept: Mapping[str, bytes] | None
+    root: Root,
+    seen: Remembered,
+    kinds: Mapping[str, ScopeKind],
+    *,
+    kept: Mapping[str, bytes] | None,
+    at_fault: Mapping[str, int],
 ) -> dict[str, tuple[Problem, ...]]:
-    """Each team's file, or its kept one; why those that are refused are."""
+    """Each team's file, or its kept one; why those that are refused are. `at_fault`: teams with a file that will not do."""
     names = {seen.shown(name): name for name in seen.contents}
     taken = set(seen.contents)
     refused: dict[str, tuple[Problem, ...]] = {}
     for team in root.parts.teams.values():
         path = ("teams", team.name, "path")
         try:
-            name = beside(names[team.rule.file], team.path)
+            name = beside(names[_said_in(root, team)], team.path)
         except ValueError as error:
             refused[team.name] = (root.document.problem(path, str(error)),)
             continue
@@ -110,12 +138,15 @@ def _add_teams(
             refused[team.name] = (root.document.problem(path, f"{seen.shown(name)} is another part of this map"),)
             continue
         taken.add(name)
-        try:
-            own = compile_team(root, team, read_file(seen, name, (root.document, path)), kinds)
-        except ScopeMapError as error:
-            refused[team.name] = error.problems
+        own = None
+        if not at_fault.get(team.name):
+            try:
+                own = compile_team(root, team, read_file(seen, name, (root.document, path)), kinds)
+            except ScopeMapError as error:
+                refused[team.name] = error.problems
+        if own is None:
             seen.contents.pop(name, None)
-            last = _kept_team(root, team, name, kinds, kept or {})
+            last = _kept_team(root, team, name, kinds, kept or {}) if at_fault.get(team.name, 0) <= 1 else None
             if last is None:
                 continue
             own, seen.contents[name] = last
@@ -124,6 +155,11 @@ def _add_teams(
         unknown = [test for test in root.parts.tests if test.ask not in root.parts.scopes]
         refused |= {test.rule.name: (at(test.rule, f"no scope is named {show(test.ask)}"),) for test in unknown}
     return refused
+
+
+def _said_in(root: Root, team: Team) -> str:
+    """The file that says where the team's is."""
+    return root.document.mark(("teams", team.name, "path")).file
 
 
 def _kept_team(

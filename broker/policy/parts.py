@@ -35,8 +35,8 @@ class Team:
 
     def may_use(self, power: str) -> bool:
         """May its scopes make use of this role or path of a provider?"""
-        if self.roles is None:
-            return power.rsplit("/", 1)[-1].startswith(self.scopes_prefix)
+        if self.roles is None:  # of an ARN the account and the path say whose it is, too: those are listed, or nobody's
+            return ":" not in power and power.rsplit("/", 1)[-1].startswith(self.scopes_prefix)
         return any(power.startswith(one[:-1]) if one.endswith("*") else power == one for one in self.roles)
 
 

@@ -24,6 +24,8 @@ from broker.policy.windows import ALWAYS, EVERY_DAY, Daily, When
 
 TEAMS_OWN = ("grants", "denies", "teams")  # sections whose names make those of teams' rules
 
+HINTED = 20  # mistakes with a hint: each compares hundreds of names (30 ms), and a file can have thousands
+ENOUGH = 500  # mistakes of a file
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 
@@ -46,6 +48,8 @@ class Reader:
         """Every entry of a section that can be read."""
         found: dict[str, R] = {}
         for key, entry in data.items():
+            if len(self.problems) > ENOUGH:
+                break
             if not NAME.fullmatch(key):
                 self.complain((name, key), "not a name: letters, digits and . _ : + @ = -", key=True)
                 continue
@@ -210,6 +214,15 @@ class Reader:
             rule=self.rule(path, prefix="teams."),
         )
 
+    def tests(self, data: list[object]) -> list[ScopeTest]:
+        """Every one of `tests:` that can be read."""
+        found = []
+        for number, entry in enumerate(data):
+            if len(self.problems) > ENOUGH:
+                break
+            found.append(self.test(entry, ("tests", number)))
+        return [test for test in found if test is not None]
+
     def test(self, data: object, path: Path) -> ScopeTest | None:
         """One of `tests:`."""
         entry = self.entry(entries.Expectation, data, path)
@@ -274,7 +287,8 @@ class Reader:
         """Complain of a name that nothing has."""
         declared = self.workloads if what == "workload" else self.scopes
         if name not in declared:
-            self.complain(path, f"no {what} is named {show(name)}{did_you_mean(name, declared)}")
+            hint = did_you_mean(name, declared) if len(self.problems) < HINTED else ""
+            self.complain(path, f"no {what} is named {show(name)}{hint}")
 
     def entry(self, kind: type[M], data: object, path: Path, *, also: Iterable[str] = ()) -> M | None:
         """By its model."""

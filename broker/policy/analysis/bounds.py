@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 
+from broker.model import JsonValue
 from broker.policy.decision import Allowed, Concurrent
 from broker.policy.durations import format_duration
 from broker.policy.parts import TIER_ORDER
-from broker.policy.problems import show
+
+_PLACES = 20  # of a provider's block, in one line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +64,36 @@ def _minted(before: Allowed, after: Allowed) -> Iterator[Shift]:
     if before.provider != after.provider:
         yield Shift(attribute="provider", wider=True, before=before.provider, after=after.provider, of_scope=True)
     elif before.params != after.params:
-        keys = sorted(
-            key for key in {**before.params, **after.params} if before.params.get(key) != after.params.get(key)
+        places = [*_differences(before.params, after.params, "")]
+        texts = [
+            "; ".join(f"{place} {text}" for place, *pair in places[:_PLACES] for text in (pair[n],)) for n in (0, 1)
+        ]
+        more = f"; and {len(places) - _PLACES} more places" if len(places) > _PLACES else ""
+        yield Shift(
+            attribute="what is minted",
+            wider=True,
+            before=texts[0],
+            after=texts[1] + more,
+            texts=False,
+            of_scope=True,
         )
-        texts = [show(str({key: one.params[key] for key in keys if key in one.params})) for one in (before, after)]
-        yield Shift(attribute="what is minted", wider=True, before=texts[0], after=texts[1], texts=False, of_scope=True)
+
+
+def _differences(old: JsonValue, new: JsonValue, place: str) -> Iterator[tuple[str, str, str]]:
+    """Where two blocks differ, as (place, before, after): a reviewer must see the very word that changed."""
+    inside: Iterable[tuple[str | int, JsonValue, JsonValue]] = ()
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        inside = [(key, old.get(key), new.get(key)) for key in sorted({**old, **new})]
+    elif isinstance(old, list) and isinstance(new, list):
+        inside = [(n, a, b) for n, (a, b) in enumerate(zip_longest(old, new))]
+    elif old != new:
+        yield place, _text(old), _text(new)
+    for key, was, is_now in inside:
+        yield from _differences(was, is_now, f"{place}.{key}" if place else str(key))
+
+
+def _text(value: JsonValue) -> str:
+    return "none" if value is None else ascii(value) if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _span(attribute: str, old: timedelta, new: timedelta) -> Shift:

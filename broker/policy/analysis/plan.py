@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from broker.model import JsonValue, RuleRef, Tier
@@ -95,8 +95,8 @@ def _relabelled(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
 def line(change: Change) -> str:
     """A sentence."""
     where = f" ({change.rule})"
-    if change.kind is Kind.NOTE:
-        return f"note: {_moved(change)}{where if change.rule.line else ''}"
+    if not change.scope and not change.workload:
+        return f"{change.kind.value}: {_moved(change)}{where if change.rule.line else ''}"
     conditions = "".join(f", {one}" for one in change.conditions)
     if change.scope and not change.workload:
         return f"{change.kind.value}: {change.scope}, which nobody has: {_moved(change)}{where}"
@@ -169,7 +169,15 @@ def _notes(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
                 known = getattr(new, section).get(name) or getattr(old, section)[name]
                 rule = getattr(known, "rule", RuleRef(name=f"{section}.{name}", file=new.file, line=0))
                 label = f"{section.removesuffix('s')} {name}"
-                yield _note(rule, label, before.get(name, "none"), after.get(name, "none"))
+                found = _note(rule, label, before.get(name, "none"), after.get(name, "none"))
+                # A never that goes gives nothing to anybody, and lets the next map give it: two people take it away.
+                yield (
+                    replace(found, kind=Kind.LOOSENED, tiers=(Tier.HIGH, None)) if _never(section, name, old) else found
+                )
+
+
+def _never(section: str, name: str, old: ScopeMap) -> bool:
+    return section == "nevers" and name in old.nevers
 
 
 def _note(rule: RuleRef, attribute: str, before: str, after: str) -> Change:

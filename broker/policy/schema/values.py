@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta, tzinfo
 from enum import Enum
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
@@ -22,6 +22,7 @@ ANY = "*"
 LONGEST_TTL = timedelta(hours=24)
 LONGEST_SPAN = timedelta(days=30)
 MOST_NETWORKS = 64
+_MAPPED = IPv6Network("::ffff:0:0/96")
 MOST_ATTEMPTS = 1000
 MOST_APPROVALS = 5
 _NAME_SCHEMA = {"type": "string", "pattern": f"^{NAME.pattern}$"}
@@ -124,9 +125,12 @@ def _day(value: object) -> int:
 
 def _network(value: object) -> Network:
     try:
-        return ip_network(value if isinstance(value, str) else "")
+        found = ip_network(value if isinstance(value, str) else "")
     except ValueError:
         raise ValueError("expected a network such as 10.0.0.0/8 or 2001:db8::/32, without host bits") from None
+    if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):  # no call comes from one: they are read as IPv4
+        raise ValueError("an IPv4 network in IPv6 spelling; write it as 10.0.0.0/8")
+    return found
 
 
 def _few(values: list[Network]) -> list[Network]:

@@ -51,8 +51,10 @@ class AwsScope:
         return Revocability.EXPIRY_ONLY if bound_only else Revocability.DENY_POLICY
 
     def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
-        """The role's ARN: a session never has more than its role."""
-        return [AwsBlock.model_validate(block).role_arn]
+        """The role's ARN, since a session never has more than its role; and what makes others trust, or outlive, it."""
+        made = AwsBlock.model_validate(block)
+        told = {"sts_endpoint": made.sts_endpoint, "endpoint_url": made.endpoint_url, "may_chain": made.may_chain}
+        return [made.role_arn, *(f"{name}:{value}" for name, value in told.items() if value)]
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         """Those that the session policy lets it use."""

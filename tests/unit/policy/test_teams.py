@@ -189,3 +189,60 @@ def test_a_file_is_one_team_s() -> None:
     loaded = load(root, kept={})
     assert list(loaded.refused) == ["web"]
     assert sorted(loaded.contents) == ["root.yaml", "teams/pay.yaml"]  # what is in force is what it is known by
+
+
+def test_what_bears_no_prefix_is_listed_or_nobody_s() -> None:
+    arn = "arn:aws:iam::999999999999:role/admin/web-cache"
+    assert any("may use" in one for one in problems(web=WEB_FILE.replace("w/cache", arn)))
+    account = ROOT.replace('"w/*"', '"w/*", "arn:aws:iam::123456789012:role/web-*"').replace("'pay-'", "")
+    assert any("may use" in one for one in problems(account, web=WEB_FILE.replace("w/cache", arn)))
+    load(account, web=WEB_FILE.replace("w/cache", "arn:aws:iam::123456789012:role/web-cache"))
+
+
+def test_a_path_is_relative_to_the_file_that_says_it_however_the_rest_is_narrowed() -> None:
+    child = """version: 1
+extends: base/root.yaml
+environment: prod
+trust_domain: prod.acme.internal
+teams: {web: null, pay: {max_tier: elevated}}
+"""
+    contents = {
+        "prod.yaml": child,
+        "base/root.yaml": ROOT,
+        "base/teams/pay.yaml": PAY_FILE,
+        "teams/pay.yaml": "nonsense",
+    }
+    loaded = load_files(Memory(contents={name: text.encode() for name, text in contents.items()}), "prod.yaml", KINDS)
+    assert str(allowed(loaded.map, ask("pay-db", agent=PAY)).rule) == "pay:settle (pay.yaml:5:3)"
+
+
+def test_a_team_s_file_that_makes_an_extending_map_wider_is_refused_alone() -> None:
+    child = """version: 1
+extends: root.yaml
+environment: prod
+trust_domain: prod.acme.internal
+scopes: {pay-root: null}
+"""
+    again = PAY_FILE.replace("scopes:\n", "scopes:\n  pay-root: {fake: {role: pay-x}, tier: low}\n").replace(
+        "[pay-db]", "[pay-db, pay-root]"
+    )
+
+    def extended(pay: str, kept: dict[str, str] | None) -> Loaded:
+        contents = {"prod.yaml": child, "root.yaml": ROOT, "teams/pay.yaml": pay, "teams/web.yaml": WEB_FILE}
+        return load_files(
+            Memory(contents={name: text.encode() for name, text in contents.items()}),
+            "prod.yaml",
+            KINDS,
+            kept=None if kept is None else {name: text.encode() for name, text in kept.items()},
+        )
+
+    with pytest.raises(ScopeMapError, match=r"widens root\.yaml"):
+        extended(again, None)
+    for kept, reason in (({}, Denial.UNKNOWN_SCOPE), ({"teams/pay.yaml": again}, Denial.UNKNOWN_SCOPE)):
+        loaded = extended(again, kept)
+        assert list(loaded.refused) == ["pay"]
+        assert denied(loaded.map, ask("pay-db", agent=PAY)).reason is reason
+        allowed(loaded.map, ask("web-cache", agent=LOAD))
+    loaded = extended(again, {"teams/pay.yaml": PAY_FILE})
+    assert list(loaded.refused) == ["pay"]
+    allowed(loaded.map, ask("pay-db", agent=PAY))

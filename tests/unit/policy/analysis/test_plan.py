@@ -174,10 +174,29 @@ def test_launchers_are_told_and_weigh_as_what_they_make_real() -> None:
 
 def test_what_is_said_of_the_map_as_a_whole_widens_nothing() -> None:
     never = f"never:\n  n: {{agents: 'spiffe://{DOMAIN}/x', tier: high}}\n"
-    found = of(GRANT + never, GRANT + "tiers: {high: {approvals: 2}}\n")
+    found = of(GRANT, GRANT + never + "tiers: {high: {approvals: 2}}\n")
     assert [change.kind for change in found.changes] == [Kind.NOTE, Kind.NOTE]
     assert not found.widens
-    assert found.lines()[0].startswith("note: never n spiffe://")
+    assert found.lines()[0].startswith("note: never n none → spiffe://")
+
+
+def test_a_never_that_goes_lets_the_next_map_give_it_so_it_widens_high() -> None:
+    never = f"never:\n  n: {{agents: 'spiffe://{DOMAIN}/x', tier: high}}\n"
+    found = of(GRANT + never, GRANT)
+    assert [change.kind for change in found.changes] == [Kind.LOOSENED]
+    assert found.widens_tier(Tier.HIGH)
+    assert found.lines()[0].startswith("loosened: never n spiffe://")
+
+
+def test_what_is_minted_differs_where_it_is_told_to_however_long_the_rest() -> None:
+    actions = ", ".join(f"a{n}" for n in range(50))
+    block = f"data: {{statements: [{{Action: [{actions}]}}, {{Action: [WHAT]}}]}}"
+    maps = [
+        a_map(GRANT, base=BASE.replace("role: orders-ro", "role: orders-ro, " + block.replace("WHAT", word)))
+        for word in ("one", "'*'")
+    ]
+    (line,) = plan(*maps, NOW).lines()
+    assert "what is minted data.statements.1.Action.0 'one' → data.statements.1.Action.0 '*'" in line
 
 
 def test_json_and_summary_are_small_and_plain() -> None:
