@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.policy.files import MAX_BYTES, Folder, Memory, NotTrusted, Remembered, beside
+from broker.policy.files import MAX_BYTES, Folder, Memory, NotTrusted, Remembered, beside, why_not
 
 
 def test_a_folder_reads_regular_files_a_little_beyond_the_limit(tmp_path: Path) -> None:
@@ -24,6 +24,19 @@ def test_a_pipe_in_a_file_s_place_stops_nobody(tmp_path: Path) -> None:
         Folder(path=tmp_path).read("team.yaml")
     with pytest.raises(NotTrusted, match="not a regular file"):
         Folder(path=Path("/dev")).read("zero")
+
+
+def test_a_folder_in_a_file_s_place_is_told_as_one_and_nothing_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "team.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - as the system names them
+    for _ in range(50):
+        with pytest.raises(IsADirectoryError) as told:
+            Folder(path=tmp_path).read("team.yaml")
+        with pytest.raises(NotTrusted):
+            Folder(path=tmp_path).read("pipe.yaml")
+    assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
+    assert why_not(told.value) == "is a folder; name a file"
 
 
 def test_a_file_that_everybody_may_write_is_believed_only_without_guard(tmp_path: Path) -> None:
