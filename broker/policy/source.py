@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Collection, Mapping
@@ -105,7 +106,7 @@ class Source:
         found: set[Path] = set()
         for name in {self.path.name, *names}:
             found |= _folders(self.path.parent / name)
-        return frozenset(folder for folder in found if folder.is_dir())
+        return frozenset(folder for folder in found if os.path.isdir(folder))  # noqa: PTH112 - this one never raises
 
     def refusal(self, message: str) -> ScopeMapError:
         """About the map as a whole."""
@@ -174,10 +175,11 @@ def _folders(path: Path) -> set[Path]:
     """The folder that holds each link on the way to this file, and its own."""
     found: set[Path] = set()
     ahead = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow the links that are looked for
-    for _ in range(_LINKS):
-        link = next((part for part in [*reversed(ahead.parents), ahead] if part.is_symlink()), None)
-        if link is None:
-            break
-        found.add(link.parent)
-        ahead = Path(os.path.normpath(link.parent / link.readlink() / ahead.relative_to(link)))
+    with contextlib.suppress(OSError):  # a name that is too long, a link that was just replaced: as far as it goes
+        for _ in range(_LINKS):
+            link = next((part for part in [*reversed(ahead.parents), ahead] if part.is_symlink()), None)
+            if link is None:
+                break
+            found.add(link.parent)
+            ahead = Path(os.path.normpath(link.parent / link.readlink() / ahead.relative_to(link)))
     return found | {ahead.parent}
