@@ -82,10 +82,20 @@ def test_what_is_high_is_widened_or_not(old: str | None, new: str, widens: bool)
     assert widens_high(a_map(old) if old else None, a_map(new), NOW) is widens
 
 
-def test_what_cannot_be_said_counts_as_widened(monkeypatch: pytest.MonkeyPatch) -> None:
-    def give_up(*_: object) -> None:
-        raise TooManyCombinations
+@pytest.mark.parametrize("error", [TooManyCombinations(), RecursionError()], ids=["too many", "a mistake of ours"])
+def test_what_cannot_be_said_counts_as_widened(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def give_up(*_: object, **__: object) -> None:
+        raise error
 
     monkeypatch.setattr(changes, "plan", give_up)
     assert widens_high(a_map(GRANTS), a_map(GRANTS), NOW)
     assert "unknown" in describe(a_map(GRANTS), a_map(GRANTS), NOW)["effect"]
+
+
+def test_a_map_with_very_many_combinations_is_not_waited_for() -> None:
+    """Its 30 workflows, networks and attempts are some 30,000 questions."""
+    entry = "  g{0}: {{workloads: [plain], workflows: [w{0}], scopes: [orders], attempts: {1}, when: {{networks: [128.0.0.0/{1}]}}}}\n"
+    hostile = "grants:\n" + "".join(entry.format(number, number + 1) for number in range(30))
+    hostile = hostile.replace("workflows: [", "workflows: [" + ", ".join(f"x{number}" for number in range(30)) + ", ")
+    maps = a_map(hostile), a_map(hostile + "denies: {no: {scopes: [orders]}}\n")
+    assert "unknown" in describe(*maps, NOW)["effect"]
