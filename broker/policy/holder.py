@@ -270,7 +270,9 @@ class Policies:
             return self._source.of_kept(self._kept)
         except ScopeMapError as error:
             log.warning("the scope map that the database keeps is no good today", problem=str(error))
-            return None
+        except Exception:  # a mistake of ours with the older map must not stop a start with good files
+            log.exception("the scope map that the database keeps could not be read")
+        return None
 
     async def _refuse(self, reading: Reading, error: ScopeMapError) -> None:
         """Journalled and counted once; said again whenever somebody asks for a load."""

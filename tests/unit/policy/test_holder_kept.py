@@ -184,6 +184,19 @@ async def test_a_mistake_of_ours_is_a_refusal_too(
     assert allowed(policies.map, ask("lake"))
 
 
+async def test_a_mistake_of_ours_on_the_kept_map_stops_no_start_with_good_files(
+    path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await started(path, store)
+
+    def bug(*_: Any) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(source.Source, "of_kept", bug)
+    policies = await started(path, store)
+    assert (allowed(policies.map, ask("lake")).scope, policies.last_problem) == ("lake", "")
+
+
 # --- half-written files
 
 
