@@ -38,7 +38,11 @@ class Files(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folder:
-    """On disk. `guarded`: whoever may write the map decides who gets what, so a file that everybody may write is refused."""
+    """On disk.
+
+    `guarded`: whoever may write the map decides who gets what, so a file that everybody may write or replace
+    is refused.
+    """
 
     path: Path
     guarded: bool = False
@@ -46,6 +50,8 @@ class Folder:
     def read(self, name: str) -> bytes:
         """As `Files`."""
         # Not blocking: a team that puts a pipe in its file's place must not stop everybody's reloads.
+        if self.guarded:
+            self._must_stay(name)
         opened = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._must_be_trusted(os.fstat(opened).st_mode)
@@ -53,6 +59,15 @@ class Folder:
                 return file.read(MAX_BYTES + 1)
         finally:
             os.close(opened)  # `fdopen` leaves it open when it refuses
+
+    def _must_stay(self, name: str) -> None:
+        """Whoever may write a folder may put another file in this one's place; where it is sticky, only in the place of theirs."""
+        path = self.path / name
+        for folder in {path.parent, Path(os.path.realpath(path)).parent}:
+            mode = folder.stat().st_mode
+            # The kubelet makes a ConfigMap's folder 0777, and mounts it read-only.
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not os.statvfs(folder).f_flag & os.ST_RDONLY:
+                raise NotTrusted("is in a folder that everybody can write to; run chmod o-w on the folder")
 
     def _must_be_trusted(self, mode: int) -> None:
         if stat.S_ISDIR(mode):

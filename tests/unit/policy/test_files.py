@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,54 @@ def test_a_file_that_everybody_may_write_is_believed_only_without_guard(tmp_path
     assert Folder(path=tmp_path).read("a.yaml") == b"x"
     with pytest.raises(NotTrusted, match="chmod o-w"):
         Folder(path=tmp_path, guarded=True).read("a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("open_folder", "mode", "trusted"),
+    [
+        ("names", 0o777, False),
+        ("files", 0o777, False),
+        ("names", 0o703, False),
+        ("names", 0o1777, True),
+        ("files", 0o1777, True),
+        ("names", 0o775, True),
+    ],
+)
+def test_a_file_that_everybody_may_replace_is_believed_only_without_guard(
+    tmp_path: Path,
+    open_folder: str,
+    mode: int,
+    trusted: bool,  # noqa: FBT001
+) -> None:
+    for folder in ("names", "files"):
+        (tmp_path / folder).mkdir(mode=0o755)
+    (tmp_path / "files" / "a.yaml").write_text("x")
+    (tmp_path / "names" / "a.yaml").symlink_to("../files/a.yaml")
+    (tmp_path / open_folder).chmod(mode)
+    assert Folder(path=tmp_path).read("names/a.yaml") == b"x"
+    guarded = Folder(path=tmp_path, guarded=True)
+    if trusted:
+        assert guarded.read("names/a.yaml") == b"x"
+        return
+    with pytest.raises(NotTrusted, match="is in a folder that everybody can write to; run chmod o-w"):
+        guarded.read("names/a.yaml")
+
+
+def test_a_folder_that_is_mounted_read_only_is_writable_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("x")
+    tmp_path.chmod(0o777)  # as a ConfigMap's
+    with pytest.raises(NotTrusted):
+        Folder(path=tmp_path, guarded=True).read("a.yaml")
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    assert Folder(path=tmp_path, guarded=True).read("a.yaml") == b"x"
+
+
+def test_a_file_that_is_not_there_is_told_as_such_with_guard_too(tmp_path: Path) -> None:
+    for name in ("a.yaml", "nowhere/a.yaml"):
+        with pytest.raises(FileNotFoundError):
+            Folder(path=tmp_path, guarded=True).read(name)
 
 
 def test_what_was_read_stays_what_it_was(tmp_path: Path) -> None:
