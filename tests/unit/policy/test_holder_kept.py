@@ -334,7 +334,7 @@ async def test_a_team_that_never_rests_stops_nobody_else_s_reload(path: Path, st
     assert await policies.look()
     assert denied(policies.map, ask("lake"))
     assert allowed(policies.map, ask("payments-x", agent=f"spiffe://{DOMAIN}/plain"))  # by its last good file
-    assert (policies.teams_refused, policies.last_problem) == ({"payments"}, "")
+    assert (policies.teams_refused, policies.last_problem) == (frozenset({"payments"}), "")
     assert "keeps changing" in str((await journal(store))[-2:])
 
     needed = clock.written
