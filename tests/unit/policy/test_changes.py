@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from broker.policy import changes
+from broker.policy.analysis import cells
 from broker.policy.analysis.cells import TooManyCombinations
 from broker.policy.changes import describe, rules, widens_high
 from broker.policy.load import parse
@@ -99,3 +100,22 @@ def test_a_map_with_very_many_combinations_is_not_waited_for() -> None:
     hostile = hostile.replace("workflows: [", "workflows: [" + ", ".join(f"x{number}" for number in range(30)) + ", ")
     maps = a_map(hostile), a_map(hostile + "denies: {no: {scopes: [orders]}}\n")
     assert "unknown" in describe(*maps, NOW)["effect"]
+
+
+@pytest.mark.parametrize(
+    ("prepared", "when"),
+    [
+        ("instants", "daily: {{from: '{0:02}:00', to: '{1:02}:{0:02}', tz: Europe/Berlin}}"),
+        ("addresses", "networks: [{many}]"),
+    ],
+)
+def test_what_must_be_prepared_counts_too(prepared: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few questions, for which many times or networks are combined beforehand."""
+    monkeypatch.setattr(cells, prepared, lambda *_: pytest.fail("was begun"))
+    rules = "grants:\n"
+    for number in range(50):
+        many = ", ".join(f"10.{number}.{part}.0/24" for part in range(60))
+        said = when.format(number % 20, 20 + number // 20, many=many)
+        rules += f"  g{number}: {{workloads: [plain], workflows: ['*'], scopes: [orders], when: {{{said}}}}}\n"
+    told = describe(a_map(rules), a_map(rules + "denies: {no: {scopes: [orders]}}\n"), NOW)
+    assert "too many" in told["effect"]["unknown"]
