@@ -7,12 +7,17 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
+from broker.log import get_logger
 from broker.model import JsonValue, Tier
 from broker.policy.analysis.cells import TooManyCombinations
 from broker.policy.analysis.plan import plan
 from broker.policy.scope_map import ScopeMap
 
+log = get_logger(__name__)
+
 _SECTIONS = ("workloads", "scopes", "grants", "denies", "nevers", "tiers", "teams", "residency")
+_FOR_JOURNAL = 20_000  # questions: seconds, in which a deny that was added in an emergency waits
+_FOR_SIGNERS = 200_000
 _NAMED = 50  # names in a list of the journal; the count is always whole
 _PLACE = frozenset({"rule", "position"})  # where it stands in its file says nothing of what it gives
 
@@ -22,9 +27,12 @@ def describe(old: ScopeMap | None, new: ScopeMap, now: datetime) -> JsonValue:
     told: dict[str, JsonValue] = {"rules": rules(old, new)}
     if old is not None:
         try:
-            told["effect"] = plan(old, new, now).summary()
+            told["effect"] = plan(old, new, now, limit=_FOR_JOURNAL).summary()
         except TooManyCombinations as error:
             told["effect"] = {"unknown": str(error)}
+        except Exception:  # a mistake of ours must not keep a good map out
+            log.exception("what a new scope map does could not be said")
+            told["effect"] = {"unknown": "a mistake of ours; the log has the rest"}
     return told
 
 
@@ -33,8 +41,11 @@ def widens_high(old: ScopeMap | None, new: ScopeMap, now: datetime) -> bool:
     if old is None:
         return any(scope.tier is Tier.HIGH for scope in new.scopes.values())
     try:
-        return plan(old, new, now).widens_tier(Tier.HIGH)
+        return plan(old, new, now, limit=_FOR_SIGNERS).widens_tier(Tier.HIGH)
     except TooManyCombinations:
+        return True
+    except Exception:
+        log.exception("whether a new scope map widens what is of tier high could not be said")
         return True
 
 

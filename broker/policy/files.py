@@ -5,6 +5,7 @@ A file is named relative to the folder of the root file, with `/`, and `..` wher
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -37,7 +38,11 @@ class Files(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folder:
-    """On disk. `guarded`: whoever may write the map decides who gets what, so a file that everybody may write is refused."""
+    """On disk.
+
+    `guarded`: whoever may write the map decides who gets what, so a file that everybody may write or replace
+    is refused.
+    """
 
     path: Path
     guarded: bool = False
@@ -45,13 +50,32 @@ class Folder:
     def read(self, name: str) -> bytes:
         """As `Files`."""
         # Not blocking: a team that puts a pipe in its file's place must not stop everybody's reloads.
-        with os.fdopen(os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise NotTrusted("is not a regular file")
-            if self.guarded and mode & stat.S_IWOTH:
-                raise NotTrusted("can be written by everybody; run chmod o-w on it")
-            return file.read(MAX_BYTES + 1)
+        if self.guarded:
+            self._must_stay(name)
+        opened = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._must_be_trusted(os.fstat(opened).st_mode)
+            with os.fdopen(opened, "rb", closefd=False) as file:
+                return file.read(MAX_BYTES + 1)
+        finally:
+            os.close(opened)  # `fdopen` leaves it open when it refuses
+
+    def _must_stay(self, name: str) -> None:
+        """Whoever may write a folder may put another file in this one's place; where it is sticky, only in the place of theirs."""
+        path = self.path / name
+        for folder in {path.parent, Path(os.path.realpath(path)).parent}:
+            mode = folder.stat().st_mode
+            # The kubelet makes a ConfigMap's folder 0777, and mounts it read-only.
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not os.statvfs(folder).f_flag & os.ST_RDONLY:
+                raise NotTrusted("is in a folder that everybody can write to; run chmod o-w on the folder")
+
+    def _must_be_trusted(self, mode: int) -> None:
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise NotTrusted("is not a regular file")
+        if self.guarded and mode & stat.S_IWOTH:
+            raise NotTrusted("can be written by everybody; run chmod o-w on it")
 
     def shown(self, name: str) -> str:
         """The path, as short as it was given."""

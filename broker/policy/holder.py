@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,13 +22,15 @@ from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
 from broker.policy.signed import Verifier
 from broker.policy.signing import Seen
-from broker.policy.source import Candidate, Marks, Reading, Source
+from broker.policy.source import KEEPS_CHANGING, Candidate, Marks, Reading, Source
 from broker.store.base import KeptMap, Store, Tx
 
 log = get_logger(__name__)
 
 SETTLE = 0.2  # seconds between two readings that must be equal
 SETTLE_TRIES = 25  # readings; what never rests is refused
+SETTLE_PATIENCE = 20  # of them; then one change is enough to be left out
+RESTLESS = 5  # changes of one file, after which it is left out of the readings that follow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +73,9 @@ class Policies:
         self._lock = asyncio.Lock()
         self._loads: set[asyncio.Task[bool | None]] = set()
         self._marks: Marks | None = None  # by the latest load that was carried to its end
+        self._restless: frozenset[str] = (
+            frozenset()
+        )  # left out of the latest reading: next time it is not waited for again
         self._told: tuple[object, ...] = ()  # what was journalled as refused: once is enough
         self.adopted = asyncio.Event()  # set with each other map; whoever acts on it clears it
         self.last_problem = ""  # of the latest load, every mistake on a line; "" when it was good
@@ -153,7 +159,8 @@ class Policies:
     async def _load(self, *, always: bool) -> bool | None:
         """Was it good? None: nothing has changed."""
         async with self._lock:
-            if not always and self._marks is not None and await asyncio.to_thread(self._source.unchanged, self._marks):
+            known = None if always else self._marks
+            if known is not None and not await asyncio.to_thread(self._source.changed, known):
                 return None
             reading = await self._settled()
             if isinstance(reading.result, ScopeMapError):
@@ -163,21 +170,25 @@ class Policies:
             return True
 
     async def _settled(self) -> Reading:
-        """What two readings in a row have found."""
+        """What two readings in a row have found, without the files that never rest: of a team, that team's alone is refused."""
         _, clock = self._parts()
-        for _ in range(SETTLE_TRIES):
+        changed = Counter(dict.fromkeys(self._restless, RESTLESS - 1))
+        for turn in range(SETTLE_TRIES):
+            enough = RESTLESS if turn < SETTLE_PATIENCE else 1
+            restless = self._restless = frozenset(name for name, times in changed.items() if times >= enough)
             # In a thread: a map near the size limit takes seconds, and heartbeats must not wait.
-            reading = await asyncio.to_thread(self._read, clock.now(), self._old_map)
+            reading = await asyncio.to_thread(self._read, clock.now(), self._old_map, restless)
             await clock.sleep(self._settle)
-            if await asyncio.to_thread(self._source.unchanged, reading.marks):
+            found = await asyncio.to_thread(self._source.changed, reading.marks)
+            if found <= restless:
                 return reading
-        never = self._source.refusal("keeps changing while it is read; write it beside and move it into its place")
-        return Reading(marks={self._source.path.name: ""}, result=never)
+            changed.update(found)
+        return Reading(marks={self._source.path.name: ""}, result=self._source.refusal(KEEPS_CHANGING))
 
-    def _read(self, now: datetime, old: ScopeMap | None) -> Reading:
+    def _read(self, now: datetime, old: ScopeMap | None, restless: frozenset[str]) -> Reading:
         # Without a kept map too, a team's bad file fails alone: that team then has nothing.
         kept = self._kept.contents if self._kept else {}
-        return self._source.read(kept=kept, now=now, seen=self._newest, old=old)
+        return self._source.read(kept=kept, now=now, seen=self._newest, old=old, restless=restless)
 
     async def _take(self, reading: Reading, found: Candidate) -> None:
         """A good map: into force if it is another one; what is new about its teams is told."""
@@ -259,7 +270,9 @@ class Policies:
             return self._source.of_kept(self._kept)
         except ScopeMapError as error:
             log.warning("the scope map that the database keeps is no good today", problem=str(error))
-            return None
+        except Exception:  # a mistake of ours with the older map must not stop a start with good files
+            log.exception("the scope map that the database keeps could not be read")
+        return None
 
     async def _refuse(self, reading: Reading, error: ScopeMapError) -> None:
         """Journalled and counted once; said again whenever somebody asks for a load."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Collection, Mapping
@@ -23,6 +24,7 @@ from broker.store.base import KeptMap
 log = get_logger(__name__)
 
 Marks: TypeAlias = Mapping[str, str]  # name → SHA-256 of what was read, or why it could not be
+KEEPS_CHANGING = "keeps changing while it is read; write it beside and move it into its place"
 _LINKS = 40  # followed in one path, as Linux does
 
 
@@ -53,14 +55,21 @@ class Source:
     verifier: Verifier | None = None
 
     def read(
-        self, *, kept: Mapping[str, bytes] | None, now: datetime, seen: Seen | None, old: ScopeMap | None
+        self,
+        *,
+        kept: Mapping[str, bytes] | None,
+        now: datetime,
+        seen: Seen | None,
+        old: ScopeMap | None,
+        restless: Collection[str] = (),
     ) -> Reading:
         """Read and compile, each file once. Whatever goes wrong is a refusal (I7); seconds for a map near the size limit.
 
         `kept`: the contents in force, for teams whose new file is bad; None: then all is refused, as a signed map always is.
         `seen`: the newest manifest that was ever in force. `old`: the map in force.
+        `restless`: files that are refused, whatever they hold.
         """
-        files = _Noted(files=self._folder)
+        files = _Noted(files=_Without(files=self._folder, names=restless))
         result: Candidate | ScopeMapError
         try:
             result = self._candidate(files, self.path.name, kept=kept, now=now, seen=seen)
@@ -80,12 +89,12 @@ class Source:
         """
         return self._candidate(self._folder, self.path.name, kept=None, now=now, seen=None).loaded
 
-    def unchanged(self, marks: Marks) -> bool:
-        """Do all of these files still hold what they held?"""
+    def changed(self, marks: Marks) -> frozenset[str]:
+        """Those of these files that no longer hold what they held."""
         files = _Noted(files=self._folder)
         for name in marks:
             files.look(name)
-        return files.marks == marks
+        return frozenset(name for name, mark in marks.items() if files.marks[name] != mark)
 
     def of_kept(self, kept: KeptMap) -> Candidate:
         """The last good map, by today's kinds, keys, environment and trust domain. Raises ScopeMapError.
@@ -105,7 +114,7 @@ class Source:
         found: set[Path] = set()
         for name in {self.path.name, *names}:
             found |= _folders(self.path.parent / name)
-        return frozenset(folder for folder in found if folder.is_dir())
+        return frozenset(folder for folder in found if os.path.isdir(folder))  # noqa: PTH112 - this one never raises
 
     def refusal(self, message: str) -> ScopeMapError:
         """About the map as a whole."""
@@ -128,6 +137,24 @@ class Source:
             kept=None if signed else kept,
         )
         return Candidate(loaded=loaded, signed=signed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Without:
+    """Reads through what rests."""
+
+    files: Files
+    names: Collection[str]
+
+    def read(self, name: str) -> bytes:
+        """As `Files`."""
+        if name in self.names:
+            raise NotTrusted(KEEPS_CHANGING)
+        return self.files.read(name)
+
+    def shown(self, name: str) -> str:
+        """As `Files`."""
+        return self.files.shown(name)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -174,10 +201,11 @@ def _folders(path: Path) -> set[Path]:
     """The folder that holds each link on the way to this file, and its own."""
     found: set[Path] = set()
     ahead = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow the links that are looked for
-    for _ in range(_LINKS):
-        link = next((part for part in [*reversed(ahead.parents), ahead] if part.is_symlink()), None)
-        if link is None:
-            break
-        found.add(link.parent)
-        ahead = Path(os.path.normpath(link.parent / link.readlink() / ahead.relative_to(link)))
+    with contextlib.suppress(OSError):  # a name that is too long, a link that was just replaced: as far as it goes
+        for _ in range(_LINKS):
+            link = next((part for part in [*reversed(ahead.parents), ahead] if part.is_symlink()), None)
+            if link is None:
+                break
+            found.add(link.parent)
+            ahead = Path(os.path.normpath(link.parent / link.readlink() / ahead.relative_to(link)))
     return found | {ahead.parent}

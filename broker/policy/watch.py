@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,23 +46,25 @@ class Watcher:
     async def _run(self) -> None:
         try:
             while True:
-                began = await self._follow()
+                began = await self._surely(self._follow)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(SOON, self._poll) if began else self._poll):
                         await self._changed.wait()
                 self._changed.clear()
-                await self._look()
+                await self._surely(self._policies.look)
                 await asyncio.sleep(PAUSE)
         finally:
             await self._unfollow()
 
-    async def _look(self) -> None:
+    async def _surely(self, step: Callable[[], Awaitable[bool]]) -> bool:
+        """What it says; False when it fails."""
         try:
-            await self._policies.look()
+            return await step()
         except StoreError as error:
             log.warning("the scope map has changed and could not be journalled; it is tried again", problem=str(error))
         except Exception:  # a dead watch would leave a grant in force that an operator took away
             log.exception("the scope map could not be looked at")
+        return False
 
     async def _follow(self) -> bool:
         """Watch the folders of today's files. True when the watch began anew."""

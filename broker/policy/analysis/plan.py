@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from broker.model import JsonValue, RuleRef, Tier
+from broker.policy.analysis.cells import MAX_QUESTIONS
 from broker.policy.analysis.changes import Change, Comparison, Kind, for_workflows, ordered
 from broker.policy.analysis.launching import launcher_changes
 from broker.policy.analysis.seen import listed
@@ -67,9 +68,9 @@ class Plan:
         }
 
 
-def plan(old: ScopeMap, new: ScopeMap, now: datetime) -> Plan:
-    """Compare what the maps allow from `now` on. Raises TooManyCombinations."""
-    compared = Comparison(old=old, new=new, since=now).changes()
+def plan(old: ScopeMap, new: ScopeMap, now: datetime, *, limit: int = MAX_QUESTIONS) -> Plan:
+    """Compare what the maps allow from `now` on, with at most `limit` questions. Raises TooManyCombinations."""
+    compared = Comparison(old=old, new=new, since=now, limit=limit).changes()
     found = [*compared]
     told = {change.scope for change in found if change.attribute == "tier"}
     relabelled = (one for one in _relabelled(old, new) if one.scope not in told)

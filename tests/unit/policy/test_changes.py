@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from broker.policy import changes
+from broker.policy.analysis import cells
 from broker.policy.analysis.cells import TooManyCombinations
 from broker.policy.changes import describe, rules, widens_high
 from broker.policy.load import parse
@@ -96,10 +97,39 @@ def test_a_tier_that_falls_is_a_loosening_also_where_nobody_has_the_scope() -> N
     assert not widens_high(a_map(base=lower), a_map(), NOW)
 
 
-def test_what_cannot_be_said_counts_as_widened(monkeypatch: pytest.MonkeyPatch) -> None:
-    def give_up(*_: object) -> None:
-        raise TooManyCombinations
+@pytest.mark.parametrize("error", [TooManyCombinations(), RecursionError()], ids=["too many", "a mistake of ours"])
+def test_what_cannot_be_said_counts_as_widened(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def give_up(*_: object, **__: object) -> None:
+        raise error
 
     monkeypatch.setattr(changes, "plan", give_up)
     assert widens_high(a_map(GRANTS), a_map(GRANTS), NOW)
     assert "unknown" in describe(a_map(GRANTS), a_map(GRANTS), NOW)["effect"]
+
+
+def test_a_map_with_very_many_combinations_is_not_waited_for() -> None:
+    """Its 30 workflows, networks and attempts are some 30,000 questions."""
+    entry = "  g{0}: {{workloads: [plain], workflows: [w{0}], scopes: [orders], attempts: {1}, when: {{networks: [128.0.0.0/{1}]}}}}\n"
+    hostile = "grants:\n" + "".join(entry.format(number, number + 1) for number in range(30))
+    hostile = hostile.replace("workflows: [", "workflows: [" + ", ".join(f"x{number}" for number in range(30)) + ", ")
+    maps = a_map(hostile), a_map(hostile + "denies: {no: {scopes: [orders]}}\n")
+    assert "unknown" in describe(*maps, NOW)["effect"]
+
+
+@pytest.mark.parametrize(
+    ("prepared", "when"),
+    [
+        ("instants", "daily: {{from: '{0:02}:00', to: '{1:02}:{0:02}', tz: Europe/Berlin}}"),
+        ("addresses", "networks: [{many}]"),
+    ],
+)
+def test_what_must_be_prepared_counts_too(prepared: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few questions, for which many times or networks are combined beforehand."""
+    monkeypatch.setattr(cells, prepared, lambda *_: pytest.fail("was begun"))
+    rules = "grants:\n"
+    for number in range(50):
+        many = ", ".join(f"10.{number}.{part}.0/24" for part in range(60))
+        said = when.format(number % 20, 20 + number // 20, many=many)
+        rules += f"  g{number}: {{workloads: [plain], workflows: ['*'], scopes: [orders], when: {{{said}}}}}\n"
+    told = describe(a_map(rules), a_map(rules + "denies: {no: {scopes: [orders]}}\n"), NOW)
+    assert "too many" in told["effect"]["unknown"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from broker.policy.files import MAX_BYTES, Folder, Memory, NotTrusted, Remembered, beside
+from broker.policy.files import MAX_BYTES, Folder, Memory, NotTrusted, Remembered, beside, why_not
 
 
 def test_a_folder_reads_regular_files_a_little_beyond_the_limit(tmp_path: Path) -> None:
@@ -26,6 +27,19 @@ def test_a_pipe_in_a_file_s_place_stops_nobody(tmp_path: Path) -> None:
         Folder(path=Path("/dev")).read("zero")
 
 
+def test_a_folder_in_a_file_s_place_is_told_as_one_and_nothing_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "team.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - as the system names them
+    for _ in range(50):
+        with pytest.raises(IsADirectoryError) as told:
+            Folder(path=tmp_path).read("team.yaml")
+        with pytest.raises(NotTrusted):
+            Folder(path=tmp_path).read("pipe.yaml")
+    assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
+    assert why_not(told.value) == "is a folder; name a file"
+
+
 def test_a_file_that_everybody_may_write_is_believed_only_without_guard(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("x")
@@ -33,6 +47,54 @@ def test_a_file_that_everybody_may_write_is_believed_only_without_guard(tmp_path
     assert Folder(path=tmp_path).read("a.yaml") == b"x"
     with pytest.raises(NotTrusted, match="chmod o-w"):
         Folder(path=tmp_path, guarded=True).read("a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("open_folder", "mode", "trusted"),
+    [
+        ("names", 0o777, False),
+        ("files", 0o777, False),
+        ("names", 0o703, False),
+        ("names", 0o1777, True),
+        ("files", 0o1777, True),
+        ("names", 0o775, True),
+    ],
+)
+def test_a_file_that_everybody_may_replace_is_believed_only_without_guard(
+    tmp_path: Path,
+    open_folder: str,
+    mode: int,
+    trusted: bool,  # noqa: FBT001
+) -> None:
+    for folder in ("names", "files"):
+        (tmp_path / folder).mkdir(mode=0o755)
+    (tmp_path / "files" / "a.yaml").write_text("x")
+    (tmp_path / "names" / "a.yaml").symlink_to("../files/a.yaml")
+    (tmp_path / open_folder).chmod(mode)
+    assert Folder(path=tmp_path).read("names/a.yaml") == b"x"
+    guarded = Folder(path=tmp_path, guarded=True)
+    if trusted:
+        assert guarded.read("names/a.yaml") == b"x"
+        return
+    with pytest.raises(NotTrusted, match="is in a folder that everybody can write to; run chmod o-w"):
+        guarded.read("names/a.yaml")
+
+
+def test_a_folder_that_is_mounted_read_only_is_writable_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("x")
+    tmp_path.chmod(0o777)  # as a ConfigMap's
+    with pytest.raises(NotTrusted):
+        Folder(path=tmp_path, guarded=True).read("a.yaml")
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    assert Folder(path=tmp_path, guarded=True).read("a.yaml") == b"x"
+
+
+def test_a_file_that_is_not_there_is_told_as_such_with_guard_too(tmp_path: Path) -> None:
+    for name in ("a.yaml", "nowhere/a.yaml"):
+        with pytest.raises(FileNotFoundError):
+            Folder(path=tmp_path, guarded=True).read(name)
 
 
 def test_what_was_read_stays_what_it_was(tmp_path: Path) -> None:

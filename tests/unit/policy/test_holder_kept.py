@@ -184,6 +184,19 @@ async def test_a_mistake_of_ours_is_a_refusal_too(
     assert allowed(policies.map, ask("lake"))
 
 
+async def test_a_mistake_of_ours_on_the_kept_map_stops_no_start_with_good_files(
+    path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await started(path, store)
+
+    def bug(*_: Any) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(source.Source, "of_kept", bug)
+    policies = await started(path, store)
+    assert (allowed(policies.map, ask("lake")).scope, policies.last_problem) == ("lake", "")
+
+
 # --- half-written files
 
 
@@ -202,7 +215,7 @@ async def test_i7_a_half_written_file_never_decides(
     clock = FakeClock()
     policies = Policies(path, KINDS, settle=settle or 0.2)
     if settle is None:
-        monkeypatch.setattr(source.Source, "unchanged", lambda *_: True)
+        monkeypatch.setattr(source.Source, "changed", lambda *_: frozenset())
     start = asyncio.create_task(policies.load_initial(store, clock))
     await until_sleeping(clock)
     clock.advance(0.2)
@@ -231,7 +244,7 @@ async def test_i7_files_that_never_rest_are_refused(
     path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = await started(path, store)
-    monkeypatch.setattr(source.Source, "unchanged", lambda *_: False)
+    monkeypatch.setattr(source.Source, "changed", lambda _, marks: frozenset(marks))
     assert not await policies.reload()
     assert "keeps changing" in policies.last_problem
     monkeypatch.undo()
@@ -289,6 +302,96 @@ async def test_a_team_s_bad_file_keeps_nobody_else_from_a_first_start(path: Path
     assert allowed(again.map, ask("lake"))
 
 
+class Busy(FakeClock):
+    """Between any two readings these files are written again."""
+
+    def __init__(self, *files: Path) -> None:
+        super().__init__()
+        self.files = files
+        self.written = 0
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds)
+        self.written += 1
+        for file in self.files:
+            file.write_text(f"{TEAM}# {self.written}\n")
+
+
+def with_teams(count: int) -> str:
+    entry = "  {0}: {{path: {0}.yaml, scopes_prefix: {0}-, max_tier: low, workloads: [plain]}}\n"
+    return GOOD + "teams:\n" + "".join(entry.format(f"t{number}") for number in range(count))
+
+
+async def test_a_team_that_never_rests_stops_nobody_else_s_reload(path: Path, store: MemoryStore) -> None:
+    team = path.with_name("team.yaml")
+    put(path, WITH_TEAM)
+    put(team, TEAM)
+    clock = Busy()
+    policies = Policies(path, KINDS, settle=0)
+    await policies.load_initial(store, clock)
+    clock.files = (team,)
+    put(path, WITH_TEAM + "denies:\n  never-lake: {scopes: [lake]}\n")
+    assert await policies.look()
+    assert denied(policies.map, ask("lake"))
+    assert allowed(policies.map, ask("payments-x", agent=f"spiffe://{DOMAIN}/plain"))  # by its last good file
+    assert (policies.teams_refused, policies.last_problem) == (frozenset({"payments"}), "")
+    assert "keeps changing" in str((await journal(store))[-2:])
+
+    needed = clock.written
+    put(path, WITH_TEAM)
+    assert await policies.look()
+    assert allowed(policies.map, ask("lake"))
+    assert clock.written == needed + 2  # it is known by now, and not waited for
+    clock.files = ()
+    assert await policies.look()
+    assert policies.teams_refused == frozenset()
+
+
+async def test_teams_that_take_turns_stop_nobody_else_s_reload(path: Path, store: MemoryStore) -> None:
+    put(path, with_teams(30))
+    clock = Busy()
+    files = [path.with_name(f"t{number}.yaml") for number in range(30)]
+    for file in files:
+        put(file, "version: 1\n")
+    policies = Policies(path, KINDS, settle=0)
+    await policies.load_initial(store, clock)
+
+    async def one_after_the_other(seconds: float) -> None:
+        clock.files = (files[clock.written % 8],)
+        await Busy.sleep(clock, seconds)
+
+    clock.sleep = one_after_the_other  # type: ignore[method-assign]  # eight teams
+    put(path, with_teams(30) + "denies:\n  never-lake: {scopes: [lake]}\n")
+    assert await policies.look()
+    assert denied(policies.map, ask("lake"))
+
+
+async def test_a_root_file_that_never_rests_is_refused_whole(path: Path, store: MemoryStore) -> None:
+    clock = Busy()
+    policies = Policies(path, KINDS, settle=0)
+    await policies.load_initial(store, clock)
+    before = policies.current
+    clock.files = (path,)
+    assert not await policies.reload()
+    assert f"{path}:1:1: keeps changing" in policies.last_problem
+    assert policies.current is before
+
+
+async def test_a_signed_map_is_refused_whole_when_a_team_never_rests(path: Path, store: MemoryStore) -> None:
+    put(path, WITH_TEAM)
+    team = path.with_name("team.yaml")
+    put(team, TEAM)
+    signed(path, 4, ALICE, BOB, also=("team.yaml",))
+    clock = Busy()
+    policies = Policies(path, KINDS, settle=0, verifier=manifests())
+    await policies.load_initial(store, clock)
+    before = policies.current
+    clock.files = (team,)
+    assert not await policies.reload()
+    assert policies.last_problem
+    assert policies.current is before
+
+
 # --- signed maps
 
 
@@ -300,7 +403,7 @@ def signed(path: Path, serial: int, *signers: CryptoSigner, **changes: Any) -> N
         serial=serial,
         expires=changes.get("expires", START + timedelta(days=30)),
         root="map.yaml",
-        files=digests({"map.yaml": path.read_bytes()}),
+        files=digests({name: path.with_name(name).read_bytes() for name in ("map.yaml", *changes.get("also", ()))}),
     )
     envelope = sign(manifest, signers[0])
     for signer in signers[1:]:

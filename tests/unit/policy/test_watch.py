@@ -135,6 +135,35 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert Source(path=tmp_path / "a", kinds=KINDS).folders([]) == {tmp_path}
 
 
+def test_a_name_that_is_too_long_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    source = Source(path=tmp_path / "map.yaml", kinds=KINDS)
+    assert source.folders([f"teams/{'x' * 300}/pay.yaml", "x" * 300]) == {tmp_path}
+
+
+def test_a_link_that_goes_while_it_is_read_is_watched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = ConfigMap(tmp_path / "scopes")
+
+    def gone(_: Path) -> Path:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "readlink", gone)
+    assert volume.folder in Source(path=volume.folder / "scopes.yaml", kinds=KINDS).folders([])
+
+
+async def test_whatever_happens_to_its_folders_the_watch_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text(a_map(1))
+    async with watched(path, poll=SHORT) as policies:
+
+        def fails() -> frozenset[Path]:
+            raise OSError("file name too long")
+
+        monkeypatch.setattr(policies, "folders", fails)
+        await follows(policies, lambda number: path.write_text(a_map(number)), rounds=2)
+
+
 async def test_a_file_system_without_events_is_polled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def none(*_: Any, **__: Any) -> AsyncIterator[set[Any]]:
         raise OSError("no space left on device")  # inotify has no watches left

@@ -195,7 +195,7 @@ def test_what_is_minted_differs_where_it_is_told_to_however_long_the_rest() -> N
         a_map(GRANT, base=BASE.replace("role: orders-ro", "role: orders-ro, " + block.replace("WHAT", word)))
         for word in ("one", "'*'")
     ]
-    (line,) = plan(*maps, NOW).lines()
+    (line,) = plan(maps[0], maps[1], NOW).lines()
     assert "what is minted data.statements.1.Action.0 'one' → data.statements.1.Action.0 '*'" in line
 
 
