@@ -17,10 +17,9 @@ from broker.leases import moves
 from broker.leases.committing import SWAP_WAIT
 from broker.leases.core import Core, PolicyMoved
 from broker.leases.epoch import EpochLost
-from broker.leases.standing import question, still_given
+from broker.leases.standing import is_denied, still_given
 from broker.log import get_logger
 from broker.model import EndReason, Lease, LeaseState
-from broker.policy.decision import Denial, Denied
 from broker.policy.holder import Policy
 from broker.store.base import Tx
 
@@ -139,9 +138,7 @@ class PolicySweep:
             if step is None:  # no lease without one; if it were, nobody could say what it is for
                 yield _Gone(lease=lease, denied=True)
             elif not still_given(scope_map, step, lease, now):
-                decision = scope_map.decide(question(scope_map, step, lease.scope, address=lease.address, now=now))
-                denied = isinstance(decision, Denied) and decision.reason is Denial.DENY_RULE
-                yield _Gone(lease=lease, denied=denied)
+                yield _Gone(lease=lease, denied=is_denied(scope_map, step, lease, now))
 
     async def _withdraw(self, lease_ids: Sequence[str], policy: Policy) -> bool:
         """In one transaction, by the map that is in force in it. False when that is another one by now."""

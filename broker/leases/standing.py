@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from broker.model import MIN_LEASE_LIFE, Lease, Step
+from broker.policy.decide import denying
 from broker.policy.decision import AccessRequest, Denial, Denied
 from broker.policy.launch import Launch
 from broker.policy.scope_map import ScopeMap
@@ -63,3 +64,15 @@ def still_given(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) ->
         and lease.expires_at <= lease.intent_at + decision.ttl
         and (decision.until is None or lease.expires_at <= decision.until)
     )
+
+
+def is_denied(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) -> bool:
+    """Does a deny rule of today's map concern it, whatever else refuses it first?
+
+    Of a scope that the map does not declare no rule can speak.
+    """
+    scope = scope_map.scopes.get(lease.scope)
+    if scope is None:
+        return False
+    asked = question(scope_map, step, lease.scope, address=lease.address, now=now)
+    return denying(scope_map.index, scope, asked, scope_map.index.matches(asked.agent)) is not None

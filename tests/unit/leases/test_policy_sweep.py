@@ -118,6 +118,37 @@ async def test_a_deny_rule_waits_for_no_grace(broker: World) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        ("scopes: [plain, elevated, danger, timed]", "scopes: [elevated, danger, timed]"),
+        ("load: {id: ", 'load: {id: "spiffe://dev.local/elsewhere"}\n  was: {id: '),
+        ("spiffe://dev.local/workflow/{workflow}/step/load", "spiffe://dev.local/elsewhere"),
+        ("spiffe://dev.local/workflow/{workflow}/step/load", "spiffe://dev.local/{step}/nightly/step/load"),
+    ],
+    ids=["no grant", "another workload", "no workload", "another claim"],
+)
+async def test_a_deny_rule_waits_for_no_grace_when_the_grant_goes_with_it(
+    broker: World, change: tuple[str, str]
+) -> None:
+    opened = await broker.begin()
+    lease = (await broker.issue(opened.handle)).lease.id
+    assert change[0] in DENIED
+    await load(broker, DENIED.replace(*change, 1))
+    await broker.until(lambda: is_gone(broker, lease))
+
+
+async def test_no_deny_rule_speaks_of_a_scope_that_went(broker: World) -> None:
+    """It has the grace of any other."""
+    opened = await broker.begin()
+    lease = (await broker.issue(opened.handle)).lease.id
+    await load(broker, DENIED.replace("  plain: {", "  renamed: {").replace("[plain", "[renamed"))
+    await turns()
+    assert await state_of(broker, lease) == STAYS
+    await passes(broker, opened.handle, GRACE.low.total_seconds() + 2, [lease])
+    await broker.until(lambda: is_gone(broker, lease))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         ("plain: {fake: {role: plain}, ttl: 10m, max_ttl: 1h, tier: low}", "plain: {fake: {role: x}, tier: low}"),
         ("ttl: 10m, max_ttl: 1h, tier: low", "ttl: 10m, max_ttl: 1h, tier: high"),
         ("ttl: 10m, max_ttl: 1h, tier: low", "ttl: 5m, tier: low"),
