@@ -7,27 +7,31 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from broker.model import MIN_LEASE_LIFE, Lease, Step
+from broker.model import MIN_LEASE_LIFE, Lease, Step, StepKey
 from broker.policy.decide import denying
 from broker.policy.decision import AccessRequest, Denial, Denied
 from broker.policy.launch import Launch
 from broker.policy.scope_map import ScopeMap
 
 
-def is_proven(scope_map: ScopeMap, step: Step, now: datetime) -> bool:
-    """Were the step's names and definition said by a launcher that may say them today?"""
-    if not step.proven:
-        return False
-    key = step.key
-    asked = Launch(
-        launcher=step.opened_by,
+def launch_of(key: StepKey, *, launcher: str, definition_digest: str, now: datetime) -> Launch:
+    """May the launcher open this step, and say this of it?"""
+    return Launch(
+        launcher=launcher,
         agent=key.agent,
         workflow=key.workflow,
         run=key.run,
         step=key.step,
-        definition_digest=step.definition_digest,
+        definition_digest=definition_digest,
         now=now,
     )
+
+
+def is_proven(scope_map: ScopeMap, step: Step, now: datetime) -> bool:
+    """Were the step's names and definition said by a launcher that may say them today?"""
+    if not step.proven:
+        return False
+    asked = launch_of(step.key, launcher=step.opened_by, definition_digest=step.definition_digest, now=now)
     return scope_map.may_launch(asked) is not None
 
 
