@@ -34,6 +34,8 @@ from broker.policy.signing import Manifest, ManifestError, SignedFiles
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
 
+    from broker.config import Config
+
 FOUND = 1  # looked, and it does not hold
 
 
@@ -45,7 +47,7 @@ class _Asked:
     threshold: int
     environment: str  # "": not asked
     trust_domain: str
-    manifest: Path | None = None
+    config: Config | None = None  # of the broker that would load it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,12 +77,13 @@ def verify(
 ) -> None:
     """Look whether MAP is what enough people signed, and still may be loaded. Exit 1: looked, and it does not hold.
 
-    Whether the broker has seen a higher serial only the broker knows. Exit 78: there is nothing to look at.
+    Whether the broker has seen a higher serial, and whether MAP widens the map in force, only the broker knows.
+    Exit 78: there is nothing to look at.
     """
     if config is not None:
         if keys or threshold or environment or trust_domain:
             fail(os.EX_USAGE, "--config has keys, threshold, environment and trust domain; give either it or them")
-        asked = _asked_by(config)
+        asked = _asked_by(config, file)
     else:
         known = signing.load_keys(named_keys(keys))
         if not known or (threshold or 1) > len(known):
@@ -92,7 +95,7 @@ def verify(
         )
     if not file.is_file():
         fail(os.EX_CONFIG, f"{file}: no such file")
-    path = manifest or asked.manifest or beside(file)
+    path = manifest or (asked.config and asked.config.scopes.manifest) or beside(file)
     envelope = read_envelope(path)
     if envelope is None:
         fail(os.EX_CONFIG, f"{path}: there is no manifest; make one with scopes sign")
@@ -107,13 +110,14 @@ def _look(asked: _Asked, envelope: bytes, file: Path) -> _Answer:
     except ManifestError as error:
         return _Answer(manifest=None, signers=frozenset(), problems=((error.fault.value, str(error)),))
     problems = []
+    environment, trust_domain = asked.environment or manifest.environment, asked.trust_domain or manifest.trust_domain
     try:
         signing.verify(
             envelope,
             asked.keys,
             asked.threshold,
-            environment=asked.environment or manifest.environment,
-            trust_domain=asked.trust_domain or manifest.trust_domain,
+            environment=environment,
+            trust_domain=trust_domain,
             root=file.name,
             now=SystemClock().now(),
         )
@@ -129,7 +133,7 @@ def _look(asked: _Asked, envelope: bytes, file: Path) -> _Answer:
         from broker.wiring.adapters import scope_kinds
 
         try:
-            load_files(files, file.name, scope_kinds(), environment=asked.environment or None)
+            load_files(files, file.name, scope_kinds(asked.config), environment=environment, trust_domain=trust_domain)
         except ScopeMapError as error:
             problems += [("MAP", str(problem)) for problem in error.problems]
     return _Answer(manifest=manifest, signers=names, problems=tuple(problems))
@@ -143,6 +147,7 @@ def _tell(asked: _Asked, found: _Answer, *, as_json: bool) -> Never:
                 "problems": [{"fault": fault, "message": text} for fault, text in found.problems],
                 "signers": sorted(found.signers),
                 "threshold": asked.threshold,
+                "threshold_high": asked.config.scopes.threshold_high if asked.config else None,
                 "manifest": as_values(found.manifest) if found.manifest else None,
             }
         )
@@ -151,6 +156,8 @@ def _tell(asked: _Asked, found: _Answer, *, as_json: bool) -> Never:
             print_table(found.manifest)
             needed = f"{signed_by(found.signers, asked.keys)}; {asked.threshold} must have"
             print_rows([("signed by", needed)])
+            if asked.config:  # whether it widens, only the broker knows: it has the map in force
+                typer.echo(f"for a map that widens high: {asked.config.scopes.threshold_high} must have signed")
         for _, text in found.problems:
             typer.echo(f"error: {text}", err=True)
         if not found.problems:
@@ -158,16 +165,21 @@ def _tell(asked: _Asked, found: _Answer, *, as_json: bool) -> Never:
     raise typer.Exit(FOUND if found.problems else os.EX_OK)
 
 
-def _asked_by(config: Path) -> _Asked:
+def _asked_by(config: Path, file: Path) -> _Asked:
     from broker.config import load
 
     settings = load(config, os.environ)
     if not settings.scopes.keys:
         fail(os.EX_CONFIG, f"{config}: has no [scopes.keys]: this broker asks for no signatures")
+    theirs = settings.scopes.file
+    if file.name != theirs.name:  # its name is signed with it
+        fail(os.EX_USAGE, f"{file}: this broker loads {theirs}, and takes no map of another name; give that one")
+    if file.resolve() != theirs.resolve():
+        typer.echo(f"warning: {file} is looked at; this broker loads {theirs}", err=True)
     return _Asked(
         keys=signing.load_keys(settings.scopes.keys),
         threshold=settings.scopes.threshold,
         environment=settings.environment,
         trust_domain=settings.trust_domain,
-        manifest=settings.scopes.manifest,
+        config=settings,
     )

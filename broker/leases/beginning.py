@@ -23,16 +23,14 @@ from broker.leases.core import (
     payload_hash,
     step_record,
 )
-from broker.leases.epoch import ASK_AGAIN
+from broker.leases.deciding import by_one_map
 from broker.leases.ids import new_step_id
 from broker.leases.opening import MAX_STEP, Opening, not_theirs
+from broker.leases.standing import launch_of
 from broker.model import Agent, EndReason, JsonValue, Step, StepKey, StepState
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denied
-from broker.policy.launch import Launch
 from broker.policy.scope_map import ScopeMap
 from broker.store.base import Tx
-
-DECIDE_AGAIN = 3  # times, while maps are being loaded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,12 +74,7 @@ class Beginning:
 
     async def begin(self, agent: Agent, asked: Opening) -> Opened:
         """Open the step, or its next attempt, or answer a replay. Costs nothing."""
-        for _ in range(DECIDE_AGAIN):
-            try:
-                return await self._begin(agent, asked)
-            except PolicyMoved:
-                continue
-        raise BrokerError(Reason.EPOCH_LOST, "the scope map keeps changing; ask again", retry_after=ASK_AGAIN)
+        return await by_one_map(lambda: self._begin(agent, asked))
 
     async def _begin(self, agent: Agent, asked: Opening) -> Opened:
         core = self._core
@@ -179,15 +172,7 @@ def _must_be_theirs(scope_map: ScopeMap, asked: Opening, now: datetime) -> None:
         if not scope_map.workloads_of(key.agent):
             raise access_denied()
         return
-    launch = Launch(
-        launcher=asked.opened_by,
-        agent=key.agent,
-        workflow=key.workflow,
-        run=key.run,
-        step=key.step,
-        definition_digest=asked.definition_digest,
-        now=now,
-    )
+    launch = launch_of(key, launcher=asked.opened_by, definition_digest=asked.definition_digest, now=now)
     if scope_map.may_launch(launch) is None:
         error = not_theirs(key.agent)
         error.about |= {"workflow": key.workflow, "run": key.run, "step": key.step}

@@ -25,7 +25,7 @@ from broker.leases.core import (
     payload_hash,
     step_record,
 )
-from broker.leases.epoch import ASK_AGAIN
+from broker.leases.deciding import by_one_map
 from broker.leases.ids import new_lease_id, new_nonce
 from broker.leases.minting import Minter
 from broker.leases.standing import question
@@ -40,7 +40,6 @@ from broker.store.base import Request, Tx
 log = get_logger(__name__)
 
 METHOD = "IssueCredential"
-DECIDE_AGAIN = 3  # times, while maps are being loaded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,12 +100,7 @@ class Issuing:
 
     async def issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
         """Mint once, or answer a replay; a replay never mints. Raises BrokerError."""
-        for _ in range(DECIDE_AGAIN):
-            try:
-                return await self._issue(agent, handle, asked)
-            except PolicyMoved:
-                continue
-        raise BrokerError(Reason.EPOCH_LOST, "the scope map keeps changing; ask again", retry_after=ASK_AGAIN)
+        return await by_one_map(lambda: self._issue(agent, handle, asked))
 
     async def _issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
         core = self._core

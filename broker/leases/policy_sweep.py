@@ -17,10 +17,9 @@ from broker.leases import moves
 from broker.leases.committing import SWAP_WAIT
 from broker.leases.core import Core, PolicyMoved
 from broker.leases.epoch import EpochLost
-from broker.leases.standing import question, still_given
+from broker.leases.standing import is_denied, still_given
 from broker.log import get_logger
 from broker.model import EndReason, Lease, LeaseState
-from broker.policy.decision import Denial, Denied
 from broker.policy.holder import Policy
 from broker.store.base import Tx
 
@@ -110,7 +109,7 @@ class PolicySweep:
 
         def look(tx: Tx) -> tuple[list[_Gone], int, bool]:
             page, last = tx.lease_page(state, after=after, limit=PAGE, high=high)
-            return list(self._gone(tx, page)), last, bool(page)
+            return list(self._gone(tx, page, policy)), last, bool(page)
 
         gone, last, more = await core.store.read(look)
         boot, now = core.clock.boottime(), list[str]()
@@ -126,22 +125,27 @@ class PolicySweep:
         return last, more
 
     async def _end_of_grace(self, lease_ids: Sequence[str]) -> None:
-        """A map that gives them again has taken them out before."""
-        if await self._withdraw(lease_ids, self._core.policies.current):
+        """Those that today's map still does not give: another one may have come since all were asked about."""
+        policy = self._core.policies.current
+
+        def look(tx: Tx) -> list[str]:
+            rows = [row for row in map(tx.lease, lease_ids) if row is not None]
+            return [one.lease.id for one in self._gone(tx, rows, policy)]
+
+        gone = await self._core.store.read(look)
+        if not gone or await self._withdraw(gone, policy):
             for lease_id in lease_ids:
                 del self._grace_over[lease_id]
 
-    def _gone(self, tx: Tx, leases: Sequence[Lease]) -> Iterator[_Gone]:
-        """On the reader's thread, by the map of the moment; whether that is still the one is seen where they are ended."""
-        scope_map, now = self._core.policies.map, self._core.clock.now()
+    def _gone(self, tx: Tx, leases: Sequence[Lease], policy: Policy) -> Iterator[_Gone]:
+        """On the reader's thread. Whether that map is still the one is seen where they are ended."""
+        scope_map, now = policy.map, self._core.clock.now()
         for lease in leases:
             step = tx.step(lease.step_id)
             if step is None:  # no lease without one; if it were, nobody could say what it is for
                 yield _Gone(lease=lease, denied=True)
             elif not still_given(scope_map, step, lease, now):
-                decision = scope_map.decide(question(scope_map, step, lease.scope, address=lease.address, now=now))
-                denied = isinstance(decision, Denied) and decision.reason is Denial.DENY_RULE
-                yield _Gone(lease=lease, denied=denied)
+                yield _Gone(lease=lease, denied=is_denied(scope_map, step, lease, now))
 
     async def _withdraw(self, lease_ids: Sequence[str], policy: Policy) -> bool:
         """In one transaction, by the map that is in force in it. False when that is another one by now."""

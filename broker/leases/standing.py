@@ -7,26 +7,31 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from broker.model import MIN_LEASE_LIFE, Lease, Step
+from broker.model import MIN_LEASE_LIFE, Lease, Step, StepKey
+from broker.policy.decide import denying
 from broker.policy.decision import AccessRequest, Denial, Denied
 from broker.policy.launch import Launch
 from broker.policy.scope_map import ScopeMap
+
+
+def launch_of(key: StepKey, *, launcher: str, definition_digest: str, now: datetime) -> Launch:
+    """May the launcher open this step, and say this of it?"""
+    return Launch(
+        launcher=launcher,
+        agent=key.agent,
+        workflow=key.workflow,
+        run=key.run,
+        step=key.step,
+        definition_digest=definition_digest,
+        now=now,
+    )
 
 
 def is_proven(scope_map: ScopeMap, step: Step, now: datetime) -> bool:
     """Were the step's names and definition said by a launcher that may say them today?"""
     if not step.proven:
         return False
-    key = step.key
-    asked = Launch(
-        launcher=step.opened_by,
-        agent=key.agent,
-        workflow=key.workflow,
-        run=key.run,
-        step=key.step,
-        definition_digest=step.definition_digest,
-        now=now,
-    )
+    asked = launch_of(step.key, launcher=step.opened_by, definition_digest=step.definition_digest, now=now)
     return scope_map.may_launch(asked) is not None
 
 
@@ -63,3 +68,15 @@ def still_given(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) ->
         and lease.expires_at <= lease.intent_at + decision.ttl
         and (decision.until is None or lease.expires_at <= decision.until)
     )
+
+
+def is_denied(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) -> bool:
+    """Does a deny rule of today's map concern it, whatever else refuses it first?
+
+    Of a scope that the map does not declare no rule can speak.
+    """
+    scope = scope_map.scopes.get(lease.scope)
+    if scope is None:
+        return False
+    asked = question(scope_map, step, lease.scope, address=lease.address, now=now)
+    return denying(scope_map.index, scope, asked, scope_map.index.matches(asked.agent)) is not None

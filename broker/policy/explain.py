@@ -10,7 +10,7 @@ from broker.policy.decide import Candidate, candidates, distance
 from broker.policy.decision import AccessRequest, Allowed, Decision
 from broker.policy.durations import format_duration
 from broker.policy.patterns import BINDING
-from broker.policy.problems import show
+from broker.policy.problems import did_you_mean, show
 from broker.policy.rules import Match
 from broker.policy.scope_map import ScopeMap
 
@@ -25,6 +25,7 @@ class Explanation:
     decision: Decision
     matches: tuple[Match, ...]
     candidates: tuple[Candidate, ...]
+    hint: str = ""  # a scope's name that may have been meant; too dear for the decision itself
 
     def lines(self) -> list[str]:
         """Plain text, most important first. What an agent said is quoted, so that it cannot steer a terminal."""
@@ -42,7 +43,7 @@ class Explanation:
             until = f", until {decision.until.isoformat(timespec='minutes')}" if decision.until else ""
             kind = f"{decision.provider}, tier {decision.tier.value}, {decision.revocability.value}"
             return [f"ALLOWED by {decision.rule}", f"  {kind}, ttl {format_duration(decision.ttl)}{until}"]
-        lines = [f"DENIED {decision.reason.value}: {decision.message}"]
+        lines = [f"DENIED {decision.reason.value}: {decision.message}{self.hint}"]
         if decision.rule is not None:
             lines.append(f"  rule: {decision.rule}")
         if decision.smallest_fix:
@@ -79,7 +80,11 @@ class Explanation:
             ],
         }
         if not isinstance(decision, Allowed):
-            result |= {"reason": decision.reason.value, "message": decision.message, "known": decision.known}
+            result |= {
+                "reason": decision.reason.value,
+                "message": decision.message + self.hint,
+                "known": decision.known,
+            }
             result["smallest_fix"] = decision.smallest_fix
         return result
 
@@ -96,6 +101,7 @@ def explain(scope_map: ScopeMap, request: AccessRequest) -> Explanation:
         decision=scope_map.decide(request),
         matches=matches,
         candidates=tuple(nearest[:_SHOWN]),
+        hint="" if scope else did_you_mean(request.scope, scope_map.scopes),
     )
 
 

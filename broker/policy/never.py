@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from broker.model import Tier
+from broker.policy.parts import TIER_ORDER
 from broker.policy.rules import Grant, Never, Scope, Workload
-
-_ORDER = {tier: number for number, tier in enumerate(Tier)}
 
 
 def violations(
@@ -36,7 +34,7 @@ def forbids(never: Never, scope: Scope) -> bool:
     """Is it what this `never` forbids?"""
     if never.scopes is not None and scope.name not in never.scopes:
         return False
-    return never.tier is None or _ORDER[scope.tier] >= _ORDER[never.tier]
+    return never.tier is None or TIER_ORDER[scope.tier] >= TIER_ORDER[never.tier]
 
 
 def _reaches(never: Never, grant: Grant, workload: Workload) -> bool:

@@ -243,19 +243,79 @@ def test_verify_with_one_key_twice_or_none(run: Run, signed: tuple[str, ...]) ->
     assert run("verify", "map.yaml", "--keys", "a=none.pem") == (78, "", "error: a: none.pem does not exist\n")
 
 
-def test_verify_as_a_broker_would(run: Run, signed: tuple[str, ...], tmp_path: Path) -> None:
+def of_broker(tmp_path: Path, **scopes: object) -> Deployment:
+    """A broker that asks for the signatures of Alice and Bob."""
     keys = {name: str(tmp_path / f"{name}.pem") for name in ("alice", "bob")}
-    scopes = {"file": str(tmp_path / "map.yaml"), "threshold": 2, "keys": keys}
-    deployment = Deployment(
-        tmp_path / "site", "", vault={"address": "http://127.0.0.1:1", "token_file": "token"}, more={"scopes": scopes}
-    )
+    more = {"scopes": {"file": str(tmp_path / "map.yaml"), **scopes, "keys": keys}}
+    vault = {"address": "http://127.0.0.1:1", "token_file": "token"}
+    deployment = Deployment(tmp_path / "site", "", vault=vault, more=more)
     (tmp_path / "site" / "token").touch(mode=0o600)
+    return deployment
+
+
+def of_prod(deployment: Deployment) -> Path:
+    text = deployment.config.read_text().replace('"dev"', '"prod"').replace('"dev.local"', '"prod.acme.internal"')
+    deployment.config.write_text(text)
+    return deployment.config
+
+
+def test_verify_tells_how_many_must_have_signed_what_widens_high(
+    run: Run, people: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert run("sign", "map.yaml", "--key", "alice.key.pem", "--serial", "1", "--expires", "30d")[0] == 0
+    config = of_prod(of_broker(tmp_path, threshold=1))
+    code, out, _ = run("verify", "map.yaml", "--config", config)
+    assert code == 0
+    assert out.endswith(
+        "signed by     alice (of alice, bob); 1 must have\nfor a map that widens high: 2 must have signed\nit holds\n"
+    )
+    told = json.loads(run("verify", "map.yaml", "--config", config, "--json")[1])
+    assert (told["threshold"], told["threshold_high"]) == (1, 2)
+
+
+def test_verify_of_another_map_than_the_broker_s(run: Run, signed: tuple[str, ...], tmp_path: Path) -> None:
+    config = of_prod(of_broker(tmp_path, threshold=2))
+    (tmp_path / "other.yaml").write_text(BASE)
+    assert run("verify", "other.yaml", "--config", config, "--manifest", "map.yaml.dsse.json") == (
+        64,
+        "",
+        f"error: other.yaml: this broker loads {tmp_path}/map.yaml, and takes no map of another name; give that one\n",
+    )
+    (tmp_path / "copy").mkdir()
+    for name in ("map.yaml", "map.yaml.dsse.json"):
+        (tmp_path / "copy" / name).write_text((tmp_path / name).read_text())
+    code, _, err = run("verify", "copy/map.yaml", "--config", config)
+    assert (code, err) == (0, f"warning: copy/map.yaml is looked at; this broker loads {tmp_path}/map.yaml\n")
+
+
+@pytest.mark.parametrize("other", [{"trust_domain": "acme.example"}, {"environment": "dev"}])
+def test_a_manifest_that_is_not_for_what_its_map_is_for(
+    run: Run, people: tuple[str, ...], other: dict[str, str]
+) -> None:
+    """`sign` makes none such; a broker takes none such."""
+    root = Path("map.yaml").read_bytes()
+    said: dict[str, Any] = {"environment": "prod", "trust_domain": "prod.acme.internal"} | other
+    made = signing.Manifest(
+        serial=1,
+        expires=SystemClock().now().replace(microsecond=0) + timedelta(days=1),
+        root="map.yaml",
+        files=signing.digests({"map.yaml": root}),
+        **said,
+    )
+    signer = signing.load_signer(Path("alice.key.pem"), lambda: pytest.fail("is not encrypted"))
+    Path("map.yaml.dsse.json").write_bytes(signing.sign(made, signer))
+    code, _, err = run("verify", "map.yaml", *people, "--threshold", "1")
+    [asked] = other.values()
+    assert (code, f"the broker serves '{asked}'" in err) == (1, True)
+
+
+def test_verify_as_a_broker_would(run: Run, signed: tuple[str, ...], tmp_path: Path) -> None:
+    deployment = of_broker(tmp_path, threshold=2)
     config = ("--config", str(deployment.config))
     code, _, err = run("verify", "map.yaml", *config)
     assert code == 1
     assert err == "error: the manifest is for another environment: prod, not dev\n"
-    text = deployment.config.read_text().replace('"dev"', '"prod"').replace('"dev.local"', '"prod.acme.internal"')
-    deployment.config.write_text(text)
+    text = of_prod(deployment).read_text()
     assert run("verify", "map.yaml", *config)[0] == 0
     assert run("verify", "map.yaml", *config, *signed)[0] == 64
     deployment.config.write_text(text.replace("threshold = 2\n", "").split("\n[scopes.keys]")[0] + _rest(text))

@@ -107,12 +107,64 @@ async def test_a_further_map_without_the_grant_begins_no_new_grace(broker: World
     await broker.until(lambda: is_gone(broker, lease))
 
 
+async def test_a_map_of_the_last_moment_saves_what_it_gives(broker: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adopted while those whose grace is over are ended, some at a time."""
+    monkeypatch.setattr(policy_sweep, "PAGE", 1)
+    opened = await broker.begin()
+    first, second = [(await broker.issue(opened.handle)).lease.id for _ in range(2)]
+    withdraw = policy_sweep.PolicySweep._withdraw
+
+    async def then_given(self: policy_sweep.PolicySweep, lease_ids: Any, policy: Any) -> bool:
+        done = await withdraw(self, lease_ids, policy)
+        put(broker.map_file, MAP)
+        await broker.policies.reload()
+        return done
+
+    await load(broker, NOTHING)
+    monkeypatch.setattr(policy_sweep.PolicySweep, "_withdraw", then_given)
+    await passes(broker, opened.handle, GRACE.low.total_seconds() + 2, [first, second])
+    await broker.until(lambda: is_gone(broker, first))
+    await passes(broker, opened.handle, 30, [second])
+    assert await state_of(broker, second) == STAYS
+
+
 async def test_a_deny_rule_waits_for_no_grace(broker: World) -> None:
     opened = await broker.begin(["plain", "elevated"])
     denied, other = [(await broker.issue(opened.handle, scope)).lease.id for scope in ("plain", "elevated")]
     await load(broker, DENIED)
     await broker.until(lambda: is_gone(broker, denied))
     assert await state_of(broker, other) == STAYS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("scopes: [plain, elevated, danger, timed]", "scopes: [elevated, danger, timed]"),
+        ("load: {id: ", 'load: {id: "spiffe://dev.local/elsewhere"}\n  was: {id: '),
+        ("spiffe://dev.local/workflow/{workflow}/step/load", "spiffe://dev.local/elsewhere"),
+        ("spiffe://dev.local/workflow/{workflow}/step/load", "spiffe://dev.local/{step}/nightly/step/load"),
+    ],
+    ids=["no grant", "another workload", "no workload", "another claim"],
+)
+async def test_a_deny_rule_waits_for_no_grace_when_the_grant_goes_with_it(
+    broker: World, change: tuple[str, str]
+) -> None:
+    opened = await broker.begin()
+    lease = (await broker.issue(opened.handle)).lease.id
+    assert change[0] in DENIED
+    await load(broker, DENIED.replace(*change, 1))
+    await broker.until(lambda: is_gone(broker, lease))
+
+
+async def test_no_deny_rule_speaks_of_a_scope_that_went(broker: World) -> None:
+    """It has the grace of any other."""
+    opened = await broker.begin()
+    lease = (await broker.issue(opened.handle)).lease.id
+    await load(broker, DENIED.replace("  plain: {", "  renamed: {").replace("[plain", "[renamed"))
+    await turns()
+    assert await state_of(broker, lease) == STAYS
+    await passes(broker, opened.handle, GRACE.low.total_seconds() + 2, [lease])
+    await broker.until(lambda: is_gone(broker, lease))
 
 
 @pytest.mark.parametrize(

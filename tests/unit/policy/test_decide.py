@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 
 import pytest
 
 from broker.model import Revocability, Tier
-from broker.policy.decision import Concurrent, Denial
+from broker.policy.decision import Concurrent, Denial, Denied
 from broker.policy.document import read_document
 from broker.policy.load import parse
 from broker.policy.scope_map import ScopeMap
@@ -41,6 +43,29 @@ def test_defaults_are_15_minutes_no_successors_and_a_day() -> None:
     decision = allowed(a_map(NIGHTLY), ask())
     assert decision.ttl == decision.max_ttl == timedelta(minutes=15)
     assert decision.max_step == timedelta(hours=24)
+
+
+def test_an_unknown_scope_costs_the_same_whatever_the_map_holds() -> None:
+    """Anybody may ask, and what it takes must not tell what there is."""
+
+    def work(scopes: int) -> int:
+        more = "".join(f"  asked-{number}: {{fake: {{role: x}}, tier: low}}\n" for number in range(scopes))
+        scope_map, steps = a_map(more), 0
+
+        def count(frame: FrameType, event: str, arg: object) -> None:
+            nonlocal steps
+            steps += 1
+
+        sys.setprofile(count)
+        try:
+            found = scope_map.decide(ask("asked-for"))
+        finally:
+            sys.setprofile(None)
+        assert isinstance(found, Denied)
+        assert (found.reason, found.message) == (Denial.UNKNOWN_SCOPE, "no scope is named 'asked-for'")
+        return steps
+
+    assert work(0) == work(300) < 100  # calls
 
 
 def test_an_empty_map_allows_nothing() -> None:

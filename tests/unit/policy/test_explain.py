@@ -54,3 +54,11 @@ def test_json_has_the_same_story() -> None:
     assert (story["allowed"], story["reason"], story["known"]) == (False, "NO_GRANT", False)
     assert story["rule"] == {"name": "nightly", "file": "map.yaml", "line": 14}
     assert story["workloads"] == [{"name": "load", "captures": {"workflow": "etl"}}]
+
+
+def test_a_misspelt_scope_has_a_hint() -> None:
+    story = explain(a_map(RULES), ask("ordres"))
+    message = "no scope is named 'ordres'; did you mean 'orders'?"
+    assert f"DENIED UNKNOWN_SCOPE: {message}" in story.lines()
+    assert story.to_json()["message"] == message
+    assert not explain(a_map(RULES), ask("lake")).hint

@@ -7,9 +7,9 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.policy.analysis.covers import covers
 from broker.policy.analysis.reach import Reach, what_can, who_can
 from broker.policy.decision import Allowed
+from tests.unit.policy.analysis.covers import covers
 from tests.unit.policy.analysis.worlds import NOW, ROLES, D, Maker, compiled, every_question, seeds
 
 
