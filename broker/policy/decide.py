@@ -52,7 +52,7 @@ def decide(index: Index, request: AccessRequest) -> Decision:
     """Answer one question, as the module says."""
     scope = index.scopes.get(request.scope)
     if scope is None:  # 1
-        return _unknown(Denial.UNKNOWN_SCOPE, fixes.unknown_scope(request.scope, index.scopes))
+        return _unknown(Denial.UNKNOWN_SCOPE, fixes.unknown_scope(request.scope))
     matches = index.matches(request.agent)
     return (
         _unreached(index, scope, request, matches)

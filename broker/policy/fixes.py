@@ -66,7 +66,7 @@ def _of_grant(grant: Grant, **keys: JsonValue) -> Fix:
     return {"grants": {grant.name: keys}}
 
 
-def unknown_scope(name: str, _scopes: Iterable[str] = ()) -> Words:
+def unknown_scope(name: str) -> Words:
     """1: not declared. Anybody may ask this, so it costs next to nothing and looks at no other name."""
     return f"no scope is named {show(name)}", "declare it under scopes:, and grant it"
 

@@ -48,12 +48,13 @@ def load_files(
     """
     seen = Remembered(files=files)
     layers = read_layers(seen, root)
+    layer_names = {seen.shown(name): name for name in seen.contents}
     refused: dict[str, tuple[Problem, ...]] = {}
     at_fault: Counter[str] = Counter()  # teams, by how many of their files made this map widen what it extends
     while True:
         compiled = compile_root(joined(layers), kinds)
         _must_be_for(compiled, environment=environment, trust_domain=trust_domain)
-        refused |= _add_teams(compiled, seen, kinds, kept=kept, at_fault=at_fault)
+        refused |= _add_teams(compiled, seen, layer_names, kinds, kept=kept, at_fault=at_fault)
         if refused and kept is None:
             raise ScopeMapError(problem for problems in refused.values() for problem in problems)
         found = build(compiled, digest_of(seen.contents))
@@ -118,14 +119,17 @@ def _must_be_for(root: Root, **expected: str | None) -> None:
 def _add_teams(
     root: Root,
     seen: Remembered,
+    names: Mapping[str, str],
     kinds: Mapping[str, ScopeKind],
     *,
     kept: Mapping[str, bytes] | None,
     at_fault: Mapping[str, int],
 ) -> dict[str, tuple[Problem, ...]]:
-    """Each team's file, or its kept one; why those that are refused are. `at_fault`: teams with a file that will not do."""
-    names = {seen.shown(name): name for name in seen.contents}
-    taken = set(seen.contents)
+    """Each team's file, or its kept one; why those that are refused are.
+
+    `names`: as it is shown → name, of the root and what it extends. `at_fault`: teams with a file that will not do.
+    """
+    taken = set(names.values())
     refused: dict[str, tuple[Problem, ...]] = {}
     for team in root.parts.teams.values():
         path = ("teams", team.name, "path")

@@ -169,7 +169,9 @@ def naive(world: World, asked: AccessRequest) -> dict[str, Any] | None:
         names = deny.get("workflows", ["*"])
         concerns = concerns and (names == ["*"] or asked.workflow in names or not known)
         digests = deny.get("definition_digest")
-        concerns = concerns and (digests is None or not asked.proven or asked.definition_digest in digests)
+        concerns = concerns and (
+            digests is None or not (asked.proven and asked.definition_digest) or asked.definition_digest in digests
+        )
         when = deny.get("when", {})
         if concerns and is_open(when, asked.now) and from_there(when, asked.address, unknown=True):
             return None
