@@ -56,11 +56,11 @@ def run_map_tests(
 def _tell(outcomes: Sequence[Outcome], tested: Coverage) -> None:
     failed = [outcome for outcome in outcomes if not outcome.passed]
     lines = [("red", f"FAILED {_where(one.test.rule)}: {_told(one)}") for one in failed]
-    lines.append(("red" if failed else "green", f"{len(outcomes) - len(failed)} passed, {len(failed)} failed"))
     counts = ((kind.value, *tested.count(kind)) for kind in Kind)
     told = ", ".join(f"{name} {covered}/{there}" for name, covered, there in counts)
     lines.append(("yellow" if tested.missing else "green", f"coverage: {told}"))
     lines += [("yellow", f"  not tested: {_where(part.rule)}") for part in tested.missing]
+    lines.append(("red" if failed else "green", f"{len(outcomes) - len(failed)} passed, {len(failed)} failed"))
     say(lines)
 
 
