@@ -22,7 +22,7 @@ from broker.policy.analysis.reach import what_can as can_have
 from broker.policy.analysis.reach import who_can as can_reach
 from broker.policy.analysis.seen import listed
 from broker.policy.durations import format_duration
-from broker.policy.load import load_files
+from broker.policy.language.load import load_files
 from broker.policy.problems import ScopeMapError, did_you_mean, show
 from broker.policy.scope_map import ScopeMap
 

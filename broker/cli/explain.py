@@ -20,8 +20,8 @@ from broker.policy.decision import AccessRequest, Allowed
 from broker.policy.durations import parse_instant
 from broker.policy.expectations import request_for
 from broker.policy.explain import explain as tell
+from broker.policy.language.schema.values import MOST_ATTEMPTS, check_digest
 from broker.policy.problems import show
-from broker.policy.schema.values import MOST_ATTEMPTS, check_digest
 from broker.policy.scope_map import ScopeMap
 from broker.policy.usage.denial import story
 from broker.policy.windows import read_address

@@ -16,7 +16,7 @@ from broker.cli.maps import FOUND, AsJson, MapFile, existing, instant, kinds, pr
 from broker.cli.options import count, fail
 from broker.cli.sarif import sarif
 from broker.model import JsonValue
-from broker.policy.files import Files, Folder
+from broker.policy.language.files import Files, Folder
 from broker.policy.lint import RULES, Finding, Level, is_rule
 from broker.policy.lint import lint as look
 from broker.policy.problems import did_you_mean, show

@@ -17,7 +17,7 @@ from broker.cli.options import fail
 from broker.clock import SystemClock
 from broker.model import JsonValue, ScopeKind
 from broker.policy.durations import parse_instant
-from broker.policy.load import load
+from broker.policy.language.load import load
 from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
 

@@ -10,7 +10,7 @@ from typing import Annotated, Never
 import typer
 
 from broker.cli.options import operator_token
-from broker.policy.load import load
+from broker.policy.language.load import load
 from broker.policy.problems import ScopeMapError
 from broker.providers.base import DeclaredScope, ProviderError
 from broker.providers.vault.provision import Format, show

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.policy.files import MAX_BYTES, NotTrusted
+from broker.policy.language.files import MAX_BYTES, NotTrusted
 from broker.policy.problems import show
 
 _TIMEOUT_S = 10  # of one call of git; objects of a clone on a slow disk

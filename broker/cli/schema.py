@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from broker.cli.maps import kinds, print_json
-from broker.policy.schema.json_schema import root_schema, team_schema
+from broker.policy.language.schema.json_schema import root_schema, team_schema
 
 
 def schema(

@@ -35,8 +35,8 @@ from broker.clock import SystemClock
 from broker.errors import ConfigError, unreadable
 from broker.policy import signing
 from broker.policy.durations import parse_duration, parse_instant
-from broker.policy.files import Folder
-from broker.policy.load import load_files
+from broker.policy.language.files import Folder
+from broker.policy.language.load import load_files
 from broker.policy.signing import Manifest, ManifestError
 from broker.secret import Secret
 

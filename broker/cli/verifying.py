@@ -26,8 +26,8 @@ from broker.cli.manifests import (
 from broker.cli.options import fail
 from broker.clock import SystemClock
 from broker.policy import signing
-from broker.policy.files import Folder, why_not
-from broker.policy.load import load_files
+from broker.policy.language.files import Folder, why_not
+from broker.policy.language.load import load_files
 from broker.policy.problems import ScopeMapError
 from broker.policy.signing import Manifest, ManifestError, SignedFiles
 

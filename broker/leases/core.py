@@ -21,7 +21,7 @@ from broker.leases.epoch import ASK_AGAIN, EpochKeeper, EpochLost, epoch_lost
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import NAME, Agent, JsonValue, Lease, Step, StepKey, StepState
-from broker.policy.holder import Policies
+from broker.policy.live.holder import Policies
 from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
 

@@ -20,7 +20,7 @@ from broker.leases.epoch import EpochLost
 from broker.leases.standing import is_denied, still_given
 from broker.log import get_logger
 from broker.model import EndReason, Lease, LeaseState
-from broker.policy.holder import Policy
+from broker.policy.live.holder import Policy
 from broker.store.base import Tx
 
 log = get_logger(__name__)

@@ -10,7 +10,7 @@ from broker.model import RuleRef
 from broker.policy.decide import weigh
 from broker.policy.decision import AccessRequest, Allowed, Denial
 from broker.policy.expectations import Outcome
-from broker.policy.never import forbids
+from broker.policy.language.never import forbids
 from broker.policy.patterns import PatternIndex
 from broker.policy.rules import Never
 from broker.policy.scope_map import ScopeMap

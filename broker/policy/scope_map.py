@@ -9,8 +9,8 @@ from broker.model import RuleRef
 from broker.policy.decide import decide
 from broker.policy.decision import AccessRequest, Decision
 from broker.policy.index import Index
+from broker.policy.language.parts import Team, TierRule
 from broker.policy.launch import Launch, Launchers
-from broker.policy.parts import Team, TierRule
 from broker.policy.rules import Deny, Grant, Never, Scope, ScopeTest, Workload
 
 

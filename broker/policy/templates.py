@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from broker.model import JsonValue
-from broker.policy.document import Path
+from broker.policy.language.document import Path
 
 VALUE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _VARIABLE = re.compile(r"(?<![^/:])\{([a-z][a-z0-9_]{0,31})\}(?![^/:])", re.ASCII)

@@ -17,7 +17,7 @@ from broker.leases.engine import Engine
 from broker.leases.issuing import asking
 from broker.leases.opening import opening
 from broker.model import Agent, StepKey
-from broker.policy.holder import Policies
+from broker.policy.live.holder import Policies
 from broker.rpc import convert
 from broker.rpc.pipeline import Method
 from broker.rpc.status import duration

@@ -10,7 +10,7 @@ from broker.clock import Clock
 from broker.config import Aws, Config, Vault
 from broker.keyring import Keyring
 from broker.model import ScopeKind
-from broker.policy.signed import Manifests, Verifier
+from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
 from broker.providers.aws.scope import AwsScope
 from broker.providers.base import Provider

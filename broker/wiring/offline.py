@@ -15,8 +15,8 @@ from broker.errors import ConfigError
 from broker.keyring import Keyring
 from broker.leases import recovery
 from broker.model import Lease
+from broker.policy.live.source import Source
 from broker.policy.scope_map import ScopeMap
-from broker.policy.source import Source
 from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Provider, Remarks
 from broker.providers.vault.needs import needs_of
 from broker.providers.vault.provision import Plan, clashes, plan_of

@@ -25,8 +25,8 @@ from broker.leases.epoch import EpochKeeper
 from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.policy.holder import SETTLE, Policies
-from broker.policy.watch import Watcher
+from broker.policy.live.holder import SETTLE, Policies
+from broker.policy.live.watch import Watcher
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.servicer import Servicer

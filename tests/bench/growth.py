@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from math import isqrt
 
 from broker.policy.decision import AccessRequest, Allowed
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.scope_map import ScopeMap
 from broker.wiring.adapters import scope_kinds
 from tests.bench.figures import Spread, Value

@@ -13,7 +13,7 @@ import pytest
 
 import stepcred
 from broker.config import load
-from broker.policy.load import load as load_map
+from broker.policy.language.load import load as load_map
 from broker.wiring import adapters, offline
 from tests.support.bao import BaoServer, openbao
 from tests.support.daemon import PYTHON, Deployment

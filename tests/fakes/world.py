@@ -27,7 +27,7 @@ from broker.leases.opening import opening
 from broker.leases.refusals import Refusals
 from broker.metrics import Metrics
 from broker.model import Agent, Lease, LeaseState, Revocability, Step
-from broker.policy.holder import Policies
+from broker.policy.live.holder import Policies
 from broker.providers.base import Provider
 from broker.store.base import Store, tail
 from broker.store.sqlite import open_store

@@ -21,7 +21,7 @@ from broker.leases.committing import Commit
 from broker.leases.core import Core
 from broker.leases.ending import Ending
 from broker.model import Evidence, LeaseState
-from broker.policy.holder import Policies
+from broker.policy.live.holder import Policies
 from broker.secret import Secret
 from broker.store.base import tail
 from tests.fakes.world import MAP, OTHER, World, agent, new_id, refusal, world

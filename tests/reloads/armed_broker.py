@@ -14,7 +14,7 @@ from broker.leases.committing import Commit
 from broker.leases.issuing import Issuing
 from broker.leases.policy_sweep import PolicySweep
 from broker.model import EndReason
-from broker.policy.holder import Policies
+from broker.policy.live.holder import Policies
 from broker.wiring import serving
 
 MUTANT = "STEPCRED_RELOADS_MUTANT"

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.policy.load import digest_of
+from broker.policy.language.load import digest_of
 
 FILE = "scopes.yaml"
 SCOPES = ("a", "b", "c", "secret")  # the last one is granted, and denied at the end of each file

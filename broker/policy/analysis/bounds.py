@@ -11,7 +11,7 @@ from itertools import zip_longest
 from broker.model import JsonValue
 from broker.policy.decision import Allowed, Concurrent
 from broker.policy.durations import format_duration
-from broker.policy.parts import TIER_ORDER
+from broker.policy.language.parts import TIER_ORDER
 
 _PLACES = 20  # of a provider's block, in one line
 

@@ -15,7 +15,7 @@ from broker.policy.analysis.cells import MAX_QUESTIONS, Cell, Walker
 from broker.policy.analysis.regions import changed_regions
 from broker.policy.analysis.seen import Seen, listed, time_words
 from broker.policy.decision import AccessRequest, Allowed, Denied
-from broker.policy.parts import TIER_ORDER
+from broker.policy.language.parts import TIER_ORDER
 from broker.policy.patterns import Capture
 from broker.policy.rules import Grant
 from broker.policy.scope_map import ScopeMap

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from broker.policy.analysis.changes import Change, Kind
 from broker.policy.analysis.seen import listed, time_words
+from broker.policy.language.parts import TIER_ORDER
 from broker.policy.launch import Launcher
-from broker.policy.parts import TIER_ORDER
 from broker.policy.patterns import BINDING, Pattern
 from broker.policy.scope_map import ScopeMap
 from broker.policy.windows import When

@@ -12,7 +12,7 @@ from broker.model import RuleRef
 from broker.policy.analysis.changes import Change, Comparison, Kind, for_workflows, ordered
 from broker.policy.analysis.launching import covers
 from broker.policy.decision import Denial, Denied
-from broker.policy.parts import TIER_ORDER, Team, TierRule
+from broker.policy.language.parts import TIER_ORDER, Team, TierRule
 from broker.policy.problems import Problem
 from broker.policy.rules import Never
 from broker.policy.scope_map import ScopeMap

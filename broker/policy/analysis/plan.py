@@ -14,7 +14,7 @@ from broker.policy.analysis.launching import launcher_changes
 from broker.policy.analysis.seen import listed
 from broker.policy.decision import AccessRequest
 from broker.policy.durations import format_duration
-from broker.policy.parts import TIER_ORDER, Team, TierRule
+from broker.policy.language.parts import TIER_ORDER, Team, TierRule
 from broker.policy.scope_map import ScopeMap
 
 _SUMMARY = 20  # lines in a journal record; the first ones say enough

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from broker.model import ScopeKind
-from broker.policy.files import Files, Remembered
+from broker.policy.language.files import Files, Remembered
 from broker.policy.lint import claims, expectations, grants, loading, nevers, providers, scopes, wildcards, workloads
 from broker.policy.lint.finding import Finding, Level, Rule
 from broker.policy.lint.subject import examine

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from broker.model import RuleRef
-from broker.policy.document import Mark
+from broker.policy.language.document import Mark
 
 
 class Level(Enum):

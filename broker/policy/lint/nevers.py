@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from broker.policy.language.never import forbids
 from broker.policy.lint.finding import Finding, Level, Rule, at
 from broker.policy.lint.subject import Subject
-from broker.policy.never import forbids
 from broker.policy.problems import show
 
 NO_AGENT = Rule(

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from broker.model import Tier
 from broker.policy.durations import format_duration
+from broker.policy.language.parts import TIER_ORDER
 from broker.policy.lint.finding import Finding, Level, Rule, at, listed
 from broker.policy.lint.subject import Subject
-from broker.policy.parts import TIER_ORDER
 from broker.policy.problems import show
 from broker.policy.rules import Scope
 

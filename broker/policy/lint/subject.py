@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from broker.model import ScopeKind
-from broker.policy.document import Document, Mark, Path
-from broker.policy.files import Remembered, beside
-from broker.policy.layers import joined, read_file, read_layers
-from broker.policy.load import load_files
+from broker.policy.language.document import Document, Mark, Path
+from broker.policy.language.files import Remembered, beside
+from broker.policy.language.layers import joined, read_file, read_layers
+from broker.policy.language.load import load_files
 from broker.policy.rules import Grant, Scope, Workload
 from broker.policy.scope_map import ScopeMap
 

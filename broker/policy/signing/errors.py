@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from broker.policy.files import NotTrusted
+from broker.policy.language.files import NotTrusted
 
 
 class Fault(Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from broker.policy.files import Files
+from broker.policy.language.files import Files
 from broker.policy.signing.errors import NotSigned
 from broker.policy.signing.manifest import Manifest
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from broker.model import JsonValue
-from broker.policy.files import MAX_BYTES, MAX_NAME
+from broker.policy.language.files import MAX_BYTES, MAX_NAME
 from broker.policy.signing.errors import Fault, ManifestError
 
 VERSION = 1

@@ -15,7 +15,7 @@ from broker.cli.plan_text import code
 from broker.cli.revisions import GitError, open_revision
 from broker.cli.scopes import app
 from broker.policy.analysis.cells import TooManyCombinations, Walker
-from broker.policy.files import MAX_BYTES, NotTrusted
+from broker.policy.language.files import MAX_BYTES, NotTrusted
 from broker.wiring import adapters
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE, LOAD

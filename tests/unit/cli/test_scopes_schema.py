@@ -11,8 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from broker.model import ScopeKind
-from broker.policy.document import read_document
-from broker.policy.schema.json_schema import root_schema, team_schema
+from broker.policy.language.document import read_document
+from broker.policy.language.schema.json_schema import root_schema, team_schema
 from broker.wiring.adapters import scope_kinds
 from tests.unit.cli.scope_maps import HEAD, run
 from tests.unit.policy.kinds import KINDS

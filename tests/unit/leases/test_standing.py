@@ -12,7 +12,7 @@ from broker.leases.standing import is_proven, question, still_given
 from broker.model import Revocability, Step, Tier
 from broker.policy import scope_map as module
 from broker.policy.decision import Allowed, Decision, Denial, Denied
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.scope_map import ScopeMap
 from tests.fakes import domain
 from tests.fakes.clock import START

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.policy.decision import AccessRequest, Allowed, Denied
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.scope_map import ScopeMap
 from tests.unit.policy.kinds import KINDS
 

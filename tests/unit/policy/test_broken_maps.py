@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.policy.files import MAX_BYTES
-from broker.policy.load import load, parse
+from broker.policy.language.files import MAX_BYTES
+from broker.policy.language.load import load, parse
 from broker.policy.problems import ScopeMapError
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE

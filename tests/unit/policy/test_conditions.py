@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from broker.policy.decision import Denial
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.problems import ScopeMapError
 from broker.policy.windows import read_address
 from tests.unit.policy.kinds import KINDS

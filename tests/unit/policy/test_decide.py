@@ -10,8 +10,8 @@ import pytest
 
 from broker.model import Revocability, Tier
 from broker.policy.decision import Concurrent, Denial, Denied
-from broker.policy.document import read_document
-from broker.policy.load import parse
+from broker.policy.language.document import read_document
+from broker.policy.language.load import parse
 from broker.policy.scope_map import ScopeMap
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE, DOMAIN, LOAD, a_map, allowed, ask, denied

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Denial
-from broker.policy.document import read_document
 from broker.policy.explain import explain
-from broker.policy.load import parse
+from broker.policy.language.document import read_document
+from broker.policy.language.load import parse
 from tests.unit.policy.kinds import KINDS
 
 D = "spiffe://d"

@@ -15,9 +15,9 @@ import pytest
 from broker.model import ScopeKind
 from broker.policy.decision import Denial
 from broker.policy.expectations import run_tests
-from broker.policy.files import Folder, Memory
-from broker.policy.load import load_files
-from broker.policy.schema.entries import (
+from broker.policy.language.files import Folder, Memory
+from broker.policy.language.load import load_files
+from broker.policy.language.schema.entries import (
     ROOT_SECTIONS,
     DailyEntry,
     GrantEntry,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from broker.policy.language.load import parse
 from broker.policy.launch import Launch
-from broker.policy.load import parse
 from broker.policy.problems import ScopeMapError
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE, DOMAIN, LOAD, a_map

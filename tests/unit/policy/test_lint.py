@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.model import ScopeKind
-from broker.policy.files import Folder, Memory
+from broker.policy.language.files import Folder, Memory
 from broker.policy.lint import FAMILIES, RULES, Level, lint
 from broker.policy.lint.loading import RULES as LOADING
 from broker.providers.aws.scope import AwsScope

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from broker.policy.decision import AccessRequest, Allowed, Decision
-from broker.policy.files import Memory
+from broker.policy.language.files import Memory
+from broker.policy.language.load import parse
 from broker.policy.lint import cover, lint
 from broker.policy.lint import grants as family
-from broker.policy.load import parse
 from broker.policy.scope_map import ScopeMap
 from tests.unit.policy.kinds import KINDS
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.policy.decision import Allowed
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.patterns import PatternIndex, parse_pattern
 from broker.policy.problems import ScopeMapError
 from tests.unit.policy.kinds import KINDS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.journal.records import Kind
 from broker.policy.decision import AccessRequest, Allowed, Decision
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.usage import simulate as simulation
 from broker.policy.usage import told
 from broker.policy.usage.events import Outcome

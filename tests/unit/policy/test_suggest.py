@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision
-from broker.policy.document import read_document
-from broker.policy.files import Memory
-from broker.policy.load import load_files, parse
+from broker.policy.language.document import read_document
+from broker.policy.language.files import Memory
+from broker.policy.language.load import load_files, parse
 from broker.policy.scope_map import ScopeMap
 from broker.policy.usage import advice as told
 from broker.policy.usage.measure import Spans, measure

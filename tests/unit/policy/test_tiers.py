@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.problems import ScopeMapError
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import HEAD, a_map

@@ -11,9 +11,9 @@ from hypothesis import event, given, settings
 from broker.policy.analysis.changes import Kind
 from broker.policy.analysis.plan import plan
 from broker.policy.decision import AccessRequest, Allowed, Concurrent
-from broker.policy.files import Memory
-from broker.policy.load import load_files
-from broker.policy.parts import TIER_ORDER
+from broker.policy.language.files import Memory
+from broker.policy.language.load import load_files
+from broker.policy.language.parts import TIER_ORDER
 from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
 from tests.unit.policy.analysis.worlds import CONDITIONS, NOW, Maker, World, compiled, repaired, seeds

@@ -12,7 +12,7 @@ from broker.model import Tier
 from broker.policy.analysis.changes import Comparison, Kind
 from broker.policy.analysis.plan import Plan, plan
 from broker.policy.analysis.reach import what_can, who_can
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.scope_map import ScopeMap
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE, DOMAIN, LOAD, a_map

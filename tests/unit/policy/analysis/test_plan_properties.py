@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from broker.policy.analysis.changes import Change, Kind
 from broker.policy.analysis.plan import Plan, plan
 from broker.policy.decision import AccessRequest, Allowed, Concurrent
-from broker.policy.parts import TIER_ORDER
+from broker.policy.language.parts import TIER_ORDER
 from broker.policy.scope_map import ScopeMap
 from tests.unit.policy.analysis.worlds import NOW, Maker, compiled, every_question, seeds
 

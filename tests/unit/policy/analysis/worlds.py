@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from broker.policy.decision import AccessRequest
-from broker.policy.load import parse
+from broker.policy.language.load import parse
 from broker.policy.scope_map import ScopeMap
 from tests.unit.policy.kinds import KINDS
 

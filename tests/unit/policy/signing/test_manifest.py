@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.policy.files import MAX_BYTES, Folder, Memory
+from broker.policy.language.files import MAX_BYTES, Folder, Memory
 from broker.policy.signing import Fault, Manifest, ManifestError, NotSigned, SignedFiles, digests
 from broker.policy.signing.manifest import parse_manifest
 from tests.unit.policy.signing.people import CONTENTS, MANIFEST, NOW

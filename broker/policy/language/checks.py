@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from broker.model import RuleRef, ScopeKind
 from broker.policy.durations import format_duration
-from broker.policy.never import violations
-from broker.policy.parts import Parts
+from broker.policy.language.never import violations
+from broker.policy.language.parts import Parts
+from broker.policy.language.reader import Reader
 from broker.policy.patterns import BINDING
 from broker.policy.problems import Problem, did_you_mean, show
-from broker.policy.reader import Reader
 from broker.policy.rules import Grant, Scope
 
 MAX_PAIRS = 1_000_000  # (scope, workload) pairs of all grants: what the index holds in memory

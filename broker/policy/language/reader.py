@@ -10,15 +10,15 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from broker.model import NAME, JsonValue, Revocability, RuleRef, ScopeKind, Tier
-from broker.policy.document import Document, Path
+from broker.policy.language.document import Document, Path
+from broker.policy.language.parts import Team, TierRule
+from broker.policy.language.schema import entries
+from broker.policy.language.schema.read import read_entry
+from broker.policy.language.schema.values import ANY
 from broker.policy.launch import Launcher
-from broker.policy.parts import Team, TierRule
 from broker.policy.patterns import BINDING, Pattern, parse_pattern
 from broker.policy.problems import Problem, did_you_mean, named, show
 from broker.policy.rules import Deny, Grant, Never, Scope, ScopeTest, Workload
-from broker.policy.schema import entries
-from broker.policy.schema.read import read_entry
-from broker.policy.schema.values import ANY
 from broker.policy.templates import fill, mistakes, variables
 from broker.policy.windows import ALWAYS, EVERY_DAY, Daily, When
 

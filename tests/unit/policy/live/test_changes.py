@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from broker.policy import changes
 from broker.policy.analysis import cells
 from broker.policy.analysis.cells import TooManyCombinations
-from broker.policy.changes import describe, rules, widens_high
-from broker.policy.load import parse
+from broker.policy.language.load import parse
+from broker.policy.live import changes
+from broker.policy.live.changes import describe, rules, widens_high
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE, DOMAIN, HEAD, a_map
 

@@ -12,7 +12,7 @@ from watchfiles import awatch
 
 from broker.errors import StoreError
 from broker.log import get_logger
-from broker.policy.holder import Policies
+from broker.policy.live.holder import Policies
 
 log = get_logger(__name__)
 

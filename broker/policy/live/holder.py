@@ -15,14 +15,14 @@ from broker.journal.records import Record
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import ScopeKind
-from broker.policy import load_records
-from broker.policy.changes import describe
-from broker.policy.load_records import SAID
+from broker.policy.live import records as load_records
+from broker.policy.live.changes import describe
+from broker.policy.live.manifests import Verifier
+from broker.policy.live.records import SAID
+from broker.policy.live.source import KEEPS_CHANGING, Candidate, Marks, Reading, Source
 from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
-from broker.policy.signed import Verifier
 from broker.policy.signing import Seen
-from broker.policy.source import KEEPS_CHANGING, Candidate, Marks, Reading, Source
 from broker.store.base import KeptMap, Store, Tx
 
 log = get_logger(__name__)

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from broker.errors import unreadable
-from broker.policy.changes import widens_high
-from broker.policy.files import Files, NotTrusted
+from broker.policy.language.files import Files, NotTrusted
+from broker.policy.live.changes import widens_high
 from broker.policy.problems import Problem, ScopeMapError
 from broker.policy.scope_map import ScopeMap
 from broker.policy.signing import ManifestError, Seen, SignedFiles, verify

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker.policy.files import Memory
-from broker.policy.load import Loaded, load_files
+from broker.policy.language.files import Memory
+from broker.policy.language.load import Loaded, load_files
 from broker.policy.problems import ScopeMapError
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import allowed, ask, denied

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from broker.errors import StoreError
-from broker.policy.holder import Policies
+from broker.policy.live.holder import Policies
 from broker.policy.problems import ScopeMapError
 from broker.store.base import Tx, tail
 from tests.fakes.clock import FakeClock

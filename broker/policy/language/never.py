@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from broker.policy.parts import TIER_ORDER
+from broker.policy.language.parts import TIER_ORDER
 from broker.policy.rules import Grant, Never, Scope, Workload
 
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from broker.model import JsonValue
 from broker.policy.decision import Concurrent
+from broker.policy.language.schema import values as of
 from broker.policy.patterns import TRUST_DOMAIN
-from broker.policy.schema import values as of
 
 
 class Strict(BaseModel):

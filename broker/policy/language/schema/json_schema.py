@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from broker.model import NAME, JsonValue, ScopeKind, Tier
 from broker.policy.durations import format_duration
-from broker.policy.schema import entries
+from broker.policy.language.schema import entries
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

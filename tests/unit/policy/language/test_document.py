@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from broker.policy.document import MAX_DEPTH, Mark, read_document
-from broker.policy.load import parse
+from broker.policy.language.document import MAX_DEPTH, Mark, read_document
+from broker.policy.language.load import parse
 from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
 from tests.unit.policy.kinds import KINDS

@@ -11,12 +11,12 @@ from pathlib import Path
 from broker.model import ScopeKind
 from broker.policy.analysis.cells import TooManyCombinations
 from broker.policy.analysis.narrowing import widenings
-from broker.policy.checks import at
-from broker.policy.compile import Root, add_team, build, compile_root, compile_team
-from broker.policy.document import Document, read_document
-from broker.policy.files import Files, Folder, Memory, Remembered, beside
-from broker.policy.layers import joined, read_file, read_layers, under
-from broker.policy.parts import Parts, Team
+from broker.policy.language.checks import at
+from broker.policy.language.compile import Root, add_team, build, compile_root, compile_team
+from broker.policy.language.document import Document, read_document
+from broker.policy.language.files import Files, Folder, Memory, Remembered, beside
+from broker.policy.language.layers import joined, read_file, read_layers, under
+from broker.policy.language.parts import Parts, Team
 from broker.policy.problems import Problem, ScopeMapError, show
 from broker.policy.rules import Grant, Scope
 from broker.policy.scope_map import ScopeMap

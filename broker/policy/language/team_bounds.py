@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from broker.policy.parts import TIER_ORDER, Parts, Team
+from broker.policy.language.parts import TIER_ORDER, Parts, Team
+from broker.policy.language.reader import Reader
 from broker.policy.problems import show
-from broker.policy.reader import Reader
 from broker.policy.rules import Scope
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from broker.clock import SystemClock
-from broker.policy import watch
-from broker.policy.holder import Policies
-from broker.policy.source import Source
-from broker.policy.watch import Watcher
+from broker.policy.live import watch
+from broker.policy.live.holder import Policies
+from broker.policy.live.source import Source
+from broker.policy.live.watch import Watcher
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from broker.model import NAME, JsonValue, ScopeKind
-from broker.policy import checks
-from broker.policy.bounds import check_bounds
-from broker.policy.document import Document
 from broker.policy.index import Index
+from broker.policy.language import checks
+from broker.policy.language.document import Document
+from broker.policy.language.parts import Parts, Team
+from broker.policy.language.reader import Reader
+from broker.policy.language.schema import entries
+from broker.policy.language.schema.read import read_entry
+from broker.policy.language.team_bounds import check_bounds
 from broker.policy.launch import Launchers
-from broker.policy.parts import Parts, Team
 from broker.policy.patterns import BINDING
 from broker.policy.problems import Problem, ScopeMapError
-from broker.policy.reader import Reader
-from broker.policy.schema import entries
-from broker.policy.schema.read import read_entry
 from broker.policy.scope_map import ScopeMap
 
 BUILT_IN = ("environment", "trust_domain")  # constants that every map has

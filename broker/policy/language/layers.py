@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from broker.model import JsonValue
-from broker.policy.document import Document, Mark, Path, read_document
-from broker.policy.files import Files, beside, why_not
+from broker.policy.language.document import Document, Mark, Path, read_document
+from broker.policy.language.files import Files, beside, why_not
 from broker.policy.problems import Problem, ScopeMapError, show
 
 MAX_LAYERS = 5

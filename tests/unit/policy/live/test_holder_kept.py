@@ -14,13 +14,13 @@ from securesystemslib.signer import CryptoSigner
 
 from broker.errors import StoreError
 from broker.metrics import Metrics
-from broker.policy import source
 from broker.policy.decision import Allowed
-from broker.policy.files import Memory
-from broker.policy.holder import Policies
-from broker.policy.load import Loaded, load_files
+from broker.policy.language.files import Memory
+from broker.policy.language.load import Loaded, load_files
+from broker.policy.live import source
+from broker.policy.live.holder import Policies
+from broker.policy.live.manifests import Manifests
 from broker.policy.problems import ScopeMapError
-from broker.policy.signed import Manifests
 from broker.policy.signing import Manifest, add_signature, digests, sign
 from broker.store.base import Store, tail
 from tests.fakes.clock import START, FakeClock

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from broker.model import JsonValue
-from broker.policy.files import MAX_BYTES
+from broker.policy.language.files import MAX_BYTES
 from broker.policy.problems import Problem, ScopeMapError, named
 
 ENOUGH = 500  # mistakes of a file

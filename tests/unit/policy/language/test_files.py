@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from broker.policy.files import MAX_BYTES, Folder, Memory, NotTrusted, Remembered, beside, why_not
+from broker.policy.language.files import MAX_BYTES, Folder, Memory, NotTrusted, Remembered, beside, why_not
 
 
 def test_a_folder_reads_regular_files_a_little_beyond_the_limit(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 from broker.log import get_logger
 from broker.model import ScopeKind
-from broker.policy.files import Files, Folder, Memory, NotTrusted
-from broker.policy.load import Loaded, load_files
+from broker.policy.language.files import Files, Folder, Memory, NotTrusted
+from broker.policy.language.load import Loaded, load_files
+from broker.policy.live.manifests import Signed, Verifier
 from broker.policy.problems import Problem, ScopeMapError
 from broker.policy.scope_map import ScopeMap
-from broker.policy.signed import Signed, Verifier
 from broker.policy.signing import Seen
 from broker.store.base import KeptMap
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from broker.model import JsonValue
-from broker.policy.document import Document, Path
+from broker.policy.language.document import Document, Path
 from broker.policy.problems import Problem, did_you_mean, named
 
 M = TypeVar("M", bound=BaseModel)

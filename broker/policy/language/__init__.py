@@ -1,0 +1,1 @@
+"""A map's text → ScopeMap: documents, entries, teams, what one file may say over another, and every mistake at its place."""
