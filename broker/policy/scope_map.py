@@ -19,7 +19,7 @@ class ScopeMap:
     """What `load` returns. A new file makes a new one; nothing in it ever changes."""
 
     file: str
-    digest: str  # SHA-256 of the file's bytes, hex
+    digest: str  # SHA-256 over the names and bytes of all its files, hex
     environment: str
     trust_domain: str
     workloads: Mapping[str, Workload]

@@ -66,7 +66,7 @@ def no_settle() -> None:
     """One reading is enough."""
 
     async def settled(self: Any) -> Any:
-        return await asyncio.to_thread(self._read, self._clock.now(), None)
+        return await asyncio.to_thread(self._read, self._clock.now(), None, frozenset())
 
     setattr(Policies, "_settled", settled)  # noqa: B010
 
