@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from broker.cli.maps import FOUND, AsJson, instant, kinds, load_map, print_json, say
-from broker.cli.options import count, fail
+from broker.cli.maps import AsJson, instant, kinds, load_map, print_json, say
+from broker.cli.options import FOUND, count, fail
 from broker.cli.plan_text import markdown, styled
 from broker.cli.revisions import GitError, open_revision
 from broker.model import JsonValue

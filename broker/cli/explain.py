@@ -11,8 +11,8 @@ from typing import Annotated, Never
 import typer
 
 from broker.cli.journal import find_denial
-from broker.cli.maps import FOUND, load_map, print_json, say
-from broker.cli.options import fail
+from broker.cli.maps import load_map, print_json, say
+from broker.cli.options import FOUND, fail
 from broker.clock import SystemClock
 from broker.identity.spiffe import SpiffeIdError, parse_spiffe_id
 from broker.model import NAME

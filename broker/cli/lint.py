@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from broker.cli.annotations import github_commands
-from broker.cli.maps import FOUND, AsJson, MapFile, existing, instant, kinds, print_json, say
-from broker.cli.options import count, fail
+from broker.cli.maps import AsJson, MapFile, existing, instant, kinds, print_json, say
+from broker.cli.options import FOUND, count, fail
 from broker.cli.sarif import sarif
 from broker.model import JsonValue
 from broker.policy.language.files import Files, Folder

@@ -20,8 +20,6 @@ from broker.policy.signing.envelope import MAX_BYTES
 
 _KEY = re.compile(r"([a-z0-9][a-z0-9._-]{0,254})=(.+)", re.ASCII | re.DOTALL)
 
-MapFile = Annotated[Path, typer.Argument(metavar="MAP", help="The scope map's root file.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Keys = Annotated[
     list[str] | None,
     typer.Option("--keys", metavar="NAME=FILE", help="The public key of one who may sign, PEM; repeat it."),
@@ -86,8 +84,3 @@ def print_rows(rows: Iterable[tuple[str, str]]) -> None:
     """Name and value, aligned. A manifest's words are printable: it is refused otherwise."""
     for name, value in rows:
         typer.echo(f"{name:<14}{value}")
-
-
-def print_json(value: JsonValue) -> None:
-    """For programs."""
-    typer.echo(json.dumps(value, indent=2))

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from broker.cli.junit import junit
-from broker.cli.maps import FOUND, AsJson, MapFile, instant, load_map, print_json, say
-from broker.cli.options import count, fail
+from broker.cli.maps import AsJson, MapFile, instant, load_map, print_json, say
+from broker.cli.options import FOUND, count, fail
 from broker.model import JsonValue, RuleRef
 from broker.policy.coverage import Coverage, Kind, coverage
 from broker.policy.decision import Denied

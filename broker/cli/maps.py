@@ -21,8 +21,6 @@ from broker.policy.language.load import load
 from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
 
-FOUND = 1  # looked, and found something
-
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 MapFile = Annotated[Path, typer.Argument(metavar="MAP", help="The scope map.")]
 

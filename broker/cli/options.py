@@ -15,6 +15,8 @@ import typer
 from broker.errors import ConfigError, unreadable
 from broker.secret import Secret
 
+FOUND = 1  # exit code: looked, and found something
+
 ConfigFile = Annotated[
     Path,
     typer.Option("--config", envvar="STEPCRED_BROKER_CONFIG", metavar="FILE", help="The daemon's settings, TOML."),

@@ -9,13 +9,11 @@ from typing import Annotated, Never
 
 import typer
 
-from broker.cli.options import operator_token
+from broker.cli.options import FOUND, operator_token
 from broker.policy.language.load import load
 from broker.policy.problems import ScopeMapError
 from broker.providers.base import DeclaredScope, ProviderError
 from broker.providers.vault.provision import Format, show
-
-FOUND = 1  # looked, and found something
 
 
 def provision(

@@ -12,14 +12,12 @@ from typing import Annotated
 import typer
 
 from broker import log, process
-from broker.cli.options import ConfigFile, LookupTokenFile, count, fail, operator_token
+from broker.cli.options import FOUND, ConfigFile, LookupTokenFile, count, fail, operator_token
 from broker.config import load
 from broker.leases.recovery import Rechecked
 from broker.model import Lease, LeaseState
 from broker.policy.durations import parse_instant
 from broker.store.base import Tx
-
-FOUND = 1  # looked, and found something alive
 
 
 def recheck(

@@ -12,13 +12,11 @@ from typing import Annotated, Never
 import typer
 
 from broker import log, process
-from broker.cli.options import ConfigFile, VaultTokenFile, fail, operator_token
+from broker.cli.options import FOUND, ConfigFile, VaultTokenFile, fail, operator_token
 from broker.config import Config, load
 from broker.leases.recovery import NotAllowed, Report, Request
 from broker.policy.durations import parse_instant
 from broker.providers.base import ProviderError, Stray
-
-FOUND = 1  # looked, and something could not be proven
 
 
 def recover(

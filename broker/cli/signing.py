@@ -18,18 +18,16 @@ import typer
 
 from broker import process
 from broker.cli.manifests import (
-    Json,
     Keys,
-    MapFile,
     as_values,
     beside,
     named_keys,
-    print_json,
     print_rows,
     print_table,
     read_envelope,
     signed_by,
 )
+from broker.cli.maps import AsJson, MapFile, print_json
 from broker.cli.options import count, fail
 from broker.clock import SystemClock
 from broker.errors import ConfigError, unreadable
@@ -58,7 +56,7 @@ def sign(
         Path | None, typer.Option(metavar="FILE", help="Of an encrypted key; chmod 600.  (default: asked for)")
     ] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="The manifest.  (default: MAP.dsse.json)")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Sign MAP and its files for the broker.
 
@@ -103,7 +101,7 @@ def sign(
 def keygen(
     output: Annotated[Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.key.pem and PREFIX.pem.")],
     *,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key pair to sign maps with, for development: the private key is not encrypted. Never overwrites."""
     process.harden()

@@ -10,15 +10,14 @@ from typing import Annotated
 import typer
 
 from broker.cli.journal import JournalFile, records, watched
-from broker.cli.maps import FOUND, load_map, print_json, say
-from broker.cli.options import fail
+from broker.cli.maps import AsJson, load_map, print_json, say
+from broker.cli.options import FOUND, fail
 from broker.policy.durations import parse_instant
 from broker.policy.usage import advice, told
 from broker.policy.usage.measure import measure
 from broker.policy.usage.simulate import simulate
 from broker.policy.usage.suggest import suggest
 
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 _Since = Annotated[
     str, typer.Option(metavar="INSTANT", help="Only requests from then on: 2026-12-01 or 2026-12-01T23:00Z.")
 ]
@@ -31,7 +30,7 @@ def simulate_command(
     *,
     since: _Since = "",
     until: _Until = "",
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Replay recorded requests, each at its own time, against a candidate map. Exit 1: somebody is answered differently."""
     begin, end = _period(since, until)
@@ -49,7 +48,7 @@ def suggest_command(
     *,
     since: _Since = "",
     until: _Until = "",
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what the map gives and nobody used, as YAML to paste; it only narrows. Exit 1: there is something."""
     begin, end = _period(since, until)

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Never
 import typer
 
 from broker.cli.manifests import (
-    Json,
     Keys,
-    MapFile,
     as_values,
     beside,
     named_keys,
-    print_json,
     print_rows,
     print_table,
     read_envelope,
     signed_by,
 )
-from broker.cli.options import fail
+from broker.cli.maps import AsJson, MapFile, print_json
+from broker.cli.options import FOUND, fail
 from broker.clock import SystemClock
 from broker.policy import signing
 from broker.policy.language.files import Folder, why_not
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
 
     from broker.config import Config
-
-FOUND = 1  # looked, and it does not hold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +69,7 @@ def verify(
     environment: Annotated[str, typer.Option(help="The broker's.  (default: what the manifest says)")] = "",
     trust_domain: Annotated[str, typer.Option(help="The broker's.  (default: what the manifest says)")] = "",
     manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="(default: MAP.dsse.json)")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look whether MAP is what enough people signed, and still may be loaded. Exit 1: looked, and it does not hold.
 

@@ -15,7 +15,7 @@ from broker.journal.records import Record
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import ScopeKind
-from broker.policy.live import records as load_records
+from broker.policy.live import records as written
 from broker.policy.live.changes import describe
 from broker.policy.live.manifests import Verifier
 from broker.policy.live.records import SAID
@@ -194,7 +194,7 @@ class Policies:
         """A good map: into force if it is another one; what is new about its teams is told."""
         teams = found.loaded.refused
         told = ("teams", *sorted((team, *map(str, problems)) for team, problems in teams.items())) if teams else ()
-        records = load_records.teams_refused(teams, at=self._parts()[1].now()) if told != self._told else []
+        records = written.teams_refused(teams, at=self._parts()[1].now()) if told != self._told else []
         other = self._current is None or self._current.map.digest != found.loaded.map.digest
         signed_anew = (
             found.signed is not None and self._kept is not None and found.signed.envelope != self._kept.manifest
@@ -240,7 +240,7 @@ class Policies:
             generation = tx.raise_generation() if other else tx.control().policy_generation
             kept = replace(to_keep, generation=generation)
             tx.keep_map(kept)
-            tx.append(load_records.loaded(new, kept, at=at, came_from=came_from, plan=plan))
+            tx.append(written.loaded(new, kept, at=at, came_from=came_from, plan=plan))
             for record in also:
                 tx.append(record)
             return kept
@@ -282,7 +282,7 @@ class Policies:
         log.error("scope map refused; the last good one stays", problem=self.last_problem)
         told = ("map", reading.marks, self.last_problem)
         if told != self._told:
-            await self._append(load_records.refused(self._source.path, error.problems, at=clock.now()))
+            await self._append(written.refused(self._source.path, error.problems, at=clock.now()))
             self._metrics.scope_map_load_failure()
         self._marks, self._told = reading.marks, told
 

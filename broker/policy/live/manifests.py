@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from broker.errors import unreadable
-from broker.policy.language.files import Files, NotTrusted
+from broker.policy.language.files import Files, why_not
 from broker.policy.live.changes import widens_high
 from broker.policy.problems import Problem, ScopeMapError
 from broker.policy.scope_map import ScopeMap
@@ -73,8 +72,8 @@ class Manifests:
         except ManifestError as error:
             raise self._refusal(files.shown(self.manifest), str(error)) from None
         except OSError as error:
-            why = str(error) if isinstance(error, NotTrusted) else unreadable(error)
-            raise self._refusal(files.shown(self.manifest), f"the map must be signed, and its manifest {why}") from None
+            why = f"the map must be signed, and its manifest {why_not(error)}"
+            raise self._refusal(files.shown(self.manifest), why) from None
         return Signed(
             files=SignedFiles(files=files, manifest=found.manifest),
             seen=Seen(serial=found.manifest.serial, digest=found.manifest.digest),

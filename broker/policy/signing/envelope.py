@@ -117,22 +117,27 @@ def verify(
     # 4
     manifest = parse_manifest(opened.payload)
     # 5
-    for fault, found, wanted in (
-        (Fault.ENVIRONMENT, manifest.environment, environment),
-        (Fault.TRUST_DOMAIN, manifest.trust_domain, trust_domain),
-        (Fault.ROOT, manifest.root, root),
-    ):
-        if found != wanted:
-            raise ManifestError(fault, f"{found}, not {wanted}")
+    _must_be_equal(Fault.ENVIRONMENT, manifest.environment, environment)
+    _must_be_equal(Fault.TRUST_DOMAIN, manifest.trust_domain, trust_domain)
+    _must_be_equal(Fault.ROOT, manifest.root, root)
     # 6
-    if seen is not None and manifest.serial < seen.serial:
-        raise ManifestError(Fault.SERIAL_OLDER, f"serial {manifest.serial}, after {seen.serial}")
-    if seen is not None and manifest.serial == seen.serial and manifest.digest != seen.digest:
-        raise ManifestError(Fault.SERIAL_REUSED, f"serial {manifest.serial}")
+    _must_be_newest(manifest, seen)
     # 7
     if now >= manifest.expires:
         raise ManifestError(Fault.EXPIRED, f"at {manifest.expires.isoformat()}")
     return Verified(manifest=manifest, signers=signed_by)
+
+
+def _must_be_equal(fault: Fault, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise ManifestError(fault, f"{found}, not {wanted}")
+
+
+def _must_be_newest(manifest: Manifest, seen: Seen | None) -> None:
+    if seen is not None and manifest.serial < seen.serial:
+        raise ManifestError(Fault.SERIAL_OLDER, f"serial {manifest.serial}, after {seen.serial}")
+    if seen is not None and manifest.serial == seen.serial and manifest.digest != seen.digest:
+        raise ManifestError(Fault.SERIAL_REUSED, f"serial {manifest.serial}")
 
 
 def signers(envelope: bytes, keys: Mapping[str, SSlibKey]) -> frozenset[str]:

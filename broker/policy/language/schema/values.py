@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
-from broker.model import MIN_LEASE_LIFE, NAME, Revocability, Tier
+from broker.model import DEFINITION_DIGEST, MIN_LEASE_LIFE, NAME, Revocability, Tier
 from broker.policy.decision import Concurrent, Denial
 from broker.policy.durations import format_duration, parse_duration, parse_instant, parse_time
 from broker.policy.patterns import TRUST_DOMAIN
@@ -26,7 +26,6 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 MOST_ATTEMPTS = 1000
 MOST_APPROVALS = 5
 _NAME_SCHEMA = {"type": "string", "pattern": f"^{NAME.pattern}$"}
-_DIGEST = "^sha256:[0-9a-f]{64}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +90,7 @@ def _workflows(values: list[str]) -> list[str]:
 
 def check_digest(value: str) -> str:
     """SHA-256 as text. Raises ValueError."""
-    kind, _, digits = value.partition(":")
-    if kind != "sha256" or len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):  # noqa: PLR2004  # SHA-256
+    if not DEFINITION_DIGEST.fullmatch(value):
         raise ValueError("a digest is sha256: and 64 lower-case hexadecimal digits")
     return value
 
@@ -173,7 +171,7 @@ _WORKFLOWS_SCHEMA = WithJsonSchema(
         "description": 'Names, or ["*"] alone for any.',
     }
 )
-_DIGEST_SCHEMA = {"type": "string", "pattern": _DIGEST}
+_DIGEST_SCHEMA = {"type": "string", "pattern": f"^{DEFINITION_DIGEST.pattern}$"}
 
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema(_NAME_SCHEMA)]
 Names = Annotated[list[str], AfterValidator(_unique), AfterValidator(check_names), _NAMES_SCHEMA]
