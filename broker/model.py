@@ -117,6 +117,15 @@ class Verdict(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Certificate:
+    """What a certificate is told from others by; all of it empty when it is not known."""
+
+    spki_sha256: str = ""  # hex, of its public key: the same after a renewal over the same key
+    serial_number: str = ""  # hex, as certificates are listed: lower case, no leading zeros
+    issuer: str = ""  # RFC 4514
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Agent:
     """A caller whose certificate passed every check of `broker.identity`."""
 
@@ -126,6 +135,7 @@ class Agent:
     not_after: datetime
     peer: str = ""  # transport address, for the journal
     address: str = ""  # its IP address; "" when there is none
+    certificate: Certificate = Certificate()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

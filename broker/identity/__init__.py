@@ -2,6 +2,6 @@
 
 from broker.identity.leaf import CertificatePolicy
 from broker.identity.trust import TrustStore
-from broker.identity.verify import Authenticator, CertificateFacts
+from broker.identity.verify import Authenticator
 
-__all__ = ["Authenticator", "CertificateFacts", "CertificatePolicy", "TrustStore"]
+__all__ = ["Authenticator", "CertificatePolicy", "TrustStore"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
@@ -23,8 +24,9 @@ from broker.errors import BrokerError, Reason
 from broker.identity.address import address_of
 from broker.identity.leaf import CertificatePolicy, check_form, read_spiffe_id
 from broker.identity.path import CA_POLICY, LEAF_POLICY
+from broker.identity.spiffe import SpiffeId
 from broker.identity.trust import MALFORMED, TrustStore
-from broker.model import Agent
+from broker.model import Agent, Certificate
 
 MAX_PEM_BYTES = 16384  # in-house bounds: a leaf has 1 to 2 kB
 MAX_CHAIN_BYTES = 65536
@@ -33,28 +35,18 @@ CACHE_ENTRIES = 4096  # about 2 kB each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CertificateFacts:
-    """What a deny list may go by."""
-
-    spiffe_id: str
-    cert_sha256: str  # hex, of the DER
-    spki_sha256: str  # hex, of the subject public key info
-    serial_number: int
-    issuer: str  # RFC 4514
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Verified:
     """Everything about a certificate that does not depend on the time of the call."""
 
-    facts: CertificateFacts
-    trust_domain: str
+    spiffe_id: SpiffeId
+    cert_sha256: str  # hex, of the DER
+    certificate: Certificate
     not_after: datetime
     valid_from: datetime  # of the whole path, leaf and root included
     valid_until: datetime
 
 
-def nobody(_: CertificateFacts) -> bool:
+def nobody(_spiffe_id: str, _certificate: Certificate) -> bool:
     """The deny list that holds no one."""
     return False
 
@@ -68,7 +60,7 @@ class Authenticator:
         clock: Clock,
         policy: CertificatePolicy,
         *,
-        denied: Callable[[CertificateFacts], bool] = nobody,
+        denied: Callable[[str, Certificate], bool] = nobody,
     ) -> None:
         self._trust = trust
         self._clock = clock
@@ -100,15 +92,16 @@ class Authenticator:
         # 3.-7. Form, name and path, against today's roots and at this moment.
         verified = self._verified(pem, chain, self._clock.now())
         # 8. Not denied, on every call: deny lists change between calls.
-        if self._denied(verified.facts):
+        if self._denied(str(verified.spiffe_id), verified.certificate):
             raise BrokerError(Reason.AGENT_DENIED, "this certificate or agent is denied")
         return Agent(
-            spiffe_id=verified.facts.spiffe_id,
-            trust_domain=verified.trust_domain,
-            cert_sha256=verified.facts.cert_sha256,
+            spiffe_id=str(verified.spiffe_id),
+            trust_domain=verified.spiffe_id.trust_domain,
+            cert_sha256=verified.cert_sha256,
             not_after=verified.not_after,
             peer=peer,
             address=address_of(peer),
+            certificate=verified.certificate,
         )
 
     def _verified(self, pem: bytes, chain: bytes, now: datetime) -> _Verified:
@@ -141,8 +134,9 @@ class Authenticator:
             # 7. A path to one of today's roots.
             path = self._path(leaf, intermediates, now)
             return _Verified(
-                facts=_facts(leaf, str(spiffe_id)),
-                trust_domain=spiffe_id.trust_domain,
+                spiffe_id=spiffe_id,
+                cert_sha256=leaf.fingerprint(hashes.SHA256()).hex(),
+                certificate=_certificate(leaf),
                 not_after=leaf.not_valid_after_utc,
                 valid_from=max(one.not_valid_before_utc for one in path),
                 valid_until=min(one.not_valid_after_utc for one in path),
@@ -184,13 +178,11 @@ def _check_time(leaf: x509.Certificate, now: datetime) -> None:
         raise BrokerError(Reason.CERTIFICATE_EXPIRED, "the certificate has expired")
 
 
-def _facts(leaf: x509.Certificate, spiffe_id: str) -> CertificateFacts:
+def _certificate(leaf: x509.Certificate) -> Certificate:
     spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return CertificateFacts(
-        spiffe_id=spiffe_id,
-        cert_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest(),
+    return Certificate(
         spki_sha256=hashlib.sha256(spki).hexdigest(),
-        serial_number=leaf.serial_number,
+        serial_number=f"{leaf.serial_number:x}",
         issuer=leaf.issuer.rfc4514_string(),
     )
 

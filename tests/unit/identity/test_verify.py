@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.errors import BrokerError, ConfigError, Reason
-from broker.identity import Authenticator, CertificateFacts, CertificatePolicy, TrustStore, verify
+from broker.identity import Authenticator, CertificatePolicy, TrustStore, verify
 from broker.identity.authority import Authority, key_usage, name_of, new_authority, new_builder
-from broker.model import Agent
+from broker.model import Agent, Certificate
 from tests.fakes.clock import FakeClock
 from tests.support.certs import TestCA
 
@@ -146,20 +146,20 @@ def test_a_root_of_openssl_without_key_usage_will_do(ca: TestCA, trust: TrustSto
 
 
 def test_denied_is_asked_on_every_call(ca: TestCA, trust: TrustStore, clock: FakeClock) -> None:
-    denied: set[int] = set()
-    seen: list[CertificateFacts] = []
+    denied: set[str] = set()
+    seen: list[tuple[str, Certificate]] = []
 
-    def on_the_list(facts: CertificateFacts) -> bool:
-        seen.append(facts)
-        return facts.serial_number in denied
+    def on_the_list(spiffe_id: str, asked: Certificate) -> bool:
+        seen.append((spiffe_id, asked))
+        return asked.serial_number in denied
 
     authenticator = Authenticator(trust, clock, POLICY, denied=on_the_list)
     certificate, _ = ca.leaf(ID)
     ask(authenticator, pem(certificate))
-    denied.add(certificate.serial_number)
+    denied.add(f"{certificate.serial_number:x}")
     assert refusal(authenticator, pem(certificate)) is Reason.AGENT_DENIED
-    assert seen[0].spiffe_id == ID
-    assert len(seen[0].spki_sha256) == 64
+    assert seen[0][0] == ID
+    assert len(seen[0][1].spki_sha256) == 64
 
 
 def test_the_cache_is_bounded_and_still_right(
