@@ -103,6 +103,7 @@ class EndReason(Enum):
     FROZEN = "FROZEN"
     EPOCH_LOST = "EPOCH_LOST"  # the broker's right to write ran out
     POLICY_CHANGED = "POLICY_CHANGED"
+    AGENT_DENIED = "AGENT_DENIED"  # it, its launcher or the certificate that it was opened with
     BROKER_STOPPED = "BROKER_STOPPED"  # serve --on-stop revoke
     OPERATOR = "OPERATOR"
     MINT_FAILED = "MINT_FAILED"

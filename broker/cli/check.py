@@ -62,15 +62,13 @@ def _report(name: str, problems: list[str]) -> int:
 
 
 def _certificates(settings: Config) -> list[str]:
-    from broker.config.certificates import server_certificate_problems
-    from broker.identity import TrustStore
+    from broker.wiring.listeners import front_door
 
-    problems = server_certificate_problems(settings.tls, SystemClock().now())
     try:
-        TrustStore(settings.tls.client_ca_file)
+        front_door(settings, SystemClock())
     except ConfigError as error:
-        problems += error.problems
-    return problems
+        return error.problems
+    return []
 
 
 def _mint_key(settings: Config) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -11,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from broker import process
 from broker.config import Config, OnStop
-from broker.errors import BrokerError, ConfigError, StoreError
+from broker.errors import ConfigError, StoreError
 from broker.log import get_logger
 from broker.wiring.serving import Daemon, running
 
@@ -19,21 +18,15 @@ log = get_logger(__name__)
 
 
 async def reload(daemon: Daemon) -> None:
-    """SIGHUP: scope map, trust bundle and mint keys anew; a bad file keeps the last good one and alarms (I7)."""
+    """SIGHUP: scope map, front door and mint keys anew; a bad file keeps the last good one and alarms (I7)."""
     try:
         await daemon.core.policies.reload()
     except StoreError:
         log.exception("the scope map could not be loaded")
     try:
-        if daemon.trust.reload():
-            await daemon.engine.trust_loaded(daemon.trust.fingerprints)
-            log.info("trust bundle loaded", generation=daemon.trust.generation)
-    except ConfigError as error:
-        log.error("trust bundle refused; the last good one stays", problems=error.problems)  # noqa: TRY400 - expected
-        with contextlib.suppress(StoreError):
-            await daemon.engine.trust_refused(error.problems)
-    except (BrokerError, StoreError):
-        log.exception("the new trust bundle is in force, but its generation could not be written")
+        await daemon.engine.look_at_door()
+    except StoreError:
+        log.exception("the new trust is in force and could not be journalled; it is tried again")
     try:
         if await daemon.reload_keys():
             log.info("mint key rotated", kid=daemon.core.keyring.current)

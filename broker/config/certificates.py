@@ -10,20 +10,30 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.config.settings import Tls
+from broker.errors import unreadable
 
 
 def server_certificate_problems(tls: Tls, now: datetime) -> list[str]:
     """Everything that would make handshakes fail; empty when the pair can be served with. Blocks; reads two files."""
     try:
-        leaf = x509.load_pem_x509_certificates(tls.cert_file.read_bytes())[0]
-    except (OSError, ValueError):
-        return [f"tls.cert_file: {tls.cert_file} holds no PEM certificate"]
+        cert, key = tls.cert_file.read_bytes(), tls.key_file.read_bytes()
+    except OSError as error:
+        return [f"tls: {error.filename}: {unreadable(error)}"]
+    return pair_problems(cert, key, now)
+
+
+def pair_problems(cert_pem: bytes, key_pem: bytes, now: datetime) -> list[str]:
+    """The same of their contents."""
     try:
-        key = load_pem_private_key(tls.key_file.read_bytes(), password=None)
+        leaf = x509.load_pem_x509_certificates(cert_pem)[0]
+    except ValueError:
+        return ["tls.cert_file: holds no PEM certificate"]
+    try:
+        key = load_pem_private_key(key_pem, password=None)
     except TypeError:
-        return [f"tls.key_file: {tls.key_file} is encrypted; the broker needs it in clear, in a file of mode 600"]
-    except (OSError, ValueError):
-        return [f"tls.key_file: {tls.key_file} holds no PEM private key"]
+        return ["tls.key_file: is encrypted; the broker needs it in clear, in a file of mode 600"]
+    except ValueError:
+        return ["tls.key_file: holds no PEM private key"]
     problems = []
     spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*spki) != leaf.public_key().public_bytes(*spki):

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from broker.config.settings import Config
+from broker.config.settings import Config, whole_problems
 from broker.config.sources import FLAGS, Keys, Tree, add_environment, add_file, add_text, is_section, schema, variable
 from broker.errors import ConfigError, unreadable
 
@@ -54,6 +54,7 @@ def load(path: Path, env: Mapping[str, str], overrides: Mapping[str, str] | None
         for item in [*_errors(error), *_behind(tree, error, context)]:
             _explain(tree, item)
         raise ConfigError(tree.problems) from None
+    tree.problems += [f"{path}: {problem}" for problem in whole_problems(config)]
     if tree.problems:
         raise ConfigError(tree.problems)
     return config
@@ -126,6 +127,7 @@ _PLAIN = {
     "int_type": "must be a whole number, without quotes",
     "float_type": "must be a number, without quotes",
     "dict_type": "is a table; write [{keys}] and its lines below",
+    "unexpected_keyword_argument": 'is not known here; a name with dots is quoted: [federation."partner.example"]',
     "bool_type": "must be true or false, without quotes",
 }
 

@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ConfigDict
 
 from broker.config.signing_keys import load_public_keys
 from broker.config.values import (
@@ -22,6 +22,7 @@ from broker.config.values import (
     Name,
     Patience,
     PublicFile,
+    PublicFiles,
     Rate,
     SecretFile,
     StateFile,
@@ -39,6 +40,7 @@ MANIFEST_SUFFIX = ".dsse.json"  # behind the map's own name
 _BESIDE = ("-wal", "-shm", "-journal", "-reserve", ".lock")  # what SQLite and the store keep beside a database
 _GRPC = Address(host="127.0.0.1", port=8443)
 _HTTP = Address(host="127.0.0.1", port=8080)
+_OPERATORS = Address(host="127.0.0.1", port=8444)
 
 
 class LogLevel(Enum):
@@ -62,6 +64,13 @@ class OnStop(Enum):
 
     KEEP = "keep"  # they and their steps wait for the next epoch
     REVOKE = "revoke"
+
+
+class StaleCrl(Enum):
+    """What becomes of certificates whose issuer's revocation list has run out."""
+
+    REFUSE = "refuse"  # whoever keeps the next list away would keep a revoked certificate alive
+    KEEP = "keep"  # the last list stays good, and is remarked on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +106,28 @@ class Tls:
     key_file: SecretFile
     client_ca_file: PublicFile
     max_client_certificate_life: Duration = timedelta(days=90)
+    crl_files: PublicFiles = ()  # of the CAs that issue to agents
+    deny_file: PublicFile | None = None  # who is not let in, agents and operators alike
+    stale_crl: Annotated[StaleCrl, choice(StaleCrl)] = StaleCrl.REFUSE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Federated:
+    """Another trust domain whose agents may come in: its own bundle vouches for its own names only."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # a table of tables: `sources` does not look inside
+
+    client_ca_file: PublicFile
+    crl_files: PublicFiles = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operators:
+    """Their listener, and the roots of their certificates, which no agent's can lead to."""
+
+    client_ca_file: PublicFile
+    listen: Listener = _OPERATORS
+    crl_files: PublicFiles = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -359,9 +390,25 @@ class Config:
     store: Annotated[StoreSettings, AfterValidator(_check_store)]
     scopes: Annotated[Scopes, AfterValidator(_check_scopes)]
     listen: Annotated[Listen, AfterValidator(_check_listen)] = field(default_factory=Listen)
+    federation: Mapping[Name, Federated] = field(default_factory=dict)  # trust domain → whose
+    operators: Operators | None = None  # without it nobody is one
     timings: Annotated[Timings, AfterValidator(_check_timings)] = field(default_factory=Timings)
     vault: Annotated[Vault, AfterValidator(_check_vault)] | None = None
     aws: Annotated[Aws, AfterValidator(_check_aws)] | None = None
     guard: Guard = field(default_factory=Guard)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
+
+
+def whole_problems(config: Config) -> list[str]:
+    """What no section can see by itself."""
+    problems = []
+    if config.trust_domain in config.federation:
+        problems.append(
+            f"federation.{config.trust_domain}: is this broker's own trust_domain; its bundle is tls.client_ca_file"
+        )
+    if (operators := config.operators) and operators.listen.port:
+        for key, other in (("listen.grpc", config.listen.grpc), ("listen.http", config.listen.http)):
+            if operators.listen == other:
+                problems.append(f"operators.listen: is {key} too; operators have an address of their own")
+    return problems

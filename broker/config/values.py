@@ -99,6 +99,11 @@ def parse_url(value: object) -> str:
     return value.rstrip("/")
 
 
+def parse_list(value: object) -> object:
+    """A list; as text, in a variable, with commas between."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
 def choice(kind: type[E]) -> BeforeValidator:
     """Read a member of an enumeration by its value."""
 
@@ -181,6 +186,7 @@ Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]  # per second
 PublicFile = Annotated[Path, BeforeValidator(_public_file)]
+PublicFiles = Annotated[tuple[PublicFile, ...], BeforeValidator(parse_list)]
 LooseFile = Annotated[Path, BeforeValidator(_path)]  # looked at by whoever reads it, at each reading
 SecretFile = Annotated[Path, BeforeValidator(_secret_file)]
 StateFile = Annotated[Path, BeforeValidator(_state_file)]  # made by the broker; may not exist yet

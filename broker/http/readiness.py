@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
+from broker.identity.door import FrontDoor
 from broker.leases.core import Core
 from broker.leases.engine import Engine
 from broker.log import get_logger
@@ -19,8 +20,9 @@ log = get_logger(__name__)
 class Readiness:
     """What `/readyz` answers, from looks taken in the background: a probe costs nothing and waits for nobody."""
 
-    def __init__(self, core: Core, engine: Engine) -> None:
+    def __init__(self, core: Core, engine: Engine, door: FrontDoor | None = None) -> None:
         self._core = core
+        self._door = door
         self._engine = engine
         self._provider_problems: list[str] = ["the providers have not been looked at yet"]
 
@@ -37,10 +39,14 @@ class Readiness:
 
     def remarks(self) -> list[str]:
         """What keeps nobody from working and must be looked at. Without names: strangers may read it."""
-        policies = self._core.policies
+        policies, found = self._core.policies, []
         if policies.last_problem:
-            return ["the scope map on disk is refused; the last good one is in force"]
-        return ["files of teams are refused; their last good ones are in force"] if policies.teams_refused else []
+            found.append("the scope map on disk is refused; the last good one is in force")
+        elif policies.teams_refused:
+            found.append("files of teams are refused; their last good ones are in force")
+        if self._door and self._door.remarks(self._core.clock.now()):
+            found.append("the front door needs a look: a file is refused, or a list or certificate runs out")
+        return found
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

@@ -24,9 +24,9 @@ _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 class CertificatePolicy:
     """What this broker asks of a client certificate beyond X.509."""
 
-    trust_domain: str
     max_lifetime: timedelta = timedelta(days=90)  # from not-before to not-after
     min_rsa_bits: int = 2048
+    refuse_stale_crl: bool = True  # a list that has run out: whoever keeps the next one away keeps the revoked alive
 
 
 def check_form(leaf: x509.Certificate, policy: CertificatePolicy) -> None:
@@ -51,10 +51,10 @@ def check_form(leaf: x509.Certificate, policy: CertificatePolicy) -> None:
         raise _invalid("the certificate's extended key usage lacks clientAuth")
 
 
-def read_spiffe_id(leaf: x509.Certificate, trust_domain: str) -> SpiffeId:
-    """The one URI name, which must be a SPIFFE ID of this trust domain. Names of other kinds mean nothing here.
+def read_spiffe_id(leaf: x509.Certificate) -> SpiffeId:
+    """The one URI name, which must be a SPIFFE ID. Names of other kinds mean nothing here.
 
-    Raises SPIFFE_ID_INVALID or TRUST_DOMAIN_FOREIGN. Reads what the certificate holds, not what the TLS layer
+    Raises SPIFFE_ID_INVALID. Reads what the certificate holds, not what the TLS layer
     shows: gRPC cuts a name at NUL (measured), and falls back to the common name.
     """
     names = _find(leaf, x509.SubjectAlternativeName)
@@ -62,12 +62,9 @@ def read_spiffe_id(leaf: x509.Certificate, trust_domain: str) -> SpiffeId:
     if len(uris) != 1:
         raise BrokerError(Reason.SPIFFE_ID_INVALID, f"the certificate has {len(uris)} URI names, not exactly one")
     try:
-        spiffe_id = parse_spiffe_id(uris[0])
+        return parse_spiffe_id(uris[0])
     except SpiffeIdError as error:
         raise BrokerError(Reason.SPIFFE_ID_INVALID, f"the certificate's URI name is refused: {error}") from None
-    if spiffe_id.trust_domain != trust_domain:
-        raise BrokerError(Reason.TRUST_DOMAIN_FOREIGN, "the certificate is of another trust domain")
-    return spiffe_id
 
 
 def _check_key(leaf: x509.Certificate, policy: CertificatePolicy) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,10 +22,12 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from broker.clock import Clock
 from broker.errors import BrokerError, Reason
 from broker.identity.address import address_of
+from broker.identity.bundle import MALFORMED
+from broker.identity.door import FrontDoor
 from broker.identity.leaf import CertificatePolicy, check_form, read_spiffe_id
 from broker.identity.path import CA_POLICY, LEAF_POLICY
 from broker.identity.spiffe import SpiffeId
-from broker.identity.trust import MALFORMED, TrustStore
+from broker.identity.trust import Domain, Trust
 from broker.model import Agent, Certificate
 
 MAX_PEM_BYTES = 16384  # in-house bounds: a leaf has 1 to 2 kB
@@ -36,7 +38,7 @@ CACHE_ENTRIES = 4096  # about 2 kB each
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Verified:
-    """Everything about a certificate that does not depend on the time of the call."""
+    """Everything about a certificate that does not depend on the time of the call, under one state of the trust."""
 
     spiffe_id: SpiffeId
     cert_sha256: str  # hex, of the DER
@@ -44,11 +46,17 @@ class _Verified:
     not_after: datetime
     valid_from: datetime  # of the whole path, leaf and root included
     valid_until: datetime
+    lists_until: datetime | None  # when the first of the revocation lists asked runs out
 
 
-def nobody(_spiffe_id: str, _certificate: Certificate) -> bool:
-    """The deny list that holds no one."""
-    return False
+def agents(trust: Trust) -> Mapping[str, Domain]:
+    """Who vouches at the agents' listener."""
+    return trust.agents
+
+
+def operators(trust: Trust) -> Mapping[str, Domain]:
+    """Who vouches at the operators' listener."""
+    return trust.operators
 
 
 class Authenticator:
@@ -56,16 +64,16 @@ class Authenticator:
 
     def __init__(
         self,
-        trust: TrustStore,
+        door: FrontDoor,
         clock: Clock,
-        policy: CertificatePolicy,
+        policy: CertificatePolicy | None = None,
         *,
-        denied: Callable[[str, Certificate], bool] = nobody,
+        side: Callable[[Trust], Mapping[str, Domain]] = agents,
     ) -> None:
-        self._trust = trust
+        self._door = door
         self._clock = clock
-        self._policy = policy
-        self._denied = denied
+        self._policy = policy or CertificatePolicy()
+        self._side = side
         self._cache: OrderedDict[tuple[int, bytes], _Verified] = OrderedDict()
 
     def authenticate(self, pem: bytes, *, tls_version: str, peer: str, chain: bytes = b"") -> Agent:
@@ -78,8 +86,8 @@ class Authenticator:
             chain: PEM of the intermediates that the client sent, leaf included or not.
 
         Raises:
-            BrokerError: NO_CLIENT_CERTIFICATE, CERTIFICATE_INVALID, CERTIFICATE_EXPIRED, SPIFFE_ID_INVALID,
-                TRUST_DOMAIN_FOREIGN or AGENT_DENIED.
+            BrokerError: NO_CLIENT_CERTIFICATE, CERTIFICATE_INVALID, CERTIFICATE_EXPIRED, CERTIFICATE_REVOKED,
+                SPIFFE_ID_INVALID, TRUST_DOMAIN_FOREIGN or AGENT_DENIED.
         """
         # 1. TLS 1.3: gRPC has no floor to set.
         if tls_version != "TLSv1.3":
@@ -89,10 +97,13 @@ class Authenticator:
             raise BrokerError(Reason.NO_CLIENT_CERTIFICATE, "no client certificate")
         if len(pem) > MAX_PEM_BYTES or len(chain) > MAX_CHAIN_BYTES:
             raise _invalid("the certificate or its chain is too large")
-        # 3.-7. Form, name and path, against today's roots and at this moment.
-        verified = self._verified(pem, chain, self._clock.now())
-        # 8. Not denied, on every call: deny lists change between calls.
-        if self._denied(str(verified.spiffe_id), verified.certificate):
+        # 3.-8. Form, name, path and revocation lists, by one state of the trust and at this moment.
+        trust, now = self._door.trust, self._clock.now()
+        verified = self._verified(pem, chain, trust, now)
+        if self._policy.refuse_stale_crl and verified.lists_until is not None and verified.lists_until < now:
+            raise _invalid("the revocation list of the certificate's issuer has run out")
+        # 9. Not denied.
+        if trust.denied.names(str(verified.spiffe_id), verified.certificate):
             raise BrokerError(Reason.AGENT_DENIED, "this certificate or agent is denied")
         return Agent(
             spiffe_id=str(verified.spiffe_id),
@@ -104,23 +115,23 @@ class Authenticator:
             certificate=verified.certificate,
         )
 
-    def _verified(self, pem: bytes, chain: bytes, now: datetime) -> _Verified:
-        """From the cache, unless the roots have changed, or the certificate or one above it is not valid now.
+    def _verified(self, pem: bytes, chain: bytes, trust: Trust, now: datetime) -> _Verified:
+        """From the cache, unless the trust has changed, or the certificate or one above it is not valid now.
 
         Only what passed is kept, under all of the bytes that it was decided on (CVE-2025-6037: never a serial or name).
         """
-        key = (self._trust.generation, hashlib.sha256(len(pem).to_bytes(4, "big") + pem + chain).digest())
+        key = (trust.generation, hashlib.sha256(len(pem).to_bytes(4, "big") + pem + chain).digest())
         found = self._cache.get(key)
         if found is not None and found.valid_from <= now <= found.valid_until:
             self._cache.move_to_end(key)
             return found
-        verified = self._verify(pem, chain, now)
+        verified = self._verify(pem, chain, trust, now)
         self._cache[key] = verified
         while len(self._cache) > CACHE_ENTRIES:
             self._cache.popitem(last=False)
         return verified
 
-    def _verify(self, pem: bytes, chain: bytes, now: datetime) -> _Verified:
+    def _verify(self, pem: bytes, chain: bytes, trust: Trust, now: datetime) -> _Verified:
         try:
             # 3. Exactly one certificate, that can be read.
             leaf = _one(pem)
@@ -129,10 +140,17 @@ class Authenticator:
             _check_time(leaf, now)
             # 5. An end entity for client authentication, with a sound key and life.
             check_form(leaf, self._policy)
-            # 6. Exactly one URI name, and it is a SPIFFE ID of our trust domain. Never the common name.
-            spiffe_id = read_spiffe_id(leaf, self._policy.trust_domain)
-            # 7. A path to one of today's roots.
-            path = self._path(leaf, intermediates, now)
+            # 6. Exactly one URI name, and it is a SPIFFE ID of a domain that we know. Never the common name.
+            spiffe_id = read_spiffe_id(leaf)
+            domain = self._side(trust).get(spiffe_id.trust_domain)
+            if domain is None:
+                raise BrokerError(Reason.TRUST_DOMAIN_FOREIGN, "the certificate is of another trust domain")
+            # 7. A path to one of today's roots of that very domain: one domain cannot vouch for another's names.
+            path = _path(leaf, intermediates, domain, now)
+            # 8. On no revocation list of an issuer on the path.
+            standing = domain.crls.standing(path)
+            if standing.revoked:
+                raise BrokerError(Reason.CERTIFICATE_REVOKED, "the certificate, or one above it, is revoked")
             return _Verified(
                 spiffe_id=spiffe_id,
                 cert_sha256=leaf.fingerprint(hashes.SHA256()).hex(),
@@ -140,19 +158,21 @@ class Authenticator:
                 not_after=leaf.not_valid_after_utc,
                 valid_from=max(one.not_valid_before_utc for one in path),
                 valid_until=min(one.not_valid_after_utc for one in path),
+                lists_until=standing.until,
             )
         except MALFORMED:
             raise _invalid("the certificate is malformed") from None
 
-    def _path(
-        self, leaf: x509.Certificate, intermediates: list[x509.Certificate], now: datetime
-    ) -> list[x509.Certificate]:
-        builder = PolicyBuilder().store(Store(list(self._trust.roots))).time(now)
-        builder = builder.extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY)
-        try:
-            return builder.build_client_verifier().verify(leaf, intermediates).chain
-        except VerificationError:
-            raise _invalid("no valid path from the certificate to a trusted root") from None
+
+def _path(
+    leaf: x509.Certificate, intermediates: list[x509.Certificate], domain: Domain, now: datetime
+) -> list[x509.Certificate]:
+    builder = PolicyBuilder().store(Store(list(domain.bundle.roots))).time(now)
+    builder = builder.extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY)
+    try:
+        return builder.build_client_verifier().verify(leaf, intermediates).chain
+    except VerificationError:
+        raise _invalid("no valid path from the certificate to a trusted root") from None
 
 
 def _one(pem: bytes) -> x509.Certificate:

@@ -96,13 +96,14 @@ class Beginning:
     def _open(self, tx: Tx, agent: Agent, asked: Opening, verdicts: Verdicts, generation: int) -> Step:
         """Write the step, in ONE transaction.
 
-        1. the epoch is ours, and the policy asked is the current one; 2. a replay is answered; 3. an older attempt makes
+        1. the epoch is ours, the policy asked is the current one, and the caller is not denied; 2. a replay is answered; 3. an older attempt makes
         way, or not; 4. step, idempotency row and journal.
         """
         core, at = self._core, self._core.clock.now()
         core.enter(tx)  # 1
         if tx.control().policy_generation != generation:
             raise PolicyMoved
+        core.must_be_welcome(agent)
         digest = payload_hash("BeginStep", *asked.payload)
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
         if known is not None:

@@ -19,7 +19,7 @@ from broker.leases.epoch import EpochLost
 from broker.leases.standing import still_given
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
-from broker.model import Credential, EndReason, Evidence, Lease, LeaseState, Step, StepState
+from broker.model import Certificate, Credential, EndReason, Evidence, Lease, LeaseState, Step, StepState
 from broker.providers.base import Minted
 from broker.store.base import RequestOutcome, Tx
 
@@ -116,7 +116,7 @@ class Commit:
     async def _must_not_deliver(self, step: Step, why: EndReason) -> BrokerError:
         if why is EndReason.FROZEN:
             return frozen()
-        if why is EndReason.POLICY_CHANGED:
+        if why in (EndReason.POLICY_CHANGED, EndReason.AGENT_DENIED):
             return access_denied()
         now_step = await self._core.store.read(lambda tx: tx.step(step.id))
         if now_step is not None and now_step.state is StepState.OPEN:
@@ -157,6 +157,8 @@ class Commit:
             return EndReason.STEP_ENDED
         if control.frozen:
             return EndReason.FROZEN
+        if core.denies(lease.agent, Certificate()):
+            return EndReason.AGENT_DENIED
         if control.policy_generation == lease.policy_generation:
             return None
         swapped = core.policies.generation >= control.policy_generation

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ from broker.leases.breaker import Breaker
 from broker.leases.epoch import ASK_AGAIN, EpochKeeper, EpochLost, epoch_lost
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.model import NAME, Agent, JsonValue, Lease, Step, StepKey, StepState
+from broker.model import NAME, Agent, Certificate, JsonValue, Lease, Step, StepKey, StepState
 from broker.policy.live.holder import Policies
 from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
@@ -31,6 +31,11 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 FOUND = "found"  # in a lease's refs: its mint was in doubt and had landed
 ONLY_TIME = "only_time"  # in a lease's refs: its provider has done what it can, and time does the rest
 MAX_SCOPES = 32  # per step; keeps one request's answer small
+
+
+def nobody(_spiffe_id: str, _certificate: Certificate) -> bool:
+    """Is denied."""
+    return False
 
 
 class PolicyMoved(Exception):
@@ -78,6 +83,7 @@ class Core:
     epoch: EpochKeeper
     metrics: Metrics
     grace: Grace = field(default_factory=Grace)
+    denies: Callable[[str, Certificate], bool] = nobody  # (SPIFFE ID, its certificate); asked from any thread
     endings: Endings = field(default_factory=Endings)
     lane: asyncio.Event = field(default_factory=asyncio.Event)  # set: the revocation lane has work
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # set: no new steps and intents
@@ -126,6 +132,11 @@ class Core:
             raise BrokerError(
                 Reason.PROVIDER_FAILED, "the provider gives no answer; nothing was sent to it", retry_after=after
             )
+
+    def must_be_welcome(self, agent: Agent) -> None:
+        """Raises AGENT_DENIED for one who was let in and has been denied since."""
+        if self.denies(agent.spiffe_id, agent.certificate):
+            raise BrokerError(Reason.AGENT_DENIED, "this certificate or agent is denied")
 
     def enter(self, tx: Tx) -> None:
         """First line of every writing operation of a request: the fence."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from broker.errors import StoreError, access_denied
+from broker.identity.door import FrontDoor
 from broker.journal.records import Kind, Record
 from broker.leases import moves
+from broker.leases.admission import Admission
 from broker.leases.answers import refused
 from broker.leases.beginning import Beginning, Opened, ScopeAnswer, with_references
 from broker.leases.committing import Delivered
@@ -51,7 +53,7 @@ class Ended:
 class Engine:
     """Steps and leases of one daemon."""
 
-    def __init__(self, core: Core, refusals: Refusals) -> None:
+    def __init__(self, core: Core, refusals: Refusals, door: FrontDoor | None = None) -> None:
         self._core = core
         self._refusals = refusals
         self._minter = Minter(core)
@@ -61,6 +63,7 @@ class Engine:
         self._lane = RevocationLane(core)
         self._reaper = Reaper(core, self._steps)
         self._sweep = PolicySweep(core)
+        self._admission = Admission(core, self._steps, door) if door else None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -191,23 +194,10 @@ class Engine:
 
     # --- its own life ---
 
-    async def trust_loaded(self, fingerprints: Sequence[str]) -> None:
-        """Other roots are in force: whatever was decided under the older ones is decided again (DESIGN section 3)."""
-        core = self._core
-
-        def operation(tx: Tx) -> int:
-            core.enter(tx)
-            generation = tx.raise_generation()
-            data = {"roots": list(fingerprints), "generation": generation}
-            tx.append(Record(kind=Kind.TRUST_LOADED, at=core.clock.now(), data=data))
-            return generation
-
-        core.policies.generation_raised(await core.store.write(operation))
-
-    async def trust_refused(self, problems: Sequence[str]) -> None:
-        """A bad bundle: the last good one stays."""
-        record = Record(kind=Kind.TRUST_REFUSED, at=self._core.clock.now(), data={"problems": list(problems)})
-        await self._core.store.write(lambda tx: tx.append(record))
+    async def look_at_door(self) -> None:
+        """Read bundles, lists and certificates again, whether something tells of a change or not. Raises StoreError."""
+        if self._admission:
+            await self._admission.look(closely=True)
 
     async def start(self) -> None:
         """Take the epoch, take up what was left, and run."""
@@ -219,6 +209,8 @@ class Engine:
         self._run(self._reaper.run(), "reaper")
         self._run(self._sweep.run(), "policy sweep")
         self._run(self._flush_for_ever(), "refusals")
+        if self._admission:
+            self._run(self._admission.run(), "admission")
 
     async def take_up(self) -> None:
         """A new epoch, and everything unfinished is due at once."""

@@ -208,6 +208,7 @@ class Issuing:
             raise PolicyMoved
         if control.frozen:
             raise frozen(about(step, granted.asked.scope))
+        core.must_be_welcome(agent)
         now_step = core.own(agent, tx.step(step.id))
         must_be_open(now_step)
         core.must_answer(granted.allowed.provider)

@@ -1,7 +1,4 @@
-"""What every call passes before it reaches the servicer: one readable list, one table of methods.
-
-A method that is missing from the table is refused.
-"""
+"""What every call passes before it reaches the servicer: one readable list. The table of methods is in `methods`."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -24,41 +20,25 @@ from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import Agent
+from broker.rpc.methods import BROKER, Service
 from broker.rpc.status import code_of, trailers_of
 
 log = get_logger(__name__)
 
-SERVICE = "stepcred.v1.CredentialBroker"
 STORE_RETRY = timedelta(seconds=5)
 MAX_IN_FLIGHT = 64  # calls of one agent that ask, and that give back: each a quarter of what the server takes
 CALL_AGAIN = timedelta(seconds=1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MethodRule:
-    """What the pipeline does for a method."""
-
-    rate_limited: bool = True
-
-
-METHODS: dict[str, MethodRule] = {
-    "BeginStep": MethodRule(),
-    "IssueCredential": MethodRule(),
-    "Heartbeat": MethodRule(rate_limited=False),  # a refused heartbeat would end an honest step
-    "RevokeLease": MethodRule(rate_limited=False),  # giving back is always allowed
-    "EndStep": MethodRule(rate_limited=False),
-    "WhoAmI": MethodRule(),
-    "CheckAccess": MethodRule(),
-}
-
 Method = Callable[[Any, Agent, Any], Awaitable[Message]]
 
 
 class Pipeline:
-    """Wraps every method of the service."""
+    """Wraps every method of a service."""
 
     def __init__(
         self,
+        service: Service = BROKER,
         *,
         authenticator: Authenticator,
         limiter: RequestLimiter,
@@ -67,6 +47,7 @@ class Pipeline:
         clock: Clock,
         max_metadata: int,
     ) -> None:
+        self.service = service
         self._authenticator = authenticator
         self._limiter = limiter
         self._refusals = refusals
@@ -117,7 +98,7 @@ class Pipeline:
             agent = authenticate(self._authenticator, context)
             self._check_rate(name, agent)
             with self._in_flight(name, agent):
-                return await method(parse(raw), agent, context)
+                return await self._answer(name, method(parse(raw), agent, context), context)
         except BrokerError as error:
             refusal = error
         except DecodeError:
@@ -140,8 +121,18 @@ class Pipeline:
             self._metrics.refusal(refusal.reason)  # before identity there is only a metric: no disk for strangers
         raise _Answered(refusal)
 
+    async def _answer(self, name: str, work: Awaitable[Message], context: Any) -> Message:
+        """A mint takes a while: who has been denied or has expired meanwhile is not given what was made for it.
+
+        Claimed by nobody, it is revoked.
+        """
+        answer = await work
+        if self.service.rules[name].delivers:
+            authenticate(self._authenticator, context)
+        return answer
+
     def _check_rate(self, name: str, agent: Agent) -> None:
-        if not METHODS[name].rate_limited:
+        if not self.service.rules[name].rate_limited:
             return
         wait = self._limiter.wait(agent.spiffe_id, self._clock.monotonic())
         if wait > 0:
@@ -155,7 +146,7 @@ class Pipeline:
 
         Counted apart, so that its slow mints leave room for its own heartbeats and ends.
         """
-        place = agent.spiffe_id, METHODS[name].rate_limited
+        place = agent.spiffe_id, self.service.rules[name].rate_limited
         if self._calls[place] >= MAX_IN_FLIGHT:
             raise BrokerError(Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN)
         self._calls[place] += 1

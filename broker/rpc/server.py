@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+from google.protobuf.message_factory import GetMessageClass
 
-from broker.config import Limits, Tls
-from broker.errors import ConfigError, unreadable
-from broker.identity import TrustStore
-from broker.rpc.pipeline import METHODS, SERVICE, Pipeline
-from broker.rpc.servicer import Servicer
-from stepcred.v1 import broker_pb2
+from broker.config import Limits
+from broker.errors import ConfigError
+from broker.identity.door import FrontDoor
+from broker.identity.trust import Domain, Trust
+from broker.rpc.pipeline import Method, Pipeline
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:
@@ -34,33 +34,36 @@ def options(limits: Limits) -> list[tuple[str, int]]:
     ]
 
 
-def credentials(tls: Tls, trust: TrustStore) -> grpc.ServerCredentials:
-    """A fresh configuration on every handshake: that stops session resumption, which outlives certificates.
+class Servicer(Protocol):
+    """Implements a service."""
 
-    Raises ConfigError when the files cannot be used.
+    def methods(self) -> Mapping[str, Method]: ...
+
+
+def credentials(door: FrontDoor, side: Callable[[Trust], Mapping[str, Domain]]) -> grpc.ServerCredentials:
+    """Today's certificate and roots at every handshake.
+
+    A configuration of its own for each: that stops session resumption, which outlives certificates (measured).
     """
 
-    def read() -> grpc.ServerCertificateConfiguration:
-        pair = (tls.key_file.read_bytes(), tls.cert_file.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=trust.pem)
-
-    try:
-        last_good = [read()]
-    except OSError as error:
-        raise ConfigError([f"tls: {error.filename}: {unreadable(error)}"]) from None
-
     def fetch() -> grpc.ServerCertificateConfiguration:
-        with contextlib.suppress(OSError):  # while a file is being replaced the last good pair stays (I7)
-            last_good[0] = read()
-        return last_good[0]
+        roots = b"\n".join(domain.bundle.pem for domain in side(door.trust).values())
+        pair = (door.server.key, door.server.cert)
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
 
-    return grpc.dynamic_ssl_server_credentials(last_good[0], fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=True)
 
 
 def build(
-    *, listen: str, credentials: grpc.ServerCredentials, limits: Limits, pipeline: Pipeline, servicer: Servicer
+    *,
+    listen: str,
+    setting: str,
+    credentials: grpc.ServerCredentials,
+    limits: Limits,
+    pipeline: Pipeline,
+    servicer: Servicer,
 ) -> tuple[grpc.aio.Server, int]:
-    """An unstarted server and the port it is bound to.
+    """An unstarted server and the port it is bound to. `setting`: where the address comes from, for the error.
 
     Raises ConfigError when the address cannot be bound.
     """
@@ -71,21 +74,20 @@ def build(
     except RuntimeError:
         port = 0
     if port == 0:
-        raise ConfigError([f"listen.grpc: cannot bind {listen}; is another broker running there?"])
+        raise ConfigError([f"{setting}: cannot bind {listen}; is another broker running there?"])
     return server, port
 
 
 def handler(pipeline: Pipeline, servicer: Servicer) -> grpc.GenericRpcHandler:
     """The service's methods, each wrapped. One without a rule in the table is not served at all."""
-    described = broker_pb2.DESCRIPTOR.services_by_name[SERVICE.rsplit(".", 1)[1]]
-    methods = servicer.methods()
+    service, methods = pipeline.service, servicer.methods()
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-    for method in described.methods:
-        if method.name not in METHODS or method.name not in methods:
+    for method in service.described.methods:
+        if method.name not in service.rules or method.name not in methods:
             continue
-        request = getattr(broker_pb2, method.input_type.name)
+        request = GetMessageClass(method.input_type)
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
             pipeline.wrap(method.name, methods[method.name], request.FromString),
             response_serializer=lambda message: message.SerializeToString(),
         )
-    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+    return grpc.method_handlers_generic_handler(service.described.full_name, handlers)

@@ -10,15 +10,12 @@ from pathlib import Path
 
 from broker.clock import Clock, SystemClock
 from broker.config import Config
-from broker.config.certificates import server_certificate_problems
-from broker.errors import ConfigError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
-from broker.guard.limiter import RateLimit, RequestLimiter
 from broker.guard.tiers import configured
 from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import FrontDoor
 from broker.leases.core import Core
 from broker.leases.engine import Engine
 from broker.leases.epoch import EpochKeeper
@@ -27,14 +24,12 @@ from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.policy.live.holder import SETTLE, Policies
 from broker.policy.live.watch import Watcher
-from broker.rpc import server as rpc
-from broker.rpc.pipeline import Pipeline
-from broker.rpc.servicer import Servicer
 from broker.store.anchoring import Anchoring
 from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
+from broker.wiring.listeners import agents_listener, front_door, operators_listener
 
 log = get_logger(__name__)
 
@@ -47,7 +42,6 @@ class Daemon:
 
     engine: Engine
     core: Core
-    trust: TrustStore
     grpc_port: int
     http_port: int
     mint_key_file: Path
@@ -64,9 +58,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
     Raises ConfigError, ScopeMapError, StoreError, and OSError for an http address that is taken.
     """
     clock = clock or SystemClock()
-    if problems := server_certificate_problems(config.tls, clock.now()):
-        raise ConfigError(problems)
-    trust = TrustStore(config.tls.client_ca_file)
+    door = front_door(config, clock)
     async with AsyncExitStack() as stack:
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)
@@ -74,43 +66,41 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         anchoring = Anchoring(store, config.store.anchor, clock, metrics)
         await anchoring.must_fit()  # before anything is written
         stack.push_async_callback(anchoring.close)
-        core = await _core(stack, store, config, clock, metrics)
+        core = await _core(stack, store, config, clock, metrics, door)
         refusals = Refusals(core.store, clock, core.metrics, DenialCounter())
-        engine = Engine(core, refusals)
+        engine = Engine(core, refusals, door)
         stack.push_async_callback(engine.stop)
         await engine.start()
         await core.policies.load_initial(core.store, clock)  # journalled, so in an epoch
         watcher = Watcher(core.policies, poll=config.scopes.poll, events=config.scopes.watch)
         await stack.enter_async_context(watcher.watching())
         await stack.enter_async_context(anchoring.kept())
-        grpc_server, grpc_port = rpc.build(
-            listen=str(config.listen.grpc),
-            credentials=rpc.credentials(config.tls, trust),
-            limits=config.limits,
-            pipeline=_pipeline(config, core, trust, refusals),
-            servicer=Servicer(engine, core.policies, config.timings, clock),
-        )
-        readiness = Readiness(core, engine)
+        listeners = {"agents": agents_listener(config, core, engine, door, refusals)}
+        if config.operators is not None:
+            listeners["operators"] = operators_listener(config, core, door, refusals)
+        readiness = Readiness(core, engine, door)
         stack.enter_context(readiness.watching())
         http = HttpServer(
             config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems, remarks=readiness.remarks
         )
         stack.push_async_callback(http.stop)
         http_port = await http.start()
-        await grpc_server.start()
-        stack.push_async_callback(grpc_server.stop, STOP_GRACE)
-        log.info("serving", address=f"{config.listen.grpc.host}:{grpc_port}", environment=config.environment)
+        for whose, (server, port) in listeners.items():
+            await server.start()
+            stack.push_async_callback(server.stop, STOP_GRACE)
+            log.info("serving", whom=whose, port=port, environment=config.environment)
         yield Daemon(
             engine=engine,
             core=core,
-            trust=trust,
-            grpc_port=grpc_port,
+            grpc_port=listeners["agents"][1],
             http_port=http_port,
             mint_key_file=config.store.mint_key_file,
         )
 
 
-async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Clock, metrics: Metrics) -> Core:
+async def _core(  # noqa: PLR0917 - what it is made of, in one order
+    stack: AsyncExitStack, store: Store, config: Config, clock: Clock, metrics: Metrics, door: FrontDoor
+) -> Core:
     """Keys, policy, guard and providers, each given back by `stack`."""
     ring, control = await fitting_keyring(store, config.store.mint_key_file)
     epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
@@ -143,18 +133,5 @@ async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Cloc
         epoch=epoch,
         metrics=metrics,
         grace=config.scopes.grace,
-    )
-
-
-def _pipeline(config: Config, core: Core, trust: TrustStore, refusals: Refusals) -> Pipeline:
-    """Who is let in, and how often."""
-    policy = CertificatePolicy(trust_domain=config.trust_domain, max_lifetime=config.tls.max_client_certificate_life)
-    limits = config.limits
-    return Pipeline(
-        authenticator=Authenticator(trust, core.clock, policy),
-        limiter=RequestLimiter(RateLimit(per_second=limits.request_rate, burst=limits.request_burst)),
-        refusals=refusals,
-        metrics=core.metrics,
-        clock=core.clock,
-        max_metadata=limits.max_metadata_bytes,
+        denies=door.denies,
     )

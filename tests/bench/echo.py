@@ -16,10 +16,12 @@ import grpc
 import grpc.aio
 import uvloop
 
+from broker.clock import SystemClock
 from broker.config import Config, load
-from broker.identity import TrustStore
+from broker.identity import verify
 from broker.rpc import server as rpc
-from broker.rpc.pipeline import SERVICE
+from broker.rpc.methods import BROKER
+from broker.wiring.listeners import front_door
 from stepcred.v1 import broker_pb2
 
 
@@ -34,7 +36,7 @@ def handler() -> grpc.GenericRpcHandler:
         request_deserializer=broker_pb2.IssueCredentialRequest.FromString,
         response_serializer=lambda message: message.SerializeToString(),
     )
-    return grpc.method_handlers_generic_handler(SERVICE, {"IssueCredential": method})
+    return grpc.method_handlers_generic_handler(BROKER.described.full_name, {"IssueCredential": method})
 
 
 async def serve(config: Config) -> None:
@@ -45,8 +47,7 @@ async def serve(config: Config) -> None:
         options=rpc.options(config.limits), maximum_concurrent_rpcs=config.limits.max_concurrent_rpcs
     )
     server.add_generic_rpc_handlers((handler(),))
-    trust = TrustStore(config.tls.client_ca_file)
-    server.add_secure_port(str(config.listen.grpc), rpc.credentials(config.tls, trust))
+    server.add_secure_port(str(config.listen.grpc), rpc.credentials(front_door(config, SystemClock()), verify.agents))
     await server.start()
     await stop.wait()
     await server.stop(1)

@@ -19,12 +19,10 @@ import pytest
 from broker.journal.chain import verify
 from broker.model import LeaseState, StepState
 from broker.store.base import tail
-from stepcred.v1 import broker_pb2 as pb
 from tests.e2e.wire import Wire, begin, check_refusal, issue, new_id, wire
 from tests.e2e.world import LOAD, Site, journal, leases
 from tests.support.bao import provision_database
-from tests.support.certs import TestCA
-from tests.support.daemon import TRUST_DOMAIN, Deployment
+from tests.support.daemon import Deployment
 from tests.support.postgres import PostgresServer
 from tests.support.processes import wait_until
 
@@ -196,38 +194,6 @@ def test_a_stalled_daemon_takes_a_new_epoch_and_keeps_what_was_claimed(site: Sit
 
 
 # --- reload, readiness, listeners ---
-
-
-def test_sighup_loads_the_trust_bundle_and_a_broken_one_changes_nothing(site: Site, tmp_path: Path) -> None:
-    deployment, other = site.deployment(), TestCA(tmp_path, TRUST_DOMAIN)
-    bundle, original = deployment.ca.root_path, deployment.ca.root_pem
-    newcomer = other.agent(f"spiffe://{TRUST_DOMAIN}/{LOAD}")
-    newcomer = type(newcomer)(cert=newcomer.cert, key=newcomer.key, ca=deployment.ca.root_path)
-    with deployment.daemon() as process, wire(deployment, deployment.agent(LOAD)) as client:
-        bundle.write_bytes(original + other.root_pem)
-        process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "trust bundle loaded" in deployment.log.read_text(), within=5, what="the new bundle")
-        with wire(deployment, newcomer) as guest:
-            assert guest.whoami()
-            bundle.write_bytes(b"-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
-            process.send_signal(signal.SIGHUP)
-            wait_until(lambda: "trust bundle refused" in deployment.log.read_text(), within=5, what="the refusal")
-            assert guest.whoami()
-            bundle.write_bytes(original)
-            bundle.chmod(0o666)  # whoever may write it decides whom to let in
-            process.send_signal(signal.SIGHUP)
-            refused = '"trust bundle refused; the last good one stays"'
-            wait_until(lambda: deployment.log.read_text().count(refused) > 1, within=5, what="the refusal")
-            bundle.chmod(0o644)
-            process.send_signal(signal.SIGHUP)
-            wait_until(lambda: deployment.log.read_text().count("trust bundle loaded") > 1, within=5, what="the old")
-            refusal = guest.refused("WhoAmI", pb.WhoAmIRequest())  # on the connection that was open all the time
-            check_refusal(refusal, "CERTIFICATE_INVALID", C.UNAUTHENTICATED, journalled=False)
-        handle = client.begin(new_id(), "token")  # the generation was raised: deciding goes on with the new one
-        client.issue(handle, "token")
-        client.end(handle)
-    assert len(journal(deployment, "TRUST_LOADED")) == 2
-    assert journal(deployment, "TRUST_REFUSED")
 
 
 @pytest.fixture

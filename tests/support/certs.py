@@ -155,3 +155,31 @@ def _der(tag: int, content: bytes) -> bytes:
     if size < 0x80:
         return bytes([tag, size]) + content
     return bytes([tag, 0x82]) + size.to_bytes(2, "big") + content if size > 0xFF else bytes([tag, 0x81, size]) + content
+
+
+def revocation_list(
+    issuer: Authority,
+    *revoked: int,
+    number: int | None = 1,
+    last_update: datetime | None = None,
+    next_update: datetime | None = None,
+    signer: Authority | None = None,
+    extra: Extensions = (),
+) -> x509.CertificateRevocationList:
+    """Of these serial numbers; by default made a minute ago, and good for a day."""
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(last_update or now - timedelta(minutes=1))
+        .next_update(next_update or now + timedelta(days=1))
+        .add_extension(issuer.key_identifier, critical=False)
+    )
+    if number is not None:
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+    for extension, critical in extra:
+        builder = builder.add_extension(extension, critical)
+    for serial in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - timedelta(minutes=1))
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign((signer or issuer).key, hashes.SHA256())

@@ -28,7 +28,7 @@ def toml(tree: Mapping[str, Any], prefix: str = "") -> str:
     """Enough of TOML for a config: scalars first, then sections."""
     scalars = [f"{key} = {json.dumps(value)}" for key, value in tree.items() if not isinstance(value, Mapping)]
     sections = [
-        f"\n[{prefix}{key}]\n{toml(value, f'{prefix}{key}.')}"
+        f"\n[{prefix}{json.dumps(key)}]\n{toml(value, f'{prefix}{json.dumps(key)}.')}"
         for key, value in tree.items()
         if isinstance(value, Mapping)
     ]

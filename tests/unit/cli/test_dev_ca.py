@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from broker.cli.dev_ca import app
 from broker.errors import BrokerError, ConfigError
-from broker.identity import Authenticator, CertificatePolicy, TrustStore, dev_ca
+from broker.identity import Authenticator, dev_ca
 from tests.fakes.clock import FakeClock
+from tests.support.doors import door
 
 DOMAIN = "dev.acme.internal"
 ID = f"spiffe://{DOMAIN}/workflow/nightly/step/load"
@@ -50,9 +51,7 @@ def test_init_and_issue_make_certificates_that_the_broker_accepts(directory: Pat
     assert code == 0
     assert f"export STEPCRED_CERT={tmp_path}/certs/load.pem" in output
     leaf = (tmp_path / "certs" / "load.pem").read_bytes()
-    authenticator = Authenticator(
-        TrustStore(directory / "ca.pem"), FakeClock(datetime.now(UTC)), CertificatePolicy(trust_domain=DOMAIN)
-    )
+    authenticator = Authenticator(door(directory / "ca.pem", DOMAIN), FakeClock(datetime.now(UTC)))
     agent = authenticator.authenticate(leaf, tls_version="TLSv1.3", peer="test")
     assert agent.spiffe_id == ID
     assert timedelta(hours=23) < agent.not_after - datetime.now(UTC) <= timedelta(hours=24)
@@ -82,8 +81,7 @@ def test_operators_hang_from_a_root_of_their_own(directory: Path, tmp_path: Path
     leaf = (tmp_path / "ann.pem").read_bytes()
 
     def ask(bundle: str) -> str:
-        trust = TrustStore(directory / bundle)
-        checks = Authenticator(trust, FakeClock(datetime.now(UTC)), CertificatePolicy(trust_domain=DOMAIN))
+        checks = Authenticator(door(directory / bundle, DOMAIN), FakeClock(datetime.now(UTC)))
         return checks.authenticate(leaf, tls_version="TLSv1.3", peer="test").spiffe_id
 
     assert ask("operator-ca.pem") == operator

@@ -11,7 +11,7 @@ from broker import keyring
 from broker.cli.options import operator_token, read_token
 from broker.config import load
 from broker.errors import ConfigError
-from broker.identity import TrustStore
+from tests.support.doors import door
 
 
 def file(folder: Path, raw: bytes, mode: int = 0o600) -> Path:
@@ -63,7 +63,7 @@ def test_a_folder_is_no_token(tmp_path: Path) -> None:
     "use",
     [
         keyring.load,
-        TrustStore,
+        door,
         lambda path: read_token("--token-file", path),
         lambda path: load(path, {}),
     ],

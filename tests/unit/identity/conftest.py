@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import Authenticator, FrontDoor
 from tests.fakes.clock import FakeClock
 from tests.support.certs import TestCA
+from tests.support.doors import door
 
 
 @pytest.fixture
@@ -21,10 +22,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def trust(ca: TestCA) -> TrustStore:
-    return TrustStore(ca.root_path)
+def trust(ca: TestCA) -> FrontDoor:
+    return door(ca.root_path)
 
 
 @pytest.fixture
-def authenticator(trust: TrustStore, clock: FakeClock) -> Authenticator:
-    return Authenticator(trust, clock, CertificatePolicy(trust_domain="test.local"))
+def authenticator(trust: FrontDoor, clock: FakeClock) -> Authenticator:
+    return Authenticator(trust, clock)

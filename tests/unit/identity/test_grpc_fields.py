@@ -19,10 +19,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.errors import BrokerError, Reason
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import Authenticator
 from broker.identity.authority import new_authority
 from tests.fakes.clock import FakeClock
 from tests.support.certs import Creds, TestCA
+from tests.support.doors import door
 
 ID = "spiffe://test.local/workflow/nightly/step/load"
 
@@ -100,7 +101,7 @@ async def test_intermediates_are_in_the_chain_without_the_leaf(ca: TestCA, tmp_p
     middle = ca.intermediate(issuer=root)
     roots = tmp_path / "roots.pem"
     roots.write_bytes(root.certificate.public_bytes(Encoding.PEM))
-    whoami = Whoami(Authenticator(TrustStore(roots), clock, CertificatePolicy(trust_domain="test.local")))
+    whoami = Whoami(Authenticator(door(roots), clock))
     async with serving(ca, whoami, roots.read_bytes()) as port:
         assert await call(port, ca, ca.agent(ID, issuer=middle)) == ID
     assert whoami.context["x509_pem_cert_chain"] == [middle.certificate.public_bytes(Encoding.PEM)]

@@ -12,9 +12,9 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from broker.config import Limits, Timings, Tls
+from broker.config import Limits, Timings
 from broker.guard.limiter import RateLimit, RequestLimiter
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import Authenticator, verify
 from broker.rpc import server
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.servicer import Servicer
@@ -23,6 +23,7 @@ from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
 from tests.fakes.clock import FakeClock
 from tests.fakes.world import LOAD, World, new_id, world
 from tests.support.certs import Creds, TestCA
+from tests.support.doors import door
 
 
 @dataclass(kw_only=True)
@@ -64,9 +65,9 @@ async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit) -> AsyncIte
     cert, key = ca.server()
     clock = FakeClock(datetime.now(UTC))
     async with world(folder, clock=clock) as broker:
-        trust = TrustStore(ca.root_path)
+        opened = door(ca.root_path, "dev.local", server=(cert, key))
         pipeline = Pipeline(
-            authenticator=Authenticator(trust, clock, CertificatePolicy(trust_domain="dev.local")),
+            authenticator=Authenticator(opened, clock),
             limiter=RequestLimiter(limit),
             refusals=broker.engine._refusals,
             metrics=broker.core.metrics,
@@ -76,7 +77,8 @@ async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit) -> AsyncIte
         servicer = Servicer(broker.engine, broker.policies, Timings(), clock)
         grpc_server, port = server.build(
             listen="127.0.0.1:0",
-            credentials=server.credentials(Tls(cert_file=cert, key_file=key, client_ca_file=ca.root_path), trust),
+            setting="listen.grpc",
+            credentials=server.credentials(opened, verify.agents),
             limits=limits,
             pipeline=pipeline,
             servicer=servicer,

@@ -14,7 +14,7 @@ from broker.config import Limits
 from broker.errors import StoreError
 from broker.guard.limiter import RateLimit
 from broker.rpc import pipeline, server
-from broker.rpc.pipeline import METHODS, SERVICE
+from broker.rpc.methods import BROKER
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.world import OTHER, new_id
 from tests.support.certs import TestCA
@@ -71,7 +71,7 @@ async def test_a_method_that_does_not_exist_is_unimplemented(edge: Edge) -> None
 
 
 def test_a_method_missing_from_the_table_is_not_served(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(METHODS, "IssueCredential")
+    monkeypatch.delitem(BROKER.rules, "IssueCredential")
     handler = server.handler(edge.pipeline, edge.servicer)
     assert handler.service(_call("WhoAmI")) is not None
     assert handler.service(_call("IssueCredential")) is None
@@ -79,7 +79,7 @@ def test_a_method_missing_from_the_table_is_not_served(edge: Edge, monkeypatch: 
 
 def test_the_table_the_servicer_and_the_contract_name_the_same_methods(edge: Edge) -> None:
     described = {method.name for method in pb.DESCRIPTOR.services_by_name["CredentialBroker"].methods}
-    assert described == set(METHODS) == set(edge.servicer.methods())
+    assert described == set(BROKER.rules) == set(edge.servicer.methods())
 
 
 async def test_bytes_that_are_no_request_are_refused_without_the_parsers_words(edge: Edge) -> None:
@@ -227,12 +227,12 @@ def _foreign(edge: Edge) -> Any:
 
 def raw(channel: Any, method: str, body: bytes = b"") -> Any:
     """A call without the generated stub."""
-    return channel.unary_unary(f"/{SERVICE}/{method}")(body, timeout=5)
+    return channel.unary_unary(f"/{BROKER.described.full_name}/{method}")(body, timeout=5)
 
 
 def _call(name: str) -> Any:
     class Details:
-        method = f"/{SERVICE}/{name}"
+        method = f"/{BROKER.described.full_name}/{name}"
         invocation_metadata = ()
 
     return Details()

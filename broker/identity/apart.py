@@ -1,0 +1,50 @@
+"""No workload's certificate can ever be an operator's: their roots have nothing to do with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from broker.errors import ConfigError
+from broker.identity.bundle import MALFORMED
+from broker.identity.trust import Trust
+
+
+def must_be_apart(trust: Trust) -> None:
+    """Raises ConfigError when a root of the agents' is one of the operators', or issued one, or was issued by one."""
+    agents = [root for domain in trust.agents.values() for root in domain.bundle.roots]
+    operators = [root for domain in trust.operators.values() for root in domain.bundle.roots]
+    problems = [
+        f"the operators' trust bundle: {root.subject.rfc4514_string()} {why}; operators need an issuing CA of their own"
+        for root in operators
+        for why in _ties(root, agents)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _ties(operators: x509.Certificate, agents: list[x509.Certificate]) -> Iterator[str]:
+    for root in agents:
+        if _key(root) == _key(operators):
+            yield "is in the agents' trust bundle too"
+        elif _issued(operators, by=root):
+            yield "was issued by a root in the agents' trust bundle (name the agents' issuing CA there instead)"
+        elif _issued(root, by=operators):
+            yield "has issued a root in the agents' trust bundle"
+
+
+def _issued(certificate: x509.Certificate, *, by: x509.Certificate) -> bool:
+    if certificate.issuer != by.subject:
+        return False
+    try:
+        certificate.verify_directly_issued_by(by)
+    except (*MALFORMED, InvalidSignature):
+        return False
+    return True
+
+
+def _key(root: x509.Certificate) -> bytes:
+    return root.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

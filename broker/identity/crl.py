@@ -1,0 +1,178 @@
+"""Certificate revocation lists (RFC 5280, section 5), from files that someone else keeps up to date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from broker.errors import ConfigError
+from broker.identity.bundle import MALFORMED, Bundle
+from broker.model import Certificate
+
+MAX_BYTES = 16 << 20  # in-house bound: some 400,000 entries
+
+_PEM = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
+# The critical extensions that are understood below; a list with another one may not be used (section 5.2).
+_UNDERSTOOD = {x509.IssuingDistributionPoint.oid}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crl:
+    """One list of one issuer."""
+
+    issuer: str  # RFC 4514
+    issuer_der: bytes = field(repr=False)
+    key_id: bytes = field(
+        repr=False
+    )  # of the key that signed it: a CA that changes its key begins another row of lists
+    number: int
+    this_update: datetime
+    next_update: datetime
+    serials: frozenset[int] = field(repr=False)
+    signed: x509.CertificateRevocationList = field(repr=False)
+
+    def is_of(self, issuer: x509.Certificate) -> bool:
+        """Signed by this CA, which may sign lists."""
+        if issuer.subject.public_bytes() != self.issuer_der:
+            return False
+        try:
+            usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
+            if not usage.crl_sign:
+                return False
+        except x509.ExtensionNotFound:
+            pass
+        try:
+            return self.signed.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]  # any key will do
+        except (*MALFORMED, InvalidSignature):
+            return False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What the lists say of a path of certificates."""
+
+    revoked: bool
+    until: datetime | None  # the first of the lists asked runs out then; None: none was asked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crls:
+    """The lists of one trust domain. An issuer without a list revokes nothing."""
+
+    lists: tuple[Crl, ...] = ()
+
+    def standing(self, path: Sequence[x509.Certificate]) -> Standing:
+        """`path`: leaf first, trust anchor last. Each certificate is looked for in its issuer's lists."""
+        asked = [
+            (certificate, one)
+            for certificate, issuer in pairwise(path)
+            for one in self.lists
+            if one.issuer_der == certificate.issuer.public_bytes() and one.is_of(issuer)
+        ]
+        return Standing(
+            revoked=any(certificate.serial_number in one.serials for certificate, one in asked),
+            until=min((one.next_update for _, one in asked), default=None),
+        )
+
+    def names(self, certificate: Certificate) -> bool:
+        """Is it listed under its issuer's name? For what was opened with it; a caller's own path is asked about instead."""
+        if not certificate.serial_number:
+            return False
+        serial = int(certificate.serial_number, 16)
+        return any(one.issuer == certificate.issuer and serial in one.serials for one in self.lists)
+
+
+def parse_crls(contents: Sequence[bytes], labels: Sequence[str], bundle: Bundle, old: Crls | None) -> Crls:
+    """Raises ConfigError for a list that is broken, partial, signed by another than its issuer, or older than the last one.
+
+    A list whose issuer is not in the bundle is kept: its issuer may be an intermediate, which clients bring along.
+    """
+    problems: list[str] = []
+    lists: list[Crl] = []
+    for content, label in zip(contents, labels, strict=True):
+        try:
+            for one in _lists(content):
+                _must_be_signed(one, bundle)
+                _must_not_be_older(one, old)
+                lists.append(one)
+        except MALFORMED as error:
+            problems.append(f"{label}: {error if isinstance(error, _Unusable) else 'not a revocation list'}")
+    if problems:
+        raise ConfigError(problems)
+    return Crls(lists=tuple(lists))
+
+
+class _Unusable(ValueError):
+    """A list that is well-formed and says too little, or too much."""
+
+
+def _lists(content: bytes) -> Iterator[Crl]:
+    if b"-----BEGIN" not in content:
+        yield _crl(x509.load_der_x509_crl(content))
+        return
+    found = _PEM.findall(content)
+    if content.count(b"-----BEGIN") != len(found):
+        raise _Unusable("holds something besides revocation lists")
+    for pem in found:
+        yield _crl(x509.load_pem_x509_crl(pem))
+
+
+def _crl(signed: x509.CertificateRevocationList) -> Crl:
+    for extension in signed.extensions:
+        if extension.oid == x509.DeltaCRLIndicator.oid:
+            raise _Unusable("is a delta list; give the whole one")
+        if extension.critical and extension.oid not in _UNDERSTOOD:
+            raise _Unusable("has a critical extension that is not understood")
+        if isinstance(point := extension.value, x509.IssuingDistributionPoint) and (
+            point.indirect_crl
+            or point.only_some_reasons
+            or point.only_contains_attribute_certs
+            or point.only_contains_ca_certs
+        ):
+            raise _Unusable("covers only a part of what its issuer revokes")
+    if signed.next_update_utc is None:
+        raise _Unusable("does not say when the next one comes (nextUpdate)")
+    return Crl(
+        issuer=signed.issuer.rfc4514_string(),
+        issuer_der=signed.issuer.public_bytes(),
+        key_id=_key_id(signed),
+        number=_number(signed),
+        this_update=signed.last_update_utc,
+        next_update=signed.next_update_utc,
+        serials=frozenset(entry.serial_number for entry in signed),
+        signed=signed,
+    )
+
+
+def _number(signed: x509.CertificateRevocationList) -> int:
+    try:
+        return signed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
+
+
+def _key_id(signed: x509.CertificateRevocationList) -> bytes:
+    try:
+        return signed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
+    except x509.ExtensionNotFound:
+        return b""
+
+
+def _must_be_signed(one: Crl, bundle: Bundle) -> None:
+    namesakes = [root for root in bundle.roots if root.subject.public_bytes() == one.issuer_der]
+    if namesakes and not any(one.is_of(root) for root in namesakes):
+        raise _Unusable("is not signed by the CA that it names")
+
+
+def _must_not_be_older(one: Crl, old: Crls | None) -> None:
+    """Whoever can put an old list back would undo a revocation."""
+    for before in old.lists if old else ():
+        same = (before.issuer_der, before.key_id) == (one.issuer_der, one.key_id)
+        if same and (one.number, one.this_update) < (before.number, before.this_update):
+            raise _Unusable(f"is older than the one in force (number {one.number}, after {before.number})")

@@ -1,0 +1,149 @@
+"""The front door: every source of trust together, reloaded while the daemon runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from broker.errors import ConfigError
+from broker.identity.apart import must_be_apart
+from broker.identity.bundle import Bundle
+from broker.identity.crl import Crls
+from broker.identity.deny_list import DenyList
+from broker.identity.server_pair import ServerPair
+from broker.identity.source import Found, Source
+from broker.identity.trust import Domain, Trust
+from broker.model import Certificate
+
+SOON = timedelta(days=7)  # a certificate that ends within it is remarked on
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DomainSources:
+    """Where the trust in one domain's names comes from."""
+
+    bundle: Source[Bundle]
+    crls: Source[Crls] | None = None
+
+    def read(self, found: Mapping[str, Found[Any]]) -> Domain:
+        """With what was found, where something was."""
+        bundle = _value(self.bundle, found)
+        return Domain(bundle=bundle, crls=_value(self.crls, found) if self.crls else Crls())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looked:
+    """What came of one look at every source."""
+
+    loaded: tuple[str, ...] = ()  # names of sources
+    refused: Mapping[str, Sequence[str]] = field(default_factory=dict)  # name → problems
+    moved: bool = False  # the trust is another one
+
+
+class FrontDoor:
+    """The sources, and what they say now. `trust` and `server` may be read from any thread."""
+
+    def __init__(
+        self,
+        *,
+        agents: Mapping[str, DomainSources],
+        operators: Mapping[str, DomainSources] | None = None,
+        deny_list: Source[DenyList] | None = None,
+        server: Source[ServerPair] | None = None,
+    ) -> None:
+        """By trust domain. Raises ConfigError when a root could vouch for agents and for operators."""
+        self._agents = dict(agents)
+        self._operators = dict(operators or {})
+        self._deny_list = deny_list
+        self._server = server
+        self.trust = self._compose({}, generation=1)
+        must_be_apart(self.trust)
+
+    @property
+    def server(self) -> ServerPair:
+        """The last good one."""
+        assert self._server is not None  # noqa: S101 - only listeners ask, and they are wired with one
+        return self._server.value
+
+    def denies(self, spiffe_id: str, certificate: Certificate) -> bool:
+        """By the trust of this moment."""
+        return self.trust.denies(spiffe_id, certificate)
+
+    def look(self, *, closely: bool = False) -> Looked:
+        """Look at every source, and take what is good into force. Blocks; for one thread at a time.
+
+        `closely`: also where nothing tells of a change.
+        """
+        found, refused = self._found(closely=closely)
+        moved = any(name != self._server_name for name in found)
+        if moved:
+            trust = self._compose(found, generation=self.trust.generation + 1)
+            try:
+                must_be_apart(trust)
+            except ConfigError as error:  # which of the new files is to blame, nobody can tell
+                for source in self._sources():
+                    if source.name in found:
+                        source.refuse(error.problems)
+                return Looked(refused=refused | dict.fromkeys(found, error.problems))
+        for source in self._sources():
+            if source.name in found:
+                source.adopt(found[source.name])
+        if moved:
+            self.trust = trust
+        return Looked(loaded=tuple(found), refused=refused, moved=moved)
+
+    def _found(self, *, closely: bool) -> tuple[dict[str, Found[Any]], dict[str, Sequence[str]]]:
+        """By name: what is new and good by itself, and what is not good."""
+        found: dict[str, Found[Any]] = {}
+        refused: dict[str, Sequence[str]] = {}
+        for source in self._sources():
+            try:
+                news = source.look(closely=closely)
+            except ConfigError as error:
+                refused[source.name] = error.problems
+            else:
+                if news is not None:
+                    found[source.name] = news
+        for source in self._sources():
+            if source.name in refused:
+                source.refuse(refused[source.name])
+        return found, refused
+
+    def remarks(self, now: datetime) -> list[str]:
+        """What an operator must look at, while the last good trust is in force."""
+        remarks = [f"{source.name}: what is on disk is refused; the last good one stays" for source in self._refused()]
+        for domain in (*self.trust.agents.values(), *self.trust.operators.values()):
+            remarks += [
+                f"the revocation list of {one.issuer} ran out at {one.next_update.isoformat()}"
+                for one in domain.crls.lists
+                if one.next_update < now
+            ]
+        if self._server is not None and self.server.not_after - now < SOON:
+            remarks.append(f"the server's certificate ends at {self.server.not_after.isoformat()}")
+        return remarks
+
+    def _refused(self) -> list[Source[Any]]:
+        return [source for source in self._sources() if source.problems]
+
+    def _compose(self, found: Mapping[str, Found[Any]], *, generation: int) -> Trust:
+        return Trust(
+            generation=generation,
+            agents={name: sources.read(found) for name, sources in self._agents.items()},
+            operators={name: sources.read(found) for name, sources in self._operators.items()},
+            denied=_value(self._deny_list, found) if self._deny_list else DenyList(),
+        )
+
+    @property
+    def _server_name(self) -> str:
+        return self._server.name if self._server else ""
+
+    def _sources(self) -> list[Source[Any]]:
+        domains = [*self._agents.values(), *self._operators.values()]
+        some = [self._server, self._deny_list, *(one for domain in domains for one in (domain.bundle, domain.crls))]
+        return [source for source in some if source is not None]
+
+
+def _value(source: Source[Any], found: Mapping[str, Found[Any]]) -> Any:
+    return found[source.name].value if source.name in found else source.value

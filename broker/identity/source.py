@@ -1,0 +1,179 @@
+"""Something that decides who comes in, read from files that may change under a running daemon, and its last good reading.
+
+A file that fails to load never widens or empties anything: the last good reading stays (I7). A file that is just being
+written may hold half of a deny list, and be good: only what two looks in a row have seen is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from broker.errors import ConfigError, unreadable
+
+T = TypeVar("T")
+_Mark: TypeAlias = tuple[int, ...]
+
+# Looks for which a changed file is read again, whatever its times say: within one tick of the file system's clock two
+# writes of equal length look alike.
+_RESTLESS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found(Generic[T]):
+    """A good reading that is not in force yet."""
+
+    value: T
+    digest: bytes
+
+
+class Source(Protocol[T]):
+    """Where one part of the trust comes from."""
+
+    name: str  # for people, for example "agents' trust bundle"
+
+    @property
+    def value(self) -> T: ...  # the last good one
+
+    @property
+    def problems(self) -> Sequence[str]: ...  # of the newest reading, while it is refused
+
+    def look(self, *, closely: bool = False) -> Found[T] | None: ...
+
+    def adopt(self, found: Found[T]) -> None: ...
+
+    def refuse(self, problems: Sequence[str]) -> None: ...
+
+
+class FileSource(Generic[T]):
+    """One or more files that are read together. Every method but `value` blocks; for one thread at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        parse: Callable[[Sequence[bytes], T | None], T],
+        *,
+        max_bytes: int,
+    ) -> None:
+        """Load for the first time.
+
+        Args:
+            name: for people.
+            paths: what is read, in this order.
+            parse: contents and the value in force → value; raises ConfigError.
+            max_bytes: of one file; more is not read.
+
+        Raises ConfigError when it is not good: there is no last good one to keep.
+        """
+        self.name = name
+        self._paths = tuple(paths)
+        self._parse = parse
+        self._max_bytes = max_bytes
+        contents = self._read()
+        self._value = parse(contents, None)
+        self._marks = self._look_at()
+        self._seen = self._adopted = _digest(contents)
+        self._restless = _RESTLESS
+        self._problems: tuple[str, ...] = ()
+        self._refused = b""  # what was refused last, so that it is told once
+
+    @property
+    def value(self) -> T:
+        return self._value
+
+    @property
+    def problems(self) -> Sequence[str]:
+        return self._problems
+
+    def look(self, *, closely: bool = False) -> Found[T] | None:
+        """What the files hold now, when that is something new and they have come to rest.
+
+        `closely`: read them even when nothing tells of a change. Raises ConfigError when it is not good, once for each
+        change.
+        """
+        marks = self._look_at()
+        if marks != self._marks or closely:
+            self._restless = _RESTLESS
+        if not self._restless:
+            return None
+        self._restless -= 1
+        self._marks = marks
+        problem: ConfigError | None = None
+        contents: Sequence[bytes] = ()
+        try:
+            contents = self._read()
+            digest = _digest(contents)
+        except ConfigError as error:
+            problem, digest = error, _digest([str(error).encode()])
+        settled, news = digest == self._seen, digest not in (self._adopted, self._refused)
+        self._seen = digest
+        if digest == self._adopted:
+            self._problems = ()
+        if not settled or not news:
+            return None
+        if problem is not None:
+            self._refused = digest
+            raise problem
+        try:
+            return Found(value=self._parse(contents, self._value), digest=digest)
+        except ConfigError:
+            self._refused = digest
+            raise
+
+    def adopt(self, found: Found[T]) -> None:
+        """It is in force from now on."""
+        self._value, self._adopted, self._refused, self._problems = found.value, found.digest, b"", ()
+
+    def refuse(self, problems: Sequence[str]) -> None:
+        """It is not; the last good one stays."""
+        self._problems, self._refused = tuple(problems), self._seen
+
+    def _look_at(self) -> tuple[_Mark, ...]:
+        return tuple(_mark(path) for path in self._paths)
+
+    def _read(self) -> list[bytes]:
+        problems: list[str] = []
+        contents: list[bytes] = []
+        for path in self._paths:
+            try:
+                contents.append(_read(path, self._max_bytes))
+            except ConfigError as error:
+                problems += [f"{self.name} {problem}" for problem in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        return contents
+
+
+def _mark(path: Path) -> _Mark:
+    """What changes with the file, also behind a link (Kubernetes swaps `..data`)."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return (error.errno or 0,)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:  # whoever writes it decides whom to let in
+                raise ConfigError([f"{path}: can be written by everybody; run chmod o-w {path}"])
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: {unreadable(error)}"]) from None
+    if len(content) > max_bytes:
+        raise ConfigError([f"{path}: over {max_bytes} bytes"])
+    return content
+
+
+def _digest(contents: Sequence[bytes]) -> bytes:
+    whole = hashlib.sha256()
+    for content in contents:
+        whole.update(hashlib.sha256(content).digest())
+    return whole.digest()

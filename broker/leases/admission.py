@@ -1,0 +1,131 @@
+"""Keeps the front door up to date, and ends what those who are no longer let in have open.
+
+New calls need none of this: each is judged by the door as it is. What was decided a moment before is decided again, since
+the generation rises; what is open already has to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from broker.errors import BrokerError, StoreError
+from broker.identity.door import FrontDoor, Looked
+from broker.journal.records import Kind, Record
+from broker.leases import moves
+from broker.leases.core import Core
+from broker.leases.steps import Steps
+from broker.log import get_logger
+from broker.model import Certificate, EndReason, JsonValue, LeaseState, Step
+from broker.store.base import Tx
+
+log = get_logger(__name__)
+
+# Seconds between looks. A change has to be seen twice, so it is in force within two of these: a denied certificate loses
+# access within one second.
+LOOK_EVERY = 0.25
+
+
+class Admission:
+    """One task. Whatever happens to it, the door stays as it was."""
+
+    def __init__(self, core: Core, steps: Steps, door: FrontDoor) -> None:
+        self._core = core
+        self._steps = steps
+        self._door = door
+        self._looking = asyncio.Lock()
+        self._unwritten: list[Looked] = []
+        self._sweep_due = True  # who was denied while the broker was away
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except StoreError as error:
+                log.warning(
+                    "the new trust is in force and could not be journalled; it is tried again", problem=str(error)
+                )
+            except Exception:  # a dead watch would let in whom an operator has denied
+                log.exception("the front door could not be looked at")
+            await self._core.clock.sleep(LOOK_EVERY)
+
+    async def look(self, *, closely: bool = False) -> None:
+        """Take what is new and good into force, journal it, and end what it forbids. Raises StoreError: it is due still.
+
+        `closely`: also where nothing tells of a change.
+        """
+        async with self._looking:
+            looked = await asyncio.to_thread(self._door.look, closely=closely)
+            if looked.loaded or looked.refused:
+                self._tell(looked)
+                self._unwritten.append(looked)
+                self._sweep_due |= looked.moved
+            while self._unwritten:
+                await self._write(self._unwritten[0])
+                del self._unwritten[0]
+            if self._sweep_due:
+                await self._sweep()
+                self._sweep_due = False
+
+    def _tell(self, looked: Looked) -> None:
+        if looked.loaded:
+            log.info("front door changed", loaded=looked.loaded, generation=self._door.trust.generation)
+        for name, problems in looked.refused.items():
+            log.error("refused; the last good one stays", what=name, problems=list(problems))
+
+    async def _write(self, looked: Looked) -> None:
+        core, at = self._core, self._core.clock.now()
+
+        def operation(tx: Tx) -> int:
+            core.enter(tx)
+            generation = tx.raise_generation() if looked.moved else 0
+            for name, problems in looked.refused.items():
+                data: Mapping[str, JsonValue] = {"what": name, "problems": list(problems)}
+                tx.append(Record(kind=Kind.TRUST_REFUSED, at=at, data=data))
+            if looked.loaded:
+                data = {"what": list(looked.loaded), "generation": generation} | self._described()
+                tx.append(Record(kind=Kind.TRUST_LOADED, at=at, data=data))
+            return generation
+
+        try:
+            generation = await core.store.write(operation)
+        except BrokerError as error:  # the epoch is being renewed
+            raise StoreError(error.message) from None
+        if generation:
+            core.policies.generation_raised(generation)
+
+    def _described(self) -> dict[str, JsonValue]:
+        trust = self._door.trust
+        return {
+            "roots": {name: domain.bundle.fingerprints for name, domain in trust.agents.items()},
+            "operator_roots": {name: domain.bundle.fingerprints for name, domain in trust.operators.items()},
+            "revoked": {name: sum(len(one.serials) for one in it.crls.lists) for name, it in trust.agents.items()},
+            "denied": len(trust.denied.entries),
+        }
+
+    async def _sweep(self) -> None:
+        """End the steps of those who are denied, or that they have opened; and what a denied certificate has asked for.
+
+        A root that was removed is not among the reasons: whose steps hung from it is not known, and their silence ends
+        them.
+        """
+        core, trust = self._core, self._door.trust
+
+        def denied(step: Step) -> bool:
+            return trust.denies(step.key.agent, Certificate()) or trust.denies(step.opened_by, Certificate())
+
+        steps = await core.store.read(lambda tx: [step for step in tx.open_steps() if denied(step)])
+        await self._steps.end_all([(step, EndReason.AGENT_DENIED) for step in steps], by="broker")
+
+        def operation(tx: Tx) -> int:
+            core.enter(tx)
+            at = core.clock.now()
+            live = tx.leases_in(LeaseState.INTENT, LeaseState.IN_DOUBT, LeaseState.ACTIVE)
+            held = [lease for lease in live if trust.denies(lease.agent, Certificate())]
+            return sum(moves.withdraw(tx, lease, at=at, reason=EndReason.AGENT_DENIED) for lease in held)
+
+        ended = await core.store.write(operation)
+        core.lane.set()
+        if steps or ended:
+            log.info("ended: those who had opened it are denied", steps=len(steps), leases=ended)

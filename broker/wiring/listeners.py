@@ -1,0 +1,86 @@
+"""The front door and the listeners behind it, from the config: who is let in, and how often."""
+
+from __future__ import annotations
+
+import grpc.aio
+
+from broker.clock import Clock
+from broker.config import Config, StaleCrl
+from broker.guard.limiter import RateLimit, RequestLimiter
+from broker.identity import Authenticator, CertificatePolicy, FrontDoor, verify
+from broker.identity.files import DomainFiles, deny_file, server_files
+from broker.leases.core import Core
+from broker.leases.engine import Engine
+from broker.leases.refusals import Refusals
+from broker.rpc import server as rpc
+from broker.rpc.methods import BROKER, OPERATOR, Service
+from broker.rpc.operator_servicer import OperatorServicer
+from broker.rpc.pipeline import Pipeline
+from broker.rpc.servicer import Servicer
+
+
+def front_door(config: Config, clock: Clock) -> FrontDoor:
+    """Every file read and checked. Raises ConfigError."""
+    tls = config.tls
+    agents = {config.trust_domain: DomainFiles(bundle=tls.client_ca_file, crls=tls.crl_files).sources("agents'")}
+    for name, other in config.federation.items():
+        agents[name] = DomainFiles(bundle=other.client_ca_file, crls=other.crl_files).sources(f"{name}'s")
+    operators = {}
+    if config.operators is not None:
+        files = DomainFiles(bundle=config.operators.client_ca_file, crls=config.operators.crl_files)
+        operators[config.trust_domain] = files.sources("operators'")
+    return FrontDoor(
+        agents=agents,
+        operators=operators,
+        deny_list=deny_file(tls.deny_file) if tls.deny_file else None,
+        server=server_files(tls.cert_file, tls.key_file, clock.now),
+    )
+
+
+def agents_listener(
+    config: Config, core: Core, engine: Engine, door: FrontDoor, refusals: Refusals
+) -> tuple[grpc.aio.Server, int]:
+    """Unstarted, and its port. Raises ConfigError."""
+    return rpc.build(
+        listen=str(config.listen.grpc),
+        setting="listen.grpc",
+        credentials=rpc.credentials(door, verify.agents),
+        limits=config.limits,
+        pipeline=_pipeline(BROKER, config, core, Authenticator(door, core.clock, _policy(config)), refusals),
+        servicer=Servicer(engine, core.policies, config.timings, core.clock),
+    )
+
+
+def operators_listener(config: Config, core: Core, door: FrontDoor, refusals: Refusals) -> tuple[grpc.aio.Server, int]:
+    """The same for operators: roots, limits and connections of its own, so that no agent stands in their way."""
+    assert config.operators is not None  # noqa: S101 - asked for only where there are some
+    authenticator = Authenticator(door, core.clock, _policy(config), side=verify.operators)
+    return rpc.build(
+        listen=str(config.operators.listen),
+        setting="operators.listen",
+        credentials=rpc.credentials(door, verify.operators),
+        limits=config.limits,
+        pipeline=_pipeline(OPERATOR, config, core, authenticator, refusals),
+        servicer=OperatorServicer(door, core.clock, environment=config.environment),
+    )
+
+
+def _policy(config: Config) -> CertificatePolicy:
+    return CertificatePolicy(
+        max_lifetime=config.tls.max_client_certificate_life, refuse_stale_crl=config.tls.stale_crl is StaleCrl.REFUSE
+    )
+
+
+def _pipeline(
+    service: Service, config: Config, core: Core, authenticator: Authenticator, refusals: Refusals
+) -> Pipeline:
+    limits = config.limits
+    return Pipeline(
+        service,
+        authenticator=authenticator,
+        limiter=RequestLimiter(RateLimit(per_second=limits.request_rate, burst=limits.request_burst)),
+        refusals=refusals,
+        metrics=core.metrics,
+        clock=core.clock,
+        max_metadata=limits.max_metadata_bytes,
+    )

@@ -1,0 +1,225 @@
+"""The front door of the real daemon, while its files change: nobody is told to reload, no connection is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.model import LeaseState
+from stepcred.v1 import broker_pb2 as pb
+from stepcred.v1 import operator_pb2
+from stepcred.v1.operator_pb2_grpc import BrokerOperatorStub
+from tests.e2e.wire import Refusal, check_refusal, new_id, refusal_of, wire
+from tests.e2e.world import LOAD, REPORT, Site, journal, leases
+from tests.support.certs import Creds, TestCA, revocation_list
+from tests.support.daemon import TRUST_DOMAIN, Deployment
+from tests.support.processes import free_port, wait_until
+
+C = grpc.StatusCode
+SOON = 3.0  # seconds; a change is in force within one, on a machine that has time for it
+PARTNER = "partner.example"
+
+
+class House:
+    """A daemon with everything that a front door can have."""
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        self.site = site
+        self.partner = TestCA(folder, PARTNER)
+        self.operators_port = free_port()
+        self.crl, self.deny = folder / "agents.crl", folder / "denied.toml"
+        self.deny.write_text("")
+        made = site.deployment()
+        self.write_crl(made, number=1)
+        made.more = {
+            **made.more,
+            "tls": {
+                "cert_file": str(made.server_cert),
+                "key_file": str(made.server_key),
+                "client_ca_file": str(made.ca.root_path),
+                "crl_files": [str(self.crl)],
+                "deny_file": str(self.deny),
+            },
+            "federation": {PARTNER: {"client_ca_file": str(self.partner.root_path)}},
+            "operators": {
+                "client_ca_file": str(made.ca.operator_root_path),
+                "listen": f"127.0.0.1:{self.operators_port}",
+            },
+        }
+        made.write_config()
+        self.deployment = made
+
+    def write_crl(self, made: Deployment, *serials: int, number: int) -> None:
+        self.crl.write_bytes(revocation_list(made.ca.root, *serials, number=number).public_bytes(Encoding.PEM))
+
+    def operator(self, creds: Creds) -> BrokerOperatorStub:
+        credentials = grpc.ssl_channel_credentials(
+            self.deployment.ca.root_pem, creds.key.read_bytes(), creds.cert.read_bytes()
+        )
+        return BrokerOperatorStub(grpc.secure_channel(f"127.0.0.1:{self.operators_port}", credentials))
+
+
+@pytest.fixture(scope="module")
+def house(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    house = House(site, tmp_path_factory.mktemp("house"))
+    with house.deployment.daemon():
+        yield house
+
+
+@pytest.fixture
+def deployment(house: House) -> Deployment:
+    return house.deployment
+
+
+def serial_of(creds: Creds) -> int:
+    return x509.load_pem_x509_certificate(creds.cert.read_bytes()).serial_number
+
+
+def refused_soon(ask: Callable[[], object]) -> Refusal:
+    """The refusal of a call that was answered until now."""
+    found: list[Refusal] = []
+
+    def is_refused() -> bool:
+        try:
+            ask()
+        except grpc.RpcError as error:
+            found.append(refusal_of(error))
+        return bool(found)
+
+    wait_until(is_refused, within=SOON, what="the refusal")
+    return found[0]
+
+
+def test_a_denied_agent_is_refused_at_once_and_all_that_it_has_dies(house: House, deployment: Deployment) -> None:
+    with wire(deployment, deployment.agent(LOAD)) as thief, wire(deployment, deployment.agent(REPORT)) as honest:
+        stolen, kept = thief.begin(new_id(), "token"), honest.begin(new_id(), "reports", step="report")
+        lease, others = thief.issue(stolen, "token").lease.lease_id, honest.issue(kept, "reports").lease.lease_id
+        honest.heartbeat(kept, others)
+        house.deny.write_text(f'[[denied]]\nagent = "spiffe://{TRUST_DOMAIN}/{LOAD}"\nwhy = "its key was in a log"\n')
+        refusal = refused_soon(thief.whoami)
+        check_refusal(refusal, "AGENT_DENIED", C.UNAUTHENTICATED, journalled=False)
+        wait_until(lambda: lease not in house.site.live_leases(), within=10, what="its credential is dead")
+        assert others in house.site.live_leases()
+        house.deny.write_text("")
+        wait_until(lambda: answered(thief.whoami), within=SOON, what="it is let in again")
+        assert thief.refused("Heartbeat", pb.HeartbeatRequest(step_handle=stolen)).reason == "STEP_ENDED"
+        assert honest.end(kept).all_proven
+    (ended,) = [row for row in journal(deployment, "STEP_ENDED") if row["reason"] == "AGENT_DENIED"]
+    assert ended["agent"].endswith(LOAD)
+    wait_until(lambda: leases(deployment)[lease].state is LeaseState.REVOKED, within=10, what="the evidence")
+
+
+def answered(ask: Callable[[], object]) -> bool:
+    with contextlib.suppress(grpc.RpcError):
+        return bool(ask())
+    return False
+
+
+def test_a_revoked_certificate_is_refused_on_its_live_connection(house: House, deployment: Deployment) -> None:
+    first, second = deployment.agent(LOAD), deployment.agent(LOAD)
+    with wire(deployment, first) as client, wire(deployment, second) as renewed:
+        handle = client.begin(new_id(), "token")
+        house.write_crl(deployment, serial_of(first), number=2)
+        check_refusal(refused_soon(client.whoami), "CERTIFICATE_REVOKED", C.UNAUTHENTICATED, journalled=False)
+        assert renewed.whoami()
+        house.write_crl(deployment, number=1)  # an older list undoes nothing
+        wait_until(lambda: older_refused(deployment), within=SOON, what="the older list is refused")
+        assert client.refused("WhoAmI", pb.WhoAmIRequest()).reason == "CERTIFICATE_REVOKED"
+        house.write_crl(deployment, number=3)
+        wait_until(lambda: answered(client.whoami), within=SOON, what="the newer one counts")
+        assert renewed.end(handle).all_proven
+
+
+def older_refused(deployment: Deployment) -> bool:
+    return any("older than" in str(row["data"]["problems"]) for row in journal(deployment, "TRUST_REFUSED"))
+
+
+def test_bundles_change_under_a_live_connection_and_a_bad_one_changes_nothing(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    bundle, original = deployment.ca.root_path, deployment.ca.root_pem
+    other = TestCA(tmp_path, TRUST_DOMAIN)
+    made = other.agent(f"spiffe://{TRUST_DOMAIN}/{LOAD}")
+    newcomer = Creds(cert=made.cert, key=made.key, ca=tmp_path / "server-root.pem")
+    newcomer.ca.write_bytes(original)
+    loaded = len(journal(deployment, "TRUST_LOADED"))
+    bundle.write_bytes(original + other.root_pem)
+    wait_until(lambda: len(journal(deployment, "TRUST_LOADED")) > loaded, within=SOON, what="the new bundle")
+    with wire(deployment, newcomer) as guest:
+        assert guest.whoami()
+        for content, mode in ((b"-----BEGIN CERTIFICATE-----\nnonsense\n", 0o644), (original, 0o666)):
+            refused = len(journal(deployment, "TRUST_REFUSED"))
+            bundle.write_bytes(content)
+            bundle.chmod(mode)
+            wait_until(lambda: len(journal(deployment, "TRUST_REFUSED")) > refused, within=SOON, what="the refusal")  # noqa: B023
+            assert guest.whoami()
+            assert "front door needs a look" in deployment.http("readyz")[1]
+            bundle.write_bytes(original + other.root_pem)
+        bundle.chmod(0o644)
+        bundle.write_bytes(original)
+        check_refusal(refused_soon(guest.whoami), "CERTIFICATE_INVALID", C.UNAUTHENTICATED, journalled=False)
+
+
+def shown(deployment: Deployment, agent: Creds) -> bytes:
+    """The certificate that the server shows to a new connection, DER."""
+    context = ssl.create_default_context(cafile=str(deployment.ca.root_path))
+    context.load_cert_chain(agent.cert, agent.key)
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", deployment.grpc_port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        return connection.getpeercert(binary_form=True) or b""
+
+
+def test_a_new_server_certificate_is_shown_to_new_connections_and_a_bad_one_never(deployment: Deployment) -> None:
+    agent, key = deployment.agent(LOAD), deployment.server_key.read_bytes()
+    with wire(deployment, agent) as client:
+        before = shown(deployment, agent)
+        deployment.ca.server()  # over the old files
+        wait_until(lambda: shown(deployment, agent) != before, within=SOON, what="the new certificate")
+        after, refused = shown(deployment, agent), len(journal(deployment, "TRUST_REFUSED"))
+        deployment.server_key.write_bytes(key)  # which does not belong to the new certificate
+        wait_until(lambda: len(journal(deployment, "TRUST_REFUSED")) > refused, within=SOON, what="the refusal")
+        assert shown(deployment, agent) == after
+        assert client.whoami(), "on the connection that was open all the time"
+
+
+def test_an_operator_has_a_listener_of_its_own(house: House, deployment: Deployment) -> None:
+    ann = deployment.ca.operator(f"spiffe://{TRUST_DOMAIN}/operator/ann")
+    told = house.operator(ann).GetOperator(operator_pb2.GetOperatorRequest(), timeout=5)
+    assert (told.spiffe_id, told.environment) == (f"spiffe://{TRUST_DOMAIN}/operator/ann", "dev")
+    front = house.operator(ann).GetFrontDoor(operator_pb2.GetFrontDoorRequest(), timeout=5)
+    assert [domain.name for domain in front.agents] == [TRUST_DOMAIN, PARTNER]
+    assert [one.issuer for one in front.agents[0].revocation_lists] != []
+    assert front.server_certificate_not_after.ToDatetime(UTC) > datetime.now(UTC)
+    pretender = deployment.agent("operator/ann")
+    with pytest.raises(grpc.RpcError) as refused:
+        house.operator(pretender).GetOperator(operator_pb2.GetOperatorRequest(), timeout=5)
+    assert refused.value.code() is C.UNAVAILABLE, "not even a handshake"
+    operator = Creds(cert=ann.cert, key=ann.key, ca=deployment.ca.root_path)
+    with wire(deployment, operator) as client, pytest.raises(grpc.RpcError) as at_agents:
+        client._stub.WhoAmI(pb.WhoAmIRequest(), timeout=5)
+    assert at_agents.value.code() is C.UNAVAILABLE
+
+
+def test_a_partners_agent_comes_in_under_its_own_name_only(house: House, deployment: Deployment) -> None:
+    agent = house.partner.agent(f"spiffe://{PARTNER}/workflow/nightly/step/load")
+    guest = Creds(cert=agent.cert, key=agent.key, ca=deployment.ca.root_path)
+    with wire(deployment, guest) as client:
+        assert client.whoami().spiffe_id.startswith(f"spiffe://{PARTNER}/")
+    agent = house.partner.agent(f"spiffe://{TRUST_DOMAIN}/{LOAD}", other_names=())
+    liar = Creds(cert=agent.cert, key=agent.key, ca=deployment.ca.root_path)
+    with wire(deployment, liar) as client:
+        check_refusal(
+            client.refused("WhoAmI", pb.WhoAmIRequest()), "CERTIFICATE_INVALID", C.UNAUTHENTICATED, journalled=False
+        )

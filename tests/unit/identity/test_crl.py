@@ -1,0 +1,185 @@
+"""Revocation lists: what they end, and which of them are not believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from broker.errors import BrokerError, ConfigError, Reason
+from broker.identity import Authenticator, CertificatePolicy
+from broker.identity.authority import Authority, key_usage, new_authority
+from broker.identity.bundle import Bundle, parse_bundle
+from broker.identity.crl import Crls, parse_crls
+from broker.model import Certificate
+from tests.fakes.clock import FakeClock
+from tests.support.certs import TestCA, revocation_list
+from tests.support.doors import door, settle
+
+ID = "spiffe://test.local/workflow/nightly/step/load"
+PEM = Encoding.PEM
+
+
+def pem(*certificates: x509.Certificate) -> bytes:
+    return b"".join(one.public_bytes(PEM) for one in certificates)
+
+
+@pytest.fixture
+def path(ca: TestCA, tmp_path: Path) -> Path:
+    path = tmp_path / "agents.crl"
+    path.write_bytes(revocation_list(ca.root).public_bytes(PEM))
+    return path
+
+
+def reason(authenticator: Authenticator, leaf: bytes, chain: bytes = b"") -> Reason | None:
+    try:
+        authenticator.authenticate(leaf, tls_version="TLSv1.3", peer="test", chain=chain)
+    except BrokerError as error:
+        return error.reason
+    return None
+
+
+def test_a_listed_certificate_is_refused_from_the_next_call_on(ca: TestCA, path: Path, clock: FakeClock) -> None:
+    opened = door(ca.root_path, crls=[path])
+    authenticator = Authenticator(opened, clock)
+    first, second = ca.leaf(ID)[0], ca.leaf(ID)[0]
+    assert reason(authenticator, pem(first)) is None
+    path.write_bytes(revocation_list(ca.root, first.serial_number, number=2).public_bytes(PEM))
+    looked = settle(opened)
+    assert (looked.loaded, looked.moved) == (("agents' revocation lists",), True)
+    assert reason(authenticator, pem(first)) is Reason.CERTIFICATE_REVOKED
+    assert reason(authenticator, pem(second)) is None
+
+
+def test_what_hangs_from_a_revoked_intermediate_is_refused(tmp_path: Path, clock: FakeClock, ca: TestCA) -> None:
+    root = new_authority("root", now=datetime.now(UTC), path_length=1)
+    middle = ca.intermediate(issuer=root)
+    (tmp_path / "roots.pem").write_bytes(pem(root.certificate))
+    (tmp_path / "list").write_bytes(revocation_list(root, middle.certificate.serial_number).public_bytes(Encoding.DER))
+    leaf = ca.leaf(ID, issuer=middle)[0]
+    for crls, expected in (([], None), ([tmp_path / "list"], Reason.CERTIFICATE_REVOKED)):
+        authenticator = Authenticator(door(tmp_path / "roots.pem", crls=crls), clock)
+        assert reason(authenticator, pem(leaf), pem(middle.certificate)) is expected
+
+
+def test_the_list_of_an_intermediate_that_clients_bring_along_counts(
+    tmp_path: Path, clock: FakeClock, ca: TestCA
+) -> None:
+    root = new_authority("root", now=datetime.now(UTC), path_length=1)
+    middle = ca.intermediate(issuer=root)
+    leaf = ca.leaf(ID, issuer=middle)[0]
+    (tmp_path / "roots.pem").write_bytes(pem(root.certificate))
+    (tmp_path / "list").write_bytes(revocation_list(middle, leaf.serial_number).public_bytes(PEM))
+    authenticator = Authenticator(door(tmp_path / "roots.pem", crls=[tmp_path / "list"]), clock)
+    assert reason(authenticator, pem(leaf), pem(middle.certificate)) is Reason.CERTIFICATE_REVOKED
+
+
+def test_a_namesake_of_the_issuer_revokes_nothing(ca: TestCA, tmp_path: Path, clock: FakeClock) -> None:
+    """Two CAs of one name: each one's list is about its own certificates."""
+    other = new_authority("stepcred dev CA, agents of test.local", now=datetime.now(UTC))
+    assert other.certificate.subject == ca.root.certificate.subject
+    leaf = ca.leaf(ID)[0]
+    (tmp_path / "roots.pem").write_bytes(ca.root_pem + pem(other.certificate))
+    (tmp_path / "list").write_bytes(revocation_list(other, leaf.serial_number).public_bytes(PEM))
+    assert reason(Authenticator(door(tmp_path / "roots.pem", crls=[tmp_path / "list"]), clock), pem(leaf)) is None
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_a_list_that_has_run_out(ca: TestCA, path: Path, clock: FakeClock, *, refuse: bool) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    path.write_bytes(revocation_list(ca.root, 7, next_update=soon).public_bytes(PEM))
+    opened = door(ca.root_path, crls=[path])
+    authenticator = Authenticator(opened, clock, CertificatePolicy(refuse_stale_crl=refuse))
+    leaf = pem(ca.leaf(ID)[0])
+    assert reason(authenticator, leaf) is None
+    clock.advance(3601)
+    assert reason(authenticator, leaf) is (Reason.CERTIFICATE_INVALID if refuse else None)
+    assert "ran out" in opened.remarks(clock.now())[0]
+
+
+STRANGER = new_authority("stranger", now=datetime.now(UTC))
+PARTIAL = x509.IssuingDistributionPoint(
+    full_name=[x509.UniformResourceIdentifier("http://ca/list")],
+    relative_name=None,
+    only_contains_user_certs=False,
+    only_contains_ca_certs=True,
+    only_some_reasons=None,
+    indirect_crl=False,
+    only_contains_attribute_certs=False,
+)
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+
+
+def whole(ca: TestCA) -> bytes:
+    return revocation_list(ca.root).public_bytes(PEM)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (lambda _: b"", "not a revocation list"),
+        (lambda _: b"hello", "not a revocation list"),
+        (lambda ca: whole(ca)[:200], "besides"),
+        (lambda ca: whole(ca) + ca.root_pem, "besides"),
+        (lambda ca: whole(ca) + b"-----BEGIN X509 CRL-----\n", "besides"),
+        (lambda ca: revocation_list(ca.root, extra=[(x509.DeltaCRLIndicator(1), True)]).public_bytes(PEM), "delta"),
+        (lambda ca: revocation_list(ca.root, extra=[(PARTIAL, True)]).public_bytes(PEM), "only a part"),
+        (lambda ca: revocation_list(ca.root, extra=[(UNKNOWN, True)]).public_bytes(PEM), "not understood"),
+        (lambda ca: revocation_list(ca.root, signer=STRANGER).public_bytes(PEM), "not signed by"),
+    ],
+)
+def test_what_is_no_list_is_refused_at_start_and_changes_nothing_later(
+    ca: TestCA, path: Path, content: Callable[[TestCA], bytes], told: str
+) -> None:
+    opened = door(ca.root_path, crls=[path])
+    before = opened.trust
+    path.write_bytes(content(ca))
+    looked = settle(opened)
+    assert told in str(looked.refused)
+    assert opened.trust is before
+    assert "refused" in opened.remarks(datetime.now(UTC))[0]
+    with pytest.raises(ConfigError, match=told):
+        door(ca.root_path, crls=[path])
+
+
+def parsed(root: Authority, *lists: x509.CertificateRevocationList, old: Crls | None = None) -> Crls:
+    bundle: Bundle = parse_bundle(pem(root.certificate), "roots")
+    return parse_crls([one.public_bytes(PEM) for one in lists], ["list"] * len(lists), bundle, old)
+
+
+def test_an_older_list_does_not_undo_a_revocation(ca: TestCA) -> None:
+    now = datetime.now(UTC)
+    in_force = parsed(ca.root, revocation_list(ca.root, 7, number=5, last_update=now))
+    for older in (
+        revocation_list(ca.root, number=4, last_update=now),
+        revocation_list(ca.root, number=5, last_update=now - timedelta(hours=1)),
+        revocation_list(ca.root, number=None),
+    ):
+        with pytest.raises(ConfigError, match="older than the one in force"):
+            parsed(ca.root, older, old=in_force)
+    assert parsed(ca.root, revocation_list(ca.root, number=6), old=in_force)
+
+
+def test_a_ca_that_may_not_sign_lists_revokes_nothing(tmp_path: Path, clock: FakeClock, ca: TestCA) -> None:
+    root = new_authority("root", now=datetime.now(UTC), path_length=1)
+    middle = ca.intermediate(issuer=root)
+    extensions = [(x509.BasicConstraints(ca=True, path_length=0), True), (key_usage("key_cert_sign"), True)]
+    powerless = ca.leaf(ID, issuer=root, uris=(), ca=None, usages=None, eku=None, key=middle.key, extra=extensions)[0]
+    issuer = Authority(certificate=powerless, key=middle.key)
+    leaf = ca.leaf(ID, issuer=issuer)[0]
+    (tmp_path / "roots.pem").write_bytes(pem(root.certificate))
+    (tmp_path / "list").write_bytes(revocation_list(issuer, leaf.serial_number).public_bytes(PEM))
+    authenticator = Authenticator(door(tmp_path / "roots.pem", crls=[tmp_path / "list"]), clock)
+    assert reason(authenticator, pem(leaf), pem(powerless)) is None
+
+
+def test_what_was_opened_with_a_listed_certificate_is_found_by_issuer_and_serial(ca: TestCA) -> None:
+    lists, issuer = parsed(ca.root, revocation_list(ca.root, 0x7B22)), ca.root.certificate.subject.rfc4514_string()
+    assert lists.names(Certificate(serial_number="7b22", issuer=issuer))
+    assert not lists.names(Certificate(serial_number="7b22", issuer="CN=other"))
+    assert not lists.names(Certificate(serial_number="7b23", issuer=issuer))
+    assert not lists.names(Certificate())
