@@ -16,10 +16,11 @@ from broker.config import Timings
 from broker.errors import BrokerError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
+from broker.identity import FrontDoor
 from broker.keyring import Keyring
 from broker.leases.beginning import Opened
 from broker.leases.committing import Delivered
-from broker.leases.core import Core
+from broker.leases.core import Core, nobody
 from broker.leases.engine import Ended, Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.issuing import asking
@@ -88,6 +89,7 @@ class World:
         self.policies: Policies
         self.map_text = MAP
         self.launchers: tuple[str, ...] = ()
+        self.door: FrontDoor | None = None
         self._maps = 0
         self._write_map()
         self.provider: FakeProvider
@@ -121,8 +123,9 @@ class World:
             providers=providers,
             epoch=EpochKeeper(self.store, self.clock, self.timings, replica="test"),
             metrics=metrics,
+            denies=self.door.denies if self.door else nobody,
         )
-        self.engine = Engine(self.core, Refusals(self.store, self.clock, metrics, DenialCounter()))
+        self.engine = Engine(self.core, Refusals(self.store, self.clock, metrics, DenialCounter()), self.door)
 
     def providers(self) -> dict[str, Provider]:
         """One per kind of scope."""
@@ -245,11 +248,17 @@ async def refusal(work: Awaitable[object]) -> BrokerError:
 
 @asynccontextmanager
 async def world(
-    folder: Path, *, sqlite: bool = False, clock: Clock | None = None, timings: Timings | None = None
+    folder: Path,
+    *,
+    sqlite: bool = False,
+    clock: Clock | None = None,
+    timings: Timings | None = None,
+    door: FrontDoor | None = None,
 ) -> AsyncIterator[World]:
     """A started world; ended without a drain."""
     store: Store = open_store(folder / "broker.db") if sqlite else MemoryStore()
     made = World(folder, store, clock=clock or FakeClock(), timings=timings or Timings())
+    made.door = door
     await made.start()
     try:
         yield made

@@ -1,0 +1,174 @@
+"""What ends when someone is no longer let in, and what becomes of it when the database cannot write."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.errors import Reason, StoreError
+from broker.identity import FrontDoor
+from broker.leases import admission
+from broker.model import EndReason, LeaseState, StepState
+from tests.fakes.launchers import SCHEDULER, launcher
+from tests.fakes.world import LOAD, OTHER, World, agent, refusal, world
+from tests.support.certs import TestCA
+from tests.support.doors import door, settle
+
+
+class Denials:
+    """The deny list that this broker goes by."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "denied.toml"
+        self.path.write_text("")
+        self.door: FrontDoor = door(TestCA(folder, "dev.local").root_path, "dev.local", deny=self.path)
+
+    def write(self, *agents: str) -> None:
+        self.path.write_text("".join(f'[[denied]]\nagent = "{one}"\n' for one in agents))
+
+
+@pytest.fixture
+def denials(tmp_path: Path) -> Denials:
+    return Denials(tmp_path)
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, denials: Denials) -> AsyncIterator[World]:
+    async with world(tmp_path, door=denials.door) as made:
+        yield made
+
+
+async def look(broker: World) -> None:
+    """Until what has changed has been seen twice."""
+    await broker.engine.look_at_door()
+    await broker.engine.look_at_door()
+
+
+async def test_steps_and_credentials_of_the_denied_end_and_nobody_elses(broker: World, denials: Denials) -> None:
+    mine, others = await broker.begin(), await broker.begin(who=agent(OTHER))
+    held = await broker.issue(mine.handle)
+    kept = await broker.issue(others.handle, who=agent(OTHER))
+    denials.write(LOAD)
+    await look(broker)
+    step = await broker.step_row(mine)
+    assert (step.state, step.end_reason) == (StepState.ENDED, EndReason.AGENT_DENIED)
+    assert (await broker.lease(held.lease.id)).end_reason is EndReason.AGENT_DENIED
+    assert (await broker.lease(kept.lease.id)).state is LeaseState.ACTIVE
+    assert (await broker.step_row(others)).state is StepState.OPEN
+    (loaded,) = await broker.journal("TRUST_LOADED")
+    assert (loaded["data"]["what"], loaded["data"]["denied"]) == (["deny list"], 1)
+
+
+async def test_what_a_denied_launcher_has_opened_ends(broker: World, denials: Denials) -> None:
+    await broker.set_launchers(launcher())
+    opened = await broker.launch()
+    denials.write(SCHEDULER)
+    await look(broker)
+    assert (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
+
+
+async def test_who_was_denied_while_the_broker_was_away(broker: World, denials: Denials) -> None:
+    opened = await broker.begin()
+    await broker.crash()
+    denials.write(LOAD)
+    settle(denials.door)  # as a start reads it
+    await broker.start()
+    await broker.until(lambda: ended(broker, opened))
+
+
+async def ended(broker: World, opened: Any) -> bool:
+    return (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
+
+
+async def test_nothing_is_opened_or_minted_for_one_who_was_denied_on_the_way(broker: World, denials: Denials) -> None:
+    """The certificate was looked at before; the transaction looks again."""
+    opened = await broker.begin()
+    denials.write(LOAD)
+    settle(denials.door)
+    assert (await refusal(broker.begin(run="r2"))).reason is Reason.AGENT_DENIED
+    assert (await refusal(broker.issue(opened.handle))).reason is Reason.AGENT_DENIED
+    assert await broker.leases() == []
+
+
+async def test_what_is_being_minted_for_one_who_is_denied_meanwhile_is_not_delivered(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = await broker.begin()
+    mint = broker.provider.mint
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        minted = await mint(*args, **kwargs)
+        denials.write(LOAD)
+        settle(denials.door)
+        return minted
+
+    monkeypatch.setattr(broker.provider, "mint", slow)
+    assert (await refusal(broker.issue(opened.handle))).reason is Reason.ACCESS_DENIED
+    await broker.until(broker.nothing_alive)
+    (lease,) = await broker.leases()
+    assert lease.end_reason is EndReason.AGENT_DENIED
+
+
+async def test_a_new_trust_is_in_force_although_it_cannot_be_written_and_is_written_later(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = await broker.begin()
+    write = broker.store.write
+
+    async def full(_operation: Any) -> Any:
+        raise StoreError("the disk is full")
+
+    denials.write(LOAD)
+    settle(denials.door)
+    denials.write(LOAD, OTHER)
+    await broker.engine.look_at_door()
+    monkeypatch.setattr(broker.store, "write", full)
+    with pytest.raises(StoreError):
+        await broker.engine.look_at_door()
+    monkeypatch.setattr(broker.store, "write", write)
+    assert denials.door.denies(OTHER, agent(OTHER).certificate)
+    generation = broker.policies.generation
+    await broker.engine.look_at_door()
+    assert broker.policies.generation == generation + 1
+    assert (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
+    assert len(await broker.journal("TRUST_LOADED")) == 1
+
+
+async def test_i7_a_bad_list_is_journalled_once_and_ends_nothing(broker: World, denials: Denials) -> None:
+    opened = await broker.begin()
+    denials.path.write_text("[[denied]]\nagent = '*'\n")
+    for _ in range(4):
+        await look(broker)
+    (refused,) = await broker.journal("TRUST_REFUSED")
+    assert refused["data"]["what"] == "deny list"
+    assert (await broker.step_row(opened)).state is StepState.OPEN
+    assert denials.door.remarks(broker.clock.now())
+
+
+# --- mutants: without the mechanism, the same checks find it out ---
+
+
+async def test_without_the_sweep_a_denied_step_would_live_on(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: admission.Admission) -> None:
+        pass
+
+    monkeypatch.setattr(admission.Admission, "_sweep", nothing)
+    opened = await broker.begin()
+    denials.write(LOAD)
+    await look(broker)
+    assert (await broker.step_row(opened)).state is StepState.OPEN
+
+
+async def test_without_a_look_in_the_transaction_it_would_be_minted(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = await broker.begin()
+    denials.write(LOAD)
+    settle(denials.door)
+    object.__setattr__(broker.core, "denies", lambda *_: False)
+    assert await broker.issue(opened.handle)
