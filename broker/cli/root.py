@@ -29,6 +29,7 @@ COMMANDS = {
     "scopes": Command(
         "broker.cli.scopes", "app", "Scope maps, offline: lint, test, explain, who-can, plan, sign and more."
     ),
+    "deny": Command("broker.cli.deny", "app", "Who is not let in: add, remove, list."),
     "keys": Command("broker.cli.keys", "app", "The mint keys: list, rotate, prune, new."),
     "recover": Command("broker.cli.recover", "recover", "After a restore: kill what is alive and forgotten."),
     "recheck": Command("broker.cli.recheck", "recheck", "Look again at credentials that were reported dead."),

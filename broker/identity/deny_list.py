@@ -42,6 +42,12 @@ class Entry:
     issuer: str = ""
     why: str = ""
 
+    def to_json(self) -> dict[str, str]:
+        """As the file says it."""
+        key = self.key and f"sha256:{self.key}"
+        fields = {"agent": self.agent, "key": key, "serial": self.serial, "issuer": self.issuer, "why": self.why}
+        return {name: value for name, value in fields.items() if value}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenyList:
@@ -85,7 +91,7 @@ def parse_deny_list(content: bytes, label: str) -> DenyList:
     entries: list[Entry] = []
     for number, item in enumerate(listed, 1):
         try:
-            entries.append(_entry(item))
+            entries.append(entry_of(item))
         except ValueError as error:
             problems.append(f"{label}: entry {number}: {error}")
     if problems:
@@ -105,7 +111,8 @@ def deny_list_of(entries: list[Entry]) -> DenyList:
     )
 
 
-def _entry(item: Any) -> Entry:
+def entry_of(item: Any) -> Entry:
+    """As a table says it. Raises ValueError for what does not name exactly one thing."""
     if not isinstance(item, Mapping):
         raise ValueError("is not a table")  # noqa: TRY004 - one kind of error for whatever is wrong with an entry
     if unknown := sorted(set(item) - _KNOWN):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.errors import BrokerError, Reason
 from broker.identity.spiffe import SpiffeId, SpiffeIdError, parse_spiffe_id
+from broker.model import Certificate
 
 # The only extensions that a leaf may mark critical: those that are understood below (RFC 5280, section 4.2).
 _UNDERSTOOD = {x509.SubjectAlternativeName.oid, x509.BasicConstraints.oid, x509.KeyUsage.oid, x509.ExtendedKeyUsage.oid}
@@ -65,6 +68,16 @@ def read_spiffe_id(leaf: x509.Certificate) -> SpiffeId:
         return parse_spiffe_id(uris[0])
     except SpiffeIdError as error:
         raise BrokerError(Reason.SPIFFE_ID_INVALID, f"the certificate's URI name is refused: {error}") from None
+
+
+def certificate_of(leaf: x509.Certificate) -> Certificate:
+    """What it is told from others by."""
+    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return Certificate(
+        spki_sha256=hashlib.sha256(spki).hexdigest(),
+        serial_number=f"{leaf.serial_number:x}",
+        issuer=leaf.issuer.rfc4514_string(),
+    )
 
 
 def _check_key(leaf: x509.Certificate, policy: CertificatePolicy) -> None:

@@ -16,7 +16,6 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from broker.clock import Clock
@@ -24,7 +23,7 @@ from broker.errors import BrokerError, Reason
 from broker.identity.address import address_of
 from broker.identity.bundle import MALFORMED
 from broker.identity.door import FrontDoor
-from broker.identity.leaf import CertificatePolicy, check_form, read_spiffe_id
+from broker.identity.leaf import CertificatePolicy, certificate_of, check_form, read_spiffe_id
 from broker.identity.path import CA_POLICY, LEAF_POLICY
 from broker.identity.spiffe import SpiffeId
 from broker.identity.trust import Domain, Trust
@@ -154,7 +153,7 @@ class Authenticator:
             return _Verified(
                 spiffe_id=spiffe_id,
                 cert_sha256=leaf.fingerprint(hashes.SHA256()).hex(),
-                certificate=_certificate(leaf),
+                certificate=certificate_of(leaf),
                 not_after=leaf.not_valid_after_utc,
                 valid_from=max(one.not_valid_before_utc for one in path),
                 valid_until=min(one.not_valid_after_utc for one in path),
@@ -196,15 +195,6 @@ def _check_time(leaf: x509.Certificate, now: datetime) -> None:
         raise _invalid("the certificate is not valid yet; compare the clocks")
     if now > leaf.not_valid_after_utc:
         raise BrokerError(Reason.CERTIFICATE_EXPIRED, "the certificate has expired")
-
-
-def _certificate(leaf: x509.Certificate) -> Certificate:
-    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return Certificate(
-        spki_sha256=hashlib.sha256(spki).hexdigest(),
-        serial_number=f"{leaf.serial_number:x}",
-        issuer=leaf.issuer.rfc4514_string(),
-    )
 
 
 def _invalid(message: str) -> BrokerError:
