@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,13 +23,13 @@ from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import Agent
+from broker.rpc.places import Places
 from broker.rpc.status import code_of, trailers_of
 
 log = get_logger(__name__)
 
 SERVICE = "stepcred.v1.CredentialBroker"
 STORE_RETRY = timedelta(seconds=5)
-MAX_IN_FLIGHT = 64  # calls of one agent that ask, and that give back: each a quarter of what the server takes
 CALL_AGAIN = timedelta(seconds=1)
 
 
@@ -38,15 +37,15 @@ CALL_AGAIN = timedelta(seconds=1)
 class MethodRule:
     """What the pipeline does for a method."""
 
-    rate_limited: bool = True
+    asks: bool = True  # counted against the agent's rate; the others give back
 
 
 METHODS: dict[str, MethodRule] = {
     "BeginStep": MethodRule(),
     "IssueCredential": MethodRule(),
-    "Heartbeat": MethodRule(rate_limited=False),  # a refused heartbeat would end an honest step
-    "RevokeLease": MethodRule(rate_limited=False),  # giving back is always allowed
-    "EndStep": MethodRule(rate_limited=False),
+    "Heartbeat": MethodRule(asks=False),  # a refused heartbeat would end an honest step
+    "RevokeLease": MethodRule(asks=False),  # giving back is always allowed
+    "EndStep": MethodRule(asks=False),
     "WhoAmI": MethodRule(),
     "CheckAccess": MethodRule(),
 }
@@ -65,6 +64,7 @@ class Pipeline:
         refusals: Refusals,
         metrics: Metrics,
         clock: Clock,
+        places: Places,
         max_metadata: int,
     ) -> None:
         self._authenticator = authenticator
@@ -72,8 +72,8 @@ class Pipeline:
         self._refusals = refusals
         self._metrics = metrics
         self._clock = clock
+        self._places = places
         self._max_metadata = max_metadata
-        self._calls: Counter[tuple[str, bool]] = Counter()  # (agent, asks) → calls in flight
 
     def wrap(
         self, name: str, method: Method, parse: Callable[[bytes], Message]
@@ -116,7 +116,7 @@ class Pipeline:
             check_metadata(context, self._max_metadata)
             agent = authenticate(self._authenticator, context)
             self._check_rate(name, agent)
-            with self._in_flight(name, agent):
+            with self._place(name, agent):
                 return await method(parse(raw), agent, context)
         except BrokerError as error:
             refusal = error
@@ -141,7 +141,7 @@ class Pipeline:
         raise _Answered(refusal)
 
     def _check_rate(self, name: str, agent: Agent) -> None:
-        if not METHODS[name].rate_limited:
+        if not METHODS[name].asks:
             return
         wait = self._limiter.wait(agent.spiffe_id, self._clock.monotonic())
         if wait > 0:
@@ -150,21 +150,14 @@ class Pipeline:
             )
 
     @contextlib.contextmanager
-    def _in_flight(self, name: str, agent: Agent) -> Iterator[None]:
-        """One agent must not take every place at the server: others' heartbeats need one.
-
-        Counted apart, so that its slow mints leave room for its own heartbeats and ends.
-        """
-        place = agent.spiffe_id, METHODS[name].rate_limited
-        if self._calls[place] >= MAX_IN_FLIGHT:
-            raise BrokerError(Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN)
-        self._calls[place] += 1
-        try:
+    def _place(self, name: str, agent: Agent) -> Iterator[None]:
+        """One agent must not take every place: others' heartbeats need one."""
+        with self._places.taken(agent.spiffe_id, asks=METHODS[name].asks) as taken:
+            if not taken:
+                raise BrokerError(
+                    Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN
+                )
             yield
-        finally:
-            self._calls[place] -= 1
-            if not self._calls[place]:
-                del self._calls[place]
 
 
 class _Answered(Exception):

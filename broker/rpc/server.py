@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import threading
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -11,50 +12,50 @@ import grpc.aio
 from broker.config import Limits, Tls
 from broker.errors import ConfigError, unreadable
 from broker.identity import TrustStore
+from broker.rpc.limits import backlog, options
 from broker.rpc.pipeline import METHODS, SERVICE, Pipeline
 from broker.rpc.servicer import Servicer
 from stepcred.v1 import broker_pb2
 
-
-def options(limits: Limits) -> list[tuple[str, int]]:
-    """Channel arguments, each against a flood or a surprise that was measured."""
-    return [
-        ("grpc.so_reuseport", 0),  # a second server would silently share the port
-        ("grpc.max_concurrent_streams", limits.max_streams),  # an RST flood costs honest calls 1.6 s without it
-        ("grpc.max_receive_message_length", limits.max_message_bytes),
-        ("grpc.max_metadata_size", limits.max_metadata_bytes),
-        ("grpc.server_handshake_timeout_ms", 5000),  # slow handshakes
-        ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        ("grpc.http2.settings_timeout", 5000),
-        ("grpc.max_connection_idle_ms", 300_000),
-        ("grpc.max_connection_age_ms", 1_800_000),  # so that a rotated server certificate comes into use
-        ("grpc.max_connection_age_grace_ms", 60_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.max_ping_strikes", 3),
-    ]
+Material: TypeAlias = tuple[bytes, bytes, bytes]  # PEM of key, certificate and roots
 
 
 def credentials(tls: Tls, trust: TrustStore) -> grpc.ServerCredentials:
-    """A fresh configuration on every handshake: that stops session resumption, which outlives certificates.
+    """Key, certificate and roots are looked at on every handshake; what has not changed is not handed over again.
+
+    gRPC frees its old TLS context when it gets a new one, also while another thread makes a handshaker from it
+    (grpc/grpc#36693): with a new one on every handshake, 2,000 idle TCP connections of a stranger ended the daemon
+    (measured). So sessions can be resumed, and what a certificate is worth is asked on every call.
 
     Raises ConfigError when the files cannot be used.
     """
 
-    def read() -> grpc.ServerCertificateConfiguration:
-        pair = (tls.key_file.read_bytes(), tls.cert_file.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=trust.pem)
+    def read() -> Material:
+        return tls.key_file.read_bytes(), tls.cert_file.read_bytes(), trust.pem
 
     try:
-        last_good = [read()]
+        given = [read()]
     except OSError as error:
         raise ConfigError([f"tls: {error.filename}: {unreadable(error)}"]) from None
+    turn = threading.Lock()  # gRPC asks from several threads
 
-    def fetch() -> grpc.ServerCertificateConfiguration:
-        with contextlib.suppress(OSError):  # while a file is being replaced the last good pair stays (I7)
-            last_good[0] = read()
-        return last_good[0]
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        with turn, contextlib.suppress(OSError):  # while a file is being replaced the last good pair stays (I7)
+            if (found := read()) != given[0]:
+                given[0] = found
+                return _configuration(found)
+        return None
 
-    return grpc.dynamic_ssl_server_credentials(last_good[0], fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(given[0]),
+        fetch,  # type: ignore[arg-type]  # None is "unchanged"
+        require_client_authentication=True,
+    )
+
+
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+    key, cert, roots = material
+    return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=roots)
 
 
 def build(
@@ -64,7 +65,7 @@ def build(
 
     Raises ConfigError when the address cannot be bound.
     """
-    server = grpc.aio.server(options=options(limits), maximum_concurrent_rpcs=limits.max_concurrent_rpcs)
+    server = grpc.aio.server(options=options(limits), maximum_concurrent_rpcs=backlog(limits))
     server.add_generic_rpc_handlers((handler(pipeline, servicer),))
     try:
         port = server.add_secure_port(listen, credentials)

@@ -27,14 +27,17 @@ from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.policy.live.holder import SETTLE, Policies
 from broker.policy.live.watch import Watcher
+from broker.process import raise_file_limit
+from broker.rpc import limits as front
 from broker.rpc import server as rpc
 from broker.rpc.pipeline import Pipeline
+from broker.rpc.places import Places
 from broker.rpc.servicer import Servicer
 from broker.store.anchoring import Anchoring
 from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
-from broker.wiring import adapters
+from broker.wiring import adapters, memory
 
 log = get_logger(__name__)
 
@@ -67,7 +70,10 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
     if problems := server_certificate_problems(config.tls, clock.now()):
         raise ConfigError(problems)
     trust = TrustStore(config.tls.client_ca_file)
+    reserved = front.reserve(config.limits, config.vault, config.aws)
+    limits = front.within(config.limits, files=raise_file_limit(), reserved=reserved)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(memory.given_back(clock))
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)
         metrics = Metrics()
@@ -86,9 +92,9 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         grpc_server, grpc_port = rpc.build(
             listen=str(config.listen.grpc),
             credentials=rpc.credentials(config.tls, trust),
-            limits=config.limits,
+            limits=limits,
             pipeline=_pipeline(config, core, trust, refusals),
-            servicer=Servicer(engine, core.policies, config.timings, clock),
+            servicer=Servicer(engine, core.policies, config.timings, clock, limits),
         )
         readiness = Readiness(core, engine)
         stack.enter_context(readiness.watching())
@@ -156,5 +162,6 @@ def _pipeline(config: Config, core: Core, trust: TrustStore, refusals: Refusals)
         refusals=refusals,
         metrics=core.metrics,
         clock=core.clock,
+        places=Places(room=limits.room, most=limits.max_agent_rpcs),
         max_metadata=limits.max_metadata_bytes,
     )

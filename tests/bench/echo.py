@@ -19,6 +19,7 @@ import uvloop
 from broker.config import Config, load
 from broker.identity import TrustStore
 from broker.rpc import server as rpc
+from broker.rpc.limits import backlog, options
 from broker.rpc.pipeline import SERVICE
 from stepcred.v1 import broker_pb2
 
@@ -41,9 +42,7 @@ async def serve(config: Config) -> None:
     """Until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = grpc.aio.server(
-        options=rpc.options(config.limits), maximum_concurrent_rpcs=config.limits.max_concurrent_rpcs
-    )
+    server = grpc.aio.server(options=options(config.limits), maximum_concurrent_rpcs=backlog(config.limits))
     server.add_generic_rpc_handlers((handler(),))
     trust = TrustStore(config.tls.client_ca_file)
     server.add_secure_port(str(config.listen.grpc), rpc.credentials(config.tls, trust))
