@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
+MOST_FILES = 1 << 20  # file descriptors; the kernel's own bound of one process, fs.nr_open
 _NOTIFY_TIMEOUT = 1.0  # seconds; a full socket must not hold up the daemon
 
 
@@ -39,6 +40,31 @@ def _set_undumpable() -> bool:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0)
+
+
+def raise_file_limit() -> int:
+    """Take all the file descriptors that the system grants, and return how many this process may open now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # then with what there is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is not swapped out; 0 where nobody tells."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def give_back_memory() -> bool:
+    """Hand freed memory to the system. Blocks, up to a tenth of a second after a flood; False where libc cannot."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return bool(trim is not None and trim(0))
 
 
 def sd_notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:

@@ -1,5 +1,6 @@
 """The daemon's settings: one TOML file < environment STEPCRED_BROKER_* < flags, validated entirely at start."""
 
+from broker.config.limits import Limits
 from broker.config.load import load
 from broker.config.settings import (
     AppRole,
@@ -8,7 +9,6 @@ from broker.config.settings import (
     Federated,
     Grace,
     Guard,
-    Limits,
     Listen,
     Log,
     LogFormat,

@@ -14,7 +14,7 @@ from stepcred.v1 import broker_pb2, operator_pb2
 class MethodRule:
     """What the pipeline does for a method."""
 
-    rate_limited: bool = True
+    asks: bool = True  # counted against the agent's rate; the others give back
     delivers: bool = False  # a secret: the caller's certificate is looked at again when the answer is ready
 
 
@@ -31,9 +31,9 @@ BROKER = Service(
     rules={
         "BeginStep": MethodRule(),
         "IssueCredential": MethodRule(delivers=True),
-        "Heartbeat": MethodRule(rate_limited=False),  # a refused heartbeat would end an honest step
-        "RevokeLease": MethodRule(rate_limited=False),  # giving back is always allowed
-        "EndStep": MethodRule(rate_limited=False),
+        "Heartbeat": MethodRule(asks=False),  # a refused heartbeat would end an honest step
+        "RevokeLease": MethodRule(asks=False),  # giving back is always allowed
+        "EndStep": MethodRule(asks=False),
         "WhoAmI": MethodRule(),
         "CheckAccess": MethodRule(),
     },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -21,12 +20,12 @@ from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import Agent
 from broker.rpc.methods import BROKER, Service
+from broker.rpc.places import Places
 from broker.rpc.status import code_of, trailers_of
 
 log = get_logger(__name__)
 
 STORE_RETRY = timedelta(seconds=5)
-MAX_IN_FLIGHT = 64  # calls of one agent that ask, and that give back: each a quarter of what the server takes
 CALL_AGAIN = timedelta(seconds=1)
 
 
@@ -45,6 +44,7 @@ class Pipeline:
         refusals: Refusals,
         metrics: Metrics,
         clock: Clock,
+        places: Places,
         max_metadata: int,
     ) -> None:
         self.service = service
@@ -53,8 +53,8 @@ class Pipeline:
         self._refusals = refusals
         self._metrics = metrics
         self._clock = clock
+        self._places = places
         self._max_metadata = max_metadata
-        self._calls: Counter[tuple[str, bool]] = Counter()  # (agent, asks) → calls in flight
 
     def wrap(
         self, name: str, method: Method, parse: Callable[[bytes], Message]
@@ -97,7 +97,7 @@ class Pipeline:
             check_metadata(context, self._max_metadata)
             agent = authenticate(self._authenticator, context)
             self._check_rate(name, agent)
-            with self._in_flight(name, agent):
+            with self._place(name, agent):
                 return await self._answer(name, method(parse(raw), agent, context), context)
         except BrokerError as error:
             refusal = error
@@ -132,7 +132,7 @@ class Pipeline:
         return answer
 
     def _check_rate(self, name: str, agent: Agent) -> None:
-        if not self.service.rules[name].rate_limited:
+        if not self.service.rules[name].asks:
             return
         wait = self._limiter.wait(agent.spiffe_id, self._clock.monotonic())
         if wait > 0:
@@ -141,21 +141,14 @@ class Pipeline:
             )
 
     @contextlib.contextmanager
-    def _in_flight(self, name: str, agent: Agent) -> Iterator[None]:
-        """One agent must not take every place at the server: others' heartbeats need one.
-
-        Counted apart, so that its slow mints leave room for its own heartbeats and ends.
-        """
-        place = agent.spiffe_id, self.service.rules[name].rate_limited
-        if self._calls[place] >= MAX_IN_FLIGHT:
-            raise BrokerError(Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN)
-        self._calls[place] += 1
-        try:
+    def _place(self, name: str, agent: Agent) -> Iterator[None]:
+        """One agent must not take every place: others' heartbeats need one."""
+        with self._places.taken(agent.spiffe_id, asks=self.service.rules[name].asks) as taken:
+            if not taken:
+                raise BrokerError(
+                    Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN
+                )
             yield
-        finally:
-            self._calls[place] -= 1
-            if not self._calls[place]:
-                del self._calls[place]
 
 
 class _Answered(Exception):

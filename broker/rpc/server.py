@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -13,25 +14,10 @@ from broker.config import Limits
 from broker.errors import ConfigError
 from broker.identity.door import FrontDoor
 from broker.identity.trust import Domain, Trust
+from broker.rpc.limits import backlog, options
 from broker.rpc.pipeline import Method, Pipeline
 
-
-def options(limits: Limits) -> list[tuple[str, int]]:
-    """Channel arguments, each against a flood or a surprise that was measured."""
-    return [
-        ("grpc.so_reuseport", 0),  # a second server would silently share the port
-        ("grpc.max_concurrent_streams", limits.max_streams),  # an RST flood costs honest calls 1.6 s without it
-        ("grpc.max_receive_message_length", limits.max_message_bytes),
-        ("grpc.max_metadata_size", limits.max_metadata_bytes),
-        ("grpc.server_handshake_timeout_ms", 5000),  # slow handshakes
-        ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        ("grpc.http2.settings_timeout", 5000),
-        ("grpc.max_connection_idle_ms", 300_000),
-        ("grpc.max_connection_age_ms", 1_800_000),  # so that a rotated server certificate comes into use
-        ("grpc.max_connection_age_grace_ms", 60_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.max_ping_strikes", 3),
-    ]
+Material: TypeAlias = tuple[bytes, bytes, bytes]  # PEM of key, certificate and roots
 
 
 class Servicer(Protocol):
@@ -41,17 +27,37 @@ class Servicer(Protocol):
 
 
 def credentials(door: FrontDoor, side: Callable[[Trust], Mapping[str, Domain]]) -> grpc.ServerCredentials:
-    """Today's certificate and roots at every handshake.
+    """Key, certificate and roots are looked at on every handshake; what has not changed is not handed over again.
 
-    A configuration of its own for each: that stops session resumption, which outlives certificates (measured).
+    gRPC frees its old TLS context when it gets a new one, also while another thread makes a handshaker from it
+    (grpc/grpc#36693): with a new one on every handshake, 2,000 idle TCP connections of a stranger ended the daemon
+    (measured). So sessions can be resumed, and what a certificate is worth is asked on every call.
     """
+    given = [_material(door, side)]
+    turn = threading.Lock()  # gRPC asks from several threads
 
-    def fetch() -> grpc.ServerCertificateConfiguration:
-        roots = b"\n".join(domain.bundle.pem for domain in side(door.trust).values())
-        pair = (door.server.key, door.server.cert)
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        with turn:
+            if (found := _material(door, side)) != given[0]:
+                given[0] = found
+                return _configuration(found)
+        return None
 
-    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(given[0]),
+        fetch,  # type: ignore[arg-type]  # None is "unchanged"
+        require_client_authentication=True,
+    )
+
+
+def _material(door: FrontDoor, side: Callable[[Trust], Mapping[str, Domain]]) -> Material:
+    roots = b"\n".join(domain.bundle.pem for domain in side(door.trust).values())
+    return door.server.key, door.server.cert, roots
+
+
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+    key, cert, roots = material
+    return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=roots)
 
 
 def build(
@@ -67,7 +73,7 @@ def build(
 
     Raises ConfigError when the address cannot be bound.
     """
-    server = grpc.aio.server(options=options(limits), maximum_concurrent_rpcs=limits.max_concurrent_rpcs)
+    server = grpc.aio.server(options=options(limits), maximum_concurrent_rpcs=backlog(limits))
     server.add_generic_rpc_handlers((handler(pipeline, servicer),))
     try:
         port = server.add_secure_port(listen, credentials)

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from broker.clock import Clock
-from broker.config import Timings
+from broker.config import Limits, Timings
 from broker.errors import BrokerError, Reason, access_denied
 from broker.leases.core import check_name, check_scopes
 from broker.leases.engine import Engine
@@ -24,8 +24,6 @@ from broker.rpc.status import duration
 from stepcred.v1 import broker_pb2
 
 MAX_WAIT = 30.0  # seconds for evidence, for a caller whose call has no deadline
-MAX_WAITING = 32  # calls of one agent that wait for evidence; half of the places that giving back has
-ALL_WAITING = 96  # of all agents; the server has 256 places by default, and heartbeats need some
 REPLY_MARGIN = 0.5  # seconds kept for the answer's own way
 MAX_HANDLE = 64  # characters
 MAX_HELD = 1000  # lease ids in one heartbeat
@@ -35,11 +33,13 @@ MAX_INPUT = 8192  # bytes of public key or CSR
 class Servicer:
     """One method per rpc; each gets an authenticated agent."""
 
-    def __init__(self, engine: Engine, policies: Policies, timings: Timings, clock: Clock) -> None:
+    def __init__(self, engine: Engine, policies: Policies, timings: Timings, clock: Clock, limits: Limits) -> None:
         self._engine = engine
         self._policies = policies
         self._timings = timings
         self._clock = clock
+        # For evidence, half of an agent's places, and three quarters of all: heartbeats need some.
+        self._max_waiting, self._all_waiting = limits.max_agent_rpcs // 2, limits.room * 3 // 4
         self._waiting: Counter[str] = Counter()  # agent → calls that give back
 
     def methods(self) -> Mapping[str, Method]:
@@ -129,7 +129,7 @@ class Servicer:
     @contextlib.contextmanager
     def _patience(self, agent: Agent, request: Any, context: Any) -> Iterator[float]:
         """Seconds to wait for evidence. None for one who has many calls waiting: giving back is not refused for that."""
-        crowded = self._waiting[agent.spiffe_id] >= MAX_WAITING or self._waiting.total() >= ALL_WAITING
+        crowded = self._waiting[agent.spiffe_id] >= self._max_waiting or self._waiting.total() >= self._all_waiting
         self._waiting[agent.spiffe_id] += 1
         try:
             yield 0.0 if crowded else _wait(request, context)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import grpc.aio
 
 from broker.clock import Clock
-from broker.config import Config, StaleCrl
+from broker.config import Config, Limits, StaleCrl
 from broker.guard.limiter import RateLimit, RequestLimiter
 from broker.identity import Authenticator, CertificatePolicy, FrontDoor, verify
 from broker.identity.files import DomainFiles, deny_file, server_files
 from broker.leases.core import Core
 from broker.leases.engine import Engine
 from broker.leases.refusals import Refusals
+from broker.rpc import limits as front
 from broker.rpc import server as rpc
 from broker.rpc.methods import BROKER, OPERATOR, Service
 from broker.rpc.operator_servicer import OperatorServicer
 from broker.rpc.pipeline import Pipeline
+from broker.rpc.places import Places
 from broker.rpc.servicer import Servicer
+
+OPERATOR_CONNECTIONS = 64  # in-house bound: people and their tools, not a fleet
 
 
 def front_door(config: Config, clock: Clock) -> FrontDoor:
@@ -37,30 +43,39 @@ def front_door(config: Config, clock: Clock) -> FrontDoor:
     )
 
 
-def agents_listener(
-    config: Config, core: Core, engine: Engine, door: FrontDoor, refusals: Refusals
+def files_reserved(config: Config) -> int:
+    """File descriptors that connections of agents must leave."""
+    return front.reserve(config.limits, config.vault, config.aws) + OPERATOR_CONNECTIONS * bool(config.operators)
+
+
+def agents_listener(  # noqa: PLR0917 - what a listener is made of, in one order
+    config: Config, limits: Limits, core: Core, engine: Engine, door: FrontDoor, refusals: Refusals
 ) -> tuple[grpc.aio.Server, int]:
     """Unstarted, and its port. Raises ConfigError."""
+    authenticator = Authenticator(door, core.clock, _policy(config))
     return rpc.build(
         listen=str(config.listen.grpc),
         setting="listen.grpc",
         credentials=rpc.credentials(door, verify.agents),
-        limits=config.limits,
-        pipeline=_pipeline(BROKER, config, core, Authenticator(door, core.clock, _policy(config)), refusals),
-        servicer=Servicer(engine, core.policies, config.timings, core.clock),
+        limits=limits,
+        pipeline=_pipeline(BROKER, limits, core, authenticator, refusals),
+        servicer=Servicer(engine, core.policies, config.timings, core.clock, limits),
     )
 
 
-def operators_listener(config: Config, core: Core, door: FrontDoor, refusals: Refusals) -> tuple[grpc.aio.Server, int]:
+def operators_listener(
+    config: Config, limits: Limits, core: Core, door: FrontDoor, refusals: Refusals
+) -> tuple[grpc.aio.Server, int]:
     """The same for operators: roots, limits and connections of its own, so that no agent stands in their way."""
     assert config.operators is not None  # noqa: S101 - asked for only where there are some
+    limits = replace(limits, max_connections=OPERATOR_CONNECTIONS)
     authenticator = Authenticator(door, core.clock, _policy(config), side=verify.operators)
     return rpc.build(
         listen=str(config.operators.listen),
         setting="operators.listen",
         credentials=rpc.credentials(door, verify.operators),
-        limits=config.limits,
-        pipeline=_pipeline(OPERATOR, config, core, authenticator, refusals),
+        limits=limits,
+        pipeline=_pipeline(OPERATOR, limits, core, authenticator, refusals),
         servicer=OperatorServicer(door, core.clock, environment=config.environment),
     )
 
@@ -72,9 +87,8 @@ def _policy(config: Config) -> CertificatePolicy:
 
 
 def _pipeline(
-    service: Service, config: Config, core: Core, authenticator: Authenticator, refusals: Refusals
+    service: Service, limits: Limits, core: Core, authenticator: Authenticator, refusals: Refusals
 ) -> Pipeline:
-    limits = config.limits
     return Pipeline(
         service,
         authenticator=authenticator,
@@ -82,5 +96,6 @@ def _pipeline(
         refusals=refusals,
         metrics=core.metrics,
         clock=core.clock,
+        places=Places(room=limits.room, most=limits.max_agent_rpcs),
         max_metadata=limits.max_metadata_bytes,
     )

@@ -24,12 +24,14 @@ from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.policy.live.holder import SETTLE, Policies
 from broker.policy.live.watch import Watcher
+from broker.process import raise_file_limit
+from broker.rpc import limits as front
 from broker.store.anchoring import Anchoring
 from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
-from broker.wiring import adapters
-from broker.wiring.listeners import agents_listener, front_door, operators_listener
+from broker.wiring import adapters, memory
+from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener
 
 log = get_logger(__name__)
 
@@ -59,7 +61,9 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
     """
     clock = clock or SystemClock()
     door = front_door(config, clock)
+    limits = front.within(config.limits, files=raise_file_limit(), reserved=files_reserved(config))
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(memory.given_back(clock))
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)
         metrics = Metrics()
@@ -75,9 +79,9 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         watcher = Watcher(core.policies, poll=config.scopes.poll, events=config.scopes.watch)
         await stack.enter_async_context(watcher.watching())
         await stack.enter_async_context(anchoring.kept())
-        listeners = {"agents": agents_listener(config, core, engine, door, refusals)}
+        listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
         if config.operators is not None:
-            listeners["operators"] = operators_listener(config, core, door, refusals)
+            listeners["operators"] = operators_listener(config, limits, core, door, refusals)
         readiness = Readiness(core, engine, door)
         stack.enter_context(readiness.watching())
         http = HttpServer(

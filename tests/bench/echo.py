@@ -20,6 +20,7 @@ from broker.clock import SystemClock
 from broker.config import Config, load
 from broker.identity import verify
 from broker.rpc import server as rpc
+from broker.rpc.limits import backlog, options
 from broker.rpc.methods import BROKER
 from broker.wiring.listeners import front_door
 from stepcred.v1 import broker_pb2
@@ -43,9 +44,7 @@ async def serve(config: Config) -> None:
     """Until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = grpc.aio.server(
-        options=rpc.options(config.limits), maximum_concurrent_rpcs=config.limits.max_concurrent_rpcs
-    )
+    server = grpc.aio.server(options=options(config.limits), maximum_concurrent_rpcs=backlog(config.limits))
     server.add_generic_rpc_handlers((handler(),))
     server.add_secure_port(str(config.listen.grpc), rpc.credentials(front_door(config, SystemClock()), verify.agents))
     await server.start()

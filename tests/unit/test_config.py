@@ -147,6 +147,14 @@ max_streams = "3"
         ("[guard.high]\nbudget = 0", "guard.high.budget: must be at least 1"),
         ("log = 3", "log: is a section; write [log]"),
         ("[limits]\nrequest_rate = inf", "limits.request_rate:"),
+        ('[limits]\nhandshake_timeout = "6s"', "limits: handshake_timeout must not be above 5s"),
+        ("[limits]\nmax_agent_rpcs = 129", "limits: max_agent_rpcs must not be above half of max_concurrent_rpcs, 128"),
+        ("[limits]\nmax_concurrent_rpcs = 8\nmax_agent_rpcs = 2", "limits: max_concurrent_rpcs must be at least 16"),
+        ('[limits]\nkeepalive_timeout = "2m"', "limits: keepalive_timeout must not be above keepalive_interval"),
+        ('[limits]\nconnection_idle = "1h"', "limits: connection_idle must not be above connection_age"),
+        ("[limits]\nmax_message_bytes = 100", "limits: max_message_bytes must be at least 4096"),
+        ("[limits]\nmax_metadata_bytes = 100", "limits: max_metadata_bytes must be at least 1024"),
+        ("[limits]\nmax_connections = 0", "limits.max_connections: must be at least 1"),
     ],
 )
 def test_what_does_not_fit_together_is_said(folder: Path, extra: str, message: str) -> None:

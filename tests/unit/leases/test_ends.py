@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from broker.config import Timings
+from broker.config import Limits, Timings
 from broker.errors import BrokerError, Reason
 from broker.leases.opening import opening
 from broker.model import EndReason, Evidence, LeaseState
@@ -108,7 +108,7 @@ async def test_what_writing_the_end_took_is_part_of_the_callers_patience(
         return result
 
     monkeypatch.setattr(MemoryStore, "write", slow)
-    servicer = Servicer(broker.engine, broker.policies, broker.timings, broker.clock)
+    servicer = Servicer(broker.engine, broker.policies, broker.timings, broker.clock, Limits())
     request = broker_pb2.EndStepRequest(request_id=new_id(), step_handle=opened.handle)
     request.wait.FromSeconds(60)
     await servicer.end_step(request, agent(), Context())

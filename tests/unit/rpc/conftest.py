@@ -17,6 +17,7 @@ from broker.guard.limiter import RateLimit, RequestLimiter
 from broker.identity import Authenticator, verify
 from broker.rpc import server
 from broker.rpc.pipeline import Pipeline
+from broker.rpc.places import Places
 from broker.rpc.servicer import Servicer
 from stepcred.v1 import broker_pb2 as pb
 from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
@@ -72,9 +73,10 @@ async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit) -> AsyncIte
             refusals=broker.engine._refusals,
             metrics=broker.core.metrics,
             clock=clock,
+            places=Places(room=limits.room, most=limits.max_agent_rpcs),
             max_metadata=limits.max_metadata_bytes,
         )
-        servicer = Servicer(broker.engine, broker.policies, Timings(), clock)
+        servicer = Servicer(broker.engine, broker.policies, Timings(), clock, limits)
         grpc_server, port = server.build(
             listen="127.0.0.1:0",
             setting="listen.grpc",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 from broker.config import Limits
 from broker.errors import StoreError
 from broker.guard.limiter import RateLimit
-from broker.rpc import pipeline, server
+from broker.identity import verify
+from broker.rpc import server
 from broker.rpc.methods import BROKER
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.world import OTHER, new_id
 from tests.support.certs import TestCA
+from tests.support.doors import door, settle
 from tests.unit.rpc.conftest import Edge, edge_of, told
 
 C = grpc.StatusCode
@@ -139,6 +142,21 @@ async def test_a_store_that_cannot_write_refuses_all_the_same(edge: Edge, monkey
     assert refused.trailers["grpc-retry-pushback-ms"] == "5000"
 
 
+def test_what_has_not_changed_is_not_handed_over_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new configuration frees one that another thread may be using: strangers could end the daemon so."""
+    given: list[Any] = []
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", lambda *args, **_: given.extend(args))
+    ca = TestCA(tmp_path, "dev.local")
+    cert, key = ca.server()
+    opened = door(ca.root_path, "dev.local", server=(cert, key))
+    server.credentials(opened, verify.agents)
+    _first, fetch = given
+    assert [fetch() for _ in range(3)] == [None, None, None]
+    ca.server()  # over the old files
+    assert settle(opened).loaded == ("server certificate",)
+    assert [fetch() is None for _ in range(3)] == [False, True, True]
+
+
 # --- limits ---
 
 
@@ -170,8 +188,15 @@ async def test_a_storm_is_slowed_and_giving_back_is_not(tmp_path: Path) -> None:
         await edge.stub(edge.ca.agent(OTHER)).WhoAmI(pb.WhoAmIRequest())  # another agent has its own
 
 
-async def test_one_agents_slow_mints_leave_room(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT", 2)
+@pytest.fixture
+async def narrow(tmp_path: Path) -> AsyncIterator[Edge]:
+    """Two calls of one agent at once."""
+    async with edge_of(tmp_path, limits=Limits(max_agent_rpcs=2), limit=RateLimit()) as made:
+        yield made
+
+
+async def test_one_agents_slow_mints_leave_room(narrow: Edge) -> None:
+    edge = narrow
     opened, stub = await edge.begin(), edge.stub()
     edge.broker.provider.after_landing.clear()
 
@@ -187,11 +212,11 @@ async def test_one_agents_slow_mints_leave_room(edge: Edge, monkeypatch: pytest.
     await stub.Heartbeat(pb.HeartbeatRequest(step_handle=opened.step_handle))
     edge.broker.provider.after_landing.set()
     await asyncio.gather(*slow)
-    assert not edge.pipeline._calls
+    assert await _in_flight(edge, 0)
 
 
-async def test_one_agents_heartbeats_leave_room_too(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT", 2)
+async def test_one_agents_heartbeats_leave_room_too(narrow: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = narrow
     opened, stub, go_on = await edge.begin(), edge.stub(), asyncio.Event()
     heartbeat = edge.broker.engine.heartbeat
 
@@ -210,11 +235,12 @@ async def test_one_agents_heartbeats_leave_room_too(edge: Edge, monkeypatch: pyt
     await stub.WhoAmI(pb.WhoAmIRequest())  # asking has places of its own
     go_on.set()
     await asyncio.gather(*slow)
-    assert not edge.pipeline._calls
+    assert await _in_flight(edge, 0)
 
 
 async def _in_flight(edge: Edge, count: int) -> bool:
-    return edge.pipeline._calls.total() == count
+    places = edge.pipeline._places
+    return len(places.asking) + len(places.giving_back) == count
 
 
 async def _mints(edge: Edge, count: int) -> bool:

@@ -10,7 +10,6 @@ import grpc
 import pytest
 
 from broker.model import Agent
-from broker.rpc import servicer
 from broker.rpc.servicer import MAX_WAIT, _seconds, _wait
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.launchers import DIGEST, SCHEDULER, launcher
@@ -49,7 +48,7 @@ def test_nobody_waits_beyond_the_calls_own_deadline(asked: int | None, remaining
 
 
 async def test_of_one_agents_many_ends_only_some_wait_for_evidence(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servicer, "MAX_WAITING", 2)
+    monkeypatch.setattr(edge.servicer, "_max_waiting", 2)
     request, mine, another = pb.EndStepRequest(), agent(LOAD), agent(OTHER)
     request.wait.seconds = 5
 
@@ -60,7 +59,7 @@ async def test_of_one_agents_many_ends_only_some_wait_for_evidence(edge: Edge, m
         assert (first, second, third, others) == (5.0, 5.0, 0.0, 5.0)
     with patience(mine) as later:
         assert later == 5.0
-    monkeypatch.setattr(servicer, "ALL_WAITING", 1)
+    monkeypatch.setattr(edge.servicer, "_all_waiting", 1)
     with patience(mine), patience(another) as one_too_many:
         assert one_too_many == 0.0
     assert edge.servicer._waiting.total() == 0
