@@ -7,7 +7,7 @@ agent says: its names and ids would let it fill memory, and would tell a scraper
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -101,6 +101,17 @@ class Metrics:
         self._teams_refused = Gauge(
             "stepcred_scope_map_teams_refused", "Teams whose file on disk is refused", registry=registry
         )
+        self._trust_refused = Gauge(
+            "stepcred_trust_refused",
+            "Bundles, lists and certificates of the front door whose newest reading is refused",
+            registry=registry,
+        )
+        self._trust_ends = Gauge(
+            "stepcred_trust_ends_seconds",
+            "When the server's certificate ends, and the first of the revocation lists: seconds since 1970",
+            ["what"],
+            registry=registry,
+        )
         self._rpc = Histogram(
             "stepcred_rpc_seconds", "Time to answer", ["method", "code"], buckets=_RPC_BUCKETS, registry=registry
         )
@@ -166,6 +177,12 @@ class Metrics:
         self._map_refused.set(refused)
         if not refused:
             self._teams_refused.set(teams)
+
+    def front_door(self, *, refused: int, ends: Mapping[str, datetime]) -> None:
+        """How it stands: what is on disk and not in force, and what runs out (its names are our own)."""
+        self._trust_refused.set(refused)
+        for what, at in ends.items():
+            self._trust_ends.labels(what).set(at.timestamp())
 
     def rpc(self, method: str, code: str, took: timedelta) -> None:
         """One answered call. `method` is a name of the service's own table, never what a caller sent."""

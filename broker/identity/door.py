@@ -10,7 +10,7 @@ from typing import Any
 from broker.errors import ConfigError
 from broker.identity.apart import must_be_apart
 from broker.identity.bundle import Bundle
-from broker.identity.crl import Crls
+from broker.identity.crl import Crl, Crls
 from broker.identity.deny_list import DenyList
 from broker.identity.server_pair import ServerPair
 from broker.identity.source import Found, Source
@@ -67,6 +67,12 @@ class FrontDoor:
         assert self._server is not None  # noqa: S101 - only listeners ask, and they are wired with one
         return self._server.value
 
+    def ends(self) -> dict[str, datetime]:
+        """What runs out by itself, and when: the server's certificate, and the first of the revocation lists."""
+        found = {"server certificate": self._server.value.not_after} if self._server else {}
+        lists = [one.next_update for one in self._lists()]
+        return found | ({"revocation lists": min(lists)} if lists else {})
+
     def denies(self, spiffe_id: str, certificate: Certificate) -> bool:
         """By the trust of this moment."""
         return self.trust.denies(spiffe_id, certificate)
@@ -113,19 +119,23 @@ class FrontDoor:
 
     def remarks(self, now: datetime) -> list[str]:
         """What an operator must look at, while the last good trust is in force."""
-        remarks = [f"{source.name}: what is on disk is refused; the last good one stays" for source in self._refused()]
-        for domain in (*self.trust.agents.values(), *self.trust.operators.values()):
-            remarks += [
-                f"the revocation list of {one.issuer} ran out at {one.next_update.isoformat()}"
-                for one in domain.crls.lists
-                if one.next_update < now
-            ]
+        remarks = [f"{name}: what is on disk is refused; the last good one stays" for name in self.refused()]
+        remarks += [
+            f"the revocation list of {one.issuer} ran out at {one.next_update.isoformat()}"
+            for one in self._lists()
+            if one.next_update < now
+        ]
         if self._server is not None and self.server.not_after - now < SOON:
             remarks.append(f"the server's certificate ends at {self.server.not_after.isoformat()}")
         return remarks
 
-    def _refused(self) -> list[Source[Any]]:
-        return [source for source in self._sources() if source.problems]
+    def refused(self) -> list[str]:
+        """The sources whose newest reading is not in force, by name."""
+        return [source.name for source in self._sources() if source.problems]
+
+    def _lists(self) -> list[Crl]:
+        domains = (*self.trust.agents.values(), *self.trust.operators.values())
+        return [one for domain in domains for one in domain.crls.lists]
 
     def _compose(self, found: Mapping[str, Found[Any]], *, generation: int) -> Trust:
         return Trust(

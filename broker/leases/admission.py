@@ -57,6 +57,7 @@ class Admission:
         """
         async with self._looking:
             looked = await asyncio.to_thread(self._door.look, closely=closely)
+            self._core.metrics.front_door(refused=len(self._door.refused()), ends=self._door.ends())
             if looked.loaded or looked.refused:
                 self._tell(looked)
                 self._unwritten.append(looked)
