@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from broker.model import MIN_LEASE_LIFE, RuleRef
+from broker.model import MIN_LEASE_LIFE, Bind, RuleRef
 from broker.policy import fixes
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denial, Denied
 from broker.policy.index import Index
@@ -112,6 +112,7 @@ def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest) ->
         rule=chosen.grant.rule,
         workload=chosen.match.workload.name,
         captures=dict(chosen.match.captures),
+        bind=Bind.strictest(candidate.grant.bind for candidate in matching),
         approvals=max(scope.approvals, *(candidate.grant.approvals for candidate in matching)),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from broker.model import Bind
 from broker.policy.analysis.cells import Cell, Stage, Walker
 from broker.policy.analysis.seen import Seen, listed
 from broker.policy.decision import AccessRequest, Allowed
@@ -38,6 +39,7 @@ class Entry:
     conditions: tuple[str, ...]
     exceptions: tuple[Deny, ...]  # that take part of it away
     approvals: int
+    bind: Bind  # KEY: wherever it is allowed, only to the key of the step's first call
     witness: AccessRequest
 
 
@@ -130,6 +132,7 @@ class _Finder:
     seen: dict[Key, Seen] = field(default_factory=dict)
     stages: dict[Key, Stage] = field(default_factory=dict)
     rules: dict[Key, tuple[Grant, Workload]] = field(default_factory=dict)
+    any_key: set[Key] = field(default_factory=set)  # somewhere allowed to whatever key
     denies: dict[Key, dict[str, Deny]] = field(default_factory=dict)
     always: dict[Key, set[str]] = field(default_factory=dict)  # denies that deny it wherever it would be allowed
 
@@ -140,11 +143,12 @@ class _Finder:
 
     def take(self, cell: Cell, prefix: str) -> None:
         (state,) = cell.states
-        allowed = state.allows and isinstance(self.scope_map.decide(cell.request), Allowed)
+        decision = self.scope_map.decide(cell.request) if state.allows else None
         for grant, match in state.grants:
             key = (self.scope, grant.rule.name, match.workload.name)
-            if allowed:
+            if isinstance(decision, Allowed):
                 self.seen.setdefault(key, Seen(prefix=prefix, witness=cell.request)).add(cell)
+                self.any_key |= {key} if decision.bind is Bind.IDENTITY else set()
             here = {deny.rule.name for deny in state.denies}
             self.always[key] = self.always.get(key, here) & here
             for deny in state.denies:
@@ -162,6 +166,7 @@ class _Finder:
             conditions=tuple(seen.conditions(grant)),
             exceptions=tuple(self.denies.get(key, {}).values()),
             approvals=max(scope.approvals, grant.approvals),
+            bind=Bind.IDENTITY if key in self.any_key else Bind.KEY,
             witness=seen.witness,
         )
 

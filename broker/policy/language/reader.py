@@ -165,6 +165,7 @@ class Reader:
             digests=_set(entry.definition_digest),
             max_step=entry.max_step,
             concurrent=entry.concurrent,
+            bind=entry.bind,
             attempts=entry.attempts,
             approvals=entry.approvals,
             when=self.when(entry.when, (*path, "when")),

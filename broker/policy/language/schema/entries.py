@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from broker.model import JsonValue
+from broker.model import Bind, JsonValue
 from broker.policy.decision import Concurrent
 from broker.policy.language.schema import values as of
 from broker.policy.patterns import TRUST_DOMAIN
@@ -136,6 +136,9 @@ class GrantEntry(Strict):
     definition_digest: of.Digests | None = Field(None, description="Accepted definitions; needs a launcher.")
     max_step: of.LongSpan = Field(timedelta(hours=24), description="Longest life of a step.")
     concurrent: of.Concurrency = Field(Concurrent.REFUSE, description="What happens to an older attempt that is alive.")
+    bind: of.Binding = Field(
+        Bind.IDENTITY, description="What later calls about the step must come with: the same identity, or the same key."
+    )
     attempts: of.Attempts | None = Field(None, description="For the first so many attempts of a step; all by default.")
     approvals: of.Approvals = Field(0, description="Operators who must say yes.")
     when: WhenEntry = WhenEntry()

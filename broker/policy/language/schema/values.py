@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
-from broker.model import DEFINITION_DIGEST, MIN_LEASE_LIFE, NAME, Revocability, Tier
+from broker.model import DEFINITION_DIGEST, MIN_LEASE_LIFE, NAME, Bind, Revocability, Tier
 from broker.policy.decision import Concurrent, Denial
 from broker.policy.durations import format_duration, parse_duration, parse_instant, parse_time
 from broker.policy.patterns import TRUST_DOMAIN
@@ -206,6 +206,7 @@ Approvals = Annotated[
 ]
 TierName = Annotated[Tier, Choice(Tier, "a tier")]
 Concurrency = Annotated[Concurrent, Choice(Concurrent, "concurrent")]
+Binding = Annotated[Bind, Choice(Bind, "bind")]
 Revocabilities = Annotated[list[Annotated[Revocability, Choice(Revocability, "revocability")]], AfterValidator(_some)]
 Reason = Annotated[Denial, Choice(Denial, "a reason")]
 Version = Annotated[int, AfterValidator(_version), WithJsonSchema({"const": 1})]
