@@ -15,7 +15,7 @@ import pytest
 
 from broker.leases import beginning, issuing, standing
 from broker.leases.core import Core
-from broker.model import Bind, EndReason, Step
+from broker.model import Bind, EndReason
 from tests.fakes.bound import ANY_KEY, FIRST, NOBODYS, ONE_KEY, OTHER_ONE, RENEWED, calls, holder, told
 from tests.fakes.launchers import launcher
 from tests.fakes.world import World, new_id, refusal, world

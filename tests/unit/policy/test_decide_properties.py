@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.model import Bind
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Denial
 from broker.policy.explain import explain
 from broker.policy.language.document import read_document
@@ -56,6 +57,7 @@ grants = st.fixed_dictionaries(
         "definition_digest": some(DIGESTS),
         "max_step": st.sampled_from(["1h", "2h"]),
         "concurrent": st.sampled_from(["refuse", "supersede"]),
+        "bind": st.sampled_from(["identity", "key"]),
         "attempts": st.integers(1, 3),
         "approvals": st.integers(0, 2),
     },
@@ -190,6 +192,7 @@ def naive(world: World, asked: AccessRequest) -> dict[str, Any] | None:
         "max_step": timedelta(hours=min(hours.get(grant.get("max_step", ""), 24) for grant in matching.values())),
         "approvals": max(grant.get("approvals", 0) for grant in matching.values()),
         "refuse": any(grant.get("concurrent", "refuse") == "refuse" for grant in matching.values()),
+        "one_key": any(grant.get("bind") == "key" for grant in matching.values()),
     }
 
 
@@ -216,6 +219,7 @@ def bounds(decision: Allowed) -> dict[str, Any]:
         "max_step": decision.max_step,
         "approvals": decision.approvals,
         "refuse": decision.concurrent is Concurrent.REFUSE,
+        "one_key": decision.bind is Bind.KEY,
     }
 
 

@@ -45,7 +45,7 @@ ROLES = {
 SEGMENTS = ["w", "etl", "ml", "odd.name", "r1", "q"]
 HOURS = ["00:00", "02:30", "06:00", "12:00", "22:00"]
 UNTILS = ["2026-01-01", "2026-03-02T02:00:30Z", "2026-06-01", "2027-01-01"]
-CONDITIONS = ["when", "definition_digest", "max_step", "concurrent", "attempts", "approvals"]
+CONDITIONS = ["when", "definition_digest", "max_step", "concurrent", "bind", "attempts", "approvals"]
 
 seeds = st.integers(0, 2**48).map(Random)
 
@@ -90,6 +90,7 @@ class Maker:
             "definition_digest": self.some(DIGESTS, 1),
             "max_step": self.random.choice(["1h", "2h"]),
             "concurrent": self.random.choice(["refuse", "supersede"]),
+            "bind": self.random.choice(["identity", "key"]),
             "attempts": self.random.choice([1, 3]),
             "approvals": self.random.choice([1, 2]),
         }[name]
