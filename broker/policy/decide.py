@@ -63,7 +63,7 @@ def decide(index: Index, request: AccessRequest) -> Decision:
 
 def _unreached(index: Index, scope: Scope, request: AccessRequest, matches: tuple[Match, ...]) -> Denied | None:
     if not matches:  # 2
-        return _unknown(Denial.NO_WORKLOAD, fixes.no_workload(request))
+        return _unknown(Denial.NO_WORKLOAD, fixes.no_workload(request, index.trust_domains))
     if not any(index.grants_of(scope.name, match.workload.name) for match in matches):  # 3
         return _no_grant(index, request, matches)
     return None

@@ -134,6 +134,7 @@ async def _core(stack: AsyncExitStack, store: Store, config: Config, clock: Cloc
             adapters.scope_kinds(config),
             environment=config.environment,
             trust_domain=config.trust_domain,
+            federations=(),
             verifier=adapters.map_verifier(config),
             settle=SETTLE,
             metrics=metrics,

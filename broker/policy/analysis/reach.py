@@ -79,7 +79,9 @@ def what_can(scope_map: ScopeMap, agent: str, now: datetime) -> Reach:
 
     Raises ValueError for what is no ID of this map, TooManyCombinations.
     """
-    region = parse_pattern(agent, trust_domain=scope_map.trust_domain, wildcard=True)
+    region = parse_pattern(
+        agent, trust_domain=scope_map.trust_domain, federates_with=scope_map.federates_with, wildcard=True
+    )
     names = [workload.name for workload in scope_map.index.overlapping(region)]
     scopes = sorted({scope for name in names for scope in scope_map.index.scopes_of(name)})
     return _reach(scope_map, [(scope, region) for scope in scopes], region, now)

@@ -19,7 +19,7 @@ from broker.policy.language.document import read_document
 from broker.policy.language.load import parse
 from tests.unit.policy.kinds import KINDS
 
-D = "spiffe://d"
+D, PARTNER, STRANGER = "spiffe://d", "spiffe://p", "spiffe://q"
 DIGESTS = ["sha256:" + letter * 64 for letter in "ab"]
 WORKLOADS = {
     "bound": f"{D}/w/{{workflow}}",
@@ -27,6 +27,8 @@ WORKLOADS = {
     "loose": f"{D}/{{kind}}/{{name}}",
     "runs": f"{D}/w/{{workflow}}/{{run}}",
     "other": f"{D}/x/y",
+    "theirs": f"{PARTNER}/w/{{workflow}}",
+    "their-own": f"{PARTNER}/{{name}}/etl",
 }
 SCOPES = {"plain": "r", "by-workflow": "a/{workflow}", "by-run": "{run}"}
 NETWORKS = ["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32"]
@@ -72,7 +74,14 @@ denies = st.fixed_dictionaries(
         "definition_digest": some(DIGESTS),
     },
 )
-agents = st.sampled_from([f"{D}/w/etl", f"{D}/w/ml", f"{D}/w/odd.name", f"{D}/w/etl/r1", f"{D}/x/y", f"{D}/no", "junk"])
+agents = st.sampled_from(
+    [
+        *(f"{D}/{path}" for path in ("w/etl", "w/ml", "w/odd.name", "w/etl/r1", "x/y", "no")),
+        *(f"{PARTNER}/{path}" for path in ("w/etl", "w/ml", "x/y")),
+        f"{STRANGER}/w/etl",
+        "junk",
+    ]
+)
 requests = st.builds(
     AccessRequest,
     agent=agents,
@@ -99,6 +108,7 @@ class World:
                 "version": 1,
                 "environment": "e",
                 "trust_domain": "d",
+                "federates_with": ["p"],
                 "workloads": {name: {"id": pattern, "owners": ["ann"]} for name, pattern in WORKLOADS.items()},
                 "scopes": {name: {"fake": {"role": role}, "tier": "low"} for name, role in SCOPES.items()},
                 "grants": {f"g{number}": grant for number, grant in enumerate(self.grants)},
@@ -282,7 +292,7 @@ def test_any_question_is_decided_and_explained_without_an_exception(world: World
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_scopes_of_an_agent_are_exactly_those_known_to_it(world: World) -> None:
     scope_map = parse(world.text(), "map.yaml", KINDS)
-    for agent in (f"{D}/w/etl", f"{D}/x/y", f"{D}/no"):
+    for agent in (f"{D}/w/etl", f"{D}/x/y", f"{D}/no", f"{PARTNER}/w/etl", f"{STRANGER}/w/etl"):
         said = {"agent": agent, "workflow": "etl", "run": "r1", "step": "s", "now": NOW}
         known = {name for name in SCOPES if getattr(scope_map.decide(AccessRequest(scope=name, **said)), "known", True)}  # type: ignore[arg-type]  # a dict of mixed values
         assert set(scope_map.scopes_of(agent)) == known

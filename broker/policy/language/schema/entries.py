@@ -26,6 +26,9 @@ class Head(Strict):
     extends: str | None = Field(None, description="A map that this one may only narrow; a path relative to this file.")
     environment: of.Name
     trust_domain: of.TrustDomain
+    federates_with: of.TrustDomains = Field(
+        [], description="Further trust domains that workloads, launchers and never agents may be of."
+    )
     constants: dict[str, Any] = Field({}, description="Texts for {name} in ids and provider blocks.")
     residency: dict[str, Any] = Field({}, description="Where data may live: a name, and its regions.")
     workloads: dict[str, Any] = Field({}, description="Who asks: patterns of certificates.")
@@ -62,7 +65,15 @@ def lenient_head(data: JsonValue) -> Head:
     tests = found["tests"] if isinstance(found.get("tests"), list) else []
     domain = found.get("trust_domain")
     known = domain if isinstance(domain, str) and TRUST_DOMAIN.fullmatch(domain) else ""
-    return Head.model_construct(version=1, environment="", trust_domain=known, tests=tests, **sections)
+    others = found["federates_with"] if isinstance(found.get("federates_with"), list) else []
+    return Head.model_construct(
+        version=1,
+        environment="",
+        trust_domain=known,
+        federates_with=[one for one in others if isinstance(one, str)],
+        tests=tests,
+        **sections,
+    )
 
 
 def lenient_team_head(data: JsonValue) -> TeamHead:

@@ -74,6 +74,11 @@ def _unique(values: list[Any]) -> list[Any]:
     return values
 
 
+def _distinct(values: list[Any]) -> list[Any]:
+    """May be empty, where a list only adds."""
+    return _unique(values) if values else values
+
+
 def _some(values: list[Any]) -> list[Any]:
     if not values:
         raise ValueError("an empty list takes nothing; name at least one")
@@ -210,6 +215,7 @@ Binding = Annotated[Bind, Choice(Bind, "bind")]
 Revocabilities = Annotated[list[Annotated[Revocability, Choice(Revocability, "revocability")]], AfterValidator(_some)]
 Reason = Annotated[Denial, Choice(Denial, "a reason")]
 Version = Annotated[int, AfterValidator(_version), WithJsonSchema({"const": 1})]
-TrustDomain = Annotated[
-    str, AfterValidator(_domain), WithJsonSchema({"type": "string", "pattern": f"^{TRUST_DOMAIN.pattern}$"})
-]
+_DOMAIN_SCHEMA = {"type": "string", "pattern": f"^{TRUST_DOMAIN.pattern}$"}
+DOMAINS_SCHEMA = {"type": "array", "items": _DOMAIN_SCHEMA, "uniqueItems": True}
+TrustDomain = Annotated[str, AfterValidator(_domain), WithJsonSchema(_DOMAIN_SCHEMA)]
+TrustDomains = Annotated[list[TrustDomain], AfterValidator(_distinct), WithJsonSchema(DOMAINS_SCHEMA)]

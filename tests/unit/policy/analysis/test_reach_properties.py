@@ -11,7 +11,7 @@ from broker.model import Bind
 from broker.policy.analysis.reach import Reach, what_can, who_can
 from broker.policy.decision import Allowed
 from tests.unit.policy.analysis.covers import covering, covers
-from tests.unit.policy.analysis.worlds import NOW, ROLES, D, Maker, compiled, every_question, seeds
+from tests.unit.policy.analysis.worlds import NOW, PARTNER, ROLES, D, Maker, compiled, every_question, seeds
 
 
 def check_entries(found: Reach) -> None:
@@ -61,6 +61,7 @@ def test_who_can_covers_a_small_universe_exactly(random: Random) -> None:
 
 
 AGENTS = [f"{D}/*/*", f"{D}/w/*", f"{D}/w/etl", f"{D}/*/odd.name", f"{D}/w/*/*", f"{D}/w/etl/r1", f"{D}/q"]
+AGENTS += [f"{PARTNER}/*/*", f"{PARTNER}/w/etl"]
 
 
 @settings(max_examples=300, deadline=None)
