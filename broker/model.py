@@ -7,7 +7,7 @@ Times are aware UTC datetimes; spans are timedeltas. Nothing here holds a secret
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum
@@ -109,6 +109,18 @@ class EndReason(Enum):
     MINT_FAILED = "MINT_FAILED"
 
 
+class Bind(Enum):
+    """To what the calls about a step are held, beside its handle (a stolen handle is worth what this leaves of it)."""
+
+    IDENTITY = "identity"  # the same SPIFFE ID, so that its certificate may be replaced over another key
+    KEY = "key"  # the public key of the workload's first call as well
+
+    @classmethod
+    def strictest(cls, binds: Iterable[Bind]) -> Bind:
+        """Of several, or of none."""
+        return cls.KEY if any(bind is cls.KEY for bind in binds) else cls.IDENTITY
+
+
 class Verdict(IntEnum):
     """What a client may do about a refusal."""
 
@@ -170,6 +182,8 @@ class Step:
     started_at: datetime | None = None  # the agent's own first call; None: so far only its launcher's
     proven: bool = False  # run, step and digest were said by a launcher
     definition_digest: str = ""
+    bind: Bind = Bind.IDENTITY
+    certificate: Certificate = Certificate()  # of the workload's first call; empty until then
     ended_at: datetime | None = None
     end_reason: EndReason | None = None
 
@@ -177,6 +191,10 @@ class Step:
     def launched(self) -> bool:
         """Opened by a launcher, not by its own agent."""
         return self.opened_by != self.key.agent
+
+    def began_with(self, certificate: Certificate) -> bool:
+        """Is this the key of the workload's first call? One that is not known is none's."""
+        return bool(certificate.spki_sha256) and certificate.spki_sha256 == self.certificate.spki_sha256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +221,7 @@ class Lease:
     boot_id: str = ""  # of the boot in which it was intended
     expires_boot: float = 0.0  # the bound by elapsed time: seconds of that boot's CLOCK_BOOTTIME
     address: str = ""  # IP address that it was asked for from; "" when unknown
+    certificate: Certificate = Certificate()  # of whoever asked for it
     refs: Mapping[str, JsonValue] = field(default_factory=dict)  # what the provider needs to find it again
     active_at: datetime | None = None
     claimed_at: datetime | None = None

@@ -13,7 +13,7 @@ from broker.cli.maps import AsJson, instant, kinds, load_map, print_json, say
 from broker.cli.options import FOUND, count, fail
 from broker.cli.plan_text import markdown, styled
 from broker.cli.revisions import GitError, open_revision
-from broker.model import JsonValue
+from broker.model import Bind, JsonValue
 from broker.policy.analysis.cells import TooManyCombinations
 from broker.policy.analysis.plan import plan as compare
 from broker.policy.analysis.plan import question_json, rule_json
@@ -148,6 +148,8 @@ def _entry_lines(entry: Entry) -> list[tuple[str, str]]:
     bounds = f"tier {scope.tier.value}, ttl {format_duration(scope.ttl)}, max_ttl {format_duration(scope.max_ttl)}"
     if entry.approvals:
         bounds += f", after {count(entry.approvals, 'approval')}"
+    if entry.bind is Bind.KEY:
+        bounds += ", to the key of the step's first call only"
     lines = [("bold", f"{scope.name} for {entry.workload.name} {entry.workload.pattern.text}, {flows}")]
     lines += [("", f"  {one}") for one in entry.conditions]
     lines += [("", f"  {bounds}")]
@@ -168,6 +170,7 @@ def _entry_json(entry: Entry) -> JsonValue:
         "ttl_seconds": int(scope.ttl.total_seconds()),
         "max_ttl_seconds": int(scope.max_ttl.total_seconds()),
         "approvals": entry.approvals,
+        "bind": entry.bind.value,
         "denies": [deny.rule.name for deny in entry.exceptions],
         "rule": rule_json(entry.grant.rule),
         "example": question_json(entry.witness),

@@ -114,7 +114,7 @@ class Admission:
         core, trust = self._core, self._door.trust
 
         def denied(step: Step) -> bool:
-            return trust.denies(step.key.agent, Certificate()) or trust.denies(step.opened_by, Certificate())
+            return trust.denies(step.key.agent, step.certificate) or trust.denies(step.opened_by, Certificate())
 
         steps = await core.store.read(lambda tx: [step for step in tx.open_steps() if denied(step)])
         await self._steps.end_all([(step, EndReason.AGENT_DENIED) for step in steps], by="broker")
@@ -123,7 +123,7 @@ class Admission:
             core.enter(tx)
             at = core.clock.now()
             live = tx.leases_in(LeaseState.INTENT, LeaseState.IN_DOUBT, LeaseState.ACTIVE)
-            held = [lease for lease in live if trust.denies(lease.agent, Certificate())]
+            held = [lease for lease in live if trust.denies(lease.agent, lease.certificate)]
             return sum(moves.withdraw(tx, lease, at=at, reason=EndReason.AGENT_DENIED) for lease in held)
 
         ended = await core.store.write(operation)

@@ -27,7 +27,7 @@ from broker.leases.deciding import by_one_map
 from broker.leases.ids import new_step_id
 from broker.leases.opening import MAX_STEP, Opening, not_theirs
 from broker.leases.standing import launch_of
-from broker.model import Agent, EndReason, JsonValue, Step, StepKey, StepState
+from broker.model import Agent, Bind, Certificate, EndReason, JsonValue, Step, StepKey, StepState
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denied
 from broker.policy.scope_map import ScopeMap
 from broker.store.base import Tx
@@ -107,14 +107,14 @@ class Beginning:
         digest = payload_hash("BeginStep", *asked.payload)
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
         if known is not None:
-            return _opened_by(agent, tx.step(known.step_id))
+            return self._replayed(agent, tx.step(known.step_id))
         must_take_new_work(core)
         older = tx.latest_attempt(asked.key)  # 3
         answers = verdicts(_next_of(older))
         allowed = [answer.decision for answer in answers if isinstance(answer.decision, Allowed)]
         if older is not None:
             self._make_way(tx, asked, older, allowed, at=at)
-        step = self._next(asked, allowed, attempt=_next_of(older), at=at)
+        step = self._next(agent, asked, allowed, attempt=_next_of(older), at=at)
         tx.insert_step(step)  # 4
         core.remember(tx, step, caller=agent, method="BeginStep", request_id=asked.request_id, digest=digest)
         tx.append(step_record(step, agent, kind=Kind.STEP_BEGUN, at=at, data=_begun(step, answers)))
@@ -138,7 +138,13 @@ class Beginning:
             )
         moves.end_step(tx, older, at=at, reason=EndReason.SUPERSEDED)
 
-    def _next(self, asked: Opening, allowed: list[Allowed], *, attempt: int, at: datetime) -> Step:
+    def _replayed(self, agent: Agent, step: Step | None) -> Step:
+        """Only whoever opened it; a workload with the key that it is held to."""
+        if step is None or step.opened_by != agent.spiffe_id:
+            raise access_denied()
+        return step if step.launched else self._core.own(agent, step)
+
+    def _next(self, agent: Agent, asked: Opening, allowed: list[Allowed], *, attempt: int, at: datetime) -> Step:
         kid = self._core.keyring.current
         handle = derive_handle(self._core.keyring, kid, asked.key, attempt, asked.request_id)
         spans = [MAX_STEP, *(decision.max_step for decision in allowed)]
@@ -163,6 +169,8 @@ class Beginning:
             started_at=None if asked.launched else at,
             proven=asked.launched,
             definition_digest=asked.definition_digest,
+            bind=Bind.strictest(decision.bind for decision in allowed),
+            certificate=Certificate() if asked.launched else agent.certificate,
         )
 
 
@@ -179,12 +187,6 @@ def _must_be_theirs(scope_map: ScopeMap, asked: Opening, now: datetime) -> None:
         error.about |= {"workflow": key.workflow, "run": key.run, "step": key.step}
         error.about |= {"definition_digest": asked.definition_digest}
         raise error
-
-
-def _opened_by(agent: Agent, step: Step | None) -> Step:
-    if step is None or step.opened_by != agent.spiffe_id:
-        raise access_denied()
-    return step
 
 
 def _is_launched(older: Step) -> BrokerError:
@@ -220,7 +222,8 @@ def _next_of(latest: Step | None) -> int:
 
 def _begun(step: Step, answers: tuple[ScopeAnswer, ...]) -> dict[str, JsonValue]:
     scopes = {answer.scope: _word(answer.decision) for answer in answers}
-    data = {"scopes": scopes, "deadline": step.deadline_at.isoformat()}
+    data = {"scopes": scopes, "deadline": step.deadline_at.isoformat(), "bind": step.bind.value}
+    data |= {"spki_sha256": step.certificate.spki_sha256}
     return data | circumstances(step, answers[0].asked)
 
 

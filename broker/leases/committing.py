@@ -19,7 +19,7 @@ from broker.leases.epoch import EpochLost
 from broker.leases.standing import still_given
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
-from broker.model import Certificate, Credential, EndReason, Evidence, Lease, LeaseState, Step, StepState
+from broker.model import Credential, EndReason, Evidence, Lease, LeaseState, Step, StepState
 from broker.providers.base import Minted
 from broker.store.base import RequestOutcome, Tx
 
@@ -157,7 +157,7 @@ class Commit:
             return EndReason.STEP_ENDED
         if control.frozen:
             return EndReason.FROZEN
-        if core.denies(lease.agent, Certificate()):
+        if core.denies(lease.agent, lease.certificate):
             return EndReason.AGENT_DENIED
         if control.policy_generation == lease.policy_generation:
             return None

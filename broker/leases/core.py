@@ -18,9 +18,10 @@ from broker.journal.records import Kind, Record
 from broker.keyring import Keyring, handle_of, hash_handle
 from broker.leases.breaker import Breaker
 from broker.leases.epoch import ASK_AGAIN, EpochKeeper, EpochLost, epoch_lost
+from broker.leases.standing import held_to
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.model import NAME, Agent, Certificate, JsonValue, Lease, Step, StepKey, StepState
+from broker.model import NAME, Agent, Bind, Certificate, JsonValue, Lease, Step, StepKey, StepState
 from broker.policy.live.holder import Policies
 from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
@@ -30,6 +31,7 @@ log = get_logger(__name__)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 FOUND = "found"  # in a lease's refs: its mint was in doubt and had landed
 ONLY_TIME = "only_time"  # in a lease's refs: its provider has done what it can, and time does the rest
+OTHER_KEY = "bind: key, and the step began with another key"  # in the journal; the caller is not told
 MAX_SCOPES = 32  # per step; keeps one request's answer small
 
 
@@ -153,30 +155,35 @@ class Core:
         step = self.own(agent, await self._find(handle))
         if step.started_at is None and step.state is StepState.OPEN:
             self.heard[step.id] = self.clock.boottime()  # before it counts as silence
-            return await self.store.write(lambda tx: self._start(tx, step, agent))
+            bind = held_to(self.policies.map, step, address=agent.address, now=self.clock.now())
+            # Of two first calls with different keys one came first.
+            return self.own(agent, await self.store.write(lambda tx: self._start(tx, step, agent, bind)))
         return step
 
     async def step_to_end(self, agent: Agent, handle: str) -> Step:
         """The same for EndStep, which is its launcher's too, whatever today's map says: giving back is always allowed."""
         step = await self._find(handle)
-        if step is not None and step.opened_by == agent.spiffe_id:
+        if step is not None and step.launched and step.opened_by == agent.spiffe_id:
             return step
         return self.own(agent, step)
 
     async def _find(self, handle: str) -> Step | None:
         return await self.store.read(lambda tx: tx.step_by_handle(hash_handle(handle)))
 
-    def _start(self, tx: Tx, step: Step, agent: Agent) -> Step:
+    def _start(self, tx: Tx, step: Step, agent: Agent, bind: Bind) -> Step:
         self.enter(tx)
-        at = self.clock.now()
-        if tx.start_step(step.id, at):
-            tx.append(step_record(step, agent, kind=Kind.STEP_STARTED, at=at, data={"opened_by": step.opened_by}))
+        at, key = self.clock.now(), agent.certificate
+        if tx.start_step(step.id, at, certificate=key, bind=bind):
+            data = {"opened_by": step.opened_by, "bind": bind.value, "spki_sha256": key.spki_sha256}
+            tx.append(step_record(step, agent, kind=Kind.STEP_STARTED, at=at, data=data))
         return tx.step(step.id) or step
 
     def own(self, agent: Agent, step: Step | None) -> Step:
-        """Refuse an unknown and a foreign step alike."""
+        """Refuse alike an unknown step, a foreign one, and one that is held to another key than the caller's."""
         if step is None or step.key.agent != agent.spiffe_id:
             raise access_denied()
+        if step.bind is Bind.KEY and step.started_at is not None:
+            must_have_begun(step, agent)
         return step
 
     def silence_bound(self, step: Step) -> timedelta:
@@ -226,6 +233,16 @@ def must_be_open(step: Step) -> None:
     """Raises STEP_ENDED, which only the step's own agent ever sees."""
     if step.state is not StepState.OPEN:
         raise step_ended(step)
+
+
+def must_have_begun(step: Step, agent: Agent) -> None:
+    """Raises ACCESS_DENIED unless it was with the caller's key that the step's workload first called."""
+    if not step.began_with(agent.certificate):
+        error = access_denied()
+        key = step.key
+        error.about = {"workflow": key.workflow, "run": key.run, "step": key.step, "step_id": step.id}
+        error.about |= {"why": OTHER_KEY, "spki_sha256": agent.certificate.spki_sha256}
+        raise error
 
 
 def step_ended(step: Step) -> BrokerError:

@@ -21,6 +21,7 @@ from broker.leases.core import (
     frozen,
     known_request,
     must_be_open,
+    must_have_begun,
     must_take_new_work,
     payload_hash,
     step_record,
@@ -32,7 +33,7 @@ from broker.leases.standing import question
 from broker.leases.successors import link_successor
 from broker.log import get_logger
 from broker.metrics import GuardBlock, IssueOutcome
-from broker.model import MIN_LEASE_LIFE, Agent, EndReason, Lease, LeaseState, Step, past_deadline
+from broker.model import MIN_LEASE_LIFE, Agent, Bind, EndReason, Lease, LeaseState, Step, past_deadline
 from broker.policy.decision import AccessRequest, Allowed, Denied
 from broker.providers.base import Foresees
 from broker.store.base import Request, Tx
@@ -140,6 +141,8 @@ class Issuing:
         decision = policy.map.decide(asked)
         if isinstance(decision, Denied):
             raise refused(decision, step, asked)
+        if decision.bind is Bind.KEY:  # by today's map, whatever the step itself is held to
+            must_have_begun(step, agent)
         if decision.approvals:
             raise needs_approval(decision, step, asked)
         if decision.provider not in core.providers:
@@ -194,6 +197,7 @@ class Issuing:
             "peer": agent.peer,
             "expires_at": lease.expires_at.isoformat(),
             "tier": lease.tier.value,
+            "bind": granted.allowed.bind.value,
             "policy_generation": granted.generation,
             "replaces": lease.replaces or "",
         } | circumstances(step, granted.asked)
@@ -240,6 +244,7 @@ class Issuing:
             boot_id=now.boot_id,
             expires_boot=now.boot + (expires_at - at).total_seconds(),
             address=granted.asked.address,
+            certificate=agent.certificate,
             refs=provider.foresee() if isinstance(provider, Foresees) else {},
             replaces=asked.replaces or None,
         )

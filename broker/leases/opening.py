@@ -75,12 +75,12 @@ def opening(
 
 
 def _workload(launcher: Agent, on_behalf_of: str) -> str:
-    """A workload of our own trust domain, and not the launcher: nobody proves what it says of itself."""
+    """Not the launcher itself: nobody proves what it says of itself. Whose workload it is, the map says."""
     try:
         workload = parse_spiffe_id(on_behalf_of)
     except SpiffeIdError as error:
         raise BrokerError(Reason.INVALID_ARGUMENT, f"on_behalf_of: {error}") from None
-    if workload.trust_domain != launcher.trust_domain or on_behalf_of == launcher.spiffe_id:
+    if on_behalf_of == launcher.spiffe_id:
         raise not_theirs(on_behalf_of)
     return str(workload)
 
@@ -98,7 +98,7 @@ def _digest(text: str, *, launched: bool) -> str:
 
 
 def not_theirs(workload: str) -> BrokerError:
-    """A workload that does not exist, one of another launcher, one of another domain: one and the same answer."""
+    """A workload that does not exist, one of another launcher, one of another trust domain: one and the same answer."""
     error = access_denied()
     error.about = {"on_behalf_of": workload}
     return error

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from broker.model import MIN_LEASE_LIFE, Lease, Step, StepKey
+from broker.model import MIN_LEASE_LIFE, Bind, Lease, Step, StepKey
 from broker.policy.decide import denying
-from broker.policy.decision import AccessRequest, Denial, Denied
+from broker.policy.decision import AccessRequest, Allowed, Denial, Denied
 from broker.policy.launch import Launch
 from broker.policy.scope_map import ScopeMap
 
@@ -52,6 +52,12 @@ def question(scope_map: ScopeMap, step: Step, scope: str, *, address: str, now: 
     )
 
 
+def held_to(scope_map: ScopeMap, step: Step, *, address: str, now: datetime) -> Bind:
+    """The strictest that today's grants say of the scopes that it named; never less than it is held to already."""
+    decisions = (scope_map.decide(question(scope_map, step, name, address=address, now=now)) for name in step.scopes)
+    return Bind.strictest([step.bind, *(one.bind for one in decisions if isinstance(one, Allowed))])
+
+
 def still_given(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) -> bool:
     """Would today's map give this very credential, and for as long?
 
@@ -65,6 +71,7 @@ def still_given(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) ->
         (decision.provider, decision.params) == (lease.provider, lease.params)
         and (decision.tier, decision.revocability) == (lease.tier, lease.revocability)
         and not decision.approvals  # nobody approved what needed nobody's approval
+        and (decision.bind is Bind.IDENTITY or step.began_with(lease.certificate))
         and lease.expires_at <= lease.intent_at + decision.ttl
         and (decision.until is None or lease.expires_at <= decision.until)
     )

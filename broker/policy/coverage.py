@@ -92,7 +92,7 @@ def _by_a_deny(outcome: Outcome) -> bool:
 
 
 def _forbidding(scope_map: ScopeMap, request: AccessRequest) -> Iterator[str]:
-    index: PatternIndex[Never] = PatternIndex(scope_map.trust_domain)
+    index: PatternIndex[Never] = PatternIndex()
     for never in scope_map.nevers.values():
         if forbids(never, scope_map.scopes[request.scope]):
             index.add(never.agents, never)

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from broker.model import MIN_LEASE_LIFE, RuleRef
+from broker.model import MIN_LEASE_LIFE, Bind, RuleRef
 from broker.policy import fixes
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denial, Denied
 from broker.policy.index import Index
@@ -63,7 +63,7 @@ def decide(index: Index, request: AccessRequest) -> Decision:
 
 def _unreached(index: Index, scope: Scope, request: AccessRequest, matches: tuple[Match, ...]) -> Denied | None:
     if not matches:  # 2
-        return _unknown(Denial.NO_WORKLOAD, fixes.no_workload(request))
+        return _unknown(Denial.NO_WORKLOAD, fixes.no_workload(request, index.trust_domains))
     if not any(index.grants_of(scope.name, match.workload.name) for match in matches):  # 3
         return _no_grant(index, request, matches)
     return None
@@ -112,6 +112,7 @@ def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest) ->
         rule=chosen.grant.rule,
         workload=chosen.match.workload.name,
         captures=dict(chosen.match.captures),
+        bind=Bind.strictest(candidate.grant.bind for candidate in matching),
         approvals=max(scope.approvals, *(candidate.grant.approvals for candidate in matching)),
     )
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TypeAlias
 
-from broker.model import JsonValue, Revocability, RuleRef, Tier
+from broker.model import Bind, JsonValue, Revocability, RuleRef, Tier
 
 
 class Concurrent(Enum):
@@ -70,6 +70,7 @@ class Allowed:
     rule: RuleRef
     workload: str
     captures: Mapping[str, str]
+    bind: Bind = Bind.IDENTITY  # the strictest of the matching grants
     approvals: int = 0  # the most that tier, scope or a matching grant asks for
 
 

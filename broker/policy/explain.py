@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from broker.model import JsonValue, RuleRef
+from broker.model import Bind, JsonValue, RuleRef
 from broker.policy.decide import Candidate, candidates, distance
 from broker.policy.decision import AccessRequest, Allowed, Decision
 from broker.policy.durations import format_duration
@@ -42,7 +42,8 @@ class Explanation:
         if isinstance(decision, Allowed):
             until = f", until {decision.until.isoformat(timespec='minutes')}" if decision.until else ""
             kind = f"{decision.provider}, tier {decision.tier.value}, {decision.revocability.value}"
-            return [f"ALLOWED by {decision.rule}", f"  {kind}, ttl {format_duration(decision.ttl)}{until}"]
+            held = ", to the key of the step's first call only" if decision.bind is Bind.KEY else ""
+            return [f"ALLOWED by {decision.rule}", f"  {kind}, ttl {format_duration(decision.ttl)}{until}{held}"]
         lines = [f"DENIED {decision.reason.value}: {decision.message}{self.hint}"]
         if decision.rule is not None:
             lines.append(f"  rule: {decision.rule}")
@@ -79,7 +80,9 @@ class Explanation:
                 for one in self.candidates
             ],
         }
-        if not isinstance(decision, Allowed):
+        if isinstance(decision, Allowed):
+            result["bind"] = decision.bind.value
+        else:
             result |= {
                 "reason": decision.reason.value,
                 "message": decision.message + self.hint,

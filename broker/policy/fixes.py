@@ -6,7 +6,7 @@ map is the answer. What an agent said is always quoted in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import TypeAlias
 
@@ -71,11 +71,14 @@ def unknown_scope(name: str) -> Words:
     return f"no scope is named {show(name)}", "declare it under scopes:, and grant it"
 
 
-def no_workload(request: AccessRequest) -> Words:
+def no_workload(request: AccessRequest, trust_domains: Collection[str]) -> Words:
     """2: the certificate fits nothing."""
+    message = "no workload's id matches this certificate"
+    if request.agent.partition("://")[2].partition("/")[0] not in trust_domains:
+        return message, "its trust domain is not the map's: add it to federates_with, and its id to workloads"
     grant = {"workloads": ["new-workload"], "workflows": [request.workflow], "scopes": [request.scope]}
     piece = {"workloads": {"new-workload": {"id": request.agent}}, "grants": {"new-grant": grant}}
-    return "no workload's id matches this certificate", piece
+    return message, piece
 
 
 def no_grant(near: Grant | None, workload: str, request: AccessRequest) -> Words:

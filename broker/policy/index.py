@@ -24,15 +24,16 @@ class Index:
     def __init__(
         self,
         *,
-        trust_domain: str,
+        trust_domains: frozenset[str],
         workloads: Iterable[Workload],
         scopes: Mapping[str, Scope],
         grants: Iterable[Grant],
         denies: Iterable[Deny],
     ) -> None:
+        self.trust_domains = trust_domains  # the map's own, and those that it federates with
         self.scopes = scopes
         self.grants = tuple(grants)
-        self._patterns: PatternIndex[Workload] = PatternIndex(trust_domain)
+        self._patterns: PatternIndex[Workload] = PatternIndex()
         self._grants: dict[tuple[str, str], _Grants] = {}
         self._scopes_of: dict[str, dict[str, None]] = {}
         self._first_grant: dict[str, Grant] = {}

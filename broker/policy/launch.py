@@ -45,9 +45,9 @@ class Launch:
 class Launchers:
     """Those of one map."""
 
-    def __init__(self, trust_domain: str, launchers: Iterable[Launcher]) -> None:
+    def __init__(self, launchers: Iterable[Launcher]) -> None:
         self.all = tuple(launchers)
-        self._patterns: PatternIndex[Launcher] = PatternIndex(trust_domain)
+        self._patterns: PatternIndex[Launcher] = PatternIndex()
         for launcher in self.all:
             self._patterns.add(launcher.pattern, launcher)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -48,13 +48,19 @@ class Pattern:
         return True
 
 
-def parse_pattern(text: str, *, trust_domain: str, wildcard: bool = False) -> Pattern:
-    """Read a workload's pattern, or with `wildcard` a `never` pattern whose open segments are `*`. Raises ValueError."""
+def parse_pattern(
+    text: str, *, trust_domain: str, federates_with: Collection[str] = (), wildcard: bool = False
+) -> Pattern:
+    """Read a workload's pattern, or with `wildcard` a `never` pattern whose open segments are `*`. Raises ValueError.
+
+    `trust_domain`: the map's own; "" = any.
+    """
     scheme, domain, parts = _split(text)
     if scheme != "spiffe" or not parts:
         raise ValueError("expected spiffe://trust-domain/segment/…")
-    if not TRUST_DOMAIN.fullmatch(domain) or (trust_domain and domain != trust_domain):
-        raise ValueError(f"its trust domain is not this map's, {trust_domain!r}")
+    if not TRUST_DOMAIN.fullmatch(domain) or (trust_domain and domain not in (trust_domain, *federates_with)):
+        others = ", nor in federates_with" if federates_with else ""
+        raise ValueError(f"its trust domain is not this map's, {trust_domain!r}{others}")
     segments = tuple(_segment(part, wildcard=wildcard) for part in parts)
     names = [segment.name for segment in segments if isinstance(segment, Capture) and segment.name]
     if len(set(names)) != len(names):
@@ -88,15 +94,17 @@ class _Node(Generic[T]):
 
 
 class PatternIndex(Generic[T]):
-    """Finds the patterns that match an id by walking its segments, however many patterns there are."""
+    """Finds the patterns that match an id by walking its segments, however many patterns there are.
 
-    def __init__(self, trust_domain: str) -> None:
-        self._trust_domain = trust_domain
-        self._root: _Node[T] = _Node()
+    A pattern is of one trust domain, and matches ids of that one only.
+    """
+
+    def __init__(self) -> None:
+        self._roots: dict[str, _Node[T]] = {}  # by trust domain
 
     def add(self, pattern: Pattern, value: T) -> None:
         """Index one pattern."""
-        node = self._root
+        node = self._roots.setdefault(pattern.trust_domain, _Node())
         for segment in pattern.segments:
             if isinstance(segment, Capture):
                 node.open = node.open or _Node()
@@ -108,11 +116,11 @@ class PatternIndex(Generic[T]):
     def match(self, spiffe_id: str) -> Iterator[tuple[T, Mapping[str, str]]]:
         """Every value whose pattern matches, with what its captures took; nothing for a malformed id."""
         scheme, domain, parts = _split(spiffe_id)
-        if scheme != "spiffe" or domain != self._trust_domain or len(spiffe_id) > _MAX_ID:
+        if scheme != "spiffe" or domain not in self._roots or len(spiffe_id) > _MAX_ID:
             return
         if not all(SEGMENT.fullmatch(part) for part in parts):
             return
-        nodes = [self._root]
+        nodes = [self._roots[domain]]
         for part in parts:
             steps = ((node.literals.get(part), node.open) for node in nodes)
             nodes = [node for pair in steps for node in pair if node is not None]
@@ -123,9 +131,7 @@ class PatternIndex(Generic[T]):
 
     def overlapping(self, pattern: Pattern) -> Iterator[T]:
         """Every value whose pattern could match an id that this one matches, too."""
-        if pattern.trust_domain != self._trust_domain:
-            return
-        nodes = [self._root]
+        nodes = [self._roots[pattern.trust_domain]] if pattern.trust_domain in self._roots else []
         for segment in pattern.segments:
             found: list[_Node[T]] = []
             for node in nodes:

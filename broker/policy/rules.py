@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from broker.model import JsonValue, Revocability, RuleRef, Tier
+from broker.model import Bind, JsonValue, Revocability, RuleRef, Tier
 from broker.policy.decision import Concurrent, Denial
 from broker.policy.patterns import Pattern
 from broker.policy.windows import When
@@ -60,6 +60,7 @@ class Grant:
     digests: frozenset[str] | None  # None = any
     max_step: timedelta
     concurrent: Concurrent
+    bind: Bind
     attempts: int | None  # for the first so many attempts of a step
     approvals: int
     when: When

@@ -22,6 +22,7 @@ class ScopeMap:
     digest: str  # SHA-256 over the names and bytes of all its files, hex
     environment: str
     trust_domain: str
+    federates_with: frozenset[str]  # further trust domains, of which agents may be
     workloads: Mapping[str, Workload]
     scopes: Mapping[str, Scope]
     grants: Mapping[str, Grant]

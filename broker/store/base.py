@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from broker.clock import Moment
 from broker.journal.chain import Entry, Head
 from broker.journal.records import Record
-from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey
+from broker.model import Bind, Certificate, EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey
 
 T = TypeVar("T")
 
@@ -159,8 +159,8 @@ class Tx(Protocol):
         """Record a heartbeat; never moves it back."""
         ...
 
-    def start_step(self, step_id: str, at: datetime) -> bool:
-        """The agent's own first call: sets started_at, once, on an open step."""
+    def start_step(self, step_id: str, at: datetime, *, certificate: Certificate, bind: Bind) -> bool:
+        """The agent's own first call: sets started_at, and what it is held to, once, on an open step."""
         ...
 
     def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:

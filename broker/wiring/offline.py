@@ -40,6 +40,7 @@ def scope_map(config: Config) -> ScopeMap:
         kinds=adapters.scope_kinds(config),
         environment=config.environment,
         trust_domain=config.trust_domain,
+        federations=config.federation,
         verifier=adapters.map_verifier(config),
     )
     return source.load(SystemClock().now()).map

@@ -128,6 +128,7 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
             adapters.scope_kinds(config),
             environment=config.environment,
             trust_domain=config.trust_domain,
+            federations=config.federation,
             verifier=adapters.map_verifier(config),
             settle=SETTLE,
             metrics=metrics,

@@ -9,9 +9,9 @@ from operator import methodcaller
 import pytest
 
 from broker.errors import StoreConflict, StoreError
-from broker.model import EndReason, StepState
+from broker.model import Bind, Certificate, EndReason, StepState
 from broker.store.base import Epoch, GuardState, RequestOutcome, Store
-from tests.fakes.domain import AGENT, NOW, after, guard_row, request, step
+from tests.fakes.domain import AGENT, CERTIFICATE, NOW, after, guard_row, request, step
 
 
 async def test_a_new_store_has_an_installation_id_and_nothing_else(empty_store: Store) -> None:
@@ -51,7 +51,12 @@ async def test_only_the_newest_epoch_is_renewed(store: Store) -> None:
 
 async def test_a_step_comes_back_as_it_was(store: Store) -> None:
     first = step(
-        proven=True, definition_digest="sha256:ab", opened_by="spiffe://test.acme/launcher", started_at=after(7)
+        proven=True,
+        definition_digest="sha256:ab",
+        opened_by="spiffe://test.acme/launcher",
+        started_at=after(7),
+        bind=Bind.KEY,
+        certificate=CERTIFICATE,
     )
     await store.write(lambda tx: tx.insert_step(first))
     assert await store.read(lambda tx: tx.step(first.id)) == first
@@ -65,11 +70,19 @@ async def test_a_step_starts_once_and_only_while_it_is_open(store: Store) -> Non
     await store.write(lambda tx: tx.insert_step(step("ended")))
     await store.write(lambda tx: tx.end_step("ended", after(1), EndReason.OPERATOR))
     assert [
-        await store.write(methodcaller("start_step", name, at))
-        for name, at in (("step-1", after(5)), ("step-1", after(9)), ("ended", after(9)), ("nobody", after(9)))
+        await store.write(methodcaller("start_step", name, at, certificate=held[0], bind=held[1]))
+        for name, at, held in (
+            ("step-1", after(5), (CERTIFICATE, Bind.KEY)),
+            ("step-1", after(9), (Certificate(spki_sha256="ff"), Bind.IDENTITY)),
+            ("ended", after(9), (CERTIFICATE, Bind.KEY)),
+            ("nobody", after(9), (CERTIFICATE, Bind.KEY)),
+        )
     ] == [True, False, False, False]
     found = await store.read(lambda tx: [tx.step("step-1"), tx.step("ended")])
-    assert [row and row.started_at for row in found] == [after(5), None]
+    assert found == [
+        replace(step(), started_at=after(5), certificate=CERTIFICATE, bind=Bind.KEY),
+        replace(step("ended"), state=StepState.ENDED, ended_at=after(1), end_reason=EndReason.OPERATOR),
+    ]
 
 
 async def test_the_latest_attempt_is_the_greatest_one(store: Store) -> None:

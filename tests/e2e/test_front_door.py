@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from broker.__main__ import main
 from broker.model import LeaseState
 from stepcred.v1 import broker_pb2 as pb
 from stepcred.v1 import operator_pb2
@@ -29,6 +30,10 @@ SOON = 3.0  # seconds; a change is in force within one, on a machine that has ti
 PARTNER = "partner.example"
 
 
+GUEST = f'  guest: {{id: "spiffe://{PARTNER}/workflow/{{workflow}}/step/load", owners: [group:partner]}}\n'
+GUESTS = "  guests: {workloads: [guest], workflows: [nightly], scopes: [token], max_step: 1h}\n"
+
+
 class House:
     """A daemon with everything that a front door can have."""
 
@@ -39,6 +44,8 @@ class House:
         self.crl, self.deny = folder / "agents.crl", folder / "denied.toml"
         self.deny.write_text("")
         made = site.deployment()
+        text = site.scope_map.replace("workloads:\n", f"federates_with: [{PARTNER}]\nworkloads:\n" + GUEST, 1)
+        made.scopes_file.write_text(text.replace("grants:\n", "grants:\n" + GUESTS, 1))
         self.write_crl(made, number=1)
         made.more = {
             **made.more,
@@ -122,6 +129,22 @@ def answered(ask: Callable[[], object]) -> bool:
     with contextlib.suppress(grpc.RpcError):
         return bool(ask())
     return False
+
+
+def test_what_a_stolen_key_asked_for_dies_and_the_renewed_certificate_goes_on(
+    house: House, deployment: Deployment
+) -> None:
+    stolen, renewed = deployment.agent(LOAD), deployment.agent(LOAD)
+    with wire(deployment, renewed) as honest, wire(deployment, stolen) as thief:
+        handle = honest.begin(new_id(), "token")
+        kept, taken = (one.issue(handle, "token").lease.lease_id for one in (honest, thief))
+        honest.heartbeat(handle, kept, taken)
+        assert main(["deny", "add", "--file", str(house.deny), "--cert", str(stolen.cert)]) == 0
+        check_refusal(refused_soon(thief.whoami), "AGENT_DENIED", C.UNAUTHENTICATED, journalled=False)
+        wait_until(lambda: taken not in house.site.live_leases(), within=10, what="what the thief has is dead")
+        assert kept in house.site.live_leases()
+        assert honest.end(handle).all_proven
+    house.deny.write_text("")
 
 
 def test_a_revoked_certificate_is_refused_on_its_live_connection(house: House, deployment: Deployment) -> None:
@@ -217,6 +240,9 @@ def test_a_partners_agent_comes_in_under_its_own_name_only(house: House, deploym
     guest = Creds(cert=agent.cert, key=agent.key, ca=deployment.ca.root_path)
     with wire(deployment, guest) as client:
         assert client.whoami().spiffe_id.startswith(f"spiffe://{PARTNER}/")
+        handle = client.begin(new_id(), "token")
+        assert client.issue(handle, "token").credential.vault_token.token
+        assert client.end(handle).all_proven
     agent = house.partner.agent(f"spiffe://{TRUST_DOMAIN}/{LOAD}", other_names=())
     liar = Creds(cert=agent.cert, key=agent.key, ca=deployment.ca.root_path)
     with wire(deployment, liar) as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import stepcred
-from tests.e2e.wire import begin, check_refusal, new_id, wire
+from stepcred.v1 import broker_pb2 as pb
+from tests.e2e.wire import begin, check_refusal, end, issue, new_id, revoke, wire
 from tests.e2e.world import LOAD, Site, journal, leases
 from tests.support.certs import Creds
 from tests.support.daemon import TRUST_DOMAIN, Deployment
@@ -35,7 +39,7 @@ def pinned_map(site: Site) -> str:
     return (
         text
         + f"""\
-  pinned: {{workloads: [load], workflows: [nightly], scopes: [token], definition_digest: ["{DIGEST}"], max_step: 2h}}
+  pinned: {{workloads: [load], workflows: [nightly], scopes: [token], definition_digest: ["{DIGEST}"], max_step: 2h, bind: key}}
 launchers:
   scheduler: {{id: "{SCHEDULER}", workloads: [load], workflows: [nightly]}}
 """
@@ -152,6 +156,48 @@ def test_the_scheduler_reaches_no_credential_and_ends_what_it_opened(
             (outcome,) = launcher.end(launched.handle)
             assert (outcome.lease_id, outcome.proven) == (token.lease.lease_id, True)
     assert site.bao.call("GET", "auth/token/lookup-self", token=token.token).status == 403
+
+
+def test_a_stolen_handle_is_worth_nothing_with_another_key_of_the_same_identity(
+    broker: Deployment, scheduler: Creds, load: Creds, site: Site
+) -> None:
+    """`bind: key`, launched: whoever first calls with the handle is the workload, and no other certificate of it is."""
+    thief = broker.agent(LOAD)
+    with connect(broker, scheduler) as launcher:
+        handle = launch(launcher, run := new_id()).handle
+        with wire(broker, load) as client, wire(broker, thief) as other:
+            token = client.call("IssueCredential", asked := issue(handle, "token"))
+            lease = token.lease.lease_id
+            beat = pb.HeartbeatRequest(step_handle=handle, held_lease_ids=[lease])
+            tries = [
+                ("IssueCredential", issue(handle, "token")),
+                ("IssueCredential", asked),
+                ("Heartbeat", beat),
+                ("RevokeLease", revoke(handle, lease)),
+                ("EndStep", end(handle, wait=0)),
+            ]
+            told = set()
+            for method, request in tries:
+                refusal = other.refused(method, request)
+                check_refusal(refusal, "ACCESS_DENIED", grpc.StatusCode.PERMISSION_DENIED)
+                told.add(str(refusal.without_reference()))
+            unknown = client.refused("Heartbeat", pb.HeartbeatRequest(step_handle="x" * len(handle)))
+            assert told == {str(unknown.without_reference())}, "refusals that can be told apart"
+            assert client.call("IssueCredential", asked).lease.lease_id == lease
+            client.call("Heartbeat", beat)
+        assert site.bao.call("GET", "auth/token/lookup-self", token=token.credential.vault_token.token).status == 200
+        assert [outcome.proven for outcome in launcher.end(handle)] == [True]
+    row = leases(broker)[lease]
+    (started,) = (one for one in journal(broker, "STEP_STARTED") if one["run"] == run)
+    assert started["data"]["bind"] == "key"
+    assert started["data"]["spki_sha256"] == row.certificate.spki_sha256 == spki(load)
+    whys = [one["data"]["spki_sha256"] for one in journal(broker, "DENIED") if one.get("run") == run]
+    assert set(whys) == {spki(thief)}
+
+
+def spki(creds: Creds) -> str:
+    public = x509.load_pem_x509_certificate(creds.cert.read_bytes()).public_key()
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def test_nobody_but_a_launcher_opens_for_others(broker: Deployment, load: Creds, scheduler: Creds) -> None:

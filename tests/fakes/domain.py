@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from broker.journal.records import Kind, Record
-from broker.model import Lease, LeaseState, Revocability, Step, StepKey, StepState, Tier
+from broker.model import Certificate, Lease, LeaseState, Revocability, Step, StepKey, StepState, Tier
 from broker.store.base import GuardRow, Request, Tx
 
 NOW = datetime(2026, 11, 1, 12, 0, 0, 123456, tzinfo=UTC)
 AGENT = "spiffe://test.acme/workflow/etl/step/load"
+CERTIFICATE = Certificate(spki_sha256="5c" * 32, serial_number="1f", issuer="CN=Test CA,O=Acme\\, Inc.")
 
 
 def after(seconds: float) -> datetime:
@@ -55,6 +56,7 @@ def lease(lease_id: str = "lease-1", **changes: Any) -> Lease:
         "guard_key": "guard-1",
         "intent_at": NOW,
         "expires_at": after(600),
+        "certificate": CERTIFICATE,
     }
     return Lease(**{**fields, **changes})
 

@@ -15,7 +15,20 @@ from broker.clock import Moment
 from broker.errors import StoreConflict, StoreError
 from broker.journal.chain import EMPTY, Entry, Head, link
 from broker.journal.records import Kind, Record
-from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey, StepState, Tier, past_expiry
+from broker.model import (
+    Bind,
+    Certificate,
+    EndReason,
+    Evidence,
+    JsonValue,
+    Lease,
+    LeaseState,
+    Step,
+    StepKey,
+    StepState,
+    Tier,
+    past_expiry,
+)
 from broker.store.base import Control, Epoch, GuardRow, KeptMap, Request, RequestOutcome, Tx
 
 T = TypeVar("T")
@@ -160,11 +173,11 @@ class MemoryTx:
         if step is not None and step.state is StepState.OPEN:
             self._state.steps[step_id] = replace(step, last_heartbeat_at=max(step.last_heartbeat_at, at))
 
-    def start_step(self, step_id: str, at: datetime) -> bool:
+    def start_step(self, step_id: str, at: datetime, *, certificate: Certificate, bind: Bind) -> bool:
         step = self._w().steps.get(step_id)
         if step is None or step.state is StepState.ENDED or step.started_at is not None:
             return False
-        self._state.steps[step_id] = replace(step, started_at=at)
+        self._state.steps[step_id] = replace(step, started_at=at, certificate=certificate, bind=bind)
         return True
 
     def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import zip_longest
 
-from broker.model import JsonValue
+from broker.model import Bind, JsonValue
 from broker.policy.decision import Allowed, Concurrent
 from broker.policy.durations import format_duration
 from broker.policy.language.parts import TIER_ORDER
@@ -45,6 +45,9 @@ def shifts(before: Allowed, after: Allowed, owners: tuple[frozenset[str], frozen
     if before.concurrent is not after.concurrent:
         wider = after.concurrent is Concurrent.SUPERSEDE
         yield Shift(attribute="concurrent", wider=wider, before=before.concurrent.value, after=after.concurrent.value)
+    if before.bind is not after.bind:
+        wider = after.bind is Bind.IDENTITY
+        yield Shift(attribute="bind", wider=wider, before=before.bind.value, after=after.bind.value)
     if before.tier is not after.tier:
         wider = TIER_ORDER[after.tier] < TIER_ORDER[before.tier]
         yield Shift(attribute="tier", wider=wider, before=before.tier.value, after=after.tier.value, of_scope=True)

@@ -61,12 +61,12 @@ _Place: TypeAlias = tuple[str, tuple[str, ...]]  # scope, and the certificate
 
 def _place(cell: Cell) -> _Place:
     """Where one segment of the certificate alone says the workflow, those of all workflows are one place."""
-    parts = cell.request.agent.split("/")[3:]
+    parts = cell.request.agent.split("/")[2:]  # the trust domain, then the segments
     if all("workflow" in state.bound or not state.matches for state in cell.states):
         patterns = [match.workload.pattern for state in cell.states for match in state.matches]
         said = {n for pattern in patterns for n, one in enumerate(pattern.segments) if one == Capture("workflow")}
         if len(said) == 1:
-            parts[said.pop()] = ""
+            parts[said.pop() + 1] = ""
     return cell.request.scope, tuple(parts)
 
 

@@ -70,12 +70,18 @@ def _problem(base: ScopeMap, rule: RuleRef, message: str) -> Problem:
 
 
 def _structure(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
+    yield from _federations(base, extending)
     yield from _launchers(base, extending)
     yield from _nevers(base, extending)
     yield from _owners(base, extending)
     yield from _tiers(base, extending)
     yield from _teams(base, extending)
     yield from _residency(base, extending)
+
+
+def _federations(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
+    for domain in sorted(extending.federates_with - base.federates_with):
+        yield _problem(base, _top(extending), f"widens it: it federates with {domain!r}")
 
 
 def _launchers(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
@@ -90,6 +96,8 @@ def _launchers(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
 def _nevers(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
     for name, never in base.nevers.items():
         own = extending.nevers.get(name)
+        if own is None and never.agents.trust_domain not in extending.index.trust_domains:
+            continue  # of agents that can have nothing
         if own is None or _forbidden(own) != _forbidden(never):
             rule = own.rule if own else _top(extending)
             yield _problem(base, rule, f"widens it: it takes away or changes never {name!r}")

@@ -159,10 +159,11 @@ def rule_json(rule: RuleRef) -> JsonValue:
 
 
 def _notes(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
-    for attribute in ("environment", "trust_domain"):
-        before, after = getattr(old, attribute), getattr(new, attribute)
-        if before != after:
-            yield _note(RuleRef(name=attribute, file=new.file, line=1), attribute, before, after)
+    for attribute in ("environment", "trust_domain", "federates_with"):
+        heads = getattr(old, attribute), getattr(new, attribute)
+        if heads[0] != heads[1]:
+            was, is_now = (one if isinstance(one, str) else listed({*one}) or "none" for one in heads)
+            yield _note(RuleRef(name=attribute, file=new.file, line=1), attribute, was, is_now)
     for section in ("tiers", "teams", "nevers", "residency"):
         before, after = _described(old, section), _described(new, section)
         for name in sorted({**before, **after}):

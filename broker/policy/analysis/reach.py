@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from broker.model import Bind
 from broker.policy.analysis.cells import Cell, Stage, Walker
 from broker.policy.analysis.seen import Seen, listed
 from broker.policy.decision import AccessRequest, Allowed
@@ -38,6 +39,7 @@ class Entry:
     conditions: tuple[str, ...]
     exceptions: tuple[Deny, ...]  # that take part of it away
     approvals: int
+    bind: Bind  # KEY: wherever it is allowed, only to the key of the step's first call
     witness: AccessRequest
 
 
@@ -77,7 +79,9 @@ def what_can(scope_map: ScopeMap, agent: str, now: datetime) -> Reach:
 
     Raises ValueError for what is no ID of this map, TooManyCombinations.
     """
-    region = parse_pattern(agent, trust_domain=scope_map.trust_domain, wildcard=True)
+    region = parse_pattern(
+        agent, trust_domain=scope_map.trust_domain, federates_with=scope_map.federates_with, wildcard=True
+    )
     names = [workload.name for workload in scope_map.index.overlapping(region)]
     scopes = sorted({scope for name in names for scope in scope_map.index.scopes_of(name)})
     return _reach(scope_map, [(scope, region) for scope in scopes], region, now)
@@ -130,6 +134,7 @@ class _Finder:
     seen: dict[Key, Seen] = field(default_factory=dict)
     stages: dict[Key, Stage] = field(default_factory=dict)
     rules: dict[Key, tuple[Grant, Workload]] = field(default_factory=dict)
+    any_key: set[Key] = field(default_factory=set)  # somewhere allowed to whatever key
     denies: dict[Key, dict[str, Deny]] = field(default_factory=dict)
     always: dict[Key, set[str]] = field(default_factory=dict)  # denies that deny it wherever it would be allowed
 
@@ -140,11 +145,12 @@ class _Finder:
 
     def take(self, cell: Cell, prefix: str) -> None:
         (state,) = cell.states
-        allowed = state.allows and isinstance(self.scope_map.decide(cell.request), Allowed)
+        decision = self.scope_map.decide(cell.request) if state.allows else None
         for grant, match in state.grants:
             key = (self.scope, grant.rule.name, match.workload.name)
-            if allowed:
+            if isinstance(decision, Allowed):
                 self.seen.setdefault(key, Seen(prefix=prefix, witness=cell.request)).add(cell)
+                self.any_key |= {key} if decision.bind is Bind.IDENTITY else set()
             here = {deny.rule.name for deny in state.denies}
             self.always[key] = self.always.get(key, here) & here
             for deny in state.denies:
@@ -162,6 +168,7 @@ class _Finder:
             conditions=tuple(seen.conditions(grant)),
             exceptions=tuple(self.denies.get(key, {}).values()),
             approvals=max(scope.approvals, grant.approvals),
+            bind=Bind.IDENTITY if key in self.any_key else Bind.KEY,
             witness=seen.witness,
         )
 

@@ -121,7 +121,7 @@ def _whole(grant: Grant) -> object:
 
 
 def _conditions(grant: Grant) -> object:
-    bounds = (grant.max_step, grant.concurrent, grant.attempts, grant.approvals)
+    bounds = (grant.max_step, grant.concurrent, grant.bind, grant.attempts, grant.approvals)
     return (grant.workflows, grant.digests, grant.when, *bounds)
 
 

@@ -51,6 +51,7 @@ def compile_root(document: Document, kinds: Mapping[str, ScopeKind]) -> Root:
         document=document, kinds=kinds, constants={}, workloads=head.workloads, scopes=head.scopes, problems=problems
     )
     reader.constants = _constants(reader, head)
+    reader.federates_with = _federations(reader, head)
     parts = Parts(residency=_residency(reader, head))
     parts.tiers = reader.section("tiers", head.tiers, reader.tier)
     reader.tiers = parts.tiers
@@ -135,7 +136,7 @@ def build(root: Root, digest: str) -> ScopeMap:
     """The immutable, indexed map."""
     parts, head = root.parts, root.head
     index = Index(
-        trust_domain=head.trust_domain,
+        trust_domains=frozenset((head.trust_domain, *head.federates_with)),
         workloads=parts.workloads.values(),
         scopes=parts.scopes,
         grants=parts.grants.values(),
@@ -146,6 +147,7 @@ def build(root: Root, digest: str) -> ScopeMap:
         digest=digest,
         environment=head.environment,
         trust_domain=head.trust_domain,
+        federates_with=frozenset(head.federates_with),
         workloads=MappingProxyType(parts.workloads),
         scopes=MappingProxyType(parts.scopes),
         grants=MappingProxyType(parts.grants),
@@ -156,7 +158,7 @@ def build(root: Root, digest: str) -> ScopeMap:
         residency=MappingProxyType(parts.residency),
         tests=tuple(parts.tests),
         index=index,
-        launchers=Launchers(head.trust_domain, parts.launchers.values()),
+        launchers=Launchers(parts.launchers.values()),
     )
 
 
@@ -179,6 +181,13 @@ def _constants(reader: Reader, head: entries.Head) -> dict[str, str]:
         else:
             found[name] = value
     return found
+
+
+def _federations(reader: Reader, head: entries.Head) -> list[str]:
+    for number, domain in enumerate(head.federates_with):
+        if domain == head.trust_domain:
+            reader.complain(("federates_with", number), "is this map's own trust domain")
+    return head.federates_with
 
 
 def _prefixes_are_apart(reader: Reader, parts: Parts) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,10 +39,12 @@ def load_files(
     *,
     environment: str | None = None,
     trust_domain: str | None = None,
+    federations: Collection[str] | None = None,
     kept: Mapping[str, bytes] | None = None,
 ) -> Loaded:
     """Read and compile a map with all of its files; `environment` and `trust_domain`, when given, must be its own.
 
+    `federations`: the further trust domains whose certificates the broker takes; None, as for tools: whichever.
     `kept`: the last good contents. Where it is given, a team's bad file fails alone: its kept one is taken in its place
     when that is good by today's bounds, else the team has nothing; `refused` says why. Without it one bad file refuses all.
     Blocking: seconds for a map near the size limit. Raises ScopeMapError.
@@ -54,6 +57,7 @@ def load_files(
     while True:
         compiled = compile_root(joined(layers), kinds)
         _must_be_for(compiled, environment=environment, trust_domain=trust_domain)
+        _must_be_known(compiled, federations)
         refused |= _add_teams(compiled, seen, layer_names, kinds, kept=kept, at_fault=at_fault)
         if refused and kept is None:
             raise ScopeMapError(problem for problems in refused.values() for problem in problems)
@@ -111,6 +115,20 @@ def _must_be_for(root: Root, **expected: str | None) -> None:
         root.document.problem((key,), f"this is a map for {found!r}; the broker serves {asked!r}")
         for key, asked in expected.items()
         if (found := root.constants[key]) != asked and asked is not None
+    ]
+    if problems:
+        raise ScopeMapError(problems)
+
+
+def _must_be_known(root: Root, federations: Collection[str] | None) -> None:
+    """A trust domain that the broker has no bundle of could never call: whoever wrote the map believes otherwise."""
+    problems = [
+        root.document.problem(
+            ("federates_with", number),
+            f"the broker does not federate with {domain!r}: add [federation.{json.dumps(domain)}] to its config, or take it out",
+        )
+        for number, domain in enumerate(root.head.federates_with)
+        if federations is not None and domain not in federations
     ]
     if problems:
         raise ScopeMapError(problems)
@@ -188,11 +206,18 @@ def digest_of(contents: Mapping[str, bytes]) -> str:
 
 
 def load(
-    path: Path, kinds: Mapping[str, ScopeKind], *, environment: str | None = None, trust_domain: str | None = None
+    path: Path,
+    kinds: Mapping[str, ScopeKind],
+    *,
+    environment: str | None = None,
+    trust_domain: str | None = None,
+    federations: Collection[str] | None = None,
 ) -> ScopeMap:
     """A map on disk, all of its files good. Raises ScopeMapError."""
     folder = Folder(path=path.parent)
-    return load_files(folder, path.name, kinds, environment=environment, trust_domain=trust_domain).map
+    return load_files(
+        folder, path.name, kinds, environment=environment, trust_domain=trust_domain, federations=federations
+    ).map
 
 
 def parse(
@@ -202,7 +227,11 @@ def parse(
     *,
     environment: str | None = None,
     trust_domain: str | None = None,
+    federations: Collection[str] | None = None,
 ) -> ScopeMap:
     """A map of one file, from its text; `file` is the name used in positions. Raises ScopeMapError."""
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    return load_files(Memory(contents={file: raw}), file, kinds, environment=environment, trust_domain=trust_domain).map
+    files = Memory(contents={file: raw})
+    return load_files(
+        files, file, kinds, environment=environment, trust_domain=trust_domain, federations=federations
+    ).map

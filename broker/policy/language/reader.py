@@ -39,6 +39,7 @@ class Reader:
     constants: Mapping[str, str]  # environment and trust_domain among them
     workloads: Collection[str]  # names that may be used
     scopes: Collection[str]
+    federates_with: Collection[str] = ()  # trust domains that ids may be of, beside the map's own
     tiers: Mapping[str, TierRule] = field(default_factory=dict)
     team: str = ""
     positions: Iterator[int] = field(default_factory=count)
@@ -165,6 +166,7 @@ class Reader:
             digests=_set(entry.definition_digest),
             max_step=entry.max_step,
             concurrent=entry.concurrent,
+            bind=entry.bind,
             attempts=entry.attempts,
             approvals=entry.approvals,
             when=self.when(entry.when, (*path, "when")),
@@ -262,10 +264,11 @@ class Reader:
         return When(until=entry.until, daily=daily, networks=None if networks is None else tuple(networks))
 
     def pattern(self, text: str, path: Path, *, wildcard: bool = False) -> Pattern | None:
-        """A certificate pattern, of this map's trust domain."""
+        """A certificate pattern, of this map's trust domain or one that it federates with."""
+        own = self.constants.get("trust_domain", "")
         try:
             return parse_pattern(
-                self.filled(text), trust_domain=self.constants.get("trust_domain", ""), wildcard=wildcard
+                self.filled(text), trust_domain=own, federates_with=self.federates_with, wildcard=wildcard
             )
         except ValueError as error:
             self.complain(path, str(error))

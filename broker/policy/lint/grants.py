@@ -1,13 +1,14 @@
 """Grants that change nothing: covered by another one, refused by a deny, or over.
 
-Several grants that match add up to what each allows, under the strictest `max_step`, `concurrent` and `approvals` of
-them. So a grant inside another one either adds nothing at all, or all that it does is to bound the other.
+Several grants that match add up to what each allows, under the strictest `max_step`, `concurrent`, `bind` and
+`approvals` of them. So a grant inside another one either adds nothing at all, or all that it does is to bound the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from broker.model import Bind
 from broker.policy.decision import Concurrent
 from broker.policy.durations import format_duration
 from broker.policy.launch import Launcher
@@ -33,8 +34,8 @@ BOUNDING = Rule(
     id="bounding-grant",
     level=Level.NOTE,
     title="A grant that only bounds another one",
-    help="Where several grants match, the strictest max_step, concurrent and approvals hold. If this grant is meant to "
-    "give more freedom than the other, it does not; if it is meant to bound it, say so in its description.",
+    help="Where several grants match, the strictest max_step, concurrent, bind and approvals hold. If this grant is meant "
+    "to give more freedom than the other, it does not; if it is meant to bound it, say so in its description.",
 )
 DENIED = Rule(
     id="denied-grant",
@@ -112,6 +113,8 @@ def _changes(grant: Grant, other: Grant) -> list[str]:
         found.append(f"max_step {format_duration(grant.max_step)}")
     if grant.concurrent is Concurrent.REFUSE and other.concurrent is not Concurrent.REFUSE:
         found.append("concurrent refuse")
+    if grant.bind is Bind.KEY and other.bind is not Bind.KEY:
+        found.append("bind key")
     if grant.approvals > other.approvals:
         found.append(f"approvals {grant.approvals}")
     return found

@@ -74,7 +74,9 @@ def _overlaps(workloads: list[Workload]) -> Iterator[Finding]:
 
 
 def _shape(pattern: Pattern) -> tuple[str | None, ...]:
-    return tuple(None if isinstance(segment, Capture) else segment for segment in pattern.segments)
+    """The trust domain, then the segments."""
+    segments = (None if isinstance(segment, Capture) else segment for segment in pattern.segments)
+    return (pattern.trust_domain, *segments)
 
 
 @dataclass(slots=True)

@@ -53,6 +53,7 @@ def rules(old: ScopeMap | None, new: ScopeMap) -> JsonValue:
     """Section → what was added, removed and changed; sections without any are left out."""
     found = {name: _difference(getattr(old, name) if old else {}, getattr(new, name)) for name in _SECTIONS}
     found["launchers"] = _difference(_launchers(old), _launchers(new))
+    found["federates_with"] = _difference(_federations(old), _federations(new))
     return {name: difference for name, difference in found.items() if difference}
 
 
@@ -67,6 +68,10 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Jso
 
 def _launchers(scope_map: ScopeMap | None) -> dict[str, Any]:
     return {launcher.name: launcher for launcher in scope_map.launchers.all} if scope_map else {}
+
+
+def _federations(scope_map: ScopeMap | None) -> dict[str, Any]:
+    return dict.fromkeys(scope_map.federates_with) if scope_map else {}
 
 
 def _content(rule: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -55,12 +55,18 @@ class Policies:
         *,
         environment: str | None = None,
         trust_domain: str | None = None,
+        federations: Collection[str] | None = None,
         verifier: Verifier | None = None,
         settle: float = SETTLE,
         metrics: Metrics | None = None,
     ) -> None:
         self._source = Source(
-            path=path, kinds=kinds, environment=environment, trust_domain=trust_domain, verifier=verifier
+            path=path,
+            kinds=kinds,
+            environment=environment,
+            trust_domain=trust_domain,
+            federations=federations,
+            verifier=verifier,
         )
         self._settle = settle
         self._metrics = metrics or Metrics()

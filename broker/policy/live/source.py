@@ -52,6 +52,7 @@ class Source:
     kinds: Mapping[str, ScopeKind]
     environment: str | None = None
     trust_domain: str | None = None
+    federations: Collection[str] | None = None  # further trust domains that the broker takes; None: whichever
     verifier: Verifier | None = None
 
     def read(
@@ -134,6 +135,7 @@ class Source:
             self.kinds,
             environment=self.environment,
             trust_domain=self.trust_domain,
+            federations=self.federations,
             kept=None if signed else kept,
         )
         return Candidate(loaded=loaded, signed=signed)

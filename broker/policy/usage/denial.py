@@ -43,6 +43,10 @@ _TODO = {
     Reason.AGENT_DENIED: "an operator has denied this agent or certificate",
     Reason.INTERNAL: "a mistake of the broker's: its log has this reference",
 }
+_OTHER_KEY = (
+    "a certificate renewed over another key, or a handle in other hands: find out which. "
+    "The step can be opened again, and is held to the key of that attempt"
+)
 _TOLD_ALL = (Reason.SCOPE_REFUSED.value, Reason.TTL_TOO_SHORT.value)  # where policy may tell the agent why
 
 
@@ -113,6 +117,10 @@ class DenialStory:
         reason = text(self.record, "reason")
         if not self.by_policy:
             known = {one.value: todo for one, todo in _TODO.items()}
+            if why := text(self.data, "why"):  # of a step, not of a rule: a handle that is held to one key
+                yield f"why: {show(why)}"
+                yield f"what to do: {_OTHER_KEY}"
+                return
             yield "not the scope map's refusal: a changed map changes nothing about it" + (
                 f" (its rule allowed: {show(text(self.record, 'rule'))})" if self.record.get("rule") else ""
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import combinations
 
+from broker.model import Bind
 from broker.policy.decision import Concurrent
 from broker.policy.patterns import BINDING
 from broker.policy.rules import Grant
@@ -82,6 +83,7 @@ class _Bounds:
     max_step: timedelta
     approvals: int
     supersedes: bool
+    any_key: bool
 
     @classmethod
     def of(cls, grant: Grant) -> _Bounds:
@@ -89,6 +91,7 @@ class _Bounds:
             max_step=grant.max_step,
             approvals=grant.approvals,
             supersedes=grant.concurrent is Concurrent.SUPERSEDE,
+            any_key=grant.bind is Bind.IDENTITY,
         )
 
     def laxer_or_same(self, other: _Bounds) -> bool:
@@ -97,6 +100,7 @@ class _Bounds:
             self.max_step >= other.max_step
             and self.approvals <= other.approvals
             and (self.supersedes or not other.supersedes)
+            and (self.any_key or not other.any_key)
         )
 
 
@@ -106,4 +110,5 @@ def _laxest(grants: Iterable[Grant]) -> _Bounds:
         max_step=max(one.max_step for one in found),
         approvals=min(one.approvals for one in found),
         supersedes=any(one.supersedes for one in found),
+        any_key=any(one.any_key for one in found),
     )

@@ -11,7 +11,20 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from broker.journal.chain import Entry, Head
-from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, Step, StepKey, StepState, Tier
+from broker.model import (
+    Bind,
+    Certificate,
+    EndReason,
+    Evidence,
+    JsonValue,
+    Lease,
+    LeaseState,
+    Revocability,
+    Step,
+    StepKey,
+    StepState,
+    Tier,
+)
 from broker.store.base import Epoch, GuardRow, GuardState, KeptMap, Request, RequestOutcome
 
 if TYPE_CHECKING:
@@ -91,8 +104,10 @@ class Shape(Generic[D]):
         return self._kind(**self.values(row))
 
 
-LEASE = Shape(
+CERTIFICATE = Shape(Certificate)
+_LEASE = Shape(
     Lease,
+    without=("certificate",),
     params=_JSON,
     refs=_JSON,
     tier=_enum(Tier),
@@ -128,7 +143,8 @@ HEAD = Shape(Head)
 STEP_KEY = Shape(StepKey)
 _STEP = Shape(
     Step,
-    without=("key",),
+    without=("key", "certificate"),
+    bind=_enum(Bind),
     scopes=_NAMES,
     state=_enum(StepState),
     proven=_FLAG,
@@ -142,10 +158,20 @@ _STEP = Shape(
 
 
 def step_row(step: Step) -> dict[str, SqlValue]:
-    """The key's fields are columns like the others."""
-    return _STEP.row(step) | STEP_KEY.row(step.key)
+    """The fields of its key and certificate are columns like the others."""
+    return _STEP.row(step) | STEP_KEY.row(step.key) | CERTIFICATE.row(step.certificate)
 
 
 def step_of(row: sqlite3.Row) -> Step:
-    """With its key."""
-    return Step(key=STEP_KEY.of(row), **_STEP.values(row))
+    """With its key and certificate."""
+    return Step(key=STEP_KEY.of(row), certificate=CERTIFICATE.of(row), **_STEP.values(row))
+
+
+def lease_row(lease: Lease) -> dict[str, SqlValue]:
+    """The same for a lease."""
+    return _LEASE.row(lease) | CERTIFICATE.row(lease.certificate)
+
+
+def lease_of(row: sqlite3.Row) -> Lease:
+    """With its certificate."""
+    return Lease(certificate=CERTIFICATE.of(row), **_LEASE.values(row))

@@ -202,6 +202,11 @@ def test_who_can(folder: Path) -> None:
     told = parsed(run("who-can", "lake", "--map", "new.yaml", "--json"))
     assert (told["entries"][0]["workflows"], told["never"]) == (["etl"], [])
     assert "nobody" in run("who-can", "scratch", "--map", "new.yaml").stdout
+    assert told["entries"][0]["bind"] == "identity"
+    (folder / "held.yaml").write_text(
+        (folder / "new.yaml").read_text().replace("[orders, lake]", "[orders, lake], bind: key")
+    )
+    assert "to the key of the step's first call only" in run("who-can", "lake", "--map", "held.yaml").stdout
     result = run("who-can", "lkae", "--map", "new.yaml")
     assert (result.exit_code, "did you mean 'lake'" in result.stderr) == (64, True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from broker.errors import Reason, StoreError
 from broker.identity import FrontDoor
 from broker.leases import admission
-from broker.model import EndReason, LeaseState, StepState
+from broker.model import Certificate, EndReason, LeaseState, StepState
 from tests.fakes.launchers import SCHEDULER, launcher
 from tests.fakes.world import LOAD, OTHER, World, agent, refusal, world
 from tests.support.certs import TestCA
@@ -66,6 +67,24 @@ async def test_what_a_denied_launcher_has_opened_ends(broker: World, denials: De
     await broker.set_launchers(launcher())
     opened = await broker.launch()
     denials.write(SCHEDULER)
+    await look(broker)
+    assert (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
+
+
+async def test_what_a_denied_certificate_asked_for_ends_and_its_step_goes_on(broker: World, denials: Denials) -> None:
+    mine, stolen = (replace(agent(), certificate=Certificate(spki_sha256=key * 64)) for key in "ab")
+    opened = await broker.begin(who=mine)
+    kept, taken = await broker.issue(opened.handle, who=mine), await broker.issue(opened.handle, who=stolen)
+    denials.path.write_text(f'[[denied]]\nkey = "sha256:{"b" * 64}"\n')
+    await look(broker)
+    assert (await broker.lease(taken.lease.id)).end_reason is EndReason.AGENT_DENIED
+    assert (await broker.lease(kept.lease.id)).state is LeaseState.ACTIVE
+    assert (await broker.step_row(opened)).state is StepState.OPEN
+
+
+async def test_what_was_begun_with_a_denied_certificate_ends(broker: World, denials: Denials) -> None:
+    opened = await broker.begin(who=replace(agent(), certificate=Certificate(serial_number="7b22", issuer="CN=a")))
+    denials.path.write_text('[[denied]]\nserial = "7b22"\n')
     await look(broker)
     assert (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
 

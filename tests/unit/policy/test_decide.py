@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from broker.model import Revocability, Tier
+from broker.model import Bind, Revocability, Tier
 from broker.policy.decision import Concurrent, Denial, Denied
 from broker.policy.language.document import read_document
 from broker.policy.language.load import parse
@@ -144,6 +144,23 @@ def test_of_several_grants_the_first_is_the_rule_the_last_to_end_counts_and_the_
     assert decision.until == datetime(2027, 2, 1, tzinfo=UTC)
     assert decision.max_step == timedelta(hours=1)
     assert decision.concurrent is Concurrent.REFUSE
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "bind"),
+    [
+        ({}, {}, Bind.IDENTITY),
+        ({"bind": "identity"}, {"bind": "identity"}, Bind.IDENTITY),
+        ({"bind": "key"}, {}, Bind.KEY),
+        ({}, {"bind": "key"}, Bind.KEY),
+        ({}, {"bind": "key", "workflows": "[other]"}, Bind.IDENTITY),  # one that does not match demands nothing
+    ],
+)
+def test_bind_is_to_the_key_when_one_of_the_matching_grants_says_so(
+    first: dict[str, str], second: dict[str, str], bind: Bind
+) -> None:
+    rules = f"grants:\n  first: {grant(**first)}\n  second: {grant(**second)}\n"
+    assert allowed(a_map(rules), ask()).bind is bind
 
 
 def test_concurrent_supersedes_when_every_matching_grant_says_so() -> None:

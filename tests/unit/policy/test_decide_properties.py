@@ -12,13 +12,14 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.model import Bind
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Denial
 from broker.policy.explain import explain
 from broker.policy.language.document import read_document
 from broker.policy.language.load import parse
 from tests.unit.policy.kinds import KINDS
 
-D = "spiffe://d"
+D, PARTNER, STRANGER = "spiffe://d", "spiffe://p", "spiffe://q"
 DIGESTS = ["sha256:" + letter * 64 for letter in "ab"]
 WORKLOADS = {
     "bound": f"{D}/w/{{workflow}}",
@@ -26,6 +27,8 @@ WORKLOADS = {
     "loose": f"{D}/{{kind}}/{{name}}",
     "runs": f"{D}/w/{{workflow}}/{{run}}",
     "other": f"{D}/x/y",
+    "theirs": f"{PARTNER}/w/{{workflow}}",
+    "their-own": f"{PARTNER}/{{name}}/etl",
 }
 SCOPES = {"plain": "r", "by-workflow": "a/{workflow}", "by-run": "{run}"}
 NETWORKS = ["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32"]
@@ -56,6 +59,7 @@ grants = st.fixed_dictionaries(
         "definition_digest": some(DIGESTS),
         "max_step": st.sampled_from(["1h", "2h"]),
         "concurrent": st.sampled_from(["refuse", "supersede"]),
+        "bind": st.sampled_from(["identity", "key"]),
         "attempts": st.integers(1, 3),
         "approvals": st.integers(0, 2),
     },
@@ -70,7 +74,14 @@ denies = st.fixed_dictionaries(
         "definition_digest": some(DIGESTS),
     },
 )
-agents = st.sampled_from([f"{D}/w/etl", f"{D}/w/ml", f"{D}/w/odd.name", f"{D}/w/etl/r1", f"{D}/x/y", f"{D}/no", "junk"])
+agents = st.sampled_from(
+    [
+        *(f"{D}/{path}" for path in ("w/etl", "w/ml", "w/odd.name", "w/etl/r1", "x/y", "no")),
+        *(f"{PARTNER}/{path}" for path in ("w/etl", "w/ml", "x/y")),
+        f"{STRANGER}/w/etl",
+        "junk",
+    ]
+)
 requests = st.builds(
     AccessRequest,
     agent=agents,
@@ -97,6 +108,7 @@ class World:
                 "version": 1,
                 "environment": "e",
                 "trust_domain": "d",
+                "federates_with": ["p"],
                 "workloads": {name: {"id": pattern, "owners": ["ann"]} for name, pattern in WORKLOADS.items()},
                 "scopes": {name: {"fake": {"role": role}, "tier": "low"} for name, role in SCOPES.items()},
                 "grants": {f"g{number}": grant for number, grant in enumerate(self.grants)},
@@ -190,6 +202,7 @@ def naive(world: World, asked: AccessRequest) -> dict[str, Any] | None:
         "max_step": timedelta(hours=min(hours.get(grant.get("max_step", ""), 24) for grant in matching.values())),
         "approvals": max(grant.get("approvals", 0) for grant in matching.values()),
         "refuse": any(grant.get("concurrent", "refuse") == "refuse" for grant in matching.values()),
+        "one_key": any(grant.get("bind") == "key" for grant in matching.values()),
     }
 
 
@@ -216,6 +229,7 @@ def bounds(decision: Allowed) -> dict[str, Any]:
         "max_step": decision.max_step,
         "approvals": decision.approvals,
         "refuse": decision.concurrent is Concurrent.REFUSE,
+        "one_key": decision.bind is Bind.KEY,
     }
 
 
@@ -278,7 +292,7 @@ def test_any_question_is_decided_and_explained_without_an_exception(world: World
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_scopes_of_an_agent_are_exactly_those_known_to_it(world: World) -> None:
     scope_map = parse(world.text(), "map.yaml", KINDS)
-    for agent in (f"{D}/w/etl", f"{D}/x/y", f"{D}/no"):
+    for agent in (f"{D}/w/etl", f"{D}/x/y", f"{D}/no", f"{PARTNER}/w/etl", f"{STRANGER}/w/etl"):
         said = {"agent": agent, "workflow": "etl", "run": "r1", "step": "s", "now": NOW}
         known = {name for name in SCOPES if getattr(scope_map.decide(AccessRequest(scope=name, **said)), "known", True)}  # type: ignore[arg-type]  # a dict of mixed values
         assert set(scope_map.scopes_of(agent)) == known

@@ -49,6 +49,12 @@ def test_an_agent_s_words_cannot_steer_the_operator_s_terminal() -> None:
     assert all(line.isprintable() for line in story.lines())
 
 
+def test_what_a_step_is_held_to_is_told() -> None:
+    held = explain(a_map(RULES.replace("scopes: [orders]", "scopes: [orders], bind: key", 1)), ask())
+    assert held.lines()[3].endswith(", to the key of the step's first call only")
+    assert (held.to_json()["bind"], explain(a_map(RULES), ask()).to_json()["bind"]) == ("key", "identity")
+
+
 def test_json_has_the_same_story() -> None:
     story = explain(a_map(RULES), ask("lake")).to_json()
     assert (story["allowed"], story["reason"], story["known"]) == (False, "NO_GRANT", False)

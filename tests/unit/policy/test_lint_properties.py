@@ -38,6 +38,7 @@ OPTIONS: dict[str, list[Any]] = {
     "approvals": [0, 1, 2],
     "max_step": ["24h", "1h"],
     "concurrent": ["refuse", "supersede"],
+    "bind": ["identity", "key"],
     "until": [None, "2026-06-06", "2026-07-01"],
     "networks": [None, ["10.0.0.0/8"], ["10.1.0.0/16"], ["10.1.0.0/16", "2001:db8::/32"]],
     "from": ["00:00", "06:00", "22:00"],
@@ -46,14 +47,14 @@ OPTIONS: dict[str, list[Any]] = {
     "tz": ["UTC", "UTC", "Europe/Berlin"],
     "daily": [True, False],
 }
-BOUNDS = ("approvals", "max_step", "concurrent")
+BOUNDS = ("approvals", "max_step", "concurrent", "bind")
 OF_A_DENY = ("workloads", "workflows", "scopes", "definition_digest")
 
 
 def entry(chosen: Mapping[str, Any], *, deny: bool = False) -> dict[str, Any]:
     daily = {key: chosen[key] for key in ("from", "to", "days", "tz") if chosen[key] is not None}
     when = {key: chosen[key] for key in ("until", "networks")} | {"daily": daily if chosen["daily"] else None}
-    kept = OF_A_DENY if deny else list(OPTIONS)[:8]
+    kept = OF_A_DENY if deny else list(OPTIONS)[:9]
     said = {key: chosen[key] for key in kept if chosen[key] is not None}
     return said | {"when": {key: one for key, one in when.items() if one is not None}}
 
@@ -141,7 +142,7 @@ def check(seed: int) -> set[str]:
     return {rule for rule, _ in found}
 
 
-SEEDS = range(160)
+SEEDS = range(140, 300)
 
 
 def search() -> set[str]:

@@ -71,7 +71,7 @@ def test_never_refuses_exactly_the_maps_in_which_some_agent_could_get_it(
     )
     base += f"grants: {{g: {{workloads: [w], workflows: {flows}, scopes: [s]}}}}\n"
     free = parse(base, "map.yaml", KINDS)
-    rule: PatternIndex[bool] = PatternIndex("d")
+    rule: PatternIndex[bool] = PatternIndex()
     rule.add(parse_pattern(f"spiffe://d/{'/'.join(forbidden)}", trust_domain="d", wildcard=True), True)
     broken = False
     for agent in universe(3):

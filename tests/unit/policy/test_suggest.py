@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.model import Bind
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision
 from broker.policy.language.document import read_document
 from broker.policy.language.files import Memory
@@ -196,6 +197,17 @@ def test_nor_is_one_that_lets_the_older_attempt_live_from_beside_one_that_does_n
     assert values(advised(rules, journal)) == {}
 
 
+def test_nor_is_one_that_holds_the_step_to_a_key_from_beside_one_that_does_not() -> None:
+    rules = (
+        "grants:\n"
+        "  free: {workloads: [load], workflows: [etl], scopes: [orders]}\n"
+        "  held: {workloads: [load], workflows: [etl], scopes: [orders], bind: key}\n"
+    )
+    journal = Journal()
+    journal.whole()
+    assert values(advised(rules, journal)) == {}
+
+
 TEAMS = (
     f"version: 1\nenvironment: prod\ntrust_domain: {DOMAIN}\n"
     "workloads:\n"
@@ -320,6 +332,7 @@ def no_wider(new: Decision, old: Decision) -> bool:
         and new.approvals >= old.approvals
         and (old.until is None or (new.until is not None and new.until <= old.until))
         and (new.concurrent is Concurrent.REFUSE or old.concurrent is Concurrent.SUPERSEDE)
+        and (new.bind is Bind.KEY or old.bind is Bind.IDENTITY)
     )
 
 

@@ -181,6 +181,20 @@ def test_a_denial_that_policy_did_not_make_says_who_did_and_what_to_do(tmp_path:
     assert parsed(run("explain", "--denial", handle, "--database", file, "--json"))["by_policy"] is False
 
 
+def test_a_denial_for_another_key_says_so_to_operators(tmp_path: Path, form: str) -> None:
+    journal = Journal()
+    data = {"method": "Heartbeat", "why": "bind: key, and the step began with another key"}
+    result = run(
+        "explain",
+        "--denial",
+        journal.deny("ACCESS_DENIED", scope="", data=data),
+        "--database",
+        stored(tmp_path, journal, form),
+    )
+    assert "why: 'bind: key, and the step began with another key'" in result.stdout
+    assert "what to do: a certificate renewed over another key, or a handle in other hands" in result.stdout
+
+
 def test_a_storm_s_reference_tells_how_many_shared_it(tmp_path: Path, form: str) -> None:
     journal = Journal()
     data = {"method": "IssueCredential", "denial": "NO_GRANT", "aggregate": True}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from broker.model import JsonValue
+from broker.model import Bind, JsonValue
 from broker.policy.decision import Concurrent
 from broker.policy.language.schema import values as of
 from broker.policy.patterns import TRUST_DOMAIN
@@ -26,6 +26,9 @@ class Head(Strict):
     extends: str | None = Field(None, description="A map that this one may only narrow; a path relative to this file.")
     environment: of.Name
     trust_domain: of.TrustDomain
+    federates_with: of.TrustDomains = Field(
+        [], description="Further trust domains that workloads, launchers and never agents may be of."
+    )
     constants: dict[str, Any] = Field({}, description="Texts for {name} in ids and provider blocks.")
     residency: dict[str, Any] = Field({}, description="Where data may live: a name, and its regions.")
     workloads: dict[str, Any] = Field({}, description="Who asks: patterns of certificates.")
@@ -62,7 +65,15 @@ def lenient_head(data: JsonValue) -> Head:
     tests = found["tests"] if isinstance(found.get("tests"), list) else []
     domain = found.get("trust_domain")
     known = domain if isinstance(domain, str) and TRUST_DOMAIN.fullmatch(domain) else ""
-    return Head.model_construct(version=1, environment="", trust_domain=known, tests=tests, **sections)
+    others = found["federates_with"] if isinstance(found.get("federates_with"), list) else []
+    return Head.model_construct(
+        version=1,
+        environment="",
+        trust_domain=known,
+        federates_with=[one for one in others if isinstance(one, str)],
+        tests=tests,
+        **sections,
+    )
 
 
 def lenient_team_head(data: JsonValue) -> TeamHead:
@@ -136,6 +147,9 @@ class GrantEntry(Strict):
     definition_digest: of.Digests | None = Field(None, description="Accepted definitions; needs a launcher.")
     max_step: of.LongSpan = Field(timedelta(hours=24), description="Longest life of a step.")
     concurrent: of.Concurrency = Field(Concurrent.REFUSE, description="What happens to an older attempt that is alive.")
+    bind: of.Binding = Field(
+        Bind.IDENTITY, description="What later calls about the step must come with: the same identity, or the same key."
+    )
     attempts: of.Attempts | None = Field(None, description="For the first so many attempts of a step; all by default.")
     approvals: of.Approvals = Field(0, description="Operators who must say yes.")
     when: WhenEntry = WhenEntry()

@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 from broker.model import NAME, JsonValue, ScopeKind, Tier
 from broker.policy.durations import format_duration
 from broker.policy.language.schema import entries
+from broker.policy.language.schema.values import DOMAINS_SCHEMA
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -91,6 +92,7 @@ def _sections() -> dict[str, JsonValue]:
         "tiers": {"type": "object", "properties": tiers, "additionalProperties": False},
         "constants": {"type": "object", "additionalProperties": _CONSTANT},
         "residency": _named(_REGIONS),
+        "federates_with": DOMAINS_SCHEMA,
     }
 
 

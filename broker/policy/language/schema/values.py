@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
-from broker.model import DEFINITION_DIGEST, MIN_LEASE_LIFE, NAME, Revocability, Tier
+from broker.model import DEFINITION_DIGEST, MIN_LEASE_LIFE, NAME, Bind, Revocability, Tier
 from broker.policy.decision import Concurrent, Denial
 from broker.policy.durations import format_duration, parse_duration, parse_instant, parse_time
 from broker.policy.patterns import TRUST_DOMAIN
@@ -72,6 +72,11 @@ def _unique(values: list[Any]) -> list[Any]:
     if len(set(values)) != len(values):
         raise ValueError("an entry is listed twice")
     return values
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    """May be empty, where a list only adds."""
+    return _unique(values) if values else values
 
 
 def _some(values: list[Any]) -> list[Any]:
@@ -206,9 +211,11 @@ Approvals = Annotated[
 ]
 TierName = Annotated[Tier, Choice(Tier, "a tier")]
 Concurrency = Annotated[Concurrent, Choice(Concurrent, "concurrent")]
+Binding = Annotated[Bind, Choice(Bind, "bind")]
 Revocabilities = Annotated[list[Annotated[Revocability, Choice(Revocability, "revocability")]], AfterValidator(_some)]
 Reason = Annotated[Denial, Choice(Denial, "a reason")]
 Version = Annotated[int, AfterValidator(_version), WithJsonSchema({"const": 1})]
-TrustDomain = Annotated[
-    str, AfterValidator(_domain), WithJsonSchema({"type": "string", "pattern": f"^{TRUST_DOMAIN.pattern}$"})
-]
+_DOMAIN_SCHEMA = {"type": "string", "pattern": f"^{TRUST_DOMAIN.pattern}$"}
+DOMAINS_SCHEMA = {"type": "array", "items": _DOMAIN_SCHEMA, "uniqueItems": True}
+TrustDomain = Annotated[str, AfterValidator(_domain), WithJsonSchema(_DOMAIN_SCHEMA)]
+TrustDomains = Annotated[list[TrustDomain], AfterValidator(_distinct), WithJsonSchema(DOMAINS_SCHEMA)]

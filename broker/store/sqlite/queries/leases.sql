@@ -1,11 +1,13 @@
 -- name: insert_lease
 INSERT INTO leases (
     id, step_id, agent, request_id, scope, provider, params, tier, revocability, state, epoch, policy_generation,
-    nonce, kid, guard_key, intent_at, expires_at, boot_id, expires_boot, address, refs, active_at, claimed_at, doomed_at, end_reason, revoking_at,
+    nonce, kid, guard_key, intent_at, expires_at, boot_id, expires_boot, address,
+    spki_sha256, serial_number, issuer, refs, active_at, claimed_at, doomed_at, end_reason, revoking_at,
     ended_at, evidence, replaces, replaced_by, first_mint_at, successor_no, attempts, next_try_at, last_problem
 ) VALUES (
     :id, :step_id, :agent, :request_id, :scope, :provider, :params, :tier, :revocability, :state, :epoch, :policy_generation,
-    :nonce, :kid, :guard_key, :intent_at, :expires_at, :boot_id, :expires_boot, :address, :refs, :active_at, :claimed_at, :doomed_at, :end_reason, :revoking_at,
+    :nonce, :kid, :guard_key, :intent_at, :expires_at, :boot_id, :expires_boot, :address,
+    :spki_sha256, :serial_number, :issuer, :refs, :active_at, :claimed_at, :doomed_at, :end_reason, :revoking_at,
     :ended_at, :evidence, :replaces, :replaced_by, :first_mint_at, :successor_no, :attempts, :next_try_at, :last_problem
 );
 

@@ -2,11 +2,11 @@
 INSERT INTO steps (
     id, agent, workflow, run, step, attempt, handle_hash, handle_kid, request_id, scopes, state, opened_at,
     deadline_at, boot_id, deadline_boot, last_heartbeat_at, opened_by, started_at, proven, definition_digest,
-    ended_at, end_reason
+    bind, spki_sha256, serial_number, issuer, ended_at, end_reason
 ) VALUES (
     :id, :agent, :workflow, :run, :step, :attempt, :handle_hash, :handle_kid, :request_id, :scopes, :state, :opened_at,
     :deadline_at, :boot_id, :deadline_boot, :last_heartbeat_at, :opened_by, :started_at, :proven, :definition_digest,
-    :ended_at, :end_reason
+    :bind, :spki_sha256, :serial_number, :issuer, :ended_at, :end_reason
 );
 
 -- name: step
@@ -24,7 +24,8 @@ ORDER BY attempt DESC LIMIT 1;
 UPDATE steps SET last_heartbeat_at = max(last_heartbeat_at, :at) WHERE id = :id AND state = 'OPEN';
 
 -- name: start_step
-UPDATE steps SET started_at = :at WHERE id = :id AND state = 'OPEN' AND started_at IS NULL;
+UPDATE steps SET started_at = :at, bind = :bind, spki_sha256 = :spki_sha256, serial_number = :serial_number, issuer = :issuer
+WHERE id = :id AND state = 'OPEN' AND started_at IS NULL;
 
 -- name: end_step
 UPDATE steps SET state = 'ENDED', ended_at = :at, end_reason = :reason WHERE id = :id AND state = 'OPEN';

@@ -9,7 +9,7 @@ from datetime import datetime
 from broker.clock import Moment
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import LEASE, SqlValue, canonical, micros
+from broker.store.sqlite.rows import SqlValue, canonical, lease_of, lease_row, micros
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("leases")
@@ -20,11 +20,11 @@ class LeasesArea(Area):
 
     def insert_lease(self, lease: Lease) -> None:
         self.must_have_room()
-        self._db.run(_SQL["insert_lease"], LEASE.row(lease))
+        self._db.run(_SQL["insert_lease"], lease_row(lease))
 
     def lease(self, lease_id: str) -> Lease | None:
         row = self._db.one(_SQL["lease"], {"id": lease_id})
-        return LEASE.of(row) if row else None
+        return lease_of(row) if row else None
 
     def leases_of(self, step_id: str, *states: LeaseState) -> list[Lease]:
         named = canonical([state.value for state in states or LeaseState])
@@ -36,7 +36,7 @@ class LeasesArea(Area):
     def lease_page(self, state: LeaseState, *, after: int, limit: int, high: bool = False) -> tuple[list[Lease], int]:
         query = _SQL["high_lease_page"] if high else _SQL["lease_page"]
         rows = self._db.all(query, {"state": state.value, "after": after, "limit": limit})
-        return [LEASE.of(row) for row in rows], rows[-1]["position"] if rows else after
+        return [lease_of(row) for row in rows], rows[-1]["position"] if rows else after
 
     def known_children(self, provider: str) -> frozenset[str]:
         return frozenset(row["child"] for row in self._db.all(_SQL["known_children"], {"provider": provider}))
@@ -99,7 +99,7 @@ class LeasesArea(Area):
         self._change("clear_replaced_by", lease_id, successor=successor)
 
     def _leases(self, query: str, **params: SqlValue) -> list[Lease]:
-        return [LEASE.of(row) for row in self._db.all(_SQL[query], params)]
+        return [lease_of(row) for row in self._db.all(_SQL[query], params)]
 
     def _change(self, query: str, lease_id: str, **params: SqlValue) -> bool:
         return bool(self._db.run(_SQL[query], {"id": lease_id, **params}))

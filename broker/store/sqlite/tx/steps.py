@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from broker.clock import Moment
-from broker.model import EndReason, Step, StepKey
+from broker.model import Bind, Certificate, EndReason, Step, StepKey
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import STEP_KEY, SqlValue, micros, step_of, step_row
+from broker.store.sqlite.rows import CERTIFICATE, STEP_KEY, SqlValue, micros, step_of, step_row
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("steps")
@@ -32,8 +32,9 @@ class StepsArea(Area):
     def beat(self, step_id: str, at: datetime) -> None:
         self._db.run(_SQL["beat"], {"id": step_id, "at": micros(at)})
 
-    def start_step(self, step_id: str, at: datetime) -> bool:
-        return bool(self._db.run(_SQL["start_step"], {"id": step_id, "at": micros(at)}))
+    def start_step(self, step_id: str, at: datetime, *, certificate: Certificate, bind: Bind) -> bool:
+        params = {"id": step_id, "at": micros(at), "bind": bind.value, **CERTIFICATE.row(certificate)}
+        return bool(self._db.run(_SQL["start_step"], params))
 
     def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
         return bool(self._db.run(_SQL["end_step"], {"id": step_id, "at": micros(at), "reason": reason.value}))

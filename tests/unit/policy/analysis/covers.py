@@ -21,8 +21,13 @@ _LONGEST = 2048  # bytes, SPIFFE-ID 2.3
 
 def covers(reach: Reach, asked: AccessRequest) -> bool:
     """Does the answer say that this is allowed? For questions from its `since` on."""
+    return bool(covering(reach, asked))
+
+
+def covering(reach: Reach, asked: AccessRequest) -> list[Entry]:
+    """The entries that say so."""
     if asked.now < reach.since or (reach.region is not None and taken(reach.region, asked.agent) is None):
-        return False
+        return []
     fits = {
         workload.name: captures
         for workload in reach.scope_map.workloads.values()
@@ -30,8 +35,8 @@ def covers(reach: Reach, asked: AccessRequest) -> bool:
     }
     for captures in fits.values():
         if any(captures.get(name, getattr(asked, name)) != getattr(asked, name) for name in BINDING):
-            return False
-    return any(_allows(entry, fits, asked) for entry in reach.entries)
+            return []
+    return [entry for entry in reach.entries if _allows(entry, fits, asked)]
 
 
 def taken(pattern: Pattern, agent: str) -> Mapping[str, str] | None:

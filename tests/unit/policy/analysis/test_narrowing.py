@@ -16,7 +16,7 @@ ROOT = (
 launchers:
   air: {{id: "spiffe://{DOMAIN}/air", workloads: [load], workflows: [etl]}}
 grants:
-  nightly: {{workloads: [load], workflows: [etl, ml], scopes: [orders], attempts: 3, approvals: 1}}
+  nightly: {{workloads: [load], workflows: [etl, ml], scopes: [orders], attempts: 3, approvals: 1, bind: key}}
 denies:
   stop: {{workflows: [ml]}}
 never:
@@ -80,6 +80,7 @@ def test_what_narrows_loads(patch: str) -> None:
         ("grants: {nightly: {attempts: null}}", "for attempts from 4"),
         ("grants: {nightly: {approvals: 0}}", "with approvals 0 where base.yaml has 1"),
         ("grants: {nightly: {concurrent: supersede}}", "with concurrent supersede where base.yaml has refuse"),
+        ("grants: {nightly: {bind: identity}}", "with bind identity where base.yaml has key"),
         (
             "grants: {new: {workloads: [plain], workflows: ['*'], scopes: [orders]}}",
             "to workload 'plain', any workflow",

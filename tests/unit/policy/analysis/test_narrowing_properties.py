@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import event, given, settings
 
+from broker.model import Bind
 from broker.policy.analysis.changes import Kind
 from broker.policy.analysis.plan import plan
 from broker.policy.decision import AccessRequest, Allowed, Concurrent
@@ -65,6 +66,7 @@ def within(base: ScopeMap, child: ScopeMap, asked: AccessRequest) -> bool:
         and (before.until is None or (after.until is not None and after.until <= before.until))
         and after.approvals >= before.approvals
         and (before.concurrent is Concurrent.SUPERSEDE or after.concurrent is Concurrent.REFUSE)
+        and (before.bind is Bind.IDENTITY or after.bind is Bind.KEY)
         and TIER_ORDER[after.tier] >= TIER_ORDER[before.tier]
     )
 

@@ -102,6 +102,7 @@ def test_bounds_of_a_scope(old: str, new: str, *, widens: bool, line: str) -> No
     [
         ("max_step: 1h", "max_step: 2h", "max_step 1h → 2h"),
         ("concurrent: refuse", "concurrent: supersede", "concurrent refuse → supersede"),
+        ("bind: key", "bind: identity", "bind key → identity"),
         ("approvals: 2", "approvals: 1", "approvals 2 → 1"),
         (
             "when: {until: 2027-01-01}",

@@ -8,6 +8,7 @@ from random import Random
 
 from hypothesis import given, settings
 
+from broker.model import Bind
 from broker.policy.analysis.changes import Change, Kind
 from broker.policy.analysis.plan import Plan, plan
 from broker.policy.decision import AccessRequest, Allowed, Concurrent
@@ -41,6 +42,8 @@ def moved(old: ScopeMap, new: ScopeMap, before: Allowed, after: Allowed) -> Iter
         yield "approvals", after.approvals < before.approvals
     if before.concurrent != after.concurrent:
         yield "concurrent", after.concurrent is Concurrent.SUPERSEDE
+    if before.bind != after.bind:
+        yield "bind", after.bind is Bind.IDENTITY
     if before.tier != after.tier:
         yield "tier", TIER_ORDER[after.tier] < TIER_ORDER[before.tier]
     if before.params != after.params:

@@ -7,10 +7,11 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.model import Bind
 from broker.policy.analysis.reach import Reach, what_can, who_can
 from broker.policy.decision import Allowed
-from tests.unit.policy.analysis.covers import covers
-from tests.unit.policy.analysis.worlds import NOW, ROLES, D, Maker, compiled, every_question, seeds
+from tests.unit.policy.analysis.covers import covering, covers
+from tests.unit.policy.analysis.worlds import NOW, PARTNER, ROLES, D, Maker, compiled, every_question, seeds
 
 
 def check_entries(found: Reach) -> None:
@@ -29,6 +30,7 @@ def check_entries(found: Reach) -> None:
         assert listed | unused == {pair for pair in given_pairs if pair[0] in found.scopes}
     for entry in found.entries:
         assert isinstance(found.scope_map.decide(entry.witness), Allowed)
+        assert entry.bind is Bind.KEY or entry.grant.bind is Bind.IDENTITY
         assert covers(found, entry.witness)
     assert all(one.reason for one in found.unused)
 
@@ -42,7 +44,11 @@ def test_who_can_covers_exactly_what_is_allowed(random: Random) -> None:
     for answer in answers.values():
         check_entries(answer)
     for asked in make.requests(150):
-        assert covers(answers[asked.scope], asked) == isinstance(scope_map.decide(asked), Allowed), asked
+        decision = scope_map.decide(asked)
+        entries = covering(answers[asked.scope], asked)
+        assert bool(entries) == isinstance(decision, Allowed), asked
+        if isinstance(decision, Allowed) and any(entry.bind is Bind.KEY for entry in entries):
+            assert decision.bind is Bind.KEY, asked
 
 
 @settings(max_examples=15, deadline=None)
@@ -55,6 +61,7 @@ def test_who_can_covers_a_small_universe_exactly(random: Random) -> None:
 
 
 AGENTS = [f"{D}/*/*", f"{D}/w/*", f"{D}/w/etl", f"{D}/*/odd.name", f"{D}/w/*/*", f"{D}/w/etl/r1", f"{D}/q"]
+AGENTS += [f"{PARTNER}/*/*", f"{PARTNER}/w/etl"]
 
 
 @settings(max_examples=300, deadline=None)

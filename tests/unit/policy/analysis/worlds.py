@@ -21,7 +21,8 @@ from tests.unit.policy.kinds import KINDS
 
 World = dict[str, Any]
 
-D = "spiffe://d"
+D, PARTNER, STRANGER = "spiffe://d", "spiffe://p", "spiffe://q"
+DOMAINS = [D, D, D, PARTNER]
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DIGESTS = ["sha256:" + letter * 64 for letter in "ab"]
 FLOWS = ["etl", "ml", "odd.name"]
@@ -45,7 +46,7 @@ ROLES = {
 SEGMENTS = ["w", "etl", "ml", "odd.name", "r1", "q"]
 HOURS = ["00:00", "02:30", "06:00", "12:00", "22:00"]
 UNTILS = ["2026-01-01", "2026-03-02T02:00:30Z", "2026-06-01", "2027-01-01"]
-CONDITIONS = ["when", "definition_digest", "max_step", "concurrent", "attempts", "approvals"]
+CONDITIONS = ["when", "definition_digest", "max_step", "concurrent", "bind", "attempts", "approvals"]
 
 seeds = st.integers(0, 2**48).map(Random)
 
@@ -90,6 +91,7 @@ class Maker:
             "definition_digest": self.some(DIGESTS, 1),
             "max_step": self.random.choice(["1h", "2h"]),
             "concurrent": self.random.choice(["refuse", "supersede"]),
+            "bind": self.random.choice(["identity", "key"]),
             "attempts": self.random.choice([1, 3]),
             "approvals": self.random.choice([1, 2]),
         }[name]
@@ -109,7 +111,7 @@ class Maker:
         return {name: value for name, value in found.items() if self.chance(2)}
 
     def workload(self, name: str) -> World:
-        found: World = {"id": f"{D}/{self.random.choice(PATTERNS[name])}"}
+        found: World = {"id": f"{self.random.choice(DOMAINS)}/{self.random.choice(PATTERNS[name])}"}
         return found | ({"owners": self.some(["ann", "bob"], 2)} if self.chance(2) else {})
 
     def scope(self, name: str) -> World:
@@ -126,6 +128,7 @@ class Maker:
                 "version": 1,
                 "environment": "e",
                 "trust_domain": "d",
+                "federates_with": ["p"],
                 "workloads": {name: self.workload(name) for name in PATTERNS},
                 "scopes": {name: self.scope(name) for name in ROLES},
                 "grants": {f"g{number}": self.grant() for number in range(self.random.randint(1, 4))},
@@ -167,7 +170,13 @@ class Maker:
             seconds=random.choice([0, 29, 31]),
         )
         return AccessRequest(
-            agent="/".join([D, random.choice(["w", "w", "w", "q", "etl"]), *parts]),
+            agent="/".join(
+                [
+                    STRANGER if self.chance(30) else random.choice(DOMAINS),
+                    random.choice(["w", "w", "w", "q", "etl"]),
+                    *parts,
+                ]
+            ),
             workflow=random.choice([parts[-1], parts[0], claim]),
             run=random.choice([parts[-1], parts[0], claim, "r1"]),
             step=random.choice([parts[0], "s"]),
@@ -205,6 +214,7 @@ def compiled(world: World) -> ScopeMap:
 def every_question() -> Iterator[AccessRequest]:
     """All of a small universe: one segment after the first, what the maps say of it, and something else."""
     agents = [f"{D}/{one}" for one in ("w/etl", "w/q", "w/odd.name", "q/q", "q/p")]
+    agents += [f"{PARTNER}/w/etl", f"{STRANGER}/w/etl"]
     times = [NOW, NOW + timedelta(hours=11), NOW + timedelta(hours=14), NOW + timedelta(days=91, hours=16)]
     for agent, workflow, run, scope, now, proven, digest, address, attempt in product(
         agents,
