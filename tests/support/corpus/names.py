@@ -56,6 +56,7 @@ NAMES: dict[str, Bad] = {
     # how many, and of what kind
     "no name extension": no_id(without_uri()),
     "common name only": no_id(without_uri(common_name=ID)),
+    "common name and a DNS name": no_id(without_uri(x509.DNSName("load.dev.local"), common_name=ID)),
     "DNS name only": no_id(without_uri(x509.DNSName("load.dev.local"))),
     "ID as a DNS name": no_id(without_uri(x509.DNSName(ID))),
     "mail address only": no_id(without_uri(x509.RFC822Name("load@dev.local"))),

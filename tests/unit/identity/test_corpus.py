@@ -51,7 +51,6 @@ def test_the_corpus_is_as_large_as_promised() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
-@pytest.mark.filterwarnings("ignore:The parsed certificate contains a NULL parameter")
 @pytest.mark.parametrize("case", [name for name, bad in BAD.items() if bad.reason is not None])
 def test_refused_with_its_reason(case: str, pki: Pki, authenticator: Authenticator) -> None:
     shown = BAD[case].make(pki)
