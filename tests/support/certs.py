@@ -123,6 +123,7 @@ class TestCA:
         cert, private = prefix.with_suffix(".pem"), prefix.with_suffix(".key")
         prefix.parent.mkdir(parents=True, exist_ok=True)
         cert.write_bytes(b"".join(one.public_bytes(PEM) for one in chain))
+        private.touch(mode=0o600)
         private.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         return Creds(cert=cert, key=private, ca=self.root_path)
 
