@@ -81,10 +81,10 @@ class Connection:
         assert self.sock.session is not None
         return self.sock.session
 
-    def call(self, method: str, request: bytes = b"") -> Answer:
+    def call(self, method: str, request: bytes = b"", *, service: str = SERVICE) -> Answer:
         """One unary call. Raises TlsRefused when the server ends the connection instead of answering."""
         stream = self._h2.get_next_available_stream_id()
-        headers = {":method": "POST", ":scheme": "https", ":path": f"/{SERVICE}/{method}", ":authority": "localhost"}
+        headers = {":method": "POST", ":scheme": "https", ":path": f"/{service}/{method}", ":authority": "localhost"}
         headers |= {"content-type": "application/grpc", "te": "trailers", "grpc-timeout": f"{TIMEOUT:.0f}S"}
         self._h2.send_headers(stream, list(headers.items()))
         self._h2.send_data(stream, b"\0" + len(request).to_bytes(4, "big") + request, end_stream=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any, TypeAlias
 
 from cryptography import x509
@@ -13,13 +14,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.errors import Reason
 from broker.identity.authority import Authority, Extensions, key_usage, name_of, new_authority, new_builder
-from tests.support.certs import PrivateKey, TestCA
+from tests.support.certs import PrivateKey, TestCA, revocation_list
 from tests.support.corpus.der import Tbs, der_of, ecdsa, pem, tbs_of, whole
 from tests.support.corpus.keys import rsa_key
 
-TRUST_DOMAIN = "dev.local"
+TRUST_DOMAIN, PARTNER = "dev.local", "partner.example"
 ID = f"spiffe://{TRUST_DOMAIN}/workflow/nightly/step/load"
 ADMIN = f"spiffe://{TRUST_DOMAIN}/admin"
+
+
+class Door(Enum):
+    """Where it is shown."""
+
+    AGENTS = "agents"
+    OPERATORS = "operators"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,7 @@ class Shown:
     chain: tuple[bytes, ...]
     key: PrivateKey
     spiffe_id: str = ID  # whom a broker would take it for
+    door: Door = Door.AGENTS
 
     @property
     def leaf_pem(self) -> bytes:
@@ -54,6 +63,9 @@ class Pki:
         self.deep = new_authority("root of chains", now=self.now, path_length=None)
         self.rsa = self._rsa_root()
         self.middle = self.intermediate("middle")
+        self.partner = TestCA(ca.directory, PARTNER)  # a federated domain
+        self.denied: list[dict[str, str]] = []  # entries of the deny list
+        self._revoked: dict[str, tuple[Authority, list[int], datetime]] = {}  # by the issuer's name
 
     def _rsa_root(self) -> Authority:
         key: Any = rsa_key(2048)  # an Authority signs with any key that takes a hash
@@ -66,6 +78,20 @@ class Pki:
     def bundle(self) -> bytes:
         """PEM of every root."""
         return b"".join(pem(der_of(one.certificate)) for one in (self.root, self.deep, self.rsa))
+
+    def revoke(self, issuer: Authority, *certificates: x509.Certificate, until: datetime | None = None) -> None:
+        """Put them on their issuer's list, which is good until then (a day)."""
+        start: tuple[Authority, list[int], datetime] = (issuer, [], until or self.now + timedelta(days=1))
+        _, serials, _ = self._revoked.setdefault(issuer.certificate.subject.rfc4514_string(), start)
+        serials += [one.serial_number for one in certificates]
+
+    def revocation_lists(self) -> list[x509.CertificateRevocationList]:
+        """Of every issuer that has revoked something."""
+        before = self.now - timedelta(days=1)
+        return [
+            revocation_list(issuer, *serials, last_update=before, next_update=until)
+            for issuer, serials, until in self._revoked.values()
+        ]
 
     def leaf(
         self,

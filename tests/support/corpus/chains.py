@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID as Eku
 
 from broker.errors import Reason
-from broker.identity import dev_ca
 from broker.identity.authority import Authority, new_authority
 from tests.support.corpus.case import ADMIN, ID, Bad, Make, Pki, Shown, both, ours, shown
 from tests.support.corpus.der import ecdsa, extension, tbs_of, whole
@@ -165,11 +164,6 @@ def two_constraints(pki: Pki) -> Shown:
     return replace(leaf, chain=(*leaf.chain, made))
 
 
-def of_operators(pki: Pki) -> Shown:
-    """An operator at the agents' door."""
-    return pki.leaf(issuer=dev_ca.load_authority(pki.ca.directory, "operator-ca"))
-
-
 CHAINS: dict[str, Bad] = {
     "no certificate": both(nothing, Reason.NO_CLIENT_CERTIFICATE),
     # another root
@@ -180,7 +174,6 @@ CHAINS: dict[str, Bad] = {
     "another CA with the root's name and key identifier": both(lambda pki: of_impostor(pki, sent_along=False)),
     "the same, sent along": both(lambda pki: of_impostor(pki, sent_along=True)),
     "another CA's intermediate": both(lambda pki: pki.below(pki.intermediate(issuer=stranger(pki)))),
-    "the operators' CA": both(of_operators),
     # the intermediates
     "intermediate not sent": both(lambda pki: pki.leaf(issuer=pki.middle)),
     "expired intermediate": both(through(days=(-9, -1))),

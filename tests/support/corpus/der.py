@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from base64 import encodebytes
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OBJECT, SEQUENCE = 0x01, 0x02, 0x03, 0x04, 0x06, 0x30
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
@@ -112,6 +114,11 @@ def pem(der: bytes) -> bytes:
     text = encodebytes(der).replace(b"\n", b"")
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return b"-----BEGIN CERTIFICATE-----\n" + b"\n".join(lines) + b"\n-----END CERTIFICATE-----\n"
+
+
+def sha256_of_key(key: PublicKeyTypes) -> str:
+    """Hex, of its SubjectPublicKeyInfo."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def der_of(certificate: x509.Certificate) -> bytes:

@@ -47,7 +47,7 @@ def disordered(pki: Pki) -> Shown:
     return replace(good, chain=(good.chain[0], *good.chain[:0:-1]))
 
 
-GOOD: dict[str, Make] = {
+ISSUED: dict[str, Make] = {
     "as issued": as_issued,
     "P-384": lambda pki: pki.leaf(key=curve_key(ec.SECP384R1)),
     "RSA-2048": lambda pki: pki.leaf(key=rsa_key(2048)),

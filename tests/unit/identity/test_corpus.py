@@ -12,12 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from broker.errors import BrokerError, Reason
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import Authenticator, verify
 from broker.model import Agent
 from tests.fakes.clock import FakeClock
 from tests.support.certs import TestCA
-from tests.support.corpus import BAD, GOOD, Pki, Shown
-from tests.support.corpus.case import ID, TRUST_DOMAIN
+from tests.support.corpus import BAD, GOOD, Pki, Shown, furnish, made
+from tests.support.corpus.case import ID, TRUST_DOMAIN, Door
 from tests.support.corpus.der import pem
 
 
@@ -27,11 +27,23 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 @pytest.fixture(scope="module")
-def authenticator(pki: Pki) -> Authenticator:
-    """One for all, as in a daemon: what it remembers of one certificate must not help another."""
-    bundle = pki.ca.directory / "bundle.pem"
-    bundle.write_bytes(pki.bundle)
-    return Authenticator(TrustStore(bundle), FakeClock(pki.now), CertificatePolicy(trust_domain=TRUST_DOMAIN))
+def shown(pki: Pki) -> dict[str, Shown]:
+    return made(pki)
+
+
+@pytest.fixture(scope="module")
+def doors(pki: Pki, shown: dict[str, Shown]) -> dict[Door, Authenticator]:
+    """One of each for all, as in a daemon: what it remembers of one certificate must not help another."""
+    opened, clock = furnish(pki, pki.ca.directory).front_door(), FakeClock(pki.now)
+    return {
+        Door.AGENTS: Authenticator(opened, clock),
+        Door.OPERATORS: Authenticator(opened, clock, side=verify.operators),
+    }
+
+
+@pytest.fixture(scope="module")
+def authenticator(doors: dict[Door, Authenticator]) -> Authenticator:
+    return doors[Door.AGENTS]
 
 
 def ask(authenticator: Authenticator, shown: Shown) -> Agent:
@@ -52,21 +64,21 @@ def test_the_corpus_is_as_large_as_promised() -> None:
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @pytest.mark.parametrize("case", [name for name, bad in BAD.items() if bad.reason is not None])
-def test_refused_with_its_reason(case: str, pki: Pki, authenticator: Authenticator) -> None:
-    shown = BAD[case].make(pki)
+def test_refused_with_its_reason(case: str, shown: dict[str, Shown], doors: dict[Door, Authenticator]) -> None:
+    one = shown[case]
     for _ in range(2):  # a refusal is not remembered as something else
-        refused = refusal(authenticator, shown.leaf_pem, shown.chain_pem)
+        refused = refusal(doors[one.door], one.leaf_pem, one.chain_pem)
         assert refused.reason is BAD[case].reason, refused.message
         assert f"spiffe://{TRUST_DOMAIN}/" not in refused.message, "what a stranger wrote must not come back"
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_accepted(case: str, pki: Pki, authenticator: Authenticator) -> None:
-    shown = GOOD[case](pki)
-    certificate = x509.load_der_x509_certificate(shown.chain[0])
-    agent = ask(authenticator, shown)
-    assert agent.spiffe_id == shown.spiffe_id
-    assert agent.trust_domain == TRUST_DOMAIN
+def test_accepted(case: str, shown: dict[str, Shown], doors: dict[Door, Authenticator]) -> None:
+    one = shown[case]
+    certificate = x509.load_der_x509_certificate(one.chain[0])
+    agent = ask(doors[one.door], one)
+    assert agent.spiffe_id == one.spiffe_id
+    assert one.spiffe_id.startswith(f"spiffe://{agent.trust_domain}/")
     assert agent.cert_sha256 == certificate.fingerprint(hashes.SHA256()).hex()
     assert agent.not_after == certificate.not_valid_after_utc
     assert agent.peer == "ipv4:127.0.0.1:1"

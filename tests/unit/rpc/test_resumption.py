@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,12 +18,13 @@ import pytest
 
 from broker.clock import SystemClock
 from broker.config import Limits
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import Authenticator, FrontDoor
 from broker.identity.authority import new_authority
-from broker.model import Agent, Certificate
+from broker.model import Agent
 from broker.rpc import server
 from tests.fakes.world import LOAD
 from tests.support.corpus.der import der_of, pem
+from tests.support.doors import door, settle
 from tests.support.h2_client import connected, context_for
 from tests.support.processes import wait_until
 from tests.unit.rpc.conftest import Edge
@@ -56,17 +58,12 @@ class Resuming:
 
     edge: Edge
     port: int
-    trust: TrustStore
-    denied: set[str] = field(default_factory=set)  # SPIFFE IDs
+    door: FrontDoor
+    deny_file: Path
 
     def use(self, kind: type[Authenticator]) -> None:
         """On the real clock, since the TLS layer is on it."""
-
-        def on_the_list(spiffe_id: str, _certificate: Certificate) -> bool:
-            return spiffe_id in self.denied
-
-        policy = CertificatePolicy(trust_domain="dev.local")
-        self.edge.pipeline._authenticator = kind(self.trust, SystemClock(), policy, denied=on_the_list)
+        self.edge.pipeline._authenticator = kind(self.door, SystemClock())
 
     def before_and_after(self, event: Callable[[datetime], None]) -> tuple[str, str]:
         """A certificate is served; then `event` comes: the reasons on the live and on the resumed connection."""
@@ -93,25 +90,30 @@ class Resuming:
     def remove_ca(self, _ends: datetime) -> None:
         other = new_authority("successor", now=datetime.now(UTC))
         self.edge.ca.root_path.write_bytes(pem(der_of(other.certificate)))
-        assert self.trust.reload()
+        assert settle(self.door).moved
 
     def deny(self, _ends: datetime) -> None:
-        self.denied.add(LOAD)
+        self.deny_file.write_text(f'[[denied]]\nagent = "{LOAD}"\n')
+        assert settle(self.door).moved
 
 
 @pytest.fixture
-async def resuming(edge: Edge) -> AsyncIterator[Resuming]:
+async def resuming(edge: Edge, tmp_path: Path) -> AsyncIterator[Resuming]:
     certificate, key = edge.ca.server()
     pair = (key.read_bytes(), certificate.read_bytes())
     made, port = server.build(
         listen="127.0.0.1:0",
+        setting="listen.grpc",
         credentials=grpc.ssl_server_credentials([pair], edge.ca.root_pem, require_client_auth=True),
         limits=Limits(),
         pipeline=edge.pipeline,
         servicer=edge.servicer,
     )
     await made.start()
-    yield Resuming(edge=edge, port=port, trust=TrustStore(edge.ca.root_path))
+    deny_file = tmp_path / "denied.toml"
+    deny_file.write_text("")
+    opened = door(edge.ca.root_path, "dev.local", deny=deny_file)
+    yield Resuming(edge=edge, port=port, door=opened, deny_file=deny_file)
     await made.stop(None)
 
 
