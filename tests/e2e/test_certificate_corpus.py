@@ -9,98 +9,85 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stepcred.v1 import broker_pb2 as pb
+from stepcred.v1 import operator_pb2
 from tests.e2e.world import LOAD, ROOMY
-from tests.support.certs import Creds
-from tests.support.corpus import BAD, GOOD, Pki, Shown
-from tests.support.daemon import Deployment
+from tests.support.corpus import BAD, GOOD, Pki, Shown, furnish, made
+from tests.support.corpus.case import Door
+from tests.support.daemon import Deployment, without_provider
 from tests.support.h2_client import Answer, connected, context_for, showing
+from tests.support.processes import free_port
 from tests.support.tls13 import TlsRefused
 
-SCOPES = """
-version: 1
-environment: dev
-trust_domain: dev.local
-workloads:
-  load: {id: "spiffe://dev.local/workflow/{workflow}/step/load", owners: [group:data]}
-scopes:
-  token: {vault: {role: nobody}, ttl: 10m, tier: low}
-grants:
-  nightly: {workloads: [load], workflows: [nightly], scopes: [token], max_step: 2h}
-"""
+CALLS: dict[Door, tuple[str, str, Any]] = {
+    Door.AGENTS: ("stepcred.v1.CredentialBroker", "WhoAmI", pb.WhoAmIResponse),
+    Door.OPERATORS: ("stepcred.v1.BrokerOperator", "GetOperator", operator_pb2.GetOperatorResponse),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class Shop:
     """A daemon, and all that is shown to it."""
 
     deployment: Deployment
-    root: Path  # of the daemon's own certificate
+    operators_port: int
     shown: dict[str, Shown]
 
     def whoami(self, case: str) -> Answer:
         """Raises TlsRefused."""
-        shown = self.shown[case]
-        with showing(self.deployment.grpc_port, shown.chain, shown.key) as connection:
-            return connection.call("WhoAmI")
+        one = self.shown[case]
+        port = self.deployment.grpc_port if one.door is Door.AGENTS else self.operators_port
+        service, method, _ = CALLS[one.door]
+        with showing(port, one.chain, one.key) as connection:
+            return connection.call(method, service=service)
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    """All certificates are made before the daemon starts, so that an entry may leave something for it in the `Pki`."""
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("corpus")
-    deployment = without_provider(folder)
-    root = folder / "server-root.pem"
-    root.write_bytes(deployment.ca.root_pem)
+    deployment, operators_port = without_provider(folder), free_port()
     pki = Pki(deployment.ca)
-    shown = {name: make(pki) for name, make in {**{name: bad.make for name, bad in BAD.items()}, **GOOD}.items()}
-    deployment.ca.root_path.write_bytes(pki.bundle)
+    shown = made(pki)
+    own = {"cert_file": str(deployment.server_cert), "key_file": str(deployment.server_key)}
+    deployment.more = {**ROOMY, **furnish(pki, folder).sections(own, f"127.0.0.1:{operators_port}")}
+    deployment.write_config()
     with deployment.daemon(ready=deployment.alive):
-        yield Door(deployment=deployment, root=root, shown=shown)
+        yield Shop(deployment=deployment, operators_port=operators_port, shown=shown)
     log = deployment.log.read_text()
     assert "Traceback" not in log
     assert "unexpected failure" not in log
 
 
-def without_provider(folder: Path) -> Deployment:
-    """Nothing answers where its Vault should be, which no call here needs."""
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text("none")
-    vault = {"address": "http://127.0.0.1:1", "token_file": str(token), "connect_timeout": "1s"}
-    return Deployment(folder / "daemon", SCOPES, vault=vault, more=ROOMY)
-
-
 @pytest.mark.parametrize("case", BAD)
-def test_not_served(case: str, door: Door) -> None:
+def test_not_served(case: str, shop: Shop) -> None:
     bad = BAD[case]
     if bad.tls:
         with pytest.raises(TlsRefused):
-            door.whoami(case)
+            shop.whoami(case)
         return
-    answer = door.whoami(case)
+    answer = shop.whoami(case)
     assert answer.message is None, f"served: {answer.body!r}"
     assert bad.reason is not None
     assert (answer.reason, answer.headers["grpc-status"]) == (bad.reason.value, "16")
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_served(case: str, door: Door) -> None:
-    answer = door.whoami(case)
+def test_served(case: str, shop: Shop) -> None:
+    answer, one = shop.whoami(case), shop.shown[case]
     assert answer.message is not None, answer.headers
-    assert pb.WhoAmIResponse.FromString(answer.message).spiffe_id == door.shown[case].spiffe_id
+    _, _, response = CALLS[one.door]
+    assert response.FromString(answer.message).spiffe_id == one.spiffe_id
 
 
 @pytest.mark.parametrize(
     ("newest", "reason"), [(ssl.TLSVersion.TLSv1_3, ""), (ssl.TLSVersion.TLSv1_2, "CERTIFICATE_INVALID")]
 )
-def test_only_tls_1_3(newest: ssl.TLSVersion, reason: str, door: Door) -> None:
-    issued = door.deployment.agent(LOAD)
-    creds = Creds(cert=issued.cert, key=issued.key, ca=door.root)
-    with connected(door.deployment.grpc_port, context_for(creds, newest=newest)) as connection:
+def test_only_tls_1_3(newest: ssl.TLSVersion, reason: str, shop: Shop) -> None:
+    context = context_for(shop.deployment.agent(LOAD), newest=newest)
+    with connected(shop.deployment.grpc_port, context) as connection:
         answer = connection.call("WhoAmI")
     assert (answer.message is None, answer.reason) == (bool(reason), reason)

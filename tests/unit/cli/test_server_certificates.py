@@ -25,20 +25,8 @@ from broker.rpc import server
 from tests.support.certs import Creds, PrivateKey, TestCA
 from tests.support.corpus.der import extension, pem, tbs_of, whole
 from tests.support.corpus.keys import curve_key, rsa_key
-from tests.support.daemon import Deployment
+from tests.support.daemon import without_provider
 from tests.support.doors import door
-
-SCOPES = """
-version: 1
-environment: dev
-trust_domain: dev.local
-workloads:
-  load: {id: "spiffe://dev.local/workflow/{workflow}/step/load", owners: [group:data]}
-scopes:
-  token: {vault: {role: nobody}, ttl: 10m, tier: low}
-grants:
-  nightly: {workloads: [load], workflows: [nightly], scopes: [token], max_step: 2h}
-"""
 
 MakeKey: TypeAlias = Callable[[], PrivateKey]
 NOW = datetime.now(UTC)
@@ -153,11 +141,7 @@ async def test_what_grpc_cannot_serve_with_is_named(kind: str, ca: TestCA) -> No
 
 @pytest.mark.parametrize(("command", "kind"), [("serve", "Ed25519"), ("check", "P-521")])
 def test_the_command_refuses_it_in_one_line(command: str, kind: str, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.touch(mode=0o600)
-    deployment = Deployment(
-        tmp_path / "daemon", SCOPES, vault={"address": "http://127.0.0.1:1", "token_file": str(token)}
-    )
+    deployment = without_provider(tmp_path)
     make, named = BAD[kind]
     creds = server_certificate(deployment.ca, make())
     deployment.server_cert, deployment.server_key = creds.cert, creds.key
