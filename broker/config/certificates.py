@@ -5,12 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.config.settings import Tls
 from broker.errors import unreadable
+
+MIN_RSA_BITS = 2048
 
 
 def server_certificate_problems(tls: Tls, now: datetime) -> list[str]:
@@ -32,20 +36,53 @@ def pair_problems(cert_pem: bytes, key_pem: bytes, now: datetime) -> list[str]:
         key = load_pem_private_key(key_pem, password=None)
     except TypeError:
         return ["tls.key_file: is encrypted; the broker needs it in clear, in a file of mode 600"]
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return ["tls.key_file: holds no PEM private key"]
+    try:
+        return _problems(leaf, key, now)
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):  # fields are parsed when they are read
+        return ["tls.cert_file: the certificate is malformed"]
+
+
+def _problems(leaf: x509.Certificate, key: PrivateKeyTypes, now: datetime) -> list[str]:
     problems = []
     spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*spki) != leaf.public_key().public_bytes(*spki):
         problems.append("tls.key_file: does not belong to tls.cert_file")
-    if isinstance(leaf.public_key(), ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-        # gRPC's TLS answers every client with NO_COMMON_SIGNATURE_ALGORITHMS (measured).
-        problems.append("tls.cert_file: Ed25519 does not work with gRPC; use P-256 or RSA")
+    if not _serves(key):
+        problems.append(
+            f"tls.cert_file: gRPC cannot serve with {_kind(key)}; use P-256, P-384, or RSA of {MIN_RSA_BITS} bits or more"
+        )
     if now < leaf.not_valid_before_utc:
         problems.append(f"tls.cert_file: not valid before {leaf.not_valid_before_utc.isoformat()}")
     if now > leaf.not_valid_after_utc:
         problems.append(f"tls.cert_file: expired at {leaf.not_valid_after_utc.isoformat()}")
     return problems + _purpose_problems(leaf)
+
+
+def _serves(key: PrivateKeyTypes) -> bool:
+    """Whether gRPC 1.85 completes handshakes with it (measured).
+
+    Clients are answered NO_COMMON_SIGNATURE_ALGORITHMS for Ed25519 and P-521; Ed448, DSA and other curves fail to bind.
+    RSA of fewer bits works, and today's clients refuse it.
+    """
+    match key:
+        case rsa.RSAPrivateKey() as found:
+            return found.key_size >= MIN_RSA_BITS
+        case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1() | ec.SECP384R1()):
+            return True
+        case _:
+            return False
+
+
+def _kind(key: PrivateKeyTypes) -> str:
+    match key:
+        case rsa.RSAPrivateKey() as found:
+            return f"RSA of {found.key_size} bits"
+        case ec.EllipticCurvePrivateKey() as found:
+            return found.curve.name
+        case _:
+            return f"{type(key).__name__.removesuffix('PrivateKey')}"
 
 
 def _purpose_problems(leaf: x509.Certificate) -> list[str]:

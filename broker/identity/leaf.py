@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -34,24 +35,10 @@ class CertificatePolicy:
 
 def check_form(leaf: x509.Certificate, policy: CertificatePolicy) -> None:
     """Raise CERTIFICATE_INVALID unless the leaf is an end entity for client authentication, within policy."""
-    if leaf.not_valid_after_utc - leaf.not_valid_before_utc > policy.max_lifetime:
-        raise _invalid(f"the certificate's life is over {policy.max_lifetime.days} days")
-    _check_key(leaf, policy)
-    for extension in leaf.extensions:
-        if extension.critical and extension.oid not in _UNDERSTOOD:
-            raise _invalid("the certificate has a critical extension that is not understood")
-    constraints = _find(leaf, x509.BasicConstraints)
-    if constraints is not None and constraints.ca:
-        raise _invalid("a CA certificate cannot be an agent")
-    usage = _find(leaf, x509.KeyUsage)
-    if usage is not None and (usage.key_cert_sign or usage.crl_sign):
-        raise _invalid("the certificate may sign certificates or revocation lists")
-    if usage is not None and not usage.digital_signature:
-        raise _invalid("the certificate's key usage lacks digitalSignature")
-    purposes = _find(leaf, x509.ExtendedKeyUsage)
-    # Absent means "any purpose" to TLS, and anyExtendedKeyUsage says it; an agent's certificate names its purpose.
-    if purposes is None or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
-        raise _invalid("the certificate's extended key usage lacks clientAuth")
+    for check in CHECKS:
+        problem = check(leaf, policy)
+        if problem is not None:
+            raise BrokerError(Reason.CERTIFICATE_INVALID, problem)
 
 
 def read_spiffe_id(leaf: x509.Certificate) -> SpiffeId:
@@ -80,16 +67,87 @@ def certificate_of(leaf: x509.Certificate) -> Certificate:
     )
 
 
-def _check_key(leaf: x509.Certificate, policy: CertificatePolicy) -> None:
+# Each says what is wrong, or None. The order is that of the messages: the first one is told.
+
+
+def _lifetime(leaf: x509.Certificate, policy: CertificatePolicy) -> str | None:
+    if leaf.not_valid_after_utc - leaf.not_valid_before_utc > policy.max_lifetime:
+        return f"the certificate's life is over {policy.max_lifetime.days} days"
+    return None
+
+
+def _serial_number(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
+    """Certificates are denied and revoked by it (RFC 5280, section 4.1.2.2)."""
+    if not 0 < leaf.serial_number < 1 << 160:
+        return "the certificate's serial number is not a positive one of at most 20 bytes"
+    return None
+
+
+def _key(leaf: x509.Certificate, policy: CertificatePolicy) -> str | None:
     match leaf.public_key():
         case rsa.RSAPublicKey() as key if key.key_size >= policy.min_rsa_bits:
-            return
+            return None
         case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1()):
-            return
+            return None
         case _:
-            raise _invalid(
-                f"the certificate's key is neither P-256, P-384, nor RSA of {policy.min_rsa_bits} bits or more"
-            )
+            return f"the certificate's key is neither P-256, P-384, nor RSA of {policy.min_rsa_bits} bits or more"
+
+
+def _key_spelling(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
+    """A curve by its parameters instead of its name has let keys of one's own choice through (CVE-2020-0601)."""
+    usual = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if usual not in leaf.tbs_certificate_bytes:
+        return "the certificate's key is written in an unusual way"
+    return None
+
+
+def _critical_extensions(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
+    if any(one.critical and one.oid not in _UNDERSTOOD for one in leaf.extensions):
+        return "the certificate has a critical extension that is not understood"
+    return None
+
+
+def _end_entity(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
+    constraints = _find(leaf, x509.BasicConstraints)
+    if constraints is not None and constraints.ca:
+        return "a CA certificate cannot be an agent"
+    return None
+
+
+def _signs_nothing_else(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
+    usage = _find(leaf, x509.KeyUsage)
+    if usage is not None and (usage.key_cert_sign or usage.crl_sign):
+        return "the certificate may sign certificates or revocation lists"
+    return None
+
+
+def _signs_handshakes(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
+    usage = _find(leaf, x509.KeyUsage)
+    if usage is not None and not usage.digital_signature:
+        return "the certificate's key usage lacks digitalSignature"
+    return None
+
+
+def _purpose(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
+    """Absent means "any purpose" to TLS, and anyExtendedKeyUsage says it; an agent's certificate names its purpose."""
+    purposes = _find(leaf, x509.ExtendedKeyUsage)
+    if purposes is None or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        return "the certificate's extended key usage lacks clientAuth"
+    return None
+
+
+Check: TypeAlias = Callable[[x509.Certificate, CertificatePolicy], str | None]
+CHECKS: tuple[Check, ...] = (
+    _lifetime,
+    _serial_number,
+    _key,
+    _key_spelling,
+    _critical_extensions,
+    _end_entity,
+    _signs_nothing_else,
+    _signs_handshakes,
+    _purpose,
+)
 
 
 def _find(leaf: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
@@ -97,7 +155,3 @@ def _find(leaf: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
         return leaf.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-
-
-def _invalid(message: str) -> BrokerError:
-    return BrokerError(Reason.CERTIFICATE_INVALID, message)

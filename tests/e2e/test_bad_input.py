@@ -123,21 +123,16 @@ def test_the_handle_of_ones_own_ended_step_says_so(client: Wire) -> None:
 
 
 def bad_certificates(deployment: Deployment) -> dict[str, tuple[str, Creds]]:
-    """What the TLS layer lets through and the broker must not."""
+    """One for each reason; the corpus has the others."""
     ca = deployment.ca
     return {
         "foreign trust domain": ("TRUST_DOMAIN_FOREIGN", ca.agent(AGENT, uris=(f"spiffe://other.local/{LOAD}",))),
-        "common name only": ("SPIFFE_ID_INVALID", ca.agent(AGENT, uris=(), common_name=AGENT)),
         "two names": ("SPIFFE_ID_INVALID", ca.agent(AGENT, uris=(AGENT, f"{AGENT}2"))),
-        "not normalised": ("SPIFFE_ID_INVALID", ca.agent(AGENT, uris=(f"spiffe://{TRUST_DOMAIN}/x/../{LOAD}",))),
         "a CA": ("CERTIFICATE_INVALID", ca.agent(AGENT, ca=True)),
-        "lives too long": ("CERTIFICATE_INVALID", ca.agent(AGENT, not_after=datetime.now(UTC) + timedelta(days=3650))),
     }
 
 
-@pytest.mark.parametrize(
-    "bad", ["foreign trust domain", "common name only", "two names", "not normalised", "a CA", "lives too long"]
-)
+@pytest.mark.parametrize("bad", ["foreign trust domain", "two names", "a CA"])
 def test_a_certificate_that_is_no_identity_is_refused(broker: Deployment, bad: str) -> None:
     reason, creds = bad_certificates(broker)[bad]
     with wire(broker, creds) as stranger:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import encodebytes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -11,13 +10,14 @@ from typing import Any, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.identity import dev_ca
 from broker.identity.authority import Authority, Extensions, key_usage, name_of, new_authority, new_builder
 
-PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+PrivateKey: TypeAlias = CertificateIssuerPrivateKeyTypes
 PEM = serialization.Encoding.PEM
 
 
@@ -123,6 +123,7 @@ class TestCA:
         cert, private = prefix.with_suffix(".pem"), prefix.with_suffix(".key")
         prefix.parent.mkdir(parents=True, exist_ok=True)
         cert.write_bytes(b"".join(one.public_bytes(PEM) for one in chain))
+        private.touch(mode=0o600)
         private.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         return Creds(cert=cert, key=private, ca=self.root_path)
 
@@ -133,28 +134,6 @@ class TestCA:
     def _next(self) -> Path:
         self._count += 1
         return self.directory / "issued" / f"cert{self._count}"
-
-
-def resigned(certificate: x509.Certificate, issuer: Authority, old: bytes, new: bytes) -> bytes:
-    """PEM of the certificate with bytes inside exchanged (of equal length) and a correct signature.
-
-    For certificates that no builder makes.
-    """
-    assert len(old) == len(new)
-    body = certificate.tbs_certificate_bytes
-    assert body.count(old) == 1
-    body = body.replace(old, new)
-    algorithm = bytes.fromhex("300a06082a8648ce3d040302")  # ecdsa-with-SHA256
-    signature = issuer.key.sign(body, ec.ECDSA(hashes.SHA256()))
-    whole = _der(0x30, body + algorithm + _der(0x03, b"\0" + signature))
-    return b"-----BEGIN CERTIFICATE-----\n" + encodebytes(whole) + b"-----END CERTIFICATE-----\n"
-
-
-def _der(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    if size < 0x80:
-        return bytes([tag, size]) + content
-    return bytes([tag, 0x82]) + size.to_bytes(2, "big") + content if size > 0xFF else bytes([tag, 0x81, size]) + content
 
 
 def revocation_list(

@@ -22,6 +22,17 @@ from tests.support.processes import free_port, running
 
 TRUST_DOMAIN = "dev.local"
 PYTHON = sys.executable
+ONE_SCOPE = f"""
+version: 1
+environment: dev
+trust_domain: {TRUST_DOMAIN}
+workloads:
+  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}
+scopes:
+  token: {{vault: {{role: nobody}}, ttl: 10m, tier: low}}
+grants:
+  nightly: {{workloads: [load], workflows: [nightly], scopes: [token], max_step: 2h}}
+"""
 
 
 def toml(tree: Mapping[str, Any], prefix: str = "") -> str:
@@ -152,3 +163,16 @@ def vault_section(bao: BaoServer, login: BrokerLogin, *, address: str = "", **mo
         "approle": {"role_id": login.role_id, "secret_id_file": str(login.secret_id_file)},
         **more,
     }
+
+
+def without_provider(folder: Path, **more: Any) -> Deployment:
+    """One for tests of what comes before any provider: nothing answers where its Vault should be.
+
+    It is never ready; start it with `ready=deployment.alive`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text("none")
+    vault = {"address": "http://127.0.0.1:1", "token_file": str(token), "connect_timeout": "1s"}
+    return Deployment(folder / "daemon", ONE_SCOPE, vault=vault, more=more)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -105,31 +105,6 @@ async def test_intermediates_are_in_the_chain_without_the_leaf(ca: TestCA, tmp_p
     async with serving(ca, whoami, roots.read_bytes()) as port:
         assert await call(port, ca, ca.agent(ID, issuer=middle)) == ID
     assert whoami.context["x509_pem_cert_chain"] == [middle.certificate.public_bytes(Encoding.PEM)]
-
-
-LET_THROUGH: dict[str, tuple[Callable[[TestCA], Creds], Reason]] = {
-    "no extended key usage": (lambda ca: ca.agent(ID, eku=None), Reason.CERTIFICATE_INVALID),
-    "CA certificate": (lambda ca: ca.agent(ID, ca=True), Reason.CERTIFICATE_INVALID),
-    "keyCertSign": (
-        lambda ca: ca.agent(ID, usages=("digital_signature", "key_cert_sign")),
-        Reason.CERTIFICATE_INVALID,
-    ),
-    "no name": (lambda ca: ca.agent(ID, uris=(), common_name="admin"), Reason.SPIFFE_ID_INVALID),
-    "two names": (lambda ca: ca.agent(ID, uris=(ID, "spiffe://test.local/admin")), Reason.SPIFFE_ID_INVALID),
-    "NUL in the name": (lambda ca: ca.agent(ID, uris=("spiffe://test.local/admin\0/x",)), Reason.SPIFFE_ID_INVALID),
-    "long life": (
-        lambda ca: ca.agent(ID, not_after=datetime.now(UTC) + timedelta(days=365)),
-        Reason.CERTIFICATE_INVALID,
-    ),
-    "foreign trust domain": (lambda ca: ca.agent(ID, uris=("spiffe://other.local/a",)), Reason.TRUST_DOMAIN_FOREIGN),
-}
-
-
-@pytest.mark.parametrize("case", LET_THROUGH)
-async def test_what_the_tls_layer_lets_through_is_refused_here(case: str, ca: TestCA, whoami: Whoami) -> None:
-    make, reason = LET_THROUGH[case]
-    async with serving(ca, whoami, ca.root_pem) as port:
-        assert await call(port, ca, make(ca)) == reason.value
 
 
 async def test_a_server_that_does_not_require_certificates_still_refuses(ca: TestCA, whoami: Whoami) -> None:
