@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
 from broker.clock import Clock
@@ -77,14 +76,14 @@ class Pipeline:
 
     def wrap(
         self, name: str, method: Method, parse: Callable[[bytes], Message]
-    ) -> Callable[[bytes, Any], Awaitable[Message]]:
+    ) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """The handler that grpc calls: 1. measure, 2. turn errors into statuses, 3. check, 4. parse, 5. serve.
 
-        Parsed here, after the checks: a stranger's bytes are not looked at, and what grpc says of bytes that it
-        cannot parse names Python's classes (measured).
+        From bytes to bytes. Parsed here, after the checks: a stranger's bytes are not looked at, and what grpc says of
+        bytes that it cannot parse, or of a message that it cannot write, names Python's classes (measured).
         """
 
-        async def handler(raw: bytes, context: Any) -> Message:
+        async def handler(raw: bytes, context: Any) -> bytes:
             start = self._clock.monotonic()
             code = "OK"
             try:
@@ -99,8 +98,9 @@ class Pipeline:
             except Exception:
                 # While refusing: nothing is left to refuse it with, and still its text must not reach the client.
                 log.exception("a refusal could not be answered", method=name)
-                code = grpc.StatusCode.INTERNAL.name
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+                answer = _Answered(BrokerError(Reason.INTERNAL, "internal error"))  # journalled under no reference
+                code = answer.code.name
+                await context.abort(answer.code, answer.message, answer.trailers)
                 raise
             finally:
                 took = timedelta(seconds=self._clock.monotonic() - start)
@@ -110,14 +110,14 @@ class Pipeline:
 
     async def _serve(
         self, name: str, method: Method, parse: Callable[[bytes], Message], raw: bytes, context: Any
-    ) -> Message:
+    ) -> bytes:
         agent: Agent | None = None
         try:
             check_metadata(context, self._max_metadata)
             agent = authenticate(self._authenticator, context)
             self._check_rate(name, agent)
             with self._in_flight(name, agent):
-                return await method(parse(raw), agent, context)
+                return (await method(parse(raw), agent, context)).SerializeToString()
         except BrokerError as error:
             refusal = error
         except DecodeError:
