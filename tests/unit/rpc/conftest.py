@@ -59,11 +59,11 @@ class Edge:
 
 
 @asynccontextmanager
-async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit) -> AsyncIterator[Edge]:
+async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit, sqlite: bool = False) -> AsyncIterator[Edge]:
     ca = TestCA(folder, "dev.local")
     cert, key = ca.server()
     clock = FakeClock(datetime.now(UTC))
-    async with world(folder, clock=clock) as broker:
+    async with world(folder, clock=clock, sqlite=sqlite) as broker:
         trust = TrustStore(ca.root_path)
         pipeline = Pipeline(
             authenticator=Authenticator(trust, clock, CertificatePolicy(trust_domain="dev.local")),
