@@ -7,6 +7,7 @@ agent, SQLite with its fsyncs, every kind in turn so that noise falls on all ali
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -72,10 +73,8 @@ async def _kinds(edge: Edge) -> dict[str, dict[str, Callable[[], Any]]]:
 
 async def _took(call: Callable[[], Any]) -> float:
     begun = time.perf_counter()
-    try:
+    with contextlib.suppress(grpc.aio.AioRpcError):
         await call()
-    except grpc.aio.AioRpcError:
-        pass
     return time.perf_counter() - begun
 
 

@@ -77,18 +77,35 @@ def test_libraries_that_print_what_they_mint_stay_above_debug(out: io.StringIO) 
     assert out.getvalue() == ""
 
 
-def test_numbers_and_file_names_stay_readable() -> None:
-    assert log.redact_item("token_count", 3) == 3
-    assert log.redact_item("token_file", "/etc/stepcred/token") == "/etc/stepcred/token"
-    assert log.redact_item("tokens", 3) == 3
-    assert log.redact_item("step_handle", "abc") == log.REDACTED
-    assert log.redact_item("guard_key", "abc") == "abc"
+def test_whoever_turns_their_debugging_on_later_gets_nothing(
+    out: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As boto3.set_stream_logger does: a level and a handler on the library's own loggers, around ours."""
+    beside = io.StringIO()
+    for name in (*log.PINNED, "botocore.parsers", "aiohttp.client", "grpc._cython.cygrpc", "urllib3.connectionpool"):
+        logger = logging.getLogger(name)
+        handler = logging.StreamHandler(beside)
+        before = logger.level
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(handler)
+        try:
+            logger.debug("Response body: %s", "verysecret")
+            logger.info("Response body: verysecret", extra={"body": "verysecret"})
+            logger.debug("failed", exc_info=RuntimeError("verysecret"), stack_info=True)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
+    assert log.KEPT_BACK in beside.getvalue()
+    assert "verysecret" not in beside.getvalue()
+    assert out.getvalue() == ""
+    assert capsys.readouterr().err == ""
 
 
-def test_a_value_without_end_is_cut() -> None:
-    endless: list[object] = []
-    endless.append(endless)
-    assert log.REDACTED in str(log.redact(endless))
+def test_a_record_that_cannot_be_written_is_not_printed(out: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    [handler] = (one for one in logging.getLogger().handlers if isinstance(one, log._Handler))
+    handler.handle(logging.LogRecord("somebody", logging.WARNING, "here.py", 1, "%d tokens", ("verysecret",), None))
+    assert "could not be written" in out.getvalue()
+    assert "verysecret" not in out.getvalue() + capsys.readouterr().err
 
 
 def test_json_lines_have_time_level_logger_and_event() -> None:
