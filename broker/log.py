@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 from typing import Any, TextIO
 
 import structlog
@@ -46,6 +47,16 @@ class _Handler(logging.StreamHandler[TextIO]):
             self.stream.write(
                 f"a log record of {record.name} could not be written ({record.pathname}:{record.lineno})\n"
             )
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    error = failed.exc_value or failed.exc_type()
+    get_logger(__name__).error("a thread failed", thread=failed.thread and failed.thread.name, exc_info=error)
+
+
+def _unraisable(failed: sys.UnraisableHookArgs) -> None:
+    error = failed.exc_value or failed.exc_type()
+    get_logger(__name__).error("an error could not be raised", exc_info=error)
 
 
 def _redactor(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -89,6 +100,8 @@ def configure(level: str = "info", style: str = "json", stream: TextIO | None = 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    # By themselves these write to standard error, around the redactor.
+    threading.excepthook, sys.unraisablehook = _thread_failed, _unraisable
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -17,8 +19,11 @@ def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     levels = {name: logging.getLogger(name).level for name in log.PINNED}
+    hooks = threading.excepthook, sys.unraisablehook
     yield
     structlog.reset_defaults()
+    threading.excepthook, sys.unraisablehook = hooks
+    logging.setLogRecordFactory(logging.LogRecord)
     root.handlers, root.level = handlers, level
     for name, before in levels.items():
         logging.getLogger(name).setLevel(before)
@@ -117,3 +122,31 @@ def test_json_lines_have_time_level_logger_and_event() -> None:
     record = json.loads(line)
     assert {record["event"], record["level"], record["logger"], record["lease"]} == {"seen", "info", "broker.test", "x"}
     assert record["timestamp"].endswith("Z")
+
+
+class Fails:
+    def __init__(self) -> None:
+        self.again = self
+
+    def __del__(self) -> None:
+        raise RuntimeError("token=verysecret")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_fails_where_nobody_catches_it_passes_the_redactor_too(
+    out: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Threads, and what the garbage collector calls."""
+    log.configure("debug", "json", out)  # pytest has put its own hooks in place meanwhile
+
+    def fail() -> None:
+        raise RuntimeError("token=verysecret")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    Fails().again = None  # type: ignore[assignment]
+    for event in ("a thread failed", "an error could not be raised"):
+        assert event in out.getvalue()
+    assert "token=[redacted]" in out.getvalue()
+    assert "verysecret" not in out.getvalue().replace('RuntimeError(\\"token=verysecret', "") + capsys.readouterr().err
