@@ -10,13 +10,13 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 from base64 import b32encode
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from broker import process
 from broker.errors import ConfigError, unreadable
+from broker.permissions import secret_problem
 
 KEY_BYTES = 32
 # First line of a file that no database knows yet; a daemon takes it out when its database does. A key without it, beside
@@ -132,11 +132,8 @@ def load(path: Path) -> Keyring:
     Raises ConfigError when the file is unreadable, malformed, or readable by others.
     """
     lines = _read(path)
-    mode = path.stat().st_mode
-    # systemd lets its service in by an ACL, which shows as a group's right; other users cannot enter the folder.
-    others = stat.S_IRWXO if path.parent == process.credentials_directory() else stat.S_IRWXG | stat.S_IRWXO
-    if stat.S_IMODE(mode) & others:
-        raise ConfigError([f"mint_key_file {path}: readable by others; run chmod 600 {path}"])
+    if problem := secret_problem(path):
+        raise ConfigError([f"mint_key_file {path}: {problem}"])
     keys: dict[str, bytes] = {}
     for number, line in enumerate(lines, 1):
         if line == NEVER_USED:

@@ -6,59 +6,57 @@ that sound like a secret, texts that look like one, and SDKs that print what the
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import re
 import sys
-from collections.abc import Mapping
-from typing import TextIO
+import threading
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from broker.secret import Secret
-
-REDACTED = "[redacted]"
-MAX_DEPTH = 6  # nested deeper than this, a value is left out rather than walked
+from broker.redaction import redact_item
 
 # botocore at DEBUG prints the minted session, urllib3 and aiohttp URLs, hvac and grpc payloads (measured).
 PINNED = ("aiohttp", "asyncio", "boto3", "botocore", "grpc", "hvac", "requests", "s3transfer", "urllib3")
-
-_SECRET_KEY = re.compile(
-    r"secret|passw|passphrase|token|credential|private_?key|api_?key|authori[sz]ation|cookie|handle|nonce",
-    re.IGNORECASE,
-)
-_HARMLESS_KEY = re.compile(r"_(file|path|count|seconds)$", re.IGNORECASE)
-_SECRET_TEXT = re.compile(
-    r"scv1-[\w-]+"  # our own Vault token ids
-    r"|\bhv[sbr]\.[\w-]+|\b[sbr]\.[A-Za-z0-9]{24,}"  # Vault's and OpenBao's
-    r"|(?i:bearer)\s+[\w.~+/=-]+"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)",  # user:password in a URL
-    re.DOTALL,
-)
+KEPT_BACK = "kept back: this library prints what it mints"
 
 
-def redact(value: object, depth: int = 0) -> object:
-    """A copy of `value` that may be logged."""
-    if isinstance(value, str):
-        return _SECRET_TEXT.sub(REDACTED, value)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, Secret | bytes | bytearray) or depth >= MAX_DEPTH:
-        return REDACTED
-    if isinstance(value, Mapping):
-        return {str(key): redact_item(str(key), item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [redact(item, depth + 1) for item in value]
-    return _SECRET_TEXT.sub(REDACTED, str(value))
+def _quieted(*arguments: Any, **fields: Any) -> logging.LogRecord:
+    """Makes the log records: those that a pinned library writes below WARNING are empty, whoever asked for them.
+
+    `boto3.set_stream_logger`, or a level that somebody sets later on one of its loggers, would go around our levels and
+    our handler; every record comes from here.
+    """
+    record = logging.LogRecord(*arguments, **fields)
+    if _is_kept_back(record):
+        record.msg, record.args, record.exc_info, record.stack_info = KEPT_BACK, (), None, None
+    return record
 
 
-def redact_item(key: str, value: object, depth: int = 0) -> object:
-    """`value` as it may be logged under `key`: a key that sounds like a secret shows numbers only."""
-    sounds_secret = _SECRET_KEY.search(key) and not _HARMLESS_KEY.search(key)
-    if sounds_secret and value is not None and not isinstance(value, bool | int | float):
-        return REDACTED
-    return redact(value, depth)
+def _is_kept_back(record: logging.LogRecord) -> bool:
+    name: str | None = record.name  # logging.makeLogRecord fills it in later
+    return name is not None and name.partition(".")[0] in PINNED and record.levelno < logging.WARNING
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """What goes wrong with a record is said without the record: the standard handler prints its arguments."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.write(
+                f"a log record of {record.name} could not be written ({record.pathname}:{record.lineno})\n"
+            )
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    error = failed.exc_value or failed.exc_type()
+    get_logger(__name__).error("a thread failed", thread=failed.thread and failed.thread.name, exc_info=error)
+
+
+def _unraisable(failed: sys.UnraisableHookArgs) -> None:
+    error = failed.exc_value or failed.exc_type()
+    get_logger(__name__).error("an error could not be raised", exc_info=error)
 
 
 def _redactor(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -93,13 +91,17 @@ def configure(level: str = "info", style: str = "json", stream: TextIO | None = 
     renderer: Processor = structlog.processors.JSONRenderer()
     if style == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    handler = logging.StreamHandler(out)
+    logging.setLogRecordFactory(_quieted)
+    handler = _Handler(out)
+    handler.addFilter(lambda record: not _is_kept_back(record))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    # By themselves these write to standard error, around the redactor.
+    threading.excepthook, sys.unraisablehook = _thread_failed, _unraisable
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

@@ -11,20 +11,29 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 MOST_FILES = 1 << 20  # file descriptors; the kernel's own bound of one process, fs.nr_open
+# Variables that make a library write what it sends, or the keys of its connections, where nothing redacts it.
+_TALKATIVE = {
+    "GRPC_TRACE": "gRPC would print what it sends, decrypted",
+    "GRPC_VERBOSITY": "gRPC would print more than errors",
+    "SSLKEYLOGFILE": "the keys of the connections to Vault and AWS would be written to a file",
+    "PYTHONASYNCIODEBUG": "asyncio would print arguments of slow calls",
+}
 _NOTIFY_TIMEOUT = 1.0  # seconds; a full socket must not hold up the daemon
 
 
-def harden() -> list[str]:
-    """Keep minted secrets out of core dumps, other processes' debuggers and new files.
+def harden(environ: MutableMapping[str, str] = os.environ) -> list[str]:
+    """Keep minted secrets out of core dumps, other processes' debuggers, new files and libraries' own tracing.
 
-    Call before anything secret is read. Returns what could not be done, for the log.
+    Call before anything secret is read and before grpc and ssl are used. Returns what could not be done, or was undone,
+    for the log. What is not locked into memory: that needs a right (CAP_IPC_LOCK), Python copies strings as it likes,
+    and a page that is swapped out is read by root alone; switch swap off, or encrypt it.
     """
-    problems: list[str] = []
+    problems = _hush(environ)
     os.umask(0o077)
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -32,6 +41,15 @@ def harden() -> list[str]:
         problems.append("core dumps could not be switched off")
     if not _set_undumpable():
         problems.append("memory could not be closed to other processes of the same user")
+    return problems
+
+
+def _hush(environ: MutableMapping[str, str]) -> list[str]:
+    """Take talkative variables away, from C libraries and children too."""
+    found = [name for name in _TALKATIVE if environ.pop(name, "")]
+    problems = [f"{name} is not obeyed: {_TALKATIVE[name]}" for name in found]
+    if sys.flags.dev_mode:
+        problems.append("Python's development mode is on (PYTHONDEVMODE or -X dev); do not serve with it")
     return problems
 
 

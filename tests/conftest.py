@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.bao import BaoServer, openbao
 from tests.support.postgres import MISSING, PostgresServer, find_postgres, postgres
+
+settings.register_profile("stepcred", deadline=None)  # a test never judges how busy the machine is
+settings.load_profile("stepcred")
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ def serve(
 
     from broker.cli import life
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    # Not to be debugged: it would print what callbacks were given.
+    with asyncio.Runner(debug=False, loop_factory=uvloop.new_event_loop) as runner:
         code = runner.run(life.serve(settings, on_stop=on_stop))
     raise typer.Exit(code)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -17,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from broker.config.settings import Config, whole_problems
 from broker.config.sources import FLAGS, Keys, Tree, add_environment, add_file, add_text, is_section, schema, variable
 from broker.errors import ConfigError, unreadable
+from broker.permissions import public_problem
 
 MAX_FILE_BYTES = 1 << 20  # a config is a few kB; more is a mistake in the path
 
@@ -106,8 +105,8 @@ def _setting(keys: Keys) -> Keys:
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & stat.S_IWOTH:  # it names the roots and the scope map
-                raise ConfigError([f"{path}: can be written by everybody; run chmod o-w {path}"])
+            if problem := public_problem(path):  # it names the roots and the scope map
+                raise ConfigError([f"{path}: {problem}"])
             raw = file.read(MAX_FILE_BYTES + 1)
         if len(raw) > MAX_FILE_BYTES:
             raise ConfigError([f"{path}: larger than 1 MiB; is this the config file?"])

@@ -33,6 +33,7 @@ from broker.config.values import (
 )
 from broker.errors import ConfigError
 from broker.model import Tier
+from broker.permissions import problem_if_there
 from broker.process import credentials_directory
 
 SDK_DEADLINE = timedelta(seconds=15)  # of a client's call, by default: a mint that takes longer is lost to it
@@ -324,6 +325,10 @@ def _check_store(store: StoreSettings) -> StoreSettings:
     ]
     if same:
         raise ValueError("\n".join(same))
+    # Made by another hand, or put back from a backup; the paths themselves were looked at one by one.
+    beside = {name: path for name, path in files.items() if name not in ("path", "mint_key_file")}
+    if open_ := [f"{name}: {path} {why}" for name, path in beside.items() if (why := problem_if_there(path))]:
+        raise ValueError("\n".join(open_))
     return store
 
 

@@ -9,6 +9,7 @@ import ipaddress
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -20,6 +21,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 
 from broker import process
 from broker.errors import unreadable
+from broker.permissions import private_folder_problem, public_problem, secret_problem
 
 MAX_PORT = 65535
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
@@ -125,31 +127,38 @@ def _path(value: object, info: ValidationInfo) -> Path:
     return Path(os.path.normpath(Path(base) / value))
 
 
-def _mode(path: Path) -> int:
-    """Permission bits of an existing, readable, regular file."""
+def _must_be_readable(path: Path) -> None:
+    """An existing regular file. Raises ValueError."""
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError(f"{path} is not a regular file")
         path.open("rb").close()
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except OSError as error:
         raise ValueError(f"{path} {unreadable(error)}") from None
-    return stat.S_IMODE(mode)
 
 
 def _public_file(value: object, info: ValidationInfo) -> Path:
     path = _path(value, info)
-    if _mode(path) & stat.S_IWOTH:  # whoever writes a trust bundle or a scope map decides who gets what
-        raise ValueError(f"{path} can be written by everybody; run chmod o-w {path}")
-    return path
+    _must_be_readable(path)
+    return _unless(public_problem, path)  # whoever writes a trust bundle or a scope map decides who gets what
 
 
 def _secret_file(value: object, info: ValidationInfo) -> Path:
     path = _path(value, info)
-    if _mode(path) & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ValueError(f"{path} can be read by others; run chmod 600 {path}")
+    _must_be_readable(path)
+    return _unless(secret_problem, path)
+
+
+def _unless(look: Callable[[Path], str | None], path: Path) -> Path:
+    """The path, when its permissions are fit. Raises ValueError."""
+    try:
+        problem = look(path)
+    except OSError as error:
+        problem = unreadable(error)
+    if problem is not None:
+        raise ValueError(f"{path} {problem}")
     return path
 
 
@@ -161,7 +170,7 @@ def _key_file(value: object, info: ValidationInfo) -> Path:
         raise ValueError('must be "credential:NAME", a name of letters, digits, ".", "_" and "-"')
     if folder is None:
         raise ValueError("is a systemd credential, and there is no CREDENTIALS_DIRECTORY; see LoadCredential=")
-    _mode(folder / name)
+    _must_be_readable(folder / name)
     return folder / name
 
 
@@ -171,9 +180,10 @@ def _state_file(value: object, info: ValidationInfo) -> Path:
         raise ValueError(f"the folder {path.parent} does not exist; make it with mode 700")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ValueError(f"the folder {path.parent} cannot be written to")
-    if path.exists() and _mode(path) & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ValueError(f"{path} can be read by others; run chmod 600 {path}")
-    return path
+    if not path.exists():
+        return _unless(private_folder_problem, path)
+    _must_be_readable(path)
+    return _unless(secret_problem, path)
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]

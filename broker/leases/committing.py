@@ -19,7 +19,7 @@ from broker.leases.epoch import EpochLost
 from broker.leases.standing import still_given
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
-from broker.model import Credential, EndReason, Evidence, Lease, LeaseState, Step, StepState
+from broker.model import Credential, EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepState
 from broker.providers.base import Minted
 from broker.store.base import RequestOutcome, Tx
 
@@ -58,7 +58,7 @@ class Commit:
         await self._background.write_surely(operation, then=lambda: core.endings.tell(lease.id))
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.FAILED)
         log.warning("mint refused", provider=lease.provider, scope=lease.scope, lease=lease.id, problem=why)
-        raise mint_failed(why)
+        raise mint_failed(lease, why)
 
     async def in_doubt(self, lease: Lease, why: str) -> Delivered:
         core = self._core
@@ -71,7 +71,7 @@ class Commit:
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.IN_DOUBT)
         core.metrics.mint_in_doubt(lease.provider)
         log.warning("mint in doubt", provider=lease.provider, scope=lease.scope, lease=lease.id, problem=why)
-        raise mint_failed(why)
+        raise mint_failed(lease, why)
 
     def _fail(self, tx: Tx, lease: Lease, why: str) -> None:
         self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.now())
@@ -189,6 +189,17 @@ def lease_ended() -> BrokerError:
     return BrokerError(Reason.LEASE_ENDED, "the lease of this request has ended")
 
 
-def mint_failed(why: str) -> BrokerError:
-    """ABORTED, never UNAVAILABLE, which gRPC would retry by itself."""
-    return BrokerError(Reason.PROVIDER_FAILED, f"the credential was not minted: {why}", retry_after=RETRY_MINT_AFTER)
+def mint_failed(lease: Lease | None, why: str) -> BrokerError:
+    """ABORTED, never UNAVAILABLE, which gRPC would retry by itself.
+
+    `why` names paths, roles and statuses that are the operators' to see: it is journalled, under the reference.
+    """
+    about: dict[str, JsonValue] = {"why": why}
+    if lease is not None:
+        about |= {"lease_id": lease.id, "step_id": lease.step_id, "scope": lease.scope}
+    return BrokerError(
+        Reason.PROVIDER_FAILED,
+        "the provider did not mint the credential; the reference leads an operator to the cause",
+        retry_after=RETRY_MINT_AFTER,
+        about=about,
+    )

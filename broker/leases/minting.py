@@ -93,7 +93,7 @@ class Minter:
             core.enter(tx)
             known, lease = tx.request(request.caller, request.request_id), tx.lease(request.lease_id)
             if known is not None and known.outcome is RequestOutcome.FAILED:
-                return mint_failed(known.message)
+                return mint_failed(lease, known.message)
             if lease is not None and lease.state in (LeaseState.ACTIVE, LeaseState.INTENT, LeaseState.IN_DOUBT):
                 moves.withdraw(tx, lease, at=core.clock.now(), reason=EndReason.REPLAY_LOST)
                 return _replay_lost()

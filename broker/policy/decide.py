@@ -50,23 +50,24 @@ class Candidate:
 
 def decide(index: Index, request: AccessRequest) -> Decision:
     """Answer one question, as the module says."""
+    matches = index.matches(request.agent)
+    # A scope that is not declared has no grant: it is looked for all the same, so that it takes as long as another's.
+    reached = [match for match in matches if index.grants_of(request.scope, match.workload.name)]
     scope = index.scopes.get(request.scope)
+    if scope is None or not reached:
+        return _unreached(index, scope, request, matches)
+    return _barred(index, scope, request, matches) or _granted(index, scope, request, matches)
+
+
+def _unreached(index: Index, scope: Scope | None, request: AccessRequest, matches: tuple[Match, ...]) -> Denied:
+    """Told to operators apart, and to the agent alike."""
+    if not matches:  # 2
+        denied = _unknown(Denial.NO_WORKLOAD, fixes.no_workload(request, index.trust_domains))
+    else:  # 3
+        denied = _no_grant(index, request, matches)
     if scope is None:  # 1
         return _unknown(Denial.UNKNOWN_SCOPE, fixes.unknown_scope(request.scope))
-    matches = index.matches(request.agent)
-    return (
-        _unreached(index, scope, request, matches)
-        or _barred(index, scope, request, matches)
-        or _granted(index, scope, request, matches)
-    )
-
-
-def _unreached(index: Index, scope: Scope, request: AccessRequest, matches: tuple[Match, ...]) -> Denied | None:
-    if not matches:  # 2
-        return _unknown(Denial.NO_WORKLOAD, fixes.no_workload(request, index.trust_domains))
-    if not any(index.grants_of(scope.name, match.workload.name) for match in matches):  # 3
-        return _no_grant(index, request, matches)
-    return None
+    return denied
 
 
 def _barred(index: Index, scope: Scope, request: AccessRequest, matches: tuple[Match, ...]) -> Denied | None:

@@ -23,6 +23,7 @@ from broker.model import (
 )
 from broker.policy.decision import Allowed
 from broker.rpc.status import duration
+from broker.secret import Secret
 from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
 
 
@@ -74,12 +75,16 @@ def credential(value: Credential) -> credential_pb2.Credential:
         case X509Certificate():
             message.x509_certificate.certificate_pem = value.certificate_pem
             message.x509_certificate.chain_pem.extend(value.chain_pem)
-            message.x509_certificate.private_key_pem = value.private_key_pem.reveal() if value.private_key_pem else ""
+            message.x509_certificate.private_key_pem = _or_empty(value.private_key_pem)
             message.x509_certificate.serial_number = value.serial_number
         case SshCertificate():
             message.ssh_certificate.signed_key = value.signed_key
             message.ssh_certificate.serial_number = value.serial_number
     return message
+
+
+def _or_empty(secret: Secret | None) -> str:
+    return "" if secret is None else secret.reveal()
 
 
 def outcome(value: Outcome) -> lease_pb2.LeaseOutcome:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
 from broker.clock import Clock
@@ -58,14 +57,14 @@ class Pipeline:
 
     def wrap(
         self, name: str, method: Method, parse: Callable[[bytes], Message]
-    ) -> Callable[[bytes, Any], Awaitable[Message]]:
+    ) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """The handler that grpc calls: 1. measure, 2. turn errors into statuses, 3. check, 4. parse, 5. serve.
 
-        Parsed here, after the checks: a stranger's bytes are not looked at, and what grpc says of bytes that it
-        cannot parse names Python's classes (measured).
+        From bytes to bytes. Parsed here, after the checks: a stranger's bytes are not looked at, and what grpc says of
+        bytes that it cannot parse, or of a message that it cannot write, names Python's classes (measured).
         """
 
-        async def handler(raw: bytes, context: Any) -> Message:
+        async def handler(raw: bytes, context: Any) -> bytes:
             start = self._clock.monotonic()
             code = "OK"
             try:
@@ -80,8 +79,9 @@ class Pipeline:
             except Exception:
                 # While refusing: nothing is left to refuse it with, and still its text must not reach the client.
                 log.exception("a refusal could not be answered", method=name)
-                code = grpc.StatusCode.INTERNAL.name
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+                answer = _Answered(BrokerError(Reason.INTERNAL, "internal error"))  # journalled under no reference
+                code = answer.code.name
+                await context.abort(answer.code, answer.message, answer.trailers)
                 raise
             finally:
                 took = timedelta(seconds=self._clock.monotonic() - start)
@@ -91,7 +91,7 @@ class Pipeline:
 
     async def _serve(
         self, name: str, method: Method, parse: Callable[[bytes], Message], raw: bytes, context: Any
-    ) -> Message:
+    ) -> bytes:
         agent: Agent | None = None
         try:
             check_metadata(context, self._max_metadata)
@@ -121,7 +121,7 @@ class Pipeline:
             self._metrics.refusal(refusal.reason)  # before identity there is only a metric: no disk for strangers
         raise _Answered(refusal)
 
-    async def _answer(self, name: str, work: Awaitable[Message], context: Any) -> Message:
+    async def _answer(self, name: str, work: Awaitable[Message], context: Any) -> bytes:
         """A mint takes a while: who has been denied or has expired meanwhile is not given what was made for it.
 
         Claimed by nobody, it is revoked.
@@ -129,7 +129,7 @@ class Pipeline:
         answer = await work
         if self.service.rules[name].delivers:
             authenticate(self._authenticator, context)
-        return answer
+        return answer.SerializeToString()
 
     def _check_rate(self, name: str, agent: Agent) -> None:
         if not self.service.rules[name].asks:

@@ -93,7 +93,6 @@ def handler(pipeline: Pipeline, servicer: Servicer) -> grpc.GenericRpcHandler:
             continue
         request = GetMessageClass(method.input_type)
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            pipeline.wrap(method.name, methods[method.name], request.FromString),
-            response_serializer=lambda message: message.SerializeToString(),
+            pipeline.wrap(method.name, methods[method.name], request.FromString)
         )
     return grpc.method_handlers_generic_handler(service.described.full_name, handlers)

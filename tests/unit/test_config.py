@@ -221,6 +221,34 @@ def test_key_files_that_others_can_read_are_refused_all_at_once(folder: Path) ->
     ]
 
 
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal", "-reserve", ".lock"])
+def test_what_lies_beside_the_database_is_as_private(folder: Path, end: str) -> None:
+    path = folder / f"broker.db{end}"
+    path.touch(mode=0o600)
+    read(folder)
+    path.chmod(0o640)
+    assert problems(folder) == [
+        f"DIR/broker.toml: store: path with {end}: DIR/broker.db{end} can be read by others; run chmod 600 DIR/broker.db{end}"
+    ]
+
+
+def test_the_anchor_beside_the_key_is_as_private(folder: Path) -> None:
+    (folder / "mint.key.anchor").touch(mode=0o600)
+    (folder / "mint.key.anchor").chmod(0o646)
+    assert problems(folder) == [
+        "DIR/broker.toml: store: anchor_file: DIR/mint.key.anchor can be read by others; run chmod 600 DIR/mint.key.anchor"
+    ]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757])
+def test_a_folder_where_everybody_can_replace_keys_is_refused(folder: Path, mode: int) -> None:
+    folder.chmod(mode)
+    found = problems(folder)
+    assert found == ["DIR/broker.toml: is in a folder that everybody can write to; run chmod o-w DIR"]
+    folder.chmod(0o1777)
+    read(folder)
+
+
 def test_a_trust_bundle_that_everybody_may_write_is_refused(folder: Path) -> None:
     (folder / "ca.pem").chmod(0o666)
     assert problems(folder) == [

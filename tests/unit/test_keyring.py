@@ -151,7 +151,7 @@ def test_a_systemd_credential_is_read_whatever_its_group_and_never_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "stepcred-mint-key", f"k1:{KEY.hex()}\n", mode=0o440)
-    with pytest.raises(ConfigError, match="readable by others"):
+    with pytest.raises(ConfigError, match="can be read by others"):
         load(path)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert load(path).current == "k1"
@@ -159,7 +159,7 @@ def test_a_systemd_credential_is_read_whatever_its_group_and_never_written(
         with pytest.raises(ConfigError, match="read-only"):
             change(path)
     path.chmod(0o444)
-    with pytest.raises(ConfigError, match="readable by others"):
+    with pytest.raises(ConfigError, match="can be read by others"):
         load(path)
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -17,8 +19,11 @@ def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     levels = {name: logging.getLogger(name).level for name in log.PINNED}
+    hooks = threading.excepthook, sys.unraisablehook
     yield
     structlog.reset_defaults()
+    threading.excepthook, sys.unraisablehook = hooks
+    logging.setLogRecordFactory(logging.LogRecord)
     root.handlers, root.level = handlers, level
     for name, before in levels.items():
         logging.getLogger(name).setLevel(before)
@@ -77,18 +82,35 @@ def test_libraries_that_print_what_they_mint_stay_above_debug(out: io.StringIO) 
     assert out.getvalue() == ""
 
 
-def test_numbers_and_file_names_stay_readable() -> None:
-    assert log.redact_item("token_count", 3) == 3
-    assert log.redact_item("token_file", "/etc/stepcred/token") == "/etc/stepcred/token"
-    assert log.redact_item("tokens", 3) == 3
-    assert log.redact_item("step_handle", "abc") == log.REDACTED
-    assert log.redact_item("guard_key", "abc") == "abc"
+def test_whoever_turns_their_debugging_on_later_gets_nothing(
+    out: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As boto3.set_stream_logger does: a level and a handler on the library's own loggers, around ours."""
+    beside = io.StringIO()
+    for name in (*log.PINNED, "botocore.parsers", "aiohttp.client", "grpc._cython.cygrpc", "urllib3.connectionpool"):
+        logger = logging.getLogger(name)
+        handler = logging.StreamHandler(beside)
+        before = logger.level
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(handler)
+        try:
+            logger.debug("Response body: %s", "verysecret")
+            logger.info("Response body: verysecret", extra={"body": "verysecret"})
+            logger.debug("failed", exc_info=RuntimeError("verysecret"), stack_info=True)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
+    assert log.KEPT_BACK in beside.getvalue()
+    assert "verysecret" not in beside.getvalue()
+    assert out.getvalue() == ""
+    assert capsys.readouterr().err == ""
 
 
-def test_a_value_without_end_is_cut() -> None:
-    endless: list[object] = []
-    endless.append(endless)
-    assert log.REDACTED in str(log.redact(endless))
+def test_a_record_that_cannot_be_written_is_not_printed(out: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    [handler] = (one for one in logging.getLogger().handlers if isinstance(one, log._Handler))
+    handler.handle(logging.LogRecord("somebody", logging.WARNING, "here.py", 1, "%d tokens", ("verysecret",), None))
+    assert "could not be written" in out.getvalue()
+    assert "verysecret" not in out.getvalue() + capsys.readouterr().err
 
 
 def test_json_lines_have_time_level_logger_and_event() -> None:
@@ -100,3 +122,31 @@ def test_json_lines_have_time_level_logger_and_event() -> None:
     record = json.loads(line)
     assert {record["event"], record["level"], record["logger"], record["lease"]} == {"seen", "info", "broker.test", "x"}
     assert record["timestamp"].endswith("Z")
+
+
+class Fails:
+    def __init__(self) -> None:
+        self.again = self
+
+    def __del__(self) -> None:
+        raise RuntimeError("token=verysecret")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_fails_where_nobody_catches_it_passes_the_redactor_too(
+    out: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Threads, and what the garbage collector calls."""
+    log.configure("debug", "json", out)  # pytest has put its own hooks in place meanwhile
+
+    def fail() -> None:
+        raise RuntimeError("token=verysecret")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    Fails().again = None  # type: ignore[assignment]
+    for event in ("a thread failed", "an error could not be raised"):
+        assert event in out.getvalue()
+    assert "token=[redacted]" in out.getvalue()
+    assert "verysecret" not in out.getvalue().replace('RuntimeError(\\"token=verysecret', "") + capsys.readouterr().err

@@ -24,6 +24,60 @@ def test_hardening_closes_files_core_dumps_and_memory() -> None:
     assert done.stdout == "[] 0o77 (0, 0) 0\n"
 
 
+_EVERYWHERE = """
+import ctypes, os, resource, threading
+from broker.process import harden
+harden()
+found = []
+look = lambda: found.append((resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)))
+thread = threading.Thread(target=look); thread.start(); thread.join()
+child = os.fork()
+if not child:
+    look(); os._exit(found[-1] != ((0, 0), 0))
+print(found, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_hardening_holds_for_threads_and_forks() -> None:
+    done = subprocess.run([sys.executable, "-c", _EVERYWHERE], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[((0, 0), 0)] 0\n"
+
+
+_TRACED = """
+import sys
+if sys.argv[1] == "harden":
+    from broker.process import harden
+    print(*harden(), sep="\\n")
+import grpc, ssl, asyncio
+with grpc.insecure_channel("127.0.0.1:9") as channel:
+    try:
+        channel.unary_unary("/s/m")(b"", metadata=(("x-canary", "canary-in-the-metadata"),), timeout=0.5)
+    except grpc.RpcError:
+        pass
+print(ssl.create_default_context().keylog_filename, asyncio.new_event_loop().get_debug())
+"""
+
+
+@pytest.mark.parametrize("how", ["harden", "not"])
+def test_libraries_that_are_told_to_trace_by_variables_do_not(tmp_path: Path, how: str) -> None:
+    harden = how == "harden"
+    told = {"GRPC_TRACE": "all", "GRPC_VERBOSITY": "DEBUG", "PYTHONASYNCIODEBUG": "1"}
+    environ = {**os.environ, **told, "SSLKEYLOGFILE": str(tmp_path / "keys")}
+    done = subprocess.run(
+        [sys.executable, "-c", _TRACED, how],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=environ,
+    )
+    traced = "canary-in-the-metadata" in done.stderr
+    assert traced is not harden  # without it they do, or this would show nothing
+    lines = done.stdout.splitlines()
+    assert lines[-1] == ("None False" if harden else f"{tmp_path / 'keys'} True")
+    assert all(any(name in line for line in lines) for name in (*told, "SSLKEYLOGFILE")) is harden
+
+
 def test_systemd_hears_of_readiness_on_a_real_socket(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))

@@ -133,7 +133,7 @@ class VaultProvider:
     async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:
         """By accessor: the nonce that named the token is erased. Raises ProviderError."""
         async with self._ending.asking(ref) as session:
-            return await self._survey.recheck(ref, operator or session.token)
+            return await self._survey.recheck(ref, session.token if operator is None else operator)
 
     # --- check ---
 

@@ -144,7 +144,7 @@ class Transport:
         sent = {"X-Vault-Request": "true", **self._active.headers(), **(headers or {})}
         if self.settings.namespace and namespaced:
             sent["X-Vault-Namespace"] = self.settings.namespace
-        if token:
+        if token is not None:
             sent["X-Vault-Token"] = token.reveal()
         try:
             async with session.request(

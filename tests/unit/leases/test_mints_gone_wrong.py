@@ -89,7 +89,7 @@ async def test_mints_that_hang_open_the_breaker(broker: World, monkeypatch: pyte
     monkeypatch.setattr(breaker, "failed", lambda lease_id, **_: failed.append(lease_id))
     broker.provider.before_landing.clear()
     opened = await broker.begin()
-    assert "took too long" in (await refusal(broker.issue(opened.handle))).message
+    assert "took too long" in str((await refusal(broker.issue(opened.handle))).about["why"])
     assert len(failed) == 1
 
 

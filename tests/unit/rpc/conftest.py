@@ -61,11 +61,11 @@ class Edge:
 
 
 @asynccontextmanager
-async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit) -> AsyncIterator[Edge]:
+async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit, sqlite: bool = False) -> AsyncIterator[Edge]:
     ca = TestCA(folder, "dev.local")
     cert, key = ca.server()
     clock = FakeClock(datetime.now(UTC))
-    async with world(folder, clock=clock) as broker:
+    async with world(folder, clock=clock, sqlite=sqlite) as broker:
         opened = door(ca.root_path, "dev.local", server=(cert, key))
         pipeline = Pipeline(
             authenticator=Authenticator(opened, clock),
