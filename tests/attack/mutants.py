@@ -1,0 +1,79 @@
+"""The daemon without one of its limits: whoever claims to see what a flood does must see it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from broker.guard import denials
+from broker.rpc import limits, server
+from broker.rpc.places import Room
+from broker.wiring import memory
+
+UNLIMITED = (1 << 31) - 1
+
+
+def no_stream_cap() -> None:
+    """As many calls on one connection as anybody likes."""
+    bounded = limits.options
+
+    def unbounded(configured: Any) -> list[tuple[str, int]]:
+        told = dict(bounded(configured)) | {"grpc.max_concurrent_streams": UNLIMITED}
+        return list(told.items())
+
+    setattr(server, "options", unbounded)  # noqa: B010 - deliberate: this process is the mutant
+
+
+def no_aggregation() -> None:
+    """Every refusal is journalled by itself."""
+    note = denials.DenialCounter.note
+
+    def in_full(self: Any, *args: Any) -> Any:
+        self._in_full = UNLIMITED
+        return note(self, *args)
+
+    setattr(denials.DenialCounter, "note", in_full)  # noqa: B010
+
+
+def no_fair_share() -> None:
+    """First come, first served, until every place is taken."""
+
+    def take(self: Any, agent: str) -> bool:
+        if self._taken >= self._places:
+            return False
+        self._held[agent] += 1
+        self._taken += 1
+        return True
+
+    setattr(Room, "take", take)  # noqa: B010
+
+
+def no_memory_back() -> None:
+    """What was freed stays with the process."""
+    setattr(memory, "GROWN", float("inf"))  # noqa: B010
+
+
+def new_context_each_time() -> None:
+    """gRPC's TLS context is replaced on every handshake, while others use it (grpc/grpc#36693)."""
+    dynamic = grpc.dynamic_ssl_server_credentials
+
+    def always(first: Any, fetch: Any, **more: Any) -> Any:
+        closure = dict(zip(fetch.__code__.co_freevars, (cell.cell_contents for cell in fetch.__closure__), strict=True))
+
+        def anew() -> Any:
+            return server._configuration(closure["read"]())
+
+        return dynamic(first, anew, **more)
+
+    setattr(grpc, "dynamic_ssl_server_credentials", always)  # noqa: B010
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "no-stream-cap": no_stream_cap,
+    "no-aggregation": no_aggregation,
+    "no-fair-share": no_fair_share,
+    "no-memory-back": no_memory_back,
+    "new-context-each-time": new_context_each_time,
+}
