@@ -6,8 +6,7 @@ import asyncio
 import builtins
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from stepcred.cli import _exits
 from tests.fakes.broker_server import FakeBroker
 from tests.fakes.workload_agent import Day, FakeAgent, Svid, response, svid
 from tests.support.certs import TestCA
+from tests.support.waiting import until
 from tests.unit.client.conftest import Pki
 
 LOAD = "spiffe://test.local/workflow/nightly-etl/step/load"
@@ -46,15 +46,6 @@ def environ(fake: FakeBroker, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch)
 
 def pem(one: Svid) -> bytes:
     return one.chain[0].public_bytes(Encoding.PEM)
-
-
-def until(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @pytest.fixture
