@@ -87,7 +87,7 @@ class FakeAgent(SpiffeWorkloadAPIServicer):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.day = Day.GOOD
-        self.streams = 0  # opened since the beginning
+        self.streams = 0  # that have got something, since the beginning
         self.without_header = 0  # calls that a real agent refuses
         self._response = pb.X509SVIDResponse()
         self._edition = 0
@@ -146,9 +146,7 @@ class FakeAgent(SpiffeWorkloadAPIServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "security header missing from request")
         sent = 0
         context.add_callback(self._wake)
-        with self._changed:
-            self.streams += 1
-            self._changed.notify_all()
+        first = True
         while context.is_active() and not self._stopping:
             with self._changed:
                 while not self._due(sent) and not self._stopping and context.is_active():
@@ -161,6 +159,11 @@ class FakeAgent(SpiffeWorkloadAPIServicer):
             if day is Day.GOOD and edition > sent:
                 sent = edition
                 yield message
+            if first:  # counted when it has got what there was
+                first = False
+                with self._changed:
+                    self.streams += 1
+                    self._changed.notify_all()
 
     def _due(self, sent: int) -> bool:
         return self.day in (Day.DENYING, Day.GONE_WRONG) or (self.day is Day.GOOD and self._edition > sent)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 import stepcred
+from stepcred import _source
 from stepcred._source import Files
 from stepcred._transport import Lane, Lanes
 from tests.fakes.broker_server import FakeBroker
@@ -127,17 +128,45 @@ def test_half_a_replacement_keeps_the_last_good_pair(
     assert source.current().cert == new.cert.read_bytes()
 
 
-def test_a_file_that_only_became_readable_is_looked_at_again(pki: Pki, mounted: Creds) -> None:
-    source = files(mounted)
-    os.utime(mounted.cert, ns=(0, 0))
-    first = source.current()
-    marks = source._marks
+def test_a_copy_that_brings_its_old_times_and_size_along_is_seen(pki: Pki, mounted: Creds) -> None:
     new = pki.authority.agent(AGENT)
-    shutil.copy(new.cert, mounted.cert)
-    shutil.copy(new.key, mounted.key)
-    os.utime(mounted.cert, ns=(0, 0))  # a copy that brings its old times along, of the same size perhaps
-    assert source._look() != marks
+    for before, after in ((mounted.cert, new.cert), (mounted.key, new.key)):
+        longest = max(before.stat().st_size, after.stat().st_size)
+        for path in (before, after):
+            path.write_bytes(path.read_bytes().ljust(longest, b"\n"))
+            os.utime(path, ns=(0, 0))
+    source = files(mounted)
+    first = source.current()
+    shutil.copy2(new.key, mounted.key)
+    shutil.copy2(new.cert, mounted.cert)
+    assert mounted.cert.stat().st_mtime_ns == 0
     assert source.current() is not first
+
+
+def test_what_is_replaced_while_it_is_read_is_read_again(
+    pki: Pki, mounted: Creds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = pki.authority.agent(AGENT)
+    real = _source._check
+    checks: list[int] = []
+
+    def slow(paths: Mapping[str, str]) -> list[str]:
+        if not checks:
+            put(new, mounted)
+        checks.append(1)
+        return real(paths)
+
+    monkeypatch.setattr(_source, "_check", slow)
+    assert files(mounted)._pems.cert == new.cert.read_bytes()
+    assert len(checks) == 2
+
+
+def test_files_that_never_rest_are_told(mounted: Creds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        _source, "_check", lambda _paths: mounted.ca.write_bytes(mounted.ca.read_bytes() + b"\n") and []
+    )
+    with pytest.raises(stepcred.SettingsError, match="keeps rewriting"):
+        files(mounted)
 
 
 def test_the_same_content_written_again_is_no_new_connection(pki: Pki, mounted: Creds) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import stepcred
 from stepcred import WorkloadApi, _settings
 from stepcred._workload_api import WorkloadApiSource
-from stepcred.cli import _exits
+from stepcred.cli import _app, _exits
 from tests.fakes.broker_server import FakeBroker
 from tests.fakes.workload_agent import Day, FakeAgent, Svid, response, svid
 from tests.support.certs import TestCA
@@ -143,6 +145,22 @@ def _first(given: WorkloadApi) -> Any:
     return source.current()
 
 
+def test_the_brokers_svid_needs_a_dns_name(agent: FakeAgent, pki: Pki) -> None:
+    """What gRPC compares is the host name; Python offers no other check, and never looks at the URI name."""
+    agent.push(response(svid(pki.authority, LOAD)))
+    api = WorkloadApi(socket=agent.address)
+    for names, served in ((["localhost"], True), ([], False)):
+        theirs = svid(pki.authority, "spiffe://test.local/stepcred-broker", dns=names)
+        files = pki.authority.write(theirs.chain, theirs.key)
+        expected = nullcontext() if served else pytest.raises(stepcred.TlsRefused, match="not for this host name")
+        with (
+            FakeBroker(tls=(files.cert, files.key, files.ca)) as server,
+            stepcred.connect(f"localhost:{server.port}", workload_api=api, timeout=5) as broker,
+            expected,
+        ):
+            broker.whoami()
+
+
 # --- no identity
 
 
@@ -159,6 +177,18 @@ def test_no_identity_is_told_within_the_bound(agent: FakeAgent, day: Day, words:
     with pytest.raises(stepcred.NoIdentity, match=words) as caught:
         _first(WorkloadApi(socket=agent.address, wait=0.3))
     assert _exits.exit_code(caught.value) == code
+
+
+@pytest.mark.usefixtures("environ")
+def test_the_command_says_it_in_one_line(
+    agent: FakeAgent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent.turn(Day.DENYING)
+    monkeypatch.setenv("STEPCRED_SPIFFE_WAIT", "0.2")
+    monkeypatch.setattr(sys, "argv", ["stepcred", "exec", "--scope", "orders-read", "--run", "1", "--", "true"])
+    assert _app.run() == _exits.RETRY_LATER
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no identity for this process" in line
 
 
 def test_no_agent_is_told_so() -> None:
@@ -248,8 +278,13 @@ def _usable(source: WorkloadApiSource) -> bool:
 
 @pytest.mark.usefixtures("environ")
 def test_heartbeats_survive_a_time_without_identity(
-    fake: FakeBroker, agent: FakeAgent, pki: Pki, monkeypatch: pytest.MonkeyPatch
+    fake: FakeBroker,
+    agent: FakeAgent,
+    pki: Pki,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "stepcred")
     monkeypatch.setattr("stepcred._core.BEAT_AGAIN", 0.05)
     fake.heartbeat = 0.05
     agent.push(response(svid(pki.authority, LOAD)))
@@ -259,6 +294,7 @@ def test_heartbeats_survive_a_time_without_identity(
         monkeypatch.setattr(source, "_not_after", datetime.now(UTC) - timedelta(seconds=1))
         with pytest.raises(stepcred.NoIdentity):
             step.issue("orders-read")
+        assert until(lambda: "heartbeat failed" in caplog.text)
         new = svid(pki.authority, LOAD)
         agent.push(response(new))
         assert fake.wait_for(lambda: pem(new) in fake.peers), "the heartbeats ended"
