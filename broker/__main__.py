@@ -14,7 +14,7 @@ import typer
 from broker import log
 from broker.cli.options import note_arguments, tell, tell_wrong_arguments
 from broker.cli.root import build
-from broker.errors import ConfigError, StoreError
+from broker.errors import ConfigError, NoIdentity, StoreError
 from broker.policy.problems import ScopeMapError
 
 _TYPER_USAGE = 2  # what typer exits with on wrong arguments
@@ -49,7 +49,7 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
     match error:
         case ConfigError() | ScopeMapError():
             return os.EX_CONFIG, [str(problem) for problem in error.problems]
-        case StoreError():
+        case StoreError() | NoIdentity():
             return os.EX_UNAVAILABLE, [str(error)]
         case OSError(errno=errno.EADDRINUSE | errno.EADDRNOTAVAIL):
             return os.EX_UNAVAILABLE, [f"cannot listen: {error.strerror}"]

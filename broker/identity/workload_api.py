@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from broker.clock import Clock
-from broker.errors import ConfigError
+from broker.errors import ConfigError, NoIdentity
 from broker.identity.spiffe import TRUST_DOMAIN
 from broker.log import get_logger
 
@@ -42,10 +42,6 @@ class WorkloadIdentity:
     bundles: Mapping[str, bytes]  # trust domain → its roots, PEM
 
 
-def _nothing() -> None:
-    pass
-
-
 class WorkloadApi:
     """The last readable push. Whatever else comes, or nothing at all, changes nothing (I7), and is a `problem`."""
 
@@ -56,7 +52,6 @@ class WorkloadApi:
         *,
         trust_domain: str,
         spiffe_id: str = "",
-        changed: Callable[[], None] = _nothing,
     ) -> None:
         """Nothing is asked yet.
 
@@ -65,7 +60,6 @@ class WorkloadApi:
             clock: for the age of the certificate.
             trust_domain: the broker's own; a push without its bundle is refused.
             spiffe_id: which of several identities; the agent's first when empty.
-            changed: called after each change, from a thread of its own.
 
         Raises ConfigError without the package.
         """
@@ -79,7 +73,6 @@ class WorkloadApi:
         self._clock = clock
         self._trust_domain = trust_domain
         self._spiffe_id = spiffe_id
-        self._changed = changed
         self._lock = threading.Condition()
         self._identity: WorkloadIdentity | None = None
         self._generation = 0
@@ -90,7 +83,7 @@ class WorkloadApi:
     def start(self, wait: timedelta) -> None:
         """Begin to listen, and wait for the first push. Blocks.
 
-        Raises ConfigError when there is none within `wait`; then nothing listens any more.
+        Raises NoIdentity when there is none within `wait`; then nothing listens any more.
         """
         threading.Thread(target=self._watch, name="workload api", daemon=True).start()
         with self._lock:
@@ -98,7 +91,7 @@ class WorkloadApi:
             found, problem = self._identity, self._problem
         if found is None:
             self.close()
-            raise ConfigError([f"tls.workload_api: {self._socket}: {problem}"])
+            raise NoIdentity(f"tls.workload_api: {self._socket}: {problem}")
 
     def close(self) -> None:
         """Listen no more; what was pushed last stays."""
@@ -168,7 +161,6 @@ class WorkloadApi:
             self._generation += 1
             self._lock.notify_all()
         log.info("the SPIFFE agent pushed", spiffe_id=identity.spiffe_id, trust_domains=sorted(identity.bundles))
-        self._changed()
 
     def _read(self, context: X509Context) -> WorkloadIdentity:
         svid = self._pick(context.x509_svids)

@@ -3,8 +3,9 @@
 # ruff: noqa: N802 (the method has the name of the contract)
 from __future__ import annotations
 
+import ipaddress
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -62,20 +63,27 @@ def svid(
     ca: TestCA,
     spiffe_id: str,
     *,
-    dns: Sequence[str] = (),
+    hosts: Sequence[str] = (),
     issuer: Authority | None = None,
     roots: Sequence[x509.Certificate] | None = None,
     **overrides: Any,
 ) -> Svid:
     """As SPIRE issues it: for both sides of TLS, under `issuer` or the domain's root; `overrides` are of `Leaf`."""
-    names = [x509.DNSName(name) for name in dns]
+    names = [_host(name) for name in hosts]
     given = {"uris": (spiffe_id,), "other_names": names, "eku": BOTH, "common_name": "", **overrides}
     leaf, key = Leaf(**given).build(issuer or ca.root)
     chain = [leaf] if issuer is None else [leaf, issuer.certificate]
     return Svid(chain=chain, key=key, roots=[ca.root.certificate] if roots is None else roots)
 
 
-def response(*svids: Svid, federated: dict[str, Sequence[x509.Certificate]] | None = None) -> pb.X509SVIDResponse:
+def _host(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def response(*svids: Svid, federated: Mapping[str, Sequence[x509.Certificate]] | None = None) -> pb.X509SVIDResponse:
     """`federated`: trust domain → its roots."""
     bundles = {f"spiffe://{domain}": _der(roots) for domain, roots in (federated or {}).items()}
     return pb.X509SVIDResponse(svids=[one.message() for one in svids], federated_bundles=bundles)

@@ -150,7 +150,7 @@ def test_the_brokers_svid_needs_a_dns_name(agent: FakeAgent, pki: Pki) -> None:
     agent.push(response(svid(pki.authority, LOAD)))
     api = WorkloadApi(socket=agent.address)
     for names, served in ((["localhost"], True), ([], False)):
-        theirs = svid(pki.authority, "spiffe://test.local/stepcred-broker", dns=names)
+        theirs = svid(pki.authority, "spiffe://test.local/stepcred-broker", hosts=names)
         files = pki.authority.write(theirs.chain, theirs.key)
         expected = nullcontext() if served else pytest.raises(stepcred.TlsRefused, match="not for this host name")
         with (
