@@ -23,7 +23,7 @@ _TYPER_USAGE = 2  # what typer exits with on wrong arguments
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    64 usage, 69 unavailable (database, address), 70 a mistake of ours, 78 config; 1 for "looked, and found something".
+    64 usage, 69 unavailable (database, address, SPIFFE agent), 70 a mistake of ours, 78 config; 1 for "looked, and found something".
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     note_arguments(given)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from broker.errors import ConfigError
 from broker.identity.bundle import Bundle, parse_bundle
 from broker.identity.server_pair import ServerPair, parse_server_pair
 from broker.identity.source import Found, Source, digest_of
@@ -54,7 +53,7 @@ class PushedSource(Generic[T]):
         return self._problems
 
     def look(self, *, closely: bool = False) -> Found[T] | None:
-        """What was pushed last, when that is something new. Raises ConfigError when it is not good, once."""
+        """What was pushed last, when that is something new and not refused. Raises ConfigError when it is not good."""
         del closely  # nothing is ever missed
         contents = self._pick(self._api.current())
         self._seen = digest_of(contents)
@@ -62,11 +61,7 @@ class PushedSource(Generic[T]):
             self._problems = ()
         if self._seen in (self._adopted, self._refused):
             return None
-        try:
-            return Found(value=self._parse(contents), digest=self._seen)
-        except ConfigError:
-            self._refused = self._seen
-            raise
+        return Found(value=self._parse(contents), digest=self._seen)
 
     def adopt(self, found: Found[T]) -> None:
         """It is in force from now on."""
