@@ -14,7 +14,7 @@ import typer
 from broker import log
 from broker.cli.options import note_arguments, tell, tell_wrong_arguments
 from broker.cli.root import build
-from broker.errors import ConfigError, StoreError
+from broker.errors import ConfigError, NoIdentity, StoreError
 from broker.policy.problems import ScopeMapError
 
 _TYPER_USAGE = 2  # what typer exits with on wrong arguments
@@ -23,7 +23,7 @@ _TYPER_USAGE = 2  # what typer exits with on wrong arguments
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    64 usage, 69 unavailable (database, address), 70 a mistake of ours, 78 config; 1 for "looked, and found something".
+    64 usage, 69 unavailable (database, address, SPIFFE agent), 70 a mistake of ours, 78 config; 1 for "looked, and found something".
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     note_arguments(given)
@@ -49,7 +49,7 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
     match error:
         case ConfigError() | ScopeMapError():
             return os.EX_CONFIG, [str(problem) for problem in error.problems]
-        case StoreError():
+        case StoreError() | NoIdentity():
             return os.EX_UNAVAILABLE, [str(error)]
         case OSError(errno=errno.EADDRINUSE | errno.EADDRNOTAVAIL):
             return os.EX_UNAVAILABLE, [f"cannot listen: {error.strerror}"]

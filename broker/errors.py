@@ -101,6 +101,10 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+class NoIdentity(Exception):
+    """The SPIFFE agent gives the broker no certificate, so far; a later start may succeed."""
+
+
 class StoreError(Exception):
     """The database did not do it; nothing of the operation was written."""
 

@@ -13,7 +13,7 @@ from broker import keyring, log
 from broker.cli.options import ConfigFile, count, read_token
 from broker.clock import SystemClock
 from broker.config import Config, load
-from broker.errors import ConfigError, StoreError
+from broker.errors import ConfigError, NoIdentity, StoreError
 
 
 def check(
@@ -62,12 +62,19 @@ def _report(name: str, problems: list[str]) -> int:
 
 
 def _certificates(settings: Config) -> list[str]:
-    from broker.wiring.listeners import front_door
+    from broker.wiring.listeners import front_door, spiffe_agent
 
+    agent = None
     try:
-        front_door(settings, SystemClock())
+        agent = spiffe_agent(settings, SystemClock())
+        front_door(settings, SystemClock(), agent)
     except ConfigError as error:
         return error.problems
+    except NoIdentity as error:
+        return [str(error)]
+    finally:
+        if agent is not None:
+            agent.close()
     return []
 
 

@@ -25,6 +25,7 @@ from broker.config.values import (
     PublicFile,
     PublicFiles,
     SecretFile,
+    Socket,
     StateFile,
     Switch,
     Text,
@@ -103,9 +104,11 @@ class Listen:
 class Tls:
     """The server's certificate, and whose client certificates are believed."""
 
-    cert_file: PublicFile
-    key_file: SecretFile
-    client_ca_file: PublicFile
+    cert_file: PublicFile | None = None
+    key_file: SecretFile | None = None
+    client_ca_file: PublicFile | None = None
+    workload_api: Socket | None = None  # of a SPIFFE agent, instead of these three
+    spiffe_id: Text = ""  # which of several that it has for the broker; its first when empty
     max_client_certificate_life: Duration = timedelta(days=90)
     crl_files: PublicFiles = ()  # of the CAs that issue to agents
     deny_file: PublicFile | None = None  # who is not let in, agents and operators alike
@@ -118,7 +121,7 @@ class Federated:
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # a table of tables: `sources` does not look inside
 
-    client_ca_file: PublicFile
+    client_ca_file: PublicFile | None = None  # with a SPIFFE agent: what it pushes
     crl_files: PublicFiles = ()
 
 
@@ -310,6 +313,21 @@ def _check_listen(listen: Listen) -> Listen:
     return listen
 
 
+def _check_tls(tls: Tls) -> Tls:
+    files = {name: getattr(tls, name) for name in ("cert_file", "key_file", "client_ca_file")}
+    if tls.workload_api is None:
+        problems = [
+            f"{name} is missing; set it, or workload_api for all three" for name, path in files.items() if not path
+        ]
+        if tls.spiffe_id:
+            problems.append("spiffe_id needs workload_api")
+    else:
+        problems = [f"{name} and workload_api: set one of them" for name, path in files.items() if path]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return tls
+
+
 def _check_store(store: StoreSettings) -> StoreSettings:
     if store.anchor_file is None and store.mint_key_file.parent == credentials_directory():
         raise ValueError("set anchor_file: its default is beside the mint key, and a credential's folder is read-only")
@@ -378,7 +396,7 @@ class Config:
 
     environment: Name
     trust_domain: Name
-    tls: Tls
+    tls: Annotated[Tls, AfterValidator(_check_tls)]
     store: Annotated[StoreSettings, AfterValidator(_check_store)]
     scopes: Annotated[Scopes, AfterValidator(_check_scopes)]
     listen: Annotated[Listen, AfterValidator(_check_listen)] = field(default_factory=Listen)
@@ -399,6 +417,12 @@ def whole_problems(config: Config) -> list[str]:
         problems.append(
             f"federation.{config.trust_domain}: is this broker's own trust_domain; its bundle is tls.client_ca_file"
         )
+    if config.tls.workload_api is None:
+        problems += [
+            f"federation.{name}.client_ca_file: missing; set it, or tls.workload_api"
+            for name, other in config.federation.items()
+            if other.client_ca_file is None
+        ]
     if (operators := config.operators) and operators.listen.port:
         for key, other in (("listen.grpc", config.listen.grpc), ("listen.http", config.listen.http)):
             if operators.listen == other:

@@ -101,6 +101,13 @@ def parse_url(value: object) -> str:
     return value.rstrip("/")
 
 
+def parse_socket(value: object) -> str:
+    """Read `unix:///path`."""
+    if not isinstance(value, str) or not re.fullmatch(r"unix:///[^/\0].*", value):
+        raise ValueError('must be a socket of this machine, for example "unix:///run/spire/agent.sock"')
+    return value
+
+
 def parse_list(value: object) -> object:
     """A list; as text, in a variable, with commas between."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
@@ -190,6 +197,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Patience = Annotated[timedelta, BeforeValidator(parse_patience)]  # may be zero
 Listener = Annotated[Address, BeforeValidator(parse_address)]
 Url = Annotated[str, BeforeValidator(parse_url)]
+Socket = Annotated[str, BeforeValidator(parse_socket)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Name = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9._-]{0,254}\z")]
 Switch = Annotated[bool, Field(strict=True)]

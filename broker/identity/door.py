@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from broker.errors import ConfigError
@@ -15,9 +15,8 @@ from broker.identity.deny_list import DenyList
 from broker.identity.server_pair import ServerPair
 from broker.identity.source import Found, Source
 from broker.identity.trust import Domain, Trust
+from broker.identity.workload_api import WorkloadApi
 from broker.model import Certificate
-
-SOON = timedelta(days=7)  # a certificate that ends within it is remarked on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +51,17 @@ class FrontDoor:
         operators: Mapping[str, DomainSources] | None = None,
         deny_list: Source[DenyList] | None = None,
         server: Source[ServerPair] | None = None,
+        agent: WorkloadApi | None = None,
     ) -> None:
-        """By trust domain. Raises ConfigError when a root could vouch for agents and for operators."""
+        """By trust domain; `agent` pushes some of it.
+
+        Raises ConfigError when a root could vouch for agents and for operators.
+        """
         self._agents = dict(agents)
         self._operators = dict(operators or {})
         self._deny_list = deny_list
         self._server = server
+        self._agent = agent
         self.trust = self._compose({}, generation=1)
         must_be_apart(self.trust)
 
@@ -119,14 +123,19 @@ class FrontDoor:
 
     def remarks(self, now: datetime) -> list[str]:
         """What an operator must look at, while the last good trust is in force."""
-        remarks = [f"{name}: what is on disk is refused; the last good one stays" for name in self.refused()]
+        remarks = [f"{name}: what is there now is refused; the last good one stays" for name in self.refused()]
         remarks += [
             f"the revocation list of {one.issuer} ran out at {one.next_update.isoformat()}"
             for one in self._lists()
             if one.next_update < now
         ]
-        if self._server is not None and self.server.not_after - now < SOON:
+        if self._server is not None and now > self.server.renew_by:
             remarks.append(f"the server's certificate ends at {self.server.not_after.isoformat()}")
+        remarks += [
+            f"{name}: nothing vouches for its agents" for name, one in self.trust.agents.items() if not one.bundle.roots
+        ]
+        if self._agent is not None and (problem := self._agent.problem(now)):
+            remarks.append(problem)
         return remarks
 
     def refused(self) -> list[str]:

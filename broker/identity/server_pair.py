@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
 from broker.config.certificates import pair_problems
 from broker.errors import ConfigError
+
+SOON = timedelta(days=7)  # before its end a certificate is remarked on, a short-lived one in its last quarter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,11 +21,19 @@ class ServerPair:
     cert: bytes
     key: bytes = field(repr=False)
     not_after: datetime
+    renew_by: datetime  # later it is remarked on
 
 
 def parse_server_pair(contents: Sequence[bytes], now: datetime) -> ServerPair:
     """`contents`: certificate chain and key. Raises ConfigError with everything that would make handshakes fail."""
-    cert, key = contents
-    if problems := pair_problems(cert, key, now):
+    chain, private = contents
+    if problems := pair_problems(chain, private, now):
         raise ConfigError(problems)
-    return ServerPair(cert=cert, key=key, not_after=x509.load_pem_x509_certificates(cert)[0].not_valid_after_utc)
+    leaf = x509.load_pem_x509_certificates(chain)[0]
+    life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    return ServerPair(
+        cert=chain,
+        key=private,
+        not_after=leaf.not_valid_after_utc,
+        renew_by=leaf.not_valid_after_utc - min(SOON, life / 4),
+    )

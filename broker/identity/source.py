@@ -78,7 +78,7 @@ class FileSource(Generic[T]):
         contents = self._read()
         self._value = parse(contents, None)
         self._marks = self._look_at()
-        self._seen = self._adopted = _digest(contents)
+        self._seen = self._adopted = digest_of(contents)
         self._restless = _RESTLESS
         self._problems: tuple[str, ...] = ()
         self._refused = b""  # what was refused last, so that it is told once
@@ -108,9 +108,9 @@ class FileSource(Generic[T]):
         contents: Sequence[bytes] = ()
         try:
             contents = self._read()
-            digest = _digest(contents)
+            digest = digest_of(contents)
         except ConfigError as error:
-            problem, digest = error, _digest([str(error).encode()])
+            problem, digest = error, digest_of([str(error).encode()])
         settled, news = digest == self._seen, digest not in (self._adopted, self._refused)
         self._seen = digest
         if digest == self._adopted:
@@ -172,7 +172,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
     return content
 
 
-def _digest(contents: Sequence[bytes]) -> bytes:
+def digest_of(contents: Sequence[bytes]) -> bytes:
+    """What is the same only for the same contents."""
     whole = hashlib.sha256()
     for content in contents:
         whole.update(hashlib.sha256(content).digest())

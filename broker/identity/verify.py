@@ -166,6 +166,8 @@ class Authenticator:
 def _path(
     leaf: x509.Certificate, intermediates: list[x509.Certificate], domain: Domain, now: datetime
 ) -> list[x509.Certificate]:
+    if not domain.bundle.roots:
+        raise _invalid("nothing vouches for the certificate's trust domain")
     builder = PolicyBuilder().store(Store(list(domain.bundle.roots))).time(now)
     builder = builder.extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY)
     try:

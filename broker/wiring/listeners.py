@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import grpc.aio
 
 from broker.clock import Clock
-from broker.config import Config, Limits, StaleCrl
+from broker.config import Config, Limits, StaleCrl, Tls
 from broker.guard.limiter import RateLimit, RequestLimiter
 from broker.identity import Authenticator, CertificatePolicy, FrontDoor, verify
-from broker.identity.files import DomainFiles, deny_file, server_files
+from broker.identity.door import DomainSources
+from broker.identity.files import DomainFiles, deny_file, domain_sources, server_files
+from broker.identity.pushed import pushed_bundle, pushed_server
+from broker.identity.server_pair import ServerPair
+from broker.identity.source import Source
+from broker.identity.workload_api import WorkloadApi
 from broker.leases.core import Core
 from broker.leases.engine import Engine
 from broker.leases.refusals import Refusals
@@ -23,14 +31,27 @@ from broker.rpc.places import Places
 from broker.rpc.servicer import Servicer
 
 OPERATOR_CONNECTIONS = 64  # in-house bound: people and their tools, not a fleet
+AGENT_WAIT = timedelta(seconds=30)  # for a SPIFFE agent, which hears of a new entry within 5 to 10
 
 
-def front_door(config: Config, clock: Clock) -> FrontDoor:
-    """Every file read and checked. Raises ConfigError."""
+def spiffe_agent(config: Config, clock: Clock) -> WorkloadApi | None:
+    """What pushes the server's pair and the bundles, where there are no files of them; to be closed. Blocks.
+
+    Raises ConfigError, and NoIdentity when it gives none in time.
+    """
+    if config.tls.workload_api is None:
+        return None
+    api = WorkloadApi(config.tls.workload_api, clock, trust_domain=config.trust_domain, spiffe_id=config.tls.spiffe_id)
+    api.start(AGENT_WAIT)
+    return api
+
+
+def front_door(config: Config, clock: Clock, agent: WorkloadApi | None = None) -> FrontDoor:
+    """Everything read and checked. Raises ConfigError."""
     tls = config.tls
-    agents = {config.trust_domain: DomainFiles(bundle=tls.client_ca_file, crls=tls.crl_files).sources("agents'")}
+    agents = {config.trust_domain: _domain(config.trust_domain, tls.client_ca_file, tls.crl_files, "agents'", agent)}
     for name, other in config.federation.items():
-        agents[name] = DomainFiles(bundle=other.client_ca_file, crls=other.crl_files).sources(f"{name}'s")
+        agents[name] = _domain(name, other.client_ca_file, other.crl_files, f"{name}'s", agent)
     operators = {}
     if config.operators is not None:
         files = DomainFiles(bundle=config.operators.client_ca_file, crls=config.operators.crl_files)
@@ -39,8 +60,26 @@ def front_door(config: Config, clock: Clock) -> FrontDoor:
         agents=agents,
         operators=operators,
         deny_list=deny_file(tls.deny_file) if tls.deny_file else None,
-        server=server_files(tls.cert_file, tls.key_file, clock.now),
+        server=_server(tls, clock, agent),
+        agent=agent,
     )
+
+
+def _domain(
+    name: str, bundle: Path | None, crls: Sequence[Path], whose: str, agent: WorkloadApi | None
+) -> DomainSources:
+    if bundle is not None:
+        return DomainFiles(bundle=bundle, crls=crls).sources(whose)
+    assert agent is not None  # noqa: S101 - the config has one or the other
+    return domain_sources(pushed_bundle(agent, name, f"{whose} trust bundle"), crls, whose)
+
+
+def _server(tls: Tls, clock: Clock, agent: WorkloadApi | None) -> Source[ServerPair]:
+    if agent is not None:
+        return pushed_server(agent, clock.now)
+    assert tls.cert_file is not None  # noqa: S101 - the config has one or the other
+    assert tls.key_file is not None  # noqa: S101
+    return server_files(tls.cert_file, tls.key_file, clock.now)
 
 
 def files_reserved(config: Config) -> int:

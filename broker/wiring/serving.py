@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,7 +32,7 @@ from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 from broker.wiring import adapters, memory
-from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener
+from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
 
 log = get_logger(__name__)
 
@@ -57,12 +58,15 @@ class Daemon:
 async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Daemon]:
     """Start everything in order, and stop it in the reverse one.
 
-    Raises ConfigError, ScopeMapError, StoreError, and OSError for an http address that is taken.
+    Raises ConfigError, ScopeMapError, StoreError, NoIdentity, and OSError for an http address that is taken.
     """
     clock = clock or SystemClock()
-    door = front_door(config, clock)
     limits = front.within(config.limits, files=raise_file_limit(), reserved=files_reserved(config))
     async with AsyncExitStack() as stack:
+        agent = await asyncio.to_thread(spiffe_agent, config, clock)
+        if agent is not None:
+            stack.callback(agent.close)
+        door = front_door(config, clock, agent)
         await stack.enter_async_context(memory.given_back(clock))
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)

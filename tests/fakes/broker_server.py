@@ -114,6 +114,7 @@ class FakeBroker(CredentialBrokerServicer):
     exposed_for: timedelta | None = None  # set: leases are not proven dead at the step's end
     calls: list[tuple[str, Any]] = field(default_factory=list)
     steps: dict[str, FakeStep] = field(default_factory=dict)
+    peers: list[bytes] = field(default_factory=list)  # the certificate of each call, PEM
     delay: dict[str, float] = field(default_factory=dict)
     port: int = 0
 
@@ -259,6 +260,7 @@ class FakeBroker(CredentialBrokerServicer):
         """Record, delay, fail as scripted, replay a known request id, or answer."""
         with self._changed:
             self.calls.append((method, request))
+            self.peers.extend(bytes(pem) for pem in context.auth_context().get("x509_pem_cert", ()))
             self._changed.notify_all()
             scripted = self._scripts[method].popleft() if self._scripts[method] else None
         time.sleep(self.delay.get(method, 0.0))

@@ -154,12 +154,35 @@ max_streams = "3"
         ('[limits]\nconnection_idle = "1h"', "limits: connection_idle must not be above connection_age"),
         ("[limits]\nmax_message_bytes = 100", "limits: max_message_bytes must be at least 4096"),
         ("[limits]\nmax_metadata_bytes = 100", "limits: max_metadata_bytes must be at least 1024"),
+        (
+            '[federation."partner.example"]',
+            "federation.partner.example.client_ca_file: missing; set it, or tls.workload_api",
+        ),
         ("[limits]\nmax_connections = 0", "limits.max_connections: must be at least 1"),
     ],
 )
 def test_what_does_not_fit_together_is_said(folder: Path, extra: str, message: str) -> None:
     text = f"{extra}\n{GOOD}" if extra.startswith("log =") else f"{GOOD}\n{extra}\n"
     assert [problem for problem in problems(folder, text) if problem.startswith(f"DIR/broker.toml: {message}")]
+
+
+def test_a_spiffe_agent_or_files_never_both(folder: Path) -> None:
+    head, tls = GOOD.split("[tls]")
+    rest = tls.split("[", 1)[1]
+    agent = '[tls]\nworkload_api = "unix:///run/spire/agent.sock"\n'
+    config = read(folder, f'{head}{agent}[federation."partner.example"]\n[{rest}')
+    assert config.tls.workload_api == "unix:///run/spire/agent.sock"
+    assert config.tls.cert_file is None
+    assert problems(folder, f'{head}{agent}cert_file = "server.pem"\n[{rest}') == [
+        "DIR/broker.toml: tls: cert_file and workload_api: set one of them"
+    ]
+    assert problems(folder, f'{head}[tls]\ncert_file = "server.pem"\nspiffe_id = "spiffe://a/b"\n[{rest}') == [
+        "DIR/broker.toml: tls: key_file is missing; set it, or workload_api for all three",
+        "DIR/broker.toml: tls: client_ca_file is missing; set it, or workload_api for all three",
+        "DIR/broker.toml: tls: spiffe_id needs workload_api",
+    ]
+    (problem,) = problems(folder, f'{head}[tls]\nworkload_api = "tcp://127.0.0.1:1"\n[{rest}')
+    assert problem.startswith("DIR/broker.toml: tls.workload_api: must be a socket of this machine")
 
 
 def test_http_beyond_loopback_needs_to_be_allowed(folder: Path) -> None:

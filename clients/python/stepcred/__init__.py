@@ -30,6 +30,7 @@ from stepcred._errors import (
     BrokerUnavailable,
     DeadlineExceeded,
     GuardRefused,
+    NoIdentity,
     ProviderFailed,
     Refused,
     SettingsError,
@@ -51,6 +52,7 @@ from stepcred._models import (
     ScopeVerdict,
     Tier,
 )
+from stepcred._workload_api import WorkloadApi
 
 if TYPE_CHECKING:
     from stepcred import aio
@@ -73,6 +75,7 @@ __all__ = [
     "Lease",
     "LeaseOutcome",
     "LeaseState",
+    "NoIdentity",
     "ProviderFailed",
     "Refused",
     "Revocability",
@@ -88,6 +91,7 @@ __all__ = [
     "UsernamePassword",
     "VaultToken",
     "Verdict",
+    "WorkloadApi",
     "X509Certificate",
     "aio",
     "connect",

@@ -27,6 +27,14 @@ class SettingsError(StepcredError):
         self.problems = problems
 
 
+class NoIdentity(StepcredError):
+    """The SPIFFE Workload API gives us no certificate. `not_yet`: it answers that there is none for us, so far."""
+
+    def __init__(self, message: str, *, not_yet: bool = False) -> None:
+        super().__init__(message)
+        self.not_yet = not_yet
+
+
 class Refused(StepcredError):
     """The broker decided no. `reason` is stable, UPPER_SNAKE; `retry_after` is seconds, set where retrying can succeed.
 

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from stepcred._errors import SettingsError
+from stepcred._source import Files, Source
+from stepcred._workload_api import SOCKET, WorkloadApi, WorkloadApiSource
 
-_MEANING = {
-    "addr": "the broker's address, host:port",
-    "cert": "file with this agent's certificate, PEM",
-    "key": "file with its private key, PEM",
-    "ca": "file with the CA certificates that vouch for the broker, PEM",
-}
 HANDLE = "STEPCRED_STEP_HANDLE"  # of a step that a launcher has opened
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Read and checked; PEM bytes, not paths, so that what was checked is what is used."""
+    """Read and checked."""
 
     addr: str
-    cert: bytes
-    key: bytes = field(repr=False)
-    ca: bytes
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,46 +33,55 @@ class StepName:
 
 
 def read(
-    *, addr: str | None, cert: str | None, key: str | None, ca: str | None, environ: Mapping[str, str] = os.environ
+    *,
+    addr: str | None,
+    cert: str | None,
+    key: str | None,
+    ca: str | None,
+    workload_api: WorkloadApi | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Arguments before variables. Raises SettingsError naming everything that is missing or unusable."""
+    """Arguments before variables, files before the Workload API.
+
+    Raises SettingsError naming everything that is missing or unusable.
+    """
     given = {"addr": addr, "cert": cert, "key": key, "ca": ca}
-    found = {name: str(value or environ.get(f"STEPCRED_{name.upper()}", "")) for name, value in given.items()}
-    missing = [name for name, value in found.items() if not value]
-    problems = [f"STEPCRED_{name.upper()} is not set: {_MEANING[name]}" for name in missing]
-    if found["addr"] and not _ADDRESS.fullmatch(found["addr"]):
-        problems.append(f"STEPCRED_ADDR must be host:port, not {found['addr']!r}")
-    files = {}
-    for name in ("cert", "key", "ca"):
-        if found[name]:
-            try:
-                files[name] = Path(found[name]).read_bytes()
-            except OSError as error:
-                problems.append(f"STEPCRED_{name.upper()}: cannot read {found[name]}: {error.strerror}")
-    if len(files) == len(given) - 1:
-        problems += _check_pems(found)
+    arguments = {name: str(value or "") for name, value in given.items()}
+    variables = {name: environ.get(f"STEPCRED_{name.upper()}", "") for name in given}
+    problems = []
+    addr = arguments.pop("addr") or variables.pop("addr")
+    if not addr:
+        problems.append("STEPCRED_ADDR is not set: the broker's address, host:port")
+    elif not _ADDRESS.fullmatch(addr):
+        problems.append(f"STEPCRED_ADDR must be host:port, not {addr!r}")
+    try:
+        source = _source(arguments, variables, workload_api, environ)
+    except SettingsError as error:
+        problems += error.problems
     if problems:
         raise SettingsError(problems)
-    return Settings(addr=found["addr"], **files)
+    return Settings(addr=addr, source=source)
 
 
-def _check_pems(paths: Mapping[str, str]) -> list[str]:
-    """GRPC would report a broken file as an unreachable broker, so it is tried here first."""
-    problems = []
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _source(
+    arguments: Mapping[str, str],
+    variables: Mapping[str, str],
+    workload_api: WorkloadApi | None,
+    environ: Mapping[str, str],
+) -> Source:
+    """Raises SettingsError."""
+    if workload_api is not None and any(arguments.values()):
+        raise SettingsError(["give cert, key and ca, or workload_api, not both"])
+    paths = {name: value or variables[name] for name, value in arguments.items()}
+    if workload_api is not None or (environ.get(SOCKET) and not any(paths.values())):
+        return WorkloadApiSource(workload_api or WorkloadApi(), environ)
     try:
-        # An empty password: an encrypted key must fail here, not ask on the terminal.
-        context.load_cert_chain(paths["cert"], paths["key"], password=lambda: "")
-    except (OSError, ValueError):  # SSLError is an OSError
-        problems.append(
-            f"STEPCRED_CERT and STEPCRED_KEY: {paths['cert']} and {paths['key']} "
-            "are not a PEM certificate and its unencrypted private key"
-        )
-    try:
-        context.load_verify_locations(paths["ca"])
-    except (OSError, ValueError):
-        problems.append(f"STEPCRED_CA: {paths['ca']} holds no PEM certificate")
-    return problems
+        return Files(paths)
+    except SettingsError as error:
+        if environ.get(SOCKET) and not all(paths.values()):
+            hint = f"{SOCKET} is used only when none of STEPCRED_CERT, STEPCRED_KEY and STEPCRED_CA is set"
+            raise SettingsError([*error.problems, hint]) from None
+        raise
 
 
 def step_name(

@@ -112,7 +112,10 @@ def _tls_text(details: str) -> str:
     if "Hostname Verification Check failed" in details:
         return "the broker's certificate is not for this host name; is STEPCRED_ADDR the name in the certificate?"
     if "CERTIFICATE_VERIFY_FAILED" in details:
-        return "this client does not trust the broker's certificate; does STEPCRED_CA hold the CA that issued it?"
+        return (
+            "this client does not trust the broker's certificate; does STEPCRED_CA, or the Workload API's bundle of the "
+            "broker's trust domain, hold the CA that issued it?"
+        )
     if "WRONG_VERSION_NUMBER" in details:
         return "the server does not speak TLS; is STEPCRED_ADDR the broker's own address?"
     # TLS 1.3 lets the client finish before the server has looked at its certificate: a refusal is no alert,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -16,10 +16,10 @@ from stepcred._core import BrokerCore, Call, Flow, StepCore, checked_timeout, le
 from stepcred._credentials import Credential
 from stepcred._errors import StepcredError
 from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
-from stepcred._status import call_failed
+from stepcred._status import CallFailed, call_failed
 from stepcred._step import StepView
-from stepcred._transport import OPTIONS, channel_credentials
-from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
+from stepcred._transport import OPTIONS, Lanes
+from stepcred._workload_api import WorkloadApi
 
 T = TypeVar("T")
 
@@ -30,23 +30,27 @@ def connect(
     key: str | None = None,
     ca: str | None = None,
     *,
+    workload_api: WorkloadApi | None = None,
     timeout: float = 15.0,
 ) -> Broker:
     """A broker to use in a `with`. What is not given comes from STEPCRED_ADDR, _CERT, _KEY and _CA.
 
-    `timeout`: seconds for each call, all its attempts together. Nothing is sent yet.
-    Raises SettingsError naming everything that is missing.
+    `workload_api`: certificate, key and CA from there, not from files; also when no file is given or set and
+    SPIFFE_ENDPOINT_SOCKET is. `timeout`: seconds for each call, all its attempts together. Nothing is sent to the
+    broker yet. Raises SettingsError naming everything that is missing, NoIdentity when the Workload API gives none.
     """
-    settings = _settings.read(addr=addr, cert=cert, key=key, ca=ca)
-    channel = grpc.secure_channel(settings.addr, channel_credentials(settings), options=OPTIONS)
-    return Broker(channel, BrokerCore(addr=settings.addr, timeout=checked_timeout(timeout)))
+    seconds = checked_timeout(timeout)
+    settings = _settings.read(addr=addr, cert=cert, key=key, ca=ca, workload_api=workload_api)
+    settings.source.start()
+    lanes = Lanes(settings.source, lambda tls: grpc.secure_channel(settings.addr, tls, options=OPTIONS))
+    return Broker(lanes, BrokerCore(addr=settings.addr, timeout=seconds))
 
 
 class Driver:
     """Does what a flow yields, and hands the answer back to it."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._stub = CredentialBrokerStub(channel)
+    def __init__(self, lanes: Lanes[grpc.Channel]) -> None:
+        self._lanes = lanes
 
     def run(self, flow: Flow[T]) -> T:
         try:
@@ -57,25 +61,32 @@ class Driver:
                     effect = next(flow)
                     continue
                 try:
-                    response = getattr(self._stub, effect.method)(
-                        effect.request, timeout=effect.timeout, wait_for_ready=False
-                    )
-                except grpc.RpcError as error:
-                    failure = call_failed(error.code().name, error.details(), error.trailing_metadata())
-                    effect = flow.throw(failure)
+                    response = self._send(effect)
+                except (CallFailed, StepcredError) as error:
+                    effect = flow.throw(error)
                 else:
                     effect = flow.send(response)
         except StopIteration as done:
             result: T = done.value
             return result
 
+    def _send(self, call: Call) -> Any:
+        lane = self._lanes.enter()
+        try:
+            return getattr(lane.stub, call.method)(call.request, timeout=call.timeout, wait_for_ready=False)
+        except grpc.RpcError as error:
+            raise call_failed(error.code().name, error.details(), error.trailing_metadata()) from None
+        finally:
+            for idle in self._lanes.leave(lane):
+                idle.close()
+
 
 class Broker:
     """A connection to one broker. May be shared between threads."""
 
-    def __init__(self, channel: grpc.Channel, core: BrokerCore) -> None:
-        self._channel = channel
-        self._driver = Driver(channel)
+    def __init__(self, lanes: Lanes[grpc.Channel], core: BrokerCore) -> None:
+        self._lanes = lanes
+        self._driver = Driver(lanes)
         self._core = core
 
     def __enter__(self) -> Self:
@@ -86,7 +97,8 @@ class Broker:
 
     def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
-        self._channel.close()
+        for channel in self._lanes.close():
+            channel.close()
 
     def step(
         self,

@@ -2,19 +2,82 @@
 
 from __future__ import annotations
 
-import grpc
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from stepcred._settings import Settings
+import grpc
+import grpc.aio
+
+from stepcred._source import Pems, Source
+from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),  # neither transparent retries nor a policy from elsewhere: they would mint twice
     ("grpc.service_config_disable_resolution", 1),  # DNS must not decide how we retry
     ("grpc.enable_http_proxy", 0),  # HTTPS_PROXY is for the step's own traffic
-    ("grpc.use_local_subchannel_pool", 1),  # a new connect() after a rotated certificate is a new connection
+    ("grpc.use_local_subchannel_pool", 1),  # a channel of a new certificate is a new connection
     ("grpc.initial_reconnect_backoff_ms", 100),  # below our own pauses, else they would meet a channel at rest
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
+C = TypeVar("C", bound=grpc.Channel | grpc.aio.Channel)
 
-def channel_credentials(settings: Settings) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(settings.ca, settings.key, settings.cert)
+
+def channel_credentials(pems: Pems) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(pems.ca, pems.key, pems.cert)
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class Lane(Generic[C]):
+    """A channel, the identity that it was made with, and how many calls are under way on it."""
+
+    pems: Pems
+    channel: C
+    stub: Any
+    calls: int = 0
+
+
+class Lanes(Generic[C]):
+    """The channel of today's identity: Python's gRPC cannot exchange the certificate of one that is open.
+
+    Calls under way finish on the channel that they began on; it is closed after the last of them.
+    """
+
+    def __init__(self, source: Source, make: Callable[[grpc.ChannelCredentials], C]) -> None:
+        self._source = source
+        self._make = make
+        self._lock = threading.Lock()
+        self._newest: Lane[C] | None = None
+        self._open: list[Lane[C]] = []
+        self._closed = False
+
+    def enter(self) -> Lane[C]:
+        """For one call, to be followed by `leave`. Raises StepcredError when the source has no usable identity."""
+        with self._lock:
+            if self._closed and self._newest is None:
+                raise ValueError("this connection to the broker is closed")
+            if self._newest is None or not self._closed:
+                pems = self._source.current()
+                if self._newest is None or self._newest.pems is not pems:
+                    channel = self._make(channel_credentials(pems))
+                    self._newest = Lane(pems=pems, channel=channel, stub=CredentialBrokerStub(channel))
+                    self._open.append(self._newest)
+            self._newest.calls += 1
+            return self._newest
+
+    def leave(self, lane: Lane[C]) -> list[C]:
+        """The call is over. What is to be closed: the channels of older identities that no call is under way on."""
+        with self._lock:
+            lane.calls -= 1
+            idle = [one for one in self._open if one is not self._newest and not one.calls]
+            self._open = [one for one in self._open if one not in idle]
+            return [one.channel for one in idle]
+
+    def close(self) -> list[C]:
+        """No new identity is taken from here on. What is to be closed: all, whatever is under way on them."""
+        self._source.close()
+        with self._lock:
+            self._closed = True
+            return [lane.channel for lane in self._open]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,10 +18,10 @@ from stepcred._credentials import Credential
 from stepcred._errors import StepcredError
 from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
 from stepcred._settings import Settings
-from stepcred._status import call_failed
+from stepcred._status import CallFailed, call_failed
 from stepcred._step import StepView
-from stepcred._transport import OPTIONS, channel_credentials
-from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
+from stepcred._transport import OPTIONS, Lanes
+from stepcred._workload_api import WorkloadApi
 
 __all__ = ["Broker", "Step", "connect"]
 
@@ -34,18 +34,19 @@ def connect(
     key: str | None = None,
     ca: str | None = None,
     *,
+    workload_api: WorkloadApi | None = None,
     timeout: float = 15.0,
 ) -> Broker:
-    """As `stepcred.connect`, to use in an `async with`."""
-    settings = _settings.read(addr=addr, cert=cert, key=key, ca=ca)
+    """As `stepcred.connect`, to use in an `async with`, which is what waits for the Workload API."""
+    settings = _settings.read(addr=addr, cert=cert, key=key, ca=ca, workload_api=workload_api)
     return Broker(settings, BrokerCore(addr=settings.addr, timeout=checked_timeout(timeout)))
 
 
 class Driver:
     """Does what a flow yields, and hands the answer back to it."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = CredentialBrokerStub(channel)
+    def __init__(self, lanes: Lanes[grpc.aio.Channel]) -> None:
+        self._lanes = lanes
 
     async def run(self, flow: Flow[T]) -> T:
         try:
@@ -56,17 +57,24 @@ class Driver:
                     effect = next(flow)
                     continue
                 try:
-                    response = await getattr(self._stub, effect.method)(
-                        effect.request, timeout=effect.timeout, wait_for_ready=False
-                    )
-                except grpc.aio.AioRpcError as error:
-                    failure = call_failed(error.code().name, error.details(), error.trailing_metadata())
-                    effect = flow.throw(failure)
+                    response = await self._send(effect)
+                except (CallFailed, StepcredError) as error:
+                    effect = flow.throw(error)
                 else:
                     effect = flow.send(response)
         except StopIteration as done:
             result: T = done.value
             return result
+
+    async def _send(self, call: Call) -> Any:
+        lane = self._lanes.enter()
+        try:
+            return await getattr(lane.stub, call.method)(call.request, timeout=call.timeout, wait_for_ready=False)
+        except grpc.aio.AioRpcError as error:
+            raise call_failed(error.code().name, error.details(), error.trailing_metadata()) from None
+        finally:
+            for idle in self._lanes.leave(lane):
+                await idle.close()
 
 
 class Broker:
@@ -77,10 +85,15 @@ class Broker:
         self._core = core
 
     async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self._settings.source.start)
+        except BaseException:  # cancelled, too
+            self._settings.source.close()
+            raise
         # Not before: an aio channel belongs to the loop that is running when it is made.
-        credentials = channel_credentials(self._settings)
-        self._channel = grpc.aio.secure_channel(self._settings.addr, credentials, options=OPTIONS)
-        self._driver = Driver(self._channel)
+        addr = self._settings.addr
+        self._lanes = Lanes(self._settings.source, lambda tls: grpc.aio.secure_channel(addr, tls, options=OPTIONS))
+        self._driver = Driver(self._lanes)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -88,7 +101,8 @@ class Broker:
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
-        await self._channel.close()
+        for channel in self._lanes.close():
+            await channel.close()
 
     def step(
         self,

@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from broker.config import Tls
-from broker.config.certificates import server_certificate_problems
+from broker.config.certificates import pair_problems
 from broker.identity import verify
 from broker.identity.authority import Authority, leaf_extensions, name_of, new_authority, new_builder
 from broker.rpc import server
@@ -44,8 +43,8 @@ def server_certificate(
     return ca.write([issuer.sign(builder.add_extension(issuer.key_identifier, critical=False)), *behind], key)
 
 
-def tls_of(ca: TestCA, creds: Creds) -> Tls:
-    return Tls(cert_file=creds.cert, key_file=creds.key, client_ca_file=ca.root_path)
+def problems_of(creds: Creds) -> list[str]:
+    return pair_problems(creds.cert.read_bytes(), creds.key.read_bytes(), NOW)
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ async def is_served(ca: TestCA, credentials: grpc.ServerCredentials) -> bool:
 @pytest.mark.parametrize("kind", GOOD)
 async def test_good_keys_serve(kind: str, ca: TestCA) -> None:
     creds = server_certificate(ca, GOOD[kind]())
-    assert server_certificate_problems(tls_of(ca, creds), NOW) == []
+    assert problems_of(creds) == []
     assert await is_served(ca, of_the_daemon(ca, creds))
 
 
@@ -120,7 +119,7 @@ async def test_a_chain_of_three_serves(ca: TestCA) -> None:
     root = new_authority("root", now=NOW, path_length=1)
     middle = new_authority("middle", now=NOW, issuer=root)
     creds = server_certificate(ca, curve_key(ec.SECP256R1), issuer=middle, behind=[middle.certificate])
-    assert server_certificate_problems(tls_of(ca, creds), NOW) == []
+    assert problems_of(creds) == []
     ca.root_path.write_bytes(ca.root_pem + pem_of(root))
     assert await is_served(ca, of_the_daemon(ca, creds))
 
@@ -134,7 +133,7 @@ async def test_what_grpc_cannot_serve_with_is_named(kind: str, ca: TestCA) -> No
     make, named = BAD[kind]
     creds = server_certificate(ca, make())
     problem = f"tls.cert_file: gRPC cannot serve with {named}; use P-256, P-384, or RSA of 2048 bits or more"
-    assert server_certificate_problems(tls_of(ca, creds), NOW) == [problem]
+    assert problems_of(creds) == [problem]
     if kind != "RSA-1024":  # which works, and OpenSSL's clients refuse it
         assert not await is_served(ca, unchecked(ca, creds)), "gRPC can by now; the check is out of date"
 
@@ -167,5 +166,5 @@ def test_a_malformed_certificate_is_a_problem_and_no_traceback(ca: TestCA) -> No
     tbs = tbs_of(x509.load_pem_x509_certificate(creds.cert.read_bytes()))
     tbs.extensions.append(extension("2.5.29.37", b"rubbish"))
     creds.cert.write_bytes(pem(whole(tbs, lambda _: b"")))
-    (problem,) = server_certificate_problems(tls_of(ca, creds), NOW)
+    (problem,) = problems_of(creds)
     assert problem.endswith("is malformed")

@@ -21,8 +21,8 @@ def stranger(tmp_path: Path) -> TestCA:
 
 
 def _read(environ: dict[str, str], **given: str) -> _settings.Settings:
-    arguments: dict[str, str | None] = {"addr": None, "cert": None, "key": None, "ca": None, **given}
-    return _settings.read(**arguments, environ=environ)
+    named = {name: given.get(name) for name in ("addr", "cert", "key", "ca")}
+    return _settings.read(addr=named["addr"], cert=named["cert"], key=named["key"], ca=named["ca"], environ=environ)
 
 
 def test_everything_missing_is_named_at_once() -> None:
@@ -77,7 +77,8 @@ def test_missing_names_are_named(environ: dict[str, str], monkeypatch: pytest.Mo
 
 
 def test_the_private_key_is_not_in_the_settings_repr(environ: dict[str, str]) -> None:
-    assert "PRIVATE KEY" not in repr(_read(environ))
+    settings = _read(environ)
+    assert "PRIVATE KEY" not in repr(settings) + repr(settings.source.current())
 
 
 def _refused(address: str, agent: Creds, *, ca: Path | None = None) -> str:

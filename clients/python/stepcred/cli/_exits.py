@@ -5,6 +5,7 @@ from __future__ import annotations
 from stepcred._errors import (
     BrokerUnavailable,
     DeadlineExceeded,
+    NoIdentity,
     Refused,
     SettingsError,
     StepcredError,
@@ -33,13 +34,13 @@ def exit_code(error: StepcredError) -> int:
     match error:
         case SettingsError():
             return CONFIG
-        case Refused(verdict=Verdict.RETRY_AFTER):
+        case Refused(verdict=Verdict.RETRY_AFTER) | NoIdentity(not_yet=True):
             return RETRY_LATER
         case Refused():
             return _BY_REASON.get(error.reason, DENIED)
         case TlsRefused():
             return DENIED
-        case BrokerUnavailable() | DeadlineExceeded():
+        case BrokerUnavailable() | DeadlineExceeded() | NoIdentity():
             return UNAVAILABLE
         case _:
             return SOFTWARE

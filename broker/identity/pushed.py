@@ -1,0 +1,99 @@
+"""The sources that a SPIFFE agent pushes: the server's pair, and the bundle of each trust domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from broker.identity.bundle import Bundle, parse_bundle
+from broker.identity.server_pair import ServerPair, parse_server_pair
+from broker.identity.source import Found, Source, digest_of
+from broker.identity.workload_api import WorkloadApi, WorkloadIdentity
+
+T = TypeVar("T")
+
+
+class PushedSource(Generic[T]):
+    """One part of what is pushed. It is whole as it comes: unlike a file, one look is enough."""
+
+    def __init__(
+        self,
+        name: str,
+        api: WorkloadApi,
+        pick: Callable[[WorkloadIdentity], Sequence[bytes]],
+        parse: Callable[[Sequence[bytes]], T],
+    ) -> None:
+        """Take what was pushed first.
+
+        Args:
+            name: for people.
+            api: has started.
+            pick: the part.
+            parse: the part → value; raises ConfigError.
+
+        Raises ConfigError when it is not good: there is no last good one to keep.
+        """
+        self.name = name
+        self._api = api
+        self._pick = pick
+        self._parse = parse
+        contents = pick(api.current())
+        self._value = parse(contents)
+        self._adopted = self._seen = digest_of(contents)
+        self._refused = b""  # what was refused last, so that it is told once
+        self._problems: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> T:
+        return self._value
+
+    @property
+    def problems(self) -> Sequence[str]:
+        return self._problems
+
+    def look(self, *, closely: bool = False) -> Found[T] | None:
+        """What was pushed last, when that is something new and not refused. Raises ConfigError when it is not good."""
+        del closely  # nothing is ever missed
+        contents = self._pick(self._api.current())
+        self._seen = digest_of(contents)
+        if self._seen == self._adopted:
+            self._problems = ()
+        if self._seen in (self._adopted, self._refused):
+            return None
+        return Found(value=self._parse(contents), digest=self._seen)
+
+    def adopt(self, found: Found[T]) -> None:
+        """It is in force from now on."""
+        self._value, self._adopted, self._refused, self._problems = found.value, found.digest, b"", ()
+
+    def refuse(self, problems: Sequence[str]) -> None:
+        """It is not; the last good one stays."""
+        self._problems, self._refused = tuple(problems), self._seen
+
+
+def pushed_server(api: WorkloadApi, now: Callable[[], datetime]) -> Source[ServerPair]:
+    """Raises ConfigError."""
+
+    def parse(contents: Sequence[bytes]) -> ServerPair:
+        try:
+            return parse_server_pair(contents, now())
+        except ConfigError as error:
+            raise ConfigError([problem.replace("tls.", "tls.workload_api: the pushed ", 1) for problem in error.problems]) from None
+
+    return PushedSource("server certificate", api, lambda one: (one.chain_pem, one.key_pem), parse)
+
+
+def pushed_bundle(api: WorkloadApi, trust_domain: str, name: str) -> Source[Bundle]:
+    """Of the domain's agents. One that is pushed no more vouches for nobody: that is said, not lost on the way.
+
+    Raises ConfigError.
+    """
+
+    def parse(contents: Sequence[bytes]) -> Bundle:
+        return parse_bundle(contents[0], f"{name}, as pushed") if contents else Bundle(roots=(), pem=b"")
+
+    def pick(identity: WorkloadIdentity) -> Sequence[bytes]:
+        return (identity.bundles[trust_domain],) if trust_domain in identity.bundles else ()
+
+    return PushedSource(name, api, pick, parse)
