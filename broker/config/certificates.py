@@ -7,7 +7,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -38,9 +38,9 @@ def _problems(leaf: x509.Certificate, key: PrivateKeyTypes, now: datetime) -> li
     spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*spki) != leaf.public_key().public_bytes(*spki):
         problems.append("tls.key_file: does not belong to tls.cert_file")
-    if not _serves(key):
+    if not _serves(key.public_key()):
         problems.append(
-            f"tls.cert_file: gRPC cannot serve with {_kind(key)}; use P-256, P-384, or RSA of {MIN_RSA_BITS} bits or more"
+            f"tls.cert_file: gRPC cannot serve with {kind_of_key(key.public_key())}; use P-256, P-384, or RSA of {MIN_RSA_BITS} bits or more"
         )
     if now < leaf.not_valid_before_utc:
         problems.append(f"tls.cert_file: not valid before {leaf.not_valid_before_utc.isoformat()}")
@@ -49,29 +49,30 @@ def _problems(leaf: x509.Certificate, key: PrivateKeyTypes, now: datetime) -> li
     return problems + _purpose_problems(leaf)
 
 
-def _serves(key: PrivateKeyTypes) -> bool:
+def _serves(key: PublicKeyTypes) -> bool:
     """Whether gRPC 1.85 completes handshakes with it (measured).
 
     Clients are answered NO_COMMON_SIGNATURE_ALGORITHMS for Ed25519 and P-521; Ed448, DSA and other curves fail to bind.
     RSA of fewer bits works, and today's clients refuse it.
     """
     match key:
-        case rsa.RSAPrivateKey() as found:
+        case rsa.RSAPublicKey() as found:
             return found.key_size >= MIN_RSA_BITS
-        case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1() | ec.SECP384R1()):
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1()):
             return True
         case _:
             return False
 
 
-def _kind(key: PrivateKeyTypes) -> str:
+def kind_of_key(key: PublicKeyTypes) -> str:
+    """For people: "RSA of 1024 bits", "secp521r1", "Ed25519"."""
     match key:
-        case rsa.RSAPrivateKey() as found:
+        case rsa.RSAPublicKey() as found:
             return f"RSA of {found.key_size} bits"
-        case ec.EllipticCurvePrivateKey() as found:
+        case ec.EllipticCurvePublicKey() as found:
             return found.curve.name
         case _:
-            return f"{type(key).__name__.removesuffix('PrivateKey')}"
+            return type(key).__name__.removesuffix("PublicKey")
 
 
 def _purpose_problems(leaf: x509.Certificate) -> list[str]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from broker.config.certificates import MIN_RSA_BITS, kind_of_key
 from broker.errors import ConfigError
 
 MAX_BYTES = 1 << 20  # in-house bound: a bundle of a thousand roots
@@ -41,6 +43,7 @@ def parse_bundle(pem: bytes, label: str) -> Bundle:
     try:
         roots = x509.load_pem_x509_certificates(pem)
         strangers = [number for number, root in enumerate(roots, 1) if not _is_ca(root)]
+        useless = [(number, root.public_key()) for number, root in enumerate(roots, 1) if not _vouches(root)]
     except MALFORMED:
         raise ConfigError([f"{label}: not a PEM certificate bundle"]) from None
     if pem.count(b"-----BEGIN") != len(roots):
@@ -48,6 +51,14 @@ def parse_bundle(pem: bytes, label: str) -> Bundle:
     if strangers:
         # A leaf among the roots would make its holder an issuer in some verifiers, and never works in ours.
         raise ConfigError([f"{label}: certificate {number} is not a CA" for number in strangers])
+    if useless:  # or all of its agents would be refused, one by one, for want of a path
+        raise ConfigError(
+            [
+                f"{label}: certificate {number}: nothing below it can be verified, for its key is {kind_of_key(key)}; "
+                f"use P-256, P-384, P-521, or RSA of {MIN_RSA_BITS} bits or more"
+                for number, key in useless
+            ]
+        )
     return Bundle(roots=tuple(roots), pem=pem)
 
 
@@ -56,3 +67,14 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
+
+
+def _vouches(root: x509.Certificate) -> bool:
+    """Whether gRPC's TLS and the verifier of `path` both take signatures by such a key (measured)."""
+    match root.public_key():
+        case rsa.RSAPublicKey() as key:
+            return key.key_size >= MIN_RSA_BITS
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1() | ec.SECP521R1()):
+            return True
+        case _:
+            return False

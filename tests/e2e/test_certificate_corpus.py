@@ -91,3 +91,13 @@ def test_only_tls_1_3(newest: ssl.TLSVersion, reason: str, shop: Shop) -> None:
     with connected(shop.deployment.grpc_port, context) as connection:
         answer = connection.call("WhoAmI")
     assert (answer.message is None, answer.reason) == (bool(reason), reason)
+
+
+def test_a_ticket_of_the_agents_door_opens_no_other(shop: Shop) -> None:
+    context = context_for(shop.deployment.agent(LOAD))
+    with connected(shop.deployment.grpc_port, context) as connection:
+        assert connection.call("WhoAmI").message is not None
+        ticket = connection.session
+    service, method, _ = CALLS[Door.OPERATORS]
+    with pytest.raises(TlsRefused), connected(shop.operators_port, context, ticket) as connection:
+        connection.call(method, service=service)

@@ -16,7 +16,7 @@ from broker.errors import Reason
 from broker.identity.authority import Authority, Extensions, key_usage, name_of, new_authority, new_builder
 from tests.support.certs import PrivateKey, TestCA, revocation_list
 from tests.support.corpus.der import Tbs, der_of, ecdsa, pem, tbs_of, whole
-from tests.support.corpus.keys import rsa_key
+from tests.support.corpus.keys import curve_key, rsa_key
 
 TRUST_DOMAIN, PARTNER = "dev.local", "partner.example"
 ID = f"spiffe://{TRUST_DOMAIN}/workflow/nightly/step/load"
@@ -61,23 +61,26 @@ class Pki:
         self.root = ca.root  # path length 0
         self.now = datetime.now(UTC)
         self.deep = new_authority("root of chains", now=self.now, path_length=None)
-        self.rsa = self._rsa_root()
+        self.rsa = self._root("RSA root", rsa_key(2048))
+        self.big = self._root("P-521 root", curve_key(ec.SECP521R1))
+        self.old = self._root("old root", curve_key(ec.SECP256R1), days=(-9, -1))
         self.middle = self.intermediate("middle")
         self.partner = TestCA(ca.directory, PARTNER)  # a federated domain
         self.denied: list[dict[str, str]] = []  # entries of the deny list
         self._revoked: dict[str, tuple[Authority, list[int], datetime]] = {}  # by the issuer's name
 
-    def _rsa_root(self) -> Authority:
-        key: Any = rsa_key(2048)  # an Authority signs with any key that takes a hash
-        itself = name_of("RSA root")
+    def _root(self, name: str, key: PrivateKey, days: tuple[int, int] = (-1, 9)) -> Authority:
+        signing: Any = key  # an Authority signs with any key that takes a hash
+        start, end = (self.now + timedelta(days=one) for one in days)
         ca: Extensions = ((x509.BasicConstraints(ca=True, path_length=0), True),)
-        builder = new_builder(itself, key.public_key(), self.now - timedelta(days=1), self.now + timedelta(days=9), ca)
-        return Authority(certificate=builder.issuer_name(itself).sign(key, hashes.SHA256()), key=key)
+        builder = new_builder(name_of(name), key.public_key(), start, end, ca).issuer_name(name_of(name))
+        return Authority(certificate=builder.sign(signing, hashes.SHA256()), key=signing)
 
     @property
     def bundle(self) -> bytes:
         """PEM of every root."""
-        return b"".join(pem(der_of(one.certificate)) for one in (self.root, self.deep, self.rsa))
+        roots = (self.root, self.deep, self.rsa, self.big, self.old)
+        return b"".join(pem(der_of(one.certificate)) for one in roots)
 
     def revoke(self, issuer: Authority, *certificates: x509.Certificate, until: datetime | None = None) -> None:
         """Put them on their issuer's list, which is good until then (a day)."""

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID as Eku
 
 from broker.errors import Reason
-from broker.identity.authority import Authority, new_authority
+from broker.identity.authority import Authority, name_of, new_authority
 from tests.support.corpus.case import ADMIN, ID, Bad, Make, Pki, Shown, both, ours, shown
 from tests.support.corpus.der import ecdsa, extension, tbs_of, whole
 from tests.support.corpus.keys import curve_key, rsa_key
@@ -33,6 +33,10 @@ def constrained(*, permitted: str = "", excluded: str = "", kind: Any = x509.DNS
     names = x509.NameConstraints(*([kind(one)] if one else None for one in (permitted, excluded)))
     beside = (x509.DNSName(dns),) if dns else ()
     return lambda pki: pki.below(pki.intermediate(extra=((names, True),)), other_names=beside)
+
+
+def directory(common_name: str) -> x509.DirectoryName:
+    return x509.DirectoryName(name_of(common_name))
 
 
 def stranger(pki: Pki, name: str = "stranger") -> Authority:
@@ -110,6 +114,20 @@ def many(pki: Pki) -> Shown:
     return pki.leaf(behind=[stranger(pki, f"stranger {number}") for number in range(9)])
 
 
+def round_about(pki: Pki) -> Shown:
+    """Two intermediates that sign each other, and no root."""
+    first = pki.intermediate("first")
+    second = pki.intermediate("second", issuer=first)
+    again = pki.intermediate("first", issuer=second, key=first.key)
+    return pki.leaf(issuer=second, behind=[second, again])
+
+
+def namesakes(pki: Pki) -> Shown:
+    """As many intermediates of one name as are looked at, none of which is the one."""
+    sent = [pki.intermediate("one of many") for _ in range(8)]
+    return pki.leaf(issuer=pki.intermediate("one of many", issuer=sent[0]), behind=sent)
+
+
 def own_leaf_first(pki: Pki) -> Shown:
     """A self-signed leaf, and another's good one behind it."""
     mine = self_signed(pki)
@@ -174,6 +192,7 @@ CHAINS: dict[str, Bad] = {
     "another CA with the root's name and key identifier": both(lambda pki: of_impostor(pki, sent_along=False)),
     "the same, sent along": both(lambda pki: of_impostor(pki, sent_along=True)),
     "another CA's intermediate": both(lambda pki: pki.below(pki.intermediate(issuer=stranger(pki)))),
+    "a root that has expired": both(lambda pki: pki.leaf(issuer=pki.old)),
     # the intermediates
     "intermediate not sent": both(lambda pki: pki.leaf(issuer=pki.middle)),
     "expired intermediate": both(through(days=(-9, -1))),
@@ -193,6 +212,8 @@ CHAINS: dict[str, Bad] = {
     "eleven deep": ours(eleven_deep),
     "70 kB of chain": ours(huge),
     "a chain of nine strangers": ours(many),
+    "intermediates that sign each other": both(round_about),
+    "eight namesakes of the intermediate": both(namesakes),
     "intermediate before the leaf": both(wrong_order),
     "another's good certificate behind a self-signed one": both(own_leaf_first),
     # what they may vouch for
@@ -200,6 +221,9 @@ CHAINS: dict[str, Bad] = {
     "DNS name among the excluded": both(constrained(excluded="dev.local", dns="load.dev.local")),
     "URI permitted elsewhere": both(constrained(permitted="other.local", kind=x509.UniformResourceIdentifier)),
     "URI of the trust domain excluded": both(constrained(excluded="dev.local", kind=x509.UniformResourceIdentifier)),
+    # cryptography has no constraint on URIs; what cannot be evaluated is against the agent
+    "URI of the trust domain permitted": ours(constrained(permitted="dev.local", kind=x509.UniformResourceIdentifier)),
+    "directory name among the excluded": both(constrained(excluded="agent", kind=directory)),
     # signatures
     "signature of another certificate": both(borrowed_signature),
     "changed after signing": both(changed),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.support.corpus.case import ID, Bad, Make, Pki, Shown, both, ours, shown
 from tests.support.corpus.der import (
+    BIT_STRING,
     ECDSA_SHA1,
     ECDSA_SHA384,
     INTEGER,
@@ -22,6 +26,7 @@ from tests.support.corpus.der import (
     ecdsa,
     elements,
     extension,
+    oid_of,
     tbs_of,
     whole,
     wrap,
@@ -99,27 +104,47 @@ def signature(value: bytes) -> Make:
     return make
 
 
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+P256_GENERATOR = bytes.fromhex(
+    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+    "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+)
+
+
+def spelt_out(point: bytes, generator: bytes = P256_GENERATOR) -> bytes:
+    """A public key on P-256 by its parameters instead of its name (SEC 1, section C.2)."""
+    prime = 2**256 - 2**224 + 2**192 + 2**96 - 1
+    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+    field_id = wrap(SEQUENCE, oid_of("1.2.840.10045.1.1") + integer(prime))
+    a_and_b = b"".join(wrap(OCTET_STRING, one.to_bytes(32, "big")) for one in (prime - 3, b))
+    base = wrap(OCTET_STRING, generator) + integer(P256_ORDER) + integer(1)
+    parameters = wrap(SEQUENCE, integer(1) + field_id + wrap(SEQUENCE, a_and_b) + base)
+    kind = wrap(SEQUENCE, oid_of("1.2.840.10045.2.1") + parameters)
+    return wrap(SEQUENCE, kind + wrap(BIT_STRING, b"\0" + point))
+
+
 def on_a_spelt_out_curve(pki: Pki) -> Shown:
-    """P-256 by its parameters instead of its name, with which CVE-2020-0601 chose another generator."""
     made, key = pki.ca.leaf(ID)
     tbs = tbs_of(made)
-    _, point = elements(content_of(tbs.public_key))
-    prime = 2**256 - 2**224 + 2**192 + 2**96 - 1
-    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
-    generator = bytes.fromhex(
-        "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
-        "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
-    )
-    field_id = wrap(SEQUENCE, bytes.fromhex("06072a8648ce3d0101") + integer(prime))
-    curve = wrap(
-        SEQUENCE, wrap(OCTET_STRING, (prime - 3).to_bytes(32, "big")) + wrap(OCTET_STRING, b.to_bytes(32, "big"))
-    )
-    parameters = wrap(
-        SEQUENCE, integer(1) + field_id + curve + wrap(OCTET_STRING, generator) + integer(order) + integer(1)
-    )
-    tbs.public_key = wrap(SEQUENCE, wrap(SEQUENCE, bytes.fromhex("06072a8648ce3d0201") + parameters) + point)
+    tbs.public_key = spelt_out(key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
     return shown(whole(tbs, ecdsa(pki.root.key)), key=key)
+
+
+def on_a_curve_of_ones_own(pki: Pki) -> Shown:
+    """CVE-2020-0601: the root's public key as the generator, of which the private key is 1."""
+    theirs = pki.deep.key.public_key()
+    point = theirs.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+    def sign(body: bytes) -> bytes:
+        nonce = ec.generate_private_key(ec.SECP256R1())
+        k = nonce.private_numbers().private_value
+        r = int.from_bytes(nonce.exchange(ec.ECDH(), theirs), "big") % P256_ORDER  # of k times the root's key
+        s = pow(k, -1, P256_ORDER) * (int.from_bytes(hashlib.sha256(body).digest(), "big") + r) % P256_ORDER
+        return encode_dss_signature(r, s)
+
+    root, (made, key) = tbs_of(pki.deep.certificate), pki.ca.leaf(ID, issuer=pki.deep)
+    root.public_key = spelt_out(point, generator=point)
+    return shown(whole(tbs_of(made), sign), whole(root, sign), key=key)
 
 
 def integer(number: int) -> bytes:
@@ -179,4 +204,5 @@ ENCODINGS: dict[str, Bad] = {
     "empty signature": both(signature(b"")),
     "signature of rubbish": both(signature(b"rubbish")),
     "P-256 spelt out": both(on_a_spelt_out_curve),
+    "issued on a curve of one's own": both(on_a_curve_of_ones_own),
 }

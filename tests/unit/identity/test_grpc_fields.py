@@ -24,6 +24,7 @@ from broker.identity.authority import new_authority
 from tests.fakes.clock import FakeClock
 from tests.support.certs import Creds, TestCA
 from tests.support.doors import door
+from tests.support.h2_client import connected, context_for
 
 ID = "spiffe://test.local/workflow/nightly/step/load"
 
@@ -104,6 +105,27 @@ async def test_intermediates_are_in_the_chain_without_the_leaf(ca: TestCA, tmp_p
     whoami = Whoami(Authenticator(door(roots), clock))
     async with serving(ca, whoami, roots.read_bytes()) as port:
         assert await call(port, ca, ca.agent(ID, issuer=middle)) == ID
+    assert whoami.context["x509_pem_cert_chain"] == [middle.certificate.public_bytes(Encoding.PEM)]
+
+
+async def test_a_resumed_session_still_shows_the_intermediates(ca: TestCA, tmp_path: Path, clock: FakeClock) -> None:
+    """Or agents below an intermediate would be served only by whole handshakes."""
+    root = new_authority("root", now=datetime.now(UTC), path_length=1)
+    middle = ca.intermediate(issuer=root)
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(root.certificate.public_bytes(Encoding.PEM))
+    whoami = Whoami(Authenticator(door(roots), clock))
+    context = context_for(ca.agent(ID, issuer=middle))
+
+    def twice(port: int) -> tuple[bytes | None, bool]:
+        with connected(port, context) as first:
+            assert first.call("WhoAmI").message == ID.encode()
+            session = first.session
+        with connected(port, context, session) as again:
+            return again.call("WhoAmI").message, again.resumed
+
+    async with serving(ca, whoami, roots.read_bytes()) as port:
+        assert await asyncio.to_thread(twice, port) == (ID.encode(), True)
     assert whoami.context["x509_pem_cert_chain"] == [middle.certificate.public_bytes(Encoding.PEM)]
 
 
