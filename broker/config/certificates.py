@@ -89,5 +89,7 @@ def _purpose_problems(leaf: x509.Certificate) -> list[str]:
     except x509.ExtensionNotFound:
         hosts = []
     if not hosts:  # gRPC compares the host's name, and looks at no SPIFFE ID (measured)
-        problems.append("tls.cert_file: names no host (no DNS or IP subject alternative name); clients will not accept it")
+        problems.append(
+            "tls.cert_file: names no host (no DNS or IP subject alternative name); clients will not accept it"
+        )
     return problems

@@ -79,7 +79,9 @@ def pushed_server(api: WorkloadApi, now: Callable[[], datetime]) -> Source[Serve
         try:
             return parse_server_pair(contents, now())
         except ConfigError as error:
-            raise ConfigError([problem.replace("tls.", "tls.workload_api: the pushed ", 1) for problem in error.problems]) from None
+            raise ConfigError(
+                [problem.replace("tls.", "tls.workload_api: the pushed ", 1) for problem in error.problems]
+            ) from None
 
     return PushedSource("server certificate", api, lambda one: (one.chain_pem, one.key_pem), parse)
 

@@ -97,9 +97,9 @@ class Peer:
                 size, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
                 payload = await self.reader.readexactly(size)
                 if kind == HEADERS:  # each of them, in order: they share a table
-                    told = dict(self.decoder.decode(payload))
+                    told = {_text(name): _text(value) for name, value in self.decoder.decode(payload)}
                     if "grpc-status" in told:
-                        self.seen[f"grpc-status {told['grpc-status']!s}"] += 1
+                        self.seen[f"grpc-status {told['grpc-status']}"] += 1
                 if kind == RST_STREAM:
                     self.seen["reset"] += 1
                 if kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
@@ -179,3 +179,8 @@ async def flood(
     except TimeoutError:
         pass
     return told
+
+
+def _text(part: str | bytes) -> str:
+    """hpack gives text, and its types say bytes."""
+    return part if isinstance(part, str) else part.decode()
