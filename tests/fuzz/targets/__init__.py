@@ -17,6 +17,7 @@ NAMES = (
     "scope_map",
     "scope_files",
     "envelope",
+    "vault_answer",
     "config",
     "state_files",
     "journal",
