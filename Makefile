@@ -30,8 +30,10 @@ $(PROTO_READY): requirements/proto.txt
 demo: $(READY) ## The main job on real parts, under a minute (KEEP=1 leaves it running)
 	@$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
-test: $(READY) ## All tests; T="-k name" narrows
-	@$(BIN)/python -m pytest $(T)
+# Half of the time is waiting; with more workers than cores, deadlines of seconds are missed.
+WORKERS ?= 2
+test: $(READY) ## All tests; T="-k name" narrows, WORKERS=0 in this process (for --pdb)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T)
 
 lint: $(READY) ## ruff, mypy strict, import layers
 	@$(BIN)/ruff check .
