@@ -13,7 +13,14 @@ from broker.errors import ConfigError
 MAX_BYTES = 1 << 20  # in-house bound: a bundle of a thousand roots
 
 # What cryptography raises on bytes that are not a sound certificate, at load time or when a field is first read.
-MALFORMED = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
+MALFORMED = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,17 +24,20 @@ from broker.clock import Clock
 from broker.config import Limits, Timings
 from broker.errors import Reason
 from broker.guard.limiter import RateLimit, RequestLimiter
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import Authenticator
 from broker.rpc import pipeline, server
+from broker.rpc.methods import BROKER
 from broker.rpc.pipeline import Pipeline
+from broker.rpc.places import Places
 from broker.rpc.servicer import Servicer
 from broker.rpc.status import CODES
 from tests.fakes.clock import FakeClock
 from tests.fakes.launchers import SCHEDULER, launcher
 from tests.fakes.world import LOAD, OTHER, World, world
 from tests.support.certs import TestCA
+from tests.support.doors import door as front_door
 
-REQUESTS = {method: f"/{pipeline.SERVICE}/{method}" for method in pipeline.METHODS}
+REQUESTS = {method: f"/{BROKER.described.full_name}/{method}" for method in BROKER.rules}
 CALLERS = (LOAD, OTHER, SCHEDULER)
 WAIT = 0.55  # seconds that a call has left: RevokeLease and EndStep wait for a twentieth
 CALLS_OF_A_WORLD = 400  # then a new one: rows pile up
@@ -140,17 +143,18 @@ class _Details:
 
 def _pipeline(roots: Path, clock: Clock, broker: World) -> Pipeline:
     return Pipeline(
-        authenticator=Authenticator(TrustStore(roots), clock, CertificatePolicy(trust_domain="dev.local")),
+        authenticator=Authenticator(front_door(roots, "dev.local"), clock),
         limiter=RequestLimiter(RateLimit(per_second=1e9, burst=10**9)),
         refusals=broker.engine._refusals,
         metrics=broker.core.metrics,
         clock=clock,
+        places=Places(room=Limits().room, most=Limits().max_agent_rpcs),
         max_metadata=Limits().max_metadata_bytes,
     )
 
 
 def _servicer(broker: World, clock: Clock) -> Servicer:
-    return Servicer(broker.engine, broker.policies, Timings(), clock)
+    return Servicer(broker.engine, broker.policies, Timings(), clock, Limits())
 
 
 def _reason(context: Call) -> str:

@@ -13,6 +13,8 @@ NAMES = (
     "names",
     "spiffe_id",
     "certificate",
+    "deny_list",
+    "crl",
     "address",
     "scope_map",
     "scope_files",

@@ -144,7 +144,8 @@ def _refusal(draw: Draw) -> None:
     error.reference_id = draw.text()
     found = status.status_of(error)
     assert type(found).FromString(found.SerializeToString()) == found
-    assert found.code == status.code_of(error).value[0] != 0
+    assert found.code == status.code_of(error).value[0]
+    assert found.code, "a refusal that looks like success"
     assert dict(status.trailers_of(error))[status.PUSHBACK]
 
 

@@ -13,14 +13,14 @@ from uuid import UUID
 from google.protobuf.message import Message
 
 from broker.leases import opening
-from broker.rpc.pipeline import METHODS
+from broker.rpc.methods import BROKER
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.launchers import DIGEST
 from tests.fakes.world import LOAD, OTHER
 from tests.fuzz.door import CALLERS, Door, door
 from tests.fuzz.target import Check, Draw, Target
 
-NAMES = tuple(sorted(METHODS))
+NAMES = tuple(sorted(BROKER.rules))
 SCOPES = ("plain", "elevated", "danger", "timed", "unknown")
 MAX_CALLS = 12
 REMEMBERED = 4

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.errors import BrokerError, Reason
-from broker.identity import Authenticator, CertificatePolicy, TrustStore, verify
+from broker.identity import Authenticator, verify
 from broker.identity.authority import Authority, new_authority
 from broker.identity.spiffe import parse_spiffe_id
 from broker.model import Agent
@@ -30,6 +30,7 @@ from tests.fakes.clock import FakeClock
 from tests.fuzz import der
 from tests.fuzz.target import Check, Target
 from tests.support.certs import Leaf
+from tests.support.doors import door
 
 DER, SIGNED, CHAIN = 1, 2, 4
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -48,16 +49,15 @@ REFUSALS = {
 @contextmanager
 def ready(folder: Path) -> Iterator[Check]:
     root = new_authority("root", now=AT, path_length=None)
-    good = _pem(_leaf(root).public_bytes(Encoding.DER))
+    good = _pem(leaf_of(root).public_bytes(Encoding.DER))
     bundle = folder / "roots.pem"
     bundle.write_bytes(root.certificate.public_bytes(Encoding.PEM))
-    policy = CertificatePolicy(trust_domain=DOMAIN)
-    authenticator = Authenticator(TrustStore(bundle), FakeClock(AT), policy)
+    authenticator = Authenticator(door(bundle, DOMAIN), FakeClock(AT))
 
     def check(data: bytes) -> None:
         how, body = next(iter(data), 0), data[1:]
         if how & SIGNED:
-            body = _signed(body, root.key)
+            body = signed_again(body, root.key)
         pem = _pem(body) if how & DER else body
         leaf, chain = (good, pem) if how & CHAIN else (pem, b"")
         try:
@@ -82,7 +82,7 @@ def _is_sound(agent: Agent, pem: bytes) -> None:
     assert b"\x30\x03\x01\x01\xff" not in leaf.tbs_certificate_bytes, "a CA"
 
 
-def _signed(body: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
+def signed_again(body: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
     """What stands in the certificate's place of what is signed, with a good signature; untouched when there is none."""
     nodes = der.read(body)
     if not nodes or not nodes[0].inside:
@@ -96,7 +96,7 @@ def _pem(body: bytes) -> bytes:
     return b"-----BEGIN CERTIFICATE-----\n" + encodebytes(body) + b"-----END CERTIFICATE-----\n"
 
 
-def _leaf(issuer: Authority, **changes: object) -> x509.Certificate:
+def leaf_of(issuer: Authority, **changes: object) -> x509.Certificate:
     times = {"not_before": AT - timedelta(hours=1), "not_after": AT + timedelta(hours=1)}
     return Leaf(**{"uris": (ID,), **times, **changes}).build(issuer)[0]  # type: ignore[arg-type]  # a test's own fields
 
@@ -106,17 +106,17 @@ def seeds() -> Iterator[bytes]:
     dns = x509.DNSName("a.test")
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\0")
     leaves = [
-        _leaf(root),
-        _leaf(root, uris=(), other_names=(dns, x509.IPAddress(IPv4Address("10.0.0.1")))),
-        _leaf(root, uris=(ID, ID + "2"), san_critical=True),
-        _leaf(root, uris=("spiffe://other.local/a",)),
-        _leaf(root, common_name="", eku=None, usages=None, ca=None),
-        _leaf(root, ca=True, usages=("key_cert_sign",)),
-        _leaf(root, extra=((unknown, True), (x509.OCSPNoCheck(), False))),
-        _leaf(root, key=rsa.generate_private_key(65537, 2048)),
-        _leaf(root, key=ed25519.Ed25519PrivateKey.generate()),
-        _leaf(root, key=ec.generate_private_key(ec.SECP384R1())),
-        _leaf(root, not_after=AT - timedelta(minutes=1)),
+        leaf_of(root),
+        leaf_of(root, uris=(), other_names=(dns, x509.IPAddress(IPv4Address("10.0.0.1")))),
+        leaf_of(root, uris=(ID, ID + "2"), san_critical=True),
+        leaf_of(root, uris=("spiffe://other.local/a",)),
+        leaf_of(root, common_name="", eku=None, usages=None, ca=None),
+        leaf_of(root, ca=True, usages=("key_cert_sign",)),
+        leaf_of(root, extra=((unknown, True), (x509.OCSPNoCheck(), False))),
+        leaf_of(root, key=rsa.generate_private_key(65537, 2048)),
+        leaf_of(root, key=ed25519.Ed25519PrivateKey.generate()),
+        leaf_of(root, key=ec.generate_private_key(ec.SECP384R1())),
+        leaf_of(root, not_after=AT - timedelta(minutes=1)),
         root.certificate,
         new_authority("between", now=AT, issuer=root).certificate,
     ]

@@ -9,13 +9,13 @@ from pathlib import Path
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 
-from broker.rpc.pipeline import METHODS
+from broker.rpc.methods import BROKER
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.world import OTHER
 from tests.fuzz.door import CALLERS, door
 from tests.fuzz.target import Check, Target
 
-NAMES = tuple(sorted(METHODS))
+NAMES = tuple(sorted(BROKER.rules))
 UUID = "0b0e7a4e-6f3c-4b0e-9d5a-1f2e3d4c5b6a"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker import keyring
 from broker.errors import ConfigError
-from broker.identity import TrustStore
+from broker.identity.bundle import parse_bundle
 from broker.journal import anchor
 from broker.journal.anchor import Anchor
 from broker.journal.chain import Head
@@ -36,7 +36,7 @@ def ready(folder: Path) -> Iterator[Check]:
                 case b"K":
                     assert isinstance(keyring.load(path), Keyring)
                 case b"T":
-                    assert TrustStore(path).roots is not None
+                    assert parse_bundle(data[1:], "bundle").roots is not None
         except ConfigError as error:
             assert error.problems
 
