@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/stepcred/v1/*.proto)
 OUT    := clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench crash reloads answers schema proto proto-check lock clean
+.PHONY: help demo test lint bench crash reloads fuzz answers schema proto proto-check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,10 @@ $(PROTO_READY): requirements/proto.txt
 demo: $(READY) ## The main job on real parts, under a minute (KEEP=1 leaves it running)
 	@$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
-test: $(READY) ## All tests; T="-k name" narrows
-	@$(BIN)/python -m pytest $(T)
+# Half of the time is waiting; with more workers than cores, deadlines of seconds are missed.
+WORKERS ?= 2
+test: $(READY) ## All tests; T="-k name" narrows, WORKERS=0 in this process (for --pdb)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T)
 
 lint: $(READY) ## ruff, mypy strict, import layers
 	@$(BIN)/ruff check .
@@ -47,6 +49,9 @@ crash: $(READY) ## Kill the daemon at every point, look at what is alive (KILLS=
 
 reloads: $(READY) ## Change the scope map under load, a third of the maps broken (RELOADS=1000 SEED=1)
 	@$(BIN)/python -m tests.reloads $(if $(RELOADS),--reloads $(RELOADS)) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(READY) ## Fuzz every reader of foreign bytes (MINUTES=10 in all, TARGET=all SEED=1)
+	@$(BIN)/python -m tests.fuzz $(or $(TARGET),all) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 VERSIONS ?= 2.6.1 2.6.2 2.7.0 2.7.1
 answers: $(READY) ## The answers that prove something, on other OpenBao versions (VERSIONS="2.6.1 2.7.0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +16,7 @@ from broker.model import Certificate
 
 MAX_BYTES = 16 << 20  # in-house bound: some 400,000 entries
 
-_PEM = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
+_HEAD, _TAIL = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 # The critical extensions that are understood below; a list with another one may not be used (section 5.2).
 _UNDERSTOOD = {x509.IssuingDistributionPoint.oid}
 
@@ -116,11 +115,11 @@ def _lists(content: bytes) -> Iterator[Crl]:
     if b"-----BEGIN" not in content:
         yield _crl(x509.load_der_x509_crl(content))
         return
-    found = _PEM.findall(content)
-    if content.count(b"-----BEGIN") != len(found):
+    *found, _ = content.split(_TAIL)  # in one pass: a pattern takes hours over 16 MiB of heads without an end
+    if content.count(b"-----BEGIN") != len(found) or any(_HEAD not in pem for pem in found):
         raise _Unusable("holds something besides revocation lists")
     for pem in found:
-        yield _crl(x509.load_pem_x509_crl(pem))
+        yield _crl(x509.load_pem_x509_crl(pem[pem.index(_HEAD) :] + _TAIL))
 
 
 def _crl(signed: x509.CertificateRevocationList) -> Crl:

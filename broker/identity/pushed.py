@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from broker.errors import ConfigError
 from broker.identity.bundle import Bundle, parse_bundle
 from broker.identity.server_pair import ServerPair, parse_server_pair
 from broker.identity.source import Found, Source, digest_of

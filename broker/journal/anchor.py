@@ -33,7 +33,7 @@ def read(path: Path) -> Anchor | None:
         return None
     except OSError as error:
         raise ConfigError([f"anchor_file {path}: {unreadable(error)}"]) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # Infinity; a thousand brackets
         raise ConfigError([f"anchor_file {path}: is no anchor; restore it, or see docs/recovery.md"]) from None
 
 

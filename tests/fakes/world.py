@@ -77,7 +77,9 @@ def new_id() -> str:
 class World:
     """One broker process after the other over the same database, backend and clock."""
 
-    def __init__(self, folder: Path, store: Store, *, clock: Clock, timings: Timings) -> None:
+    def __init__(
+        self, folder: Path, store: Store, *, clock: Clock, timings: Timings, launchers: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.store = store
         self.clock = clock
@@ -88,7 +90,7 @@ class World:
         self.core: Core
         self.policies: Policies
         self.map_text = MAP
-        self.launchers: tuple[str, ...] = ()
+        self.launchers = tuple(launchers)
         self.door: FrontDoor | None = None
         self._maps = 0
         self._write_map()
@@ -254,10 +256,11 @@ async def world(
     clock: Clock | None = None,
     timings: Timings | None = None,
     door: FrontDoor | None = None,
+    launchers: Sequence[str] = (),
 ) -> AsyncIterator[World]:
     """A started world; ended without a drain."""
     store: Store = open_store(folder / "broker.db") if sqlite else MemoryStore()
-    made = World(folder, store, clock=clock or FakeClock(), timings=timings or Timings())
+    made = World(folder, store, clock=clock or FakeClock(), timings=timings or Timings(), launchers=launchers)
     made.door = door
     await made.start()
     try:

@@ -403,7 +403,7 @@ class Machine(RuleBasedStateMachine):
         self.read_journal()
         leases = {lease.id: lease for lease in self.leases()}
         self.i1(leases)
-        self.i2()
+        self.i2(leases)
         self.i3(leases)
         self.i4(leases)
         self.i5(leases)
@@ -424,10 +424,9 @@ class Machine(RuleBasedStateMachine):
             row = leases[lease_id]
             assert not row.state.terminal, f"alive, and its row says {row.state.value} ({row.evidence})"
 
-    def i2(self) -> None:
+    def i2(self, rows: dict[str, Lease]) -> None:
         twice = [name for name, count in Counter(self.broker.outside.mints).items() if count > 1]
         assert not twice, "minted twice under one id"
-        rows = {lease.id: lease for lease in self.leases()}
         requests = Counter((rows[made].agent, rows[made].request_id) for made in self.broker.outside.mints)
         assert not [request for request, count in requests.items() if count > 1], "a replay minted"
 

@@ -16,6 +16,9 @@ from broker.secret import Secret
 
 # Between the server's clock and ours, and by how much it may round: a certificate outside is not handed out.
 CLOCK_SKEW = timedelta(seconds=30)
+MAX_VERSION = 2**63 - 1  # int64 in the contract
+# NotImplementedError is cryptography's, for the point of an SSH key that is compressed.
+MALFORMED = (KeyError, TypeError, ValueError, OverflowError, NotImplementedError, UnsupportedAlgorithm)
 CSR_HEADS = ("-----BEGIN CERTIFICATE REQUEST-----", "-----BEGIN NEW CERTIFICATE REQUEST-----")
 
 
@@ -53,16 +56,25 @@ def life_of(body: Mapping[str, Any]) -> int:
 def credential_of(kind: Kind, body: Mapping[str, Any], until: datetime) -> Credential | None:
     """None when it is not what the scope promises: another shape, or a certificate that does not end at `until`."""
     data = body.get("data")
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not _can_be_said(data):
         return None
     try:
         if kind is Kind.X509:
             return _x509(data, until)
         if kind is Kind.SSH:
             return _ssh(data, until)
-    except (KeyError, TypeError, ValueError, UnsupportedAlgorithm):
+    except MALFORMED:
         return None
     return _login_or_values(body, data)
+
+
+def _can_be_said(data: Mapping[str, Any]) -> bool:
+    """As UTF-8, which protobuf demands: JSON can hold half a surrogate pair, and Python reads Infinity in it."""
+    try:
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _x509(data: Mapping[str, Any], until: datetime) -> X509Certificate | None:
@@ -71,20 +83,20 @@ def _x509(data: Mapping[str, Any], until: datetime) -> X509Certificate | None:
     key = data.get("private_key")
     chain = data.get("ca_chain") or [data["issuing_ca"]]
     return X509Certificate(
-        certificate_pem=str(data["certificate"]),
-        chain_pem=tuple(str(one) for one in chain),
-        serial_number=str(data["serial_number"]),
-        private_key_pem=Secret(key) if key else None,
+        certificate_pem=_is_text(data["certificate"]),
+        chain_pem=tuple(map(_is_text, chain)),
+        serial_number=_is_text(data["serial_number"]),
+        private_key_pem=Secret(_is_text(key)) if key else None,
     )
 
 
 def _ssh(data: Mapping[str, Any], until: datetime) -> SshCertificate | None:
     """Its own bound is all that ends it, so that is read from the certificate itself."""
-    signed = str(data["signed_key"]).strip()
+    signed = _is_text(data["signed_key"]).strip()
     certificate = load_ssh_public_identity(signed.encode())
     if not isinstance(certificate, SSHCertificate) or not _ends_at(certificate.valid_before, until):
         return None
-    return SshCertificate(signed_key=signed, serial_number=str(data["serial_number"]))
+    return SshCertificate(signed_key=signed, serial_number=_is_text(data["serial_number"]))
 
 
 def _ends_at(seconds: int, until: datetime) -> bool:
@@ -96,7 +108,7 @@ def _login_or_values(body: Mapping[str, Any], data: dict[str, Any]) -> Credentia
     if _is_kv2(data):
         version = data["metadata"]["version"]
         data = data["data"]
-        if not isinstance(data, dict):  # the latest version has been deleted
+        if not isinstance(data, dict) or not 0 <= version <= MAX_VERSION:  # none: the latest version has been deleted
             return None
     if child_of(body) and isinstance(data.get("username"), str) and isinstance(data.get("password"), str):
         rest = {key: _text(value) for key, value in data.items() if key not in ("username", "password")}
@@ -113,6 +125,12 @@ def _is_kv2(data: Mapping[str, Any]) -> bool:
         and isinstance(metadata.get("version"), int)
         and isinstance(metadata.get("created_time"), str)
     )
+
+
+def _is_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _text(value: Any) -> str:

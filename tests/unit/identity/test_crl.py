@@ -183,3 +183,11 @@ def test_what_was_opened_with_a_listed_certificate_is_found_by_issuer_and_serial
     assert not lists.names(Certificate(serial_number="7b22", issuer="CN=other"))
     assert not lists.names(Certificate(serial_number="7b23", issuer=issuer))
     assert not lists.names(Certificate())
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("tails", [b"", b"-----END X509 CRL-----\n" * 100_000])
+def test_many_heads_without_an_end_are_refused_in_one_pass(tails: bytes) -> None:
+    """Whoever may write the file must not be able to stop all reloads."""
+    with pytest.raises(ConfigError, match="something besides revocation lists"):
+        parse_crls([tails + b"-----BEGIN X509 CRL-----\n" * 100_000], ["a.crl"], Bundle(roots=(), pem=b""), None)
