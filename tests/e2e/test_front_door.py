@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -233,6 +238,34 @@ def test_an_operator_has_a_listener_of_its_own(house: House, deployment: Deploym
     with wire(deployment, operator) as client, pytest.raises(grpc.RpcError) as at_agents:
         client._stub.WhoAmI(pb.WhoAmIRequest(), timeout=5)
     assert at_agents.value.code() is C.UNAVAILABLE
+
+
+def admin(house: House, operator: Creds, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {
+        "STEPCRED_ADMIN_ADDR": f"localhost:{house.operators_port}",
+        "STEPCRED_ADMIN_CERT": str(operator.cert),
+        "STEPCRED_ADMIN_KEY": str(operator.key),
+        "STEPCRED_ADMIN_CA": str(operator.ca),
+    }
+    argv = [str(Path(sys.executable).with_name("stepcred")), "admin", *arguments]
+    return subprocess.run(argv, env=os.environ | env, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_an_operator_at_the_command_line(house: House, deployment: Deployment) -> None:
+    ann = deployment.ca.operator(f"spiffe://{TRUST_DOMAIN}/operator/ann")
+    told = admin(house, ann, "whoami")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert f"spiffe://{TRUST_DOMAIN}/operator/ann" in told.stdout
+    told = admin(house, ann, "front-door", "--json")
+    found = json.loads(told.stdout)
+    assert [domain["name"] for domain in found["agents"]] == [TRUST_DOMAIN, PARTNER]
+    assert (told.returncode == 1) is bool(found["remarks"])
+    assert "list 3" in admin(house, ann, "front-door").stdout
+    refused = admin(house, deployment.agent("operator/ann"), "whoami")
+    assert (refused.returncode, refused.stdout) == (77, "")
+    assert "certificate" in refused.stderr
+    refused = admin(house, replace(ann, cert=Path("/nowhere")), "whoami")
+    assert (refused.returncode, "STEPCRED_ADMIN_CERT: cannot read" in refused.stderr) == (78, True)
 
 
 def test_a_partners_agent_comes_in_under_its_own_name_only(house: House, deployment: Deployment) -> None:

@@ -21,7 +21,7 @@ import stepcred
 from stepcred import _settings
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
-from stepcred.cli import _definition, _exec, _exits, _handle
+from stepcred.cli import _admin, _definition, _exec, _exits, _handle
 
 app = typer.Typer(
     name="stepcred",
@@ -29,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a traceback with local variables would show secrets
 )
+app.add_typer(_admin.app)
 
 Workflow = Annotated[str | None, typer.Option(help="Default: STEPCRED_WORKFLOW.", metavar="NAME")]
 Run = Annotated[str | None, typer.Option(help="Default: STEPCRED_RUN.", metavar="NAME")]
