@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from broker.config import Limits, Timings
 from broker.guard.limiter import RateLimit, RequestLimiter
-from broker.identity import Authenticator, verify
+from broker.identity import Authenticator, FrontDoor, verify
 from broker.rpc import server
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.places import Places
@@ -37,6 +37,7 @@ class Edge:
     servicer: Servicer
     pipeline: Pipeline
     agent: Creds
+    door: FrontDoor
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @property
@@ -86,7 +87,9 @@ async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit, sqlite: boo
             servicer=servicer,
         )
         await grpc_server.start()
-        edge = Edge(broker=broker, ca=ca, port=port, servicer=servicer, pipeline=pipeline, agent=ca.agent(LOAD))
+        edge = Edge(
+            broker=broker, ca=ca, port=port, servicer=servicer, pipeline=pipeline, agent=ca.agent(LOAD), door=opened
+        )
         try:
             yield edge
         finally:

@@ -16,7 +16,7 @@ from broker.errors import StoreError
 from broker.guard.limiter import RateLimit
 from broker.identity import verify
 from broker.rpc import server
-from broker.rpc.methods import BROKER
+from broker.rpc.methods import BROKER, MethodRule
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.world import OTHER, new_id
 from tests.support.certs import TestCA
@@ -63,6 +63,40 @@ async def test_a_foreign_trust_domain_is_unauthenticated_and_not_journalled(edge
     refused = await told(edge.stub(_foreign(edge)).WhoAmI(pb.WhoAmIRequest()))
     assert (refused.code, refused.reason) == (C.UNAUTHENTICATED, "TRUST_DOMAIN_FOREIGN")
     assert await edge.broker.journal_kinds() == before
+
+
+# --- who is let in no more while a credential is minted ---
+
+
+async def distrusted_meanwhile(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Ask for a credential; while it is minted, the CA of the caller goes."""
+    opened, mint = await edge.begin(), edge.broker.provider.mint
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        minted = await mint(*args, **kwargs)
+        edge.ca.root_path.write_bytes(TestCA(edge.broker.folder / "other", "dev.local").root_pem)
+        assert settle(edge.door).moved
+        return minted
+
+    monkeypatch.setattr(edge.broker.provider, "mint", slow)
+    request = pb.IssueCredentialRequest(request_id=new_id(), step_handle=opened.step_handle, scope="plain")
+    return edge.stub().IssueCredential(request)
+
+
+async def test_what_was_minted_for_one_who_is_distrusted_by_then_is_not_told(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = await told(await distrusted_meanwhile(edge, monkeypatch))
+    assert (refused.code, refused.reason) == (C.UNAUTHENTICATED, "CERTIFICATE_INVALID")
+    (lease,) = await edge.broker.leases()
+    assert "secret-of-" not in f"{refused}"
+    assert lease.claimed_at is None, "nobody has it, so it is revoked when its claim window ends"
+
+
+async def test_without_the_last_look_it_would_be_told(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BROKER.rules, "IssueCredential", MethodRule())
+    issued = await (await distrusted_meanwhile(edge, monkeypatch))
+    assert issued.credential.vault_token.token
 
 
 # --- methods ---
