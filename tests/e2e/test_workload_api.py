@@ -193,7 +193,7 @@ def test_a_federated_bundle_is_used_for_its_own_domain_only(house: House, deploy
         with wire(deployment, guest(f"spiffe://{TRUST_DOMAIN}/{LOAD}")) as liar:
             assert refused_soon(liar.whoami).reason == "CERTIFICATE_INVALID"
         house.push(federated=False)
-        assert refused_soon(client.whoami).reason == "CERTIFICATE_INVALID"
+        assert refused_soon(client.whoami).reason == "TRUST_DOMAIN_FOREIGN"
 
 
 def test_bad_pushes_change_nothing_and_are_told(house: House, deployment: Deployment) -> None:
