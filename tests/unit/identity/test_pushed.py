@@ -149,7 +149,7 @@ def test_a_root_that_is_no_ca_is_not_believed(house: House) -> None:
 
 @pytest.mark.parametrize("upstream", [False, True], ids=["self-signed", "upstream authority"])
 def test_certificates_of_spires_own_shape_come_in(house: House, upstream: bool) -> None:  # noqa: FBT001
-    """As SPIRE 1.x makes them (read in its x509util and credtemplate packages): CAs with a URI name, subjects of C and O."""
+    """As SPIRE makes them (read in its pkg/server/credtemplate): a URI name and a serial number in its CAs, three usages."""
     root = _spire_ca(None) if upstream else None
     issuing = _spire_ca(root)
     roots = [(root or issuing).certificate]
