@@ -18,7 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from broker.redaction import redact_item
 
 # botocore at DEBUG prints the minted session, urllib3 and aiohttp URLs, hvac and grpc payloads (measured).
-PINNED = ("aiohttp", "asyncio", "boto3", "botocore", "grpc", "hvac", "requests", "s3transfer", "urllib3")
+PINNED = ("aiohttp", "asyncio", "boto3", "botocore", "grpc", "hvac", "requests", "s3transfer", "spiffe", "urllib3")
 KEPT_BACK = "kept back: this library prints what it mints"
 
 

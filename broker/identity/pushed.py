@@ -80,11 +80,15 @@ def pushed_server(api: WorkloadApi, now: Callable[[], datetime]) -> Source[Serve
         try:
             return parse_server_pair(contents, now())
         except ConfigError as error:
-            raise ConfigError(
-                [problem.replace("tls.", "tls.workload_api: the pushed ", 1) for problem in error.problems]
-            ) from None
+            raise ConfigError([_of_the_agent(problem) for problem in error.problems]) from None
 
     return PushedSource("server certificate", api, lambda one: (one.chain_pem, one.key_pem), parse)
+
+
+def _of_the_agent(problem: str) -> str:
+    """It is no file that must be changed."""
+    words = problem.replace("tls.cert_file", "the pushed certificate").replace("tls.key_file", "the pushed key")
+    return f"tls.workload_api: {words}"
 
 
 def pushed_bundle(api: WorkloadApi, trust_domain: str, name: str) -> Source[Bundle]:

@@ -139,10 +139,10 @@ class Authenticator:
             _check_time(leaf, now)
             # 5. An end entity for client authentication, with a sound key and life.
             check_form(leaf, self._policy)
-            # 6. Exactly one URI name, and it is a SPIFFE ID of a domain that we know. Never the common name.
+            # 6. Exactly one URI name, and it is a SPIFFE ID of a domain that something vouches for. Never the common name.
             spiffe_id = read_spiffe_id(leaf)
             domain = self._side(trust).get(spiffe_id.trust_domain)
-            if domain is None:
+            if domain is None or not domain.bundle.roots:
                 raise BrokerError(Reason.TRUST_DOMAIN_FOREIGN, "the certificate is of another trust domain")
             # 7. A path to one of today's roots of that very domain: one domain cannot vouch for another's names.
             path = _path(leaf, intermediates, domain, now)
@@ -166,8 +166,6 @@ class Authenticator:
 def _path(
     leaf: x509.Certificate, intermediates: list[x509.Certificate], domain: Domain, now: datetime
 ) -> list[x509.Certificate]:
-    if not domain.bundle.roots:
-        raise _invalid("nothing vouches for the certificate's trust domain")
     builder = PolicyBuilder().store(Store(list(domain.bundle.roots))).time(now)
     builder = builder.extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY)
     try:

@@ -24,7 +24,7 @@ from tests.e2e.wire import Refusal, refusal_of, wire
 from tests.e2e.world import LOAD, ROOMY, journal
 from tests.fakes.workload_agent import Day, FakeAgent, Svid, response, svid
 from tests.support.certs import Creds, TestCA
-from tests.support.daemon import PYTHON, TRUST_DOMAIN, Deployment
+from tests.support.daemon import PYTHON, TRUST_DOMAIN, Deployment, without_provider
 from tests.support.processes import wait_until
 
 BROKER = f"spiffe://{TRUST_DOMAIN}/stepcred-broker"
@@ -39,28 +39,13 @@ from broker.wiring import listeners
 listeners.AGENT_WAIT = datetime.timedelta(seconds=0.5)
 sys.exit(main())
 """
-SCOPES = f"""
-version: 1
-environment: dev
-trust_domain: {TRUST_DOMAIN}
-workloads:
-  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}
-scopes:
-  token: {{vault: {{role: none}}, ttl: 10m, tier: low}}
-grants:
-  load: {{workloads: [load], workflows: [nightly], scopes: [token], max_step: 1h}}
-"""
 
 
 class House:
     """A daemon without a certificate on disk, its agent, and the agent of the steps' machine."""
 
     def __init__(self, folder: Path, sockets: Path) -> None:
-        token = folder / "vault-token"
-        token.write_text("none")
-        token.chmod(0o600)
-        vault = {"address": "http://127.0.0.1:1", "token_file": str(token)}  # nobody there: nothing is minted here
-        self.deployment = Deployment(folder / "broker", SCOPES, vault=vault)
+        self.deployment = without_provider(folder / "broker")
         self.ca, self.partner = self.deployment.ca, TestCA(folder, PARTNER)
         self.agent, self.steps = FakeAgent(sockets / "broker.sock"), FakeAgent(sockets / "steps.sock")
         tls = {"workload_api": self.agent.address}
@@ -208,7 +193,7 @@ def test_a_federated_bundle_is_used_for_its_own_domain_only(house: House, deploy
         with wire(deployment, guest(f"spiffe://{TRUST_DOMAIN}/{LOAD}")) as liar:
             assert refused_soon(liar.whoami).reason == "CERTIFICATE_INVALID"
         house.push(federated=False)
-        assert refused_soon(client.whoami).reason == "CERTIFICATE_INVALID"
+        assert refused_soon(client.whoami).reason == "TRUST_DOMAIN_FOREIGN"
 
 
 def test_bad_pushes_change_nothing_and_are_told(house: House, deployment: Deployment) -> None:

@@ -88,6 +88,9 @@ class Files:
                 if not path:
                     problems.append(f"STEPCRED_{name.upper()} is not set: {_MEANING[name]}")
                     continue
+                if "-----BEGIN" in path:  # never shown: it may be the key
+                    problems.append(f"STEPCRED_{name.upper()} holds PEM text itself; it is the path of a file")
+                    continue
                 try:
                     files[name] = Path(path).read_bytes()
                 except OSError as error:

@@ -66,6 +66,12 @@ def test_a_key_of_another_certificate_is_refused(environ: dict[str, str], pki: P
         _read({**environ, "STEPCRED_KEY": str(other.key)})
 
 
+def test_pem_text_in_a_variable_is_named_and_never_shown(environ: dict[str, str], pki: Pki) -> None:
+    with pytest.raises(stepcred.SettingsError, match="STEPCRED_KEY holds PEM text itself") as caught:
+        _read({**environ, "STEPCRED_KEY": pki.agent.key.read_text()})
+    assert "PRIVATE KEY" not in str(caught.value)
+
+
 def test_missing_names_are_named(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STEPCRED_RUN")
     monkeypatch.delenv("STEPCRED_STEP")

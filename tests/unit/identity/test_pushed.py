@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from broker.clock import SystemClock
 from broker.errors import BrokerError, ConfigError, Reason
 from broker.identity import Authenticator, FrontDoor
-from broker.identity.authority import new_authority
+from broker.identity.authority import Authority, key_usage, new_authority, new_builder
 from broker.identity.door import DomainSources, Looked
 from broker.identity.pushed import pushed_bundle, pushed_server
 from broker.identity.workload_api import WorkloadApi
@@ -56,16 +58,12 @@ class House:
         assert until(lambda: self.api.generation > before)
         return self.door.look()
 
-    def refusal(self, leaf: x509.Certificate) -> BrokerError | None:
+    def reason(self, leaf: x509.Certificate) -> Reason | None:
         try:
             self.checks.authenticate(leaf.public_bytes(Encoding.PEM), tls_version="TLSv1.3", peer="test")
         except BrokerError as error:
-            return error
+            return error.reason
         return None
-
-    def reason(self, leaf: x509.Certificate) -> Reason | None:
-        refusal = self.refusal(leaf)
-        return refusal.reason if refusal else None
 
     @property
     def remarks(self) -> list[str]:
@@ -108,9 +106,7 @@ def test_a_federation_that_ended_lets_nobody_in_and_is_told(house: House) -> Non
     leaf = house.partner.leaf(THEIRS)[0]
     assert house.reason(leaf) is None
     assert house.after(response(house.mine)).moved
-    refusal = house.refusal(leaf)
-    assert refusal is not None
-    assert "nothing vouches for" in refusal.message
+    assert house.reason(leaf) is Reason.TRUST_DOMAIN_FOREIGN
     assert house.reason(house.ca.leaf(AGENT)[0]) is None
     assert house.remarks == ["partner.local: nothing vouches for its agents"]
     assert house.after(house.both).moved
@@ -149,6 +145,45 @@ def test_a_root_that_is_no_ca_is_not_believed(house: House) -> None:
     assert "certificate 1 is not a CA" in str(looked.refused)
     assert house.reason(leaf) is None
     assert key is not None
+
+
+@pytest.mark.parametrize("upstream", [False, True], ids=["self-signed", "upstream authority"])
+def test_certificates_of_spires_own_shape_come_in(house: House, upstream: bool) -> None:  # noqa: FBT001
+    """As SPIRE makes them (read in its pkg/server/credtemplate): a URI name and a serial number in its CAs, three usages."""
+    root = _spire_ca(None) if upstream else None
+    issuing = _spire_ca(root)
+    roots = [(root or issuing).certificate]
+    issuer = issuing if upstream else None
+    usages = ("digital_signature", "key_encipherment", "key_agreement")
+    broker = svid(house.ca, BROKER, hosts=["localhost"], issuer=issuing, roots=roots, usages=usages)
+    assert house.after(response(broker)).refused == {}
+    step = svid(house.ca, AGENT, issuer=issuing, roots=roots, usages=usages)
+    leaf, chain = (one.public_bytes(Encoding.PEM) for one in step.chain)
+    sent = chain if issuer else b""
+    agent = house.checks.authenticate(leaf, tls_version="TLSv1.3", peer="test", chain=sent)
+    assert agent.spiffe_id == AGENT
+
+
+def _spire_ca(issuer: Authority | None) -> Authority:
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "SPIFFE"),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, str(x509.random_serial_number())),
+        ]
+    )
+    extensions = (
+        (x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://test.local")]), False),
+        (x509.BasicConstraints(ca=True, path_length=None), True),
+        (key_usage("key_cert_sign", "crl_sign"), True),
+    )
+    builder = new_builder(subject, key.public_key(), now - timedelta(seconds=10), now + timedelta(days=1), extensions)
+    itself = Authority(certificate=builder.issuer_name(subject).sign(key, hashes.SHA256()), key=key)
+    if issuer is None:
+        return itself
+    return Authority(certificate=issuer.sign(builder.add_extension(issuer.key_identifier, critical=False)), key=key)
 
 
 def test_an_agent_that_is_away_is_remarked_on(house: House) -> None:
