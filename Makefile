@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/stepcred/v1/*.proto)
 OUT    := clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench crash reloads fuzz answers schema proto proto-check lock clean
+.PHONY: help demo test lint bench crash reloads attack fuzz answers schema proto proto-check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ reloads: $(READY) ## Change the scope map under load, a third of the maps broken
 
 fuzz: $(READY) ## Fuzz every reader of foreign bytes (MINUTES=10 in all, TARGET=all SEED=1)
 	@$(BIN)/python -m tests.fuzz $(or $(TARGET),all) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+attack: $(READY) ## Attack a running daemon while honest agents call (ATTACK=long|short SEED=1)
+	@$(BIN)/python -m tests.attack $(if $(ATTACK),--size $(ATTACK)) $(if $(SEED),--seed $(SEED))
 
 VERSIONS ?= 2.6.1 2.6.2 2.7.0 2.7.1
 answers: $(READY) ## The answers that prove something, on other OpenBao versions (VERSIONS="2.6.1 2.7.0")

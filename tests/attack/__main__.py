@@ -30,11 +30,14 @@ def main() -> int:
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="a broken daemon: it must be found out")
     parser.add_argument("--json", type=Path, default=Path("build/attack.json"), help="where the figures go")
     parser.add_argument("--safety", action="store_true", help="latency is shown, not judged")
+    parser.add_argument("--no-memory", action="store_true", help="do not wait for memory to come back")
     asked = parser.parse_args()
     allow_files(20_000)
     start = time.monotonic()
     with scratch() as folder:
-        harness = Harness(folder, SIZES[asked.size], seed=asked.seed, mutant=asked.mutant, say=_say)
+        harness = Harness(
+            folder, SIZES[asked.size], seed=asked.seed, mutant=asked.mutant, memory=not asked.no_memory, say=_say
+        )
         asyncio.run(harness.run(asked.only))
     about = {
         "size": asked.size,

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.attack.attacks import FEW_FILES
+from tests.attack.attacks import FEW_FILES, idle
 from tests.attack.honest import Calls, Honest, percentile
 from tests.attack.site import Victim, victim
 from tests.attack.target import Target
 from tests.bench.load import cpu_seconds
 
 CALM = "calm"
+CROWD = idle.CONNECTIONS
 SETTLE = 60.0  # seconds for memory to come back
 GROWN = 1.1  # times what it was
 MEGABYTE = 1e6
@@ -36,6 +37,7 @@ class Size:
     seconds: float
     count: float  # share
     settle_each: bool  # wait for memory after each attack, not just once in the end
+    tidy: float  # seconds between the daemon's looks at its own memory
 
     def seconds_of(self, attack: str) -> float:
         """100,000 refusals take their time."""
@@ -43,8 +45,8 @@ class Size:
 
 
 SIZES = {
-    "long": Size(name="long", seconds=20.0, count=1.0, settle_each=True),
-    "short": Size(name="short", seconds=3.0, count=0.1, settle_each=False),
+    "long": Size(name="long", seconds=20.0, count=1.0, settle_each=True, tidy=10.0),
+    "short": Size(name="short", seconds=2.5, count=0.1, settle_each=False, tidy=2.0),
 }
 
 
@@ -75,11 +77,14 @@ class Row:
 class Harness:
     """One run."""
 
-    def __init__(self, folder: Path, size: Size, *, seed: int, mutant: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, size: Size, *, seed: int, mutant: str, memory: bool, say: Callable[[str], None]
+    ) -> None:
         self._folder = folder
         self._size = size
         self._seed = seed
         self._mutant = mutant
+        self._memory = memory
         self._say = say
         self._per_step = 0.0  # bytes of the database that one honest step leaves
         self.rows: list[Row] = []
@@ -89,13 +94,17 @@ class Harness:
         groups = [([name for name in names if name not in FEW_FILES], 0), ([n for n in names if n in FEW_FILES], FILES)]
         for group, files in groups:
             if group:
-                with victim(self._folder / f"files{files}", mutant=self._mutant, files=files) as found:
-                    await self._all(found, group)
+                with victim(
+                    self._folder / f"files{files}", tidy=self._size.tidy, mutant=self._mutant, files=files
+                ) as found:
+                    await self._all(found, group, files)
 
-    async def _all(self, found: Victim, names: list[str]) -> None:
+    async def _all(self, found: Victim, names: list[str], files: int) -> None:
         honest = Honest(found)
         async with honest.working():
             await asyncio.sleep(1)  # the first calls of a process are slow
+            if self._memory and not files:
+                await self._rehearse(found)
             calm = await self._calm(found, honest)
             for name in names:
                 row = await self._attack(found, honest, name)
@@ -103,13 +112,19 @@ class Harness:
                 self._say(f"{name}: {', '.join((*row.problems, *row.slow)) or 'ok'}")
                 if not row.alive:
                     return
-            if not self._size.settle_each:
+            if self._memory and not self._size.settle_each and not files:
                 took, after = await self._settled(found, calm.memory_before)
                 if took < 0:
                     problem = (
                         f"memory {after:.0f} MB, {SETTLE:.0f} s after the last attack, was {calm.memory_before:.0f}"
                     )
                     self.rows.append(_nothing("afterwards", problem))
+
+    async def _rehearse(self, found: Victim) -> None:
+        """A crowd that comes and goes: gRPC keeps some 9 kB of each connection of the largest one, for the next."""
+        self._say(f"{CROWD} connections come and go")
+        await idle.come_and_go(found.deployment.grpc_port, CROWD)
+        await asyncio.sleep(4 * self._size.tidy)
 
     async def _calm(self, found: Victim, honest: Honest) -> Row:
         before, pages = found.memory, found.database
@@ -134,7 +149,7 @@ class Harness:
         )
         calls, cpu, peak = await self._while(found, honest, seconds + SLACK, attacker)
         told = await _last_words(attacker)
-        settled, _ = await self._settled(found, before) if self._size.settle_each else (0.0, 0.0)
+        settled, _ = await self._settled(found, before) if self._memory and self._size.settle_each else (0.0, 0.0)
         growth = max(0, int(found.database - pages - self._per_step * calls.steps))
         return self._row(name, found, calls, cpu, before=before, peak=peak, settled=settled, growth=growth, told=told)
 

@@ -57,16 +57,17 @@ def no_memory_back() -> None:
 
 def new_context_each_time() -> None:
     """gRPC's TLS context is replaced on every handshake, while others use it (grpc/grpc#36693)."""
-    dynamic = grpc.dynamic_ssl_server_credentials
+    dynamic, configuration = grpc.dynamic_ssl_server_credentials, server._configuration
+    latest: list[Any] = []
+
+    def remembered(material: Any) -> Any:
+        latest[:] = [material]
+        return configuration(material)
 
     def always(first: Any, fetch: Any, **more: Any) -> Any:
-        closure = dict(zip(fetch.__code__.co_freevars, (cell.cell_contents for cell in fetch.__closure__), strict=True))
+        return dynamic(first, lambda: fetch() or configuration(latest[0]), **more)
 
-        def anew() -> Any:
-            return server._configuration(closure["read"]())
-
-        return dynamic(first, anew, **more)
-
+    setattr(server, "_configuration", remembered)  # noqa: B010
     setattr(grpc, "dynamic_ssl_server_credentials", always)  # noqa: B010
 
 

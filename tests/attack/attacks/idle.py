@@ -29,3 +29,11 @@ async def attack(target: Target, connections: int = CONNECTIONS) -> Counter[str]
         async with asyncio.timeout(target.seconds):
             await asyncio.gather(*(hold() for _ in range(connections)))
     return told
+
+
+async def come_and_go(port: int, connections: int) -> None:
+    """At once, until the daemon has seen them all."""
+    opened = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(connections)))
+    await asyncio.sleep(1)
+    for _reader, writer in opened:
+        writer.transport.abort()
