@@ -38,7 +38,6 @@ OPTIONS: dict[str, list[Any]] = {
     "approvals": [0, 1, 2],
     "max_step": ["24h", "1h"],
     "concurrent": ["refuse", "supersede"],
-    "bind": ["identity", "key"],
     "until": [None, "2026-06-06", "2026-07-01"],
     "networks": [None, ["10.0.0.0/8"], ["10.1.0.0/16"], ["10.1.0.0/16", "2001:db8::/32"]],
     "from": ["00:00", "06:00", "22:00"],
@@ -47,14 +46,14 @@ OPTIONS: dict[str, list[Any]] = {
     "tz": ["UTC", "UTC", "Europe/Berlin"],
     "daily": [True, False],
 }
-BOUNDS = ("approvals", "max_step", "concurrent", "bind")
+BOUNDS = ("approvals", "max_step", "concurrent")
 OF_A_DENY = ("workloads", "workflows", "scopes", "definition_digest")
 
 
 def entry(chosen: Mapping[str, Any], *, deny: bool = False) -> dict[str, Any]:
     daily = {key: chosen[key] for key in ("from", "to", "days", "tz") if chosen[key] is not None}
     when = {key: chosen[key] for key in ("until", "networks")} | {"daily": daily if chosen["daily"] else None}
-    kept = OF_A_DENY if deny else list(OPTIONS)[:9]
+    kept = OF_A_DENY if deny else [*list(OPTIONS)[:8], "bind"]
     said = {key: chosen[key] for key in kept if chosen[key] is not None}
     return said | {"when": {key: one for key, one in when.items() if one is not None}}
 
@@ -67,6 +66,7 @@ def a_universe(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     for _ in range(3):
         keys = [*random.sample(list(OPTIONS), random.randint(0, 3)), random.choice(BOUNDS)]
         made.append(first | {key: random.choice(OPTIONS[key]) for key in keys})
+    made = [one | {"bind": random.choice(["identity"] * 5 + ["key"])} for one in made]
     *allowing, refusing = made
     grants = {f"g{number}": entry(one) for number, one in enumerate(allowing)}
     return grants, {"d": entry(refusing, deny=True)} if random.random() < 0.5 else {}
@@ -142,7 +142,7 @@ def check(seed: int) -> set[str]:
     return {rule for rule, _ in found}
 
 
-SEEDS = range(140, 300)
+SEEDS = range(160)
 
 
 def search() -> set[str]:
