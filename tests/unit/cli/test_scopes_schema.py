@@ -33,6 +33,7 @@ GOOD = sorted((MAPS / "lint").glob("*.yaml"))
 SHAPE = [
     "a-list",
     "a-scalar",
+    "bad-bind",
     "bad-concurrent",
     "bad-digest",
     "bad-name",

@@ -113,6 +113,27 @@ async def test_every_refusal_to_launch_is_the_same_one(broker: World) -> None:
     assert await broker.store.read(lambda tx: tx.open_steps()) == []
 
 
+async def test_a_launcher_opens_steps_of_another_trust_domain_where_the_map_says_so(broker: World) -> None:
+    theirs, their_scheduler = "spiffe://partner.example/nightly/export", "spiffe://partner.example/scheduler"
+    federated = LAUNCHED_MAP.replace("workloads:\n", f'workloads:\n  theirs: {{id: "{theirs}"}}\n', 1)
+    federated = federated.replace(
+        "trust_domain: dev.local\n", "trust_domain: dev.local\nfederates_with: [partner.example]\n"
+    )
+    await broker.load_map(
+        federated.replace(
+            "grants:\n", "grants:\n  export: {workloads: [theirs], workflows: [nightly], scopes: [per-run]}\n"
+        )
+    )
+    await broker.set_launchers(launcher(workloads=["load", "theirs"]), launcher("p", their_scheduler, ["theirs"]))
+    for number, who in enumerate((SCHEDULER, their_scheduler)):
+        opened = await broker.launch(["per-run"], who=who, workload=theirs, run=f"r{number}")
+        assert (await broker.issue(opened.handle, "per-run", who=agent(theirs))).lease.params == {"role": f"r{number}"}
+    assert (await refusal(broker.launch(who=their_scheduler))).reason is Reason.ACCESS_DENIED
+    other = theirs.replace("partner.example", "dev.local")
+    assert (await refusal(broker.launch(workload=other))).reason is Reason.ACCESS_DENIED
+    assert (await refusal(broker.issue(opened.handle, "per-run", who=agent(other)))).reason is Reason.ACCESS_DENIED
+
+
 async def test_a_refused_launch_says_in_the_journal_for_whom_it_was(broker: World) -> None:
     error = await refusal(broker.launch(workload=OTHER, digest=DIGEST))
     await broker.engine._refusals.record(agent(SCHEDULER), "BeginStep", error)
