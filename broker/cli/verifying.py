@@ -129,7 +129,14 @@ def _look(asked: _Asked, envelope: bytes, file: Path) -> _Answer:
         from broker.wiring.adapters import scope_kinds
 
         try:
-            load_files(files, file.name, scope_kinds(asked.config), environment=environment, trust_domain=trust_domain)
+            load_files(
+                files,
+                file.name,
+                scope_kinds(asked.config),
+                environment=environment,
+                trust_domain=trust_domain,
+                federations=asked.config.federation if asked.config else None,
+            )
         except ScopeMapError as error:
             problems += [("MAP", str(problem)) for problem in error.problems]
     return _Answer(manifest=manifest, signers=names, problems=tuple(problems))

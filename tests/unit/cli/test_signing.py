@@ -273,6 +273,17 @@ def test_verify_tells_how_many_must_have_signed_what_widens_high(
     assert (told["threshold"], told["threshold_high"]) == (1, 2)
 
 
+def test_verify_of_a_map_that_federates_with_whom_the_broker_does_not(
+    run: Run, people: tuple[str, ...], tmp_path: Path
+) -> None:
+    head = "trust_domain: prod.acme.internal\n"
+    (tmp_path / "map.yaml").write_text(BASE.replace(head, head + "federates_with: [partner.example]\n"))
+    assert run("sign", "map.yaml", "--key", "alice.key.pem", "--serial", "1", "--expires", "30d")[0] == 0
+    assert run("verify", "map.yaml", "--keys", "alice=alice.pem")[0] == 0
+    code, _, err = run("verify", "map.yaml", "--config", of_prod(of_broker(tmp_path, threshold=1)))
+    assert (code, "the broker does not federate with 'partner.example'" in err) == (1, True)
+
+
 def test_verify_of_another_map_than_the_broker_s(run: Run, signed: tuple[str, ...], tmp_path: Path) -> None:
     config = of_prod(of_broker(tmp_path, threshold=2))
     (tmp_path / "other.yaml").write_text(BASE)

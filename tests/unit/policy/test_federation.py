@@ -242,6 +242,17 @@ def test_the_same_path_in_two_domains_is_two_agents_to_a_plan() -> None:
     assert (change.kind, change.workload, change.workflows) == (Kind.LOST, "theirs", ("ml",))
 
 
+def test_workflows_that_are_named_in_one_domain_are_no_exceptions_in_the_other() -> None:
+    ours = RULES.replace("[load], workflows: [etl]", "[load], workflows: [etl, ml]")
+    nobodys = RULES.replace(
+        '[theirs], workflows: ["*"], scopes: [orders]', "[theirs], workflows: [etl], scopes: [orders]"
+    )
+    found = plan(a_map(FEDERATED + nobodys), a_map(FEDERATED + ours), NOW).changes
+    told = {(one.scope, one.workload): (one.workflows, one.but) for one in found if one.kind is Kind.GAINED}
+    assert told[("orders", "load")] == (("ml",), ())
+    assert told[("orders", "theirs")] == (None, ("etl",))
+
+
 def test_who_can_and_what_can_tell_the_domains_apart() -> None:
     scope_map = a_map()
     assert [one.workload.name for one in who_can(scope_map, "orders", NOW).entries] == ["load", "theirs"]
