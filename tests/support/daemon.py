@@ -39,11 +39,16 @@ def toml(tree: Mapping[str, Any], prefix: str = "") -> str:
     """Enough of TOML for a config: scalars first, then sections."""
     scalars = [f"{key} = {json.dumps(value)}" for key, value in tree.items() if not isinstance(value, Mapping)]
     sections = [
-        f"\n[{prefix}{json.dumps(key)}]\n{toml(value, f'{prefix}{json.dumps(key)}.')}"
+        f"\n[{prefix}{_key(key)}]\n{toml(value, f'{prefix}{_key(key)}.')}"
         for key, value in tree.items()
         if isinstance(value, Mapping)
     ]
     return "\n".join(scalars + sections)
+
+
+def _key(name: str) -> str:
+    """Quoted where there is a dot in it."""
+    return json.dumps(name) if "." in name else name
 
 
 @dataclass
