@@ -6,6 +6,7 @@ changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from broker.config import Address
 from broker.log import get_logger
 
+MAX_CONNECTIONS = 64  # in-house bound: probes and scrapers; aiohttp has none, and would take the files of the database
 _SHUTDOWN_SECONDS = 1.0  # a scrape under way may end
 
 log = get_logger(__name__)
@@ -48,19 +50,31 @@ class HttpServer:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS)
+        self._listener: asyncio.Server | None = None
 
     async def start(self) -> int:
         """Listen, and return the port. Raises OSError when the address is taken."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._address.host, self._address.port, reuse_port=False)
-        await site.start()
-        port = int(self._runner.addresses[0][1])
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._accept, self._address.host, self._address.port)
+        port = int(self._listener.sockets[0].getsockname()[1])
         log.info("health and metrics", address=f"http://{Address(host=self._address.host, port=port)}")
         return port
 
     async def stop(self) -> None:
         """Close the port; harmless when it was never opened."""
+        if self._listener is not None:
+            self._listener.close()
         await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        """A probe is answered in milliseconds: when there are too many connections, the oldest is one that only waits."""
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - set up before the port was opened
+        connected = server.connections
+        for oldest in connected[: len(connected) - MAX_CONNECTIONS + 1]:
+            oldest.force_close()
+        return server()
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.json_response({"alive": True})

@@ -35,7 +35,6 @@ class Calls:
     took: list[float] = field(default_factory=list)  # seconds of each call on a connection that was there
     new: list[float] = field(default_factory=list)  # seconds of connecting anew and the first call
     failed: Counter[str] = field(default_factory=Counter)
-    steps: int = 0
     seconds: float = 0.0
 
     @property
@@ -81,6 +80,7 @@ class Honest:
         self._victim = victim
         self._creds = [victim.deployment.agent(f"workflow/honest{number}/step/load") for number in range(AGENTS + 1)]
         self.calls = Calls()
+        self.steps = 0  # all of them, whose turn it ever was
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -136,7 +136,7 @@ class Honest:
         wait = Duration(seconds=2)
         request = pb.EndStepRequest(request_id=str(uuid.uuid4()), step_handle=handle, wait=wait)
         await self._timed(stub.EndStep(request, timeout=CALL, wait_for_ready=True))
-        self.calls.steps += 1
+        self.steps += 1
 
     async def _newcomer(self, creds: Creds) -> None:
         while True:

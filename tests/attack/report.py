@@ -61,5 +61,7 @@ def show(console: Console, about: dict[str, Any], rows: Sequence[Row]) -> None:
         if did or failed:
             console.print(f"{row.attack}: {did}{'; failed: ' + failed if failed else ''}", style="dim", highlight=False)
     megabyte = f"{MEGABYTE / 1000:,.0f} kB"
-    console.print(f"asked: success 99.9 %, p99 500 ms, memory back to 110 % in 60 s, database {megabyte}", style="dim")
+    console.print(
+        f"asked: success 99.9 %, p99 500 ms above calm, memory back to 110 % in 60 s, database {megabyte}", style="dim"
+    )
     console.print("; ".join(f"{name}: {value}" for name, value in about.items()), style="dim", highlight=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import aiohttp
@@ -7,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.config import Address
-from broker.http.server import HttpServer
+from broker.http.server import MAX_CONNECTIONS, HttpServer
 from broker.metrics import Metrics
 
 TIMEOUT = aiohttp.ClientTimeout(total=5)
@@ -100,3 +101,17 @@ async def test_a_taken_address_is_an_error_and_not_shared(client: aiohttp.Client
     with pytest.raises(OSError, match="address already in use"):
         await second.start()
     await second.stop()
+
+
+async def test_a_crowd_of_idle_connections_takes_neither_probes_nor_files(client: aiohttp.ClientSession) -> None:
+    """aiohttp knows no bound, and waits for ever for a request that does not come."""
+    port = client._base_url.port if client._base_url else 0
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * MAX_CONNECTIONS)]
+    assert await get(client, "/livez") == (200, {"alive": True})
+    closed = await asyncio.gather(*(asyncio.wait_for(reader.read(), 5) for reader, _ in held[: 2 * MAX_CONNECTIONS]))
+    assert set(closed) == {b""}  # the oldest go
+    reader, writer = held[-1]
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200 OK" in await asyncio.wait_for(reader.readline(), 5)
+    for _reader, writer in held:
+        writer.transport.abort()
