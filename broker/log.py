@@ -17,9 +17,22 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from broker.redaction import redact_item
 
-# botocore at DEBUG prints the minted session, urllib3 and aiohttp URLs, hvac and grpc payloads (measured).
-PINNED = ("aiohttp", "asyncio", "boto3", "botocore", "grpc", "hvac", "requests", "s3transfer", "spiffe", "urllib3")
-KEPT_BACK = "kept back: this library prints what it mints"
+# botocore at DEBUG prints the minted session, urllib3 and aiohttp URLs, hvac and grpc payloads (measured). watchfiles
+# prints each change of a folder: a log in the map's own folder would feed itself.
+PINNED = (
+    "aiohttp",
+    "asyncio",
+    "boto3",
+    "botocore",
+    "grpc",
+    "hvac",
+    "requests",
+    "s3transfer",
+    "spiffe",
+    "urllib3",
+    "watchfiles",
+)
+KEPT_BACK = "kept back: this library may print what it carries"
 
 
 def _quieted(*arguments: Any, **fields: Any) -> logging.LogRecord:

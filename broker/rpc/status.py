@@ -13,6 +13,8 @@ from broker.errors import BrokerError, Reason
 DOMAIN = "stepcred"
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC clients obey it by themselves; "-1" = never (measured)
 
+MAX_TOLD = 2000  # characters of one detail: trailers of over 8 KiB are lost on the way, and the reason with them
+
 C = grpc.StatusCode
 CODES: dict[Reason, grpc.StatusCode] = {
     Reason.NO_CLIENT_CERTIFICATE: C.UNAUTHENTICATED,
@@ -63,7 +65,7 @@ def code_of(error: BrokerError) -> grpc.StatusCode:
 def status_of(error: BrokerError) -> status_pb2.Status:
     """google.rpc.Status with ErrorInfo, and what the reason calls for."""
     metadata = {
-        **{name: value for name, value in error.metadata.items() if value},
+        **{name: _cut(value) for name, value in error.metadata.items() if value},
         "reference_id": error.reference_id,
         "verdict": error.verdict.name,
     }
@@ -86,6 +88,10 @@ def trailers_of(error: BrokerError) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata: the status, and the pushback that gRPC's own retry policies obey."""
     wait = "-1" if error.retry_after is None else str(max(0, int(error.retry_after / timedelta(milliseconds=1))))
     return (("grpc-status-details-bin", status_of(error).SerializeToString()), (PUSHBACK, wait))
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= MAX_TOLD else value[:MAX_TOLD] + "…"
 
 
 def duration(span: timedelta) -> duration_pb2.Duration:

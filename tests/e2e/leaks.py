@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from base64 import b64encode
+from base64 import b32encode, b64encode
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote, quote_plus
+from xml.sax.saxutils import escape
 
 
 def forms(secret: str | bytes) -> dict[str, bytes]:
@@ -16,10 +18,17 @@ def forms(secret: str | bytes) -> dict[str, bytes]:
     found = {
         "raw": raw,
         "hex": raw.hex().encode(),
+        "hex dump": raw[:16].hex(" ").encode(),  # a line of it
         "HEX": raw.hex().upper().encode(),
         "URL": quote(raw, safe="").encode(),
         "form": quote_plus(raw).encode(),
+        "base32": b32encode(raw).rstrip(b"=")[: len(raw) * 8 // 5],
         "JSON": json.dumps(raw.decode(errors="replace"))[1:-1].encode(),
+        "JSON in JSON": json.dumps(json.dumps(raw.decode(errors="replace"))[1:-1])[1:-1].encode(),
+        "Python": repr(raw)[2:-1].encode(),
+        "XML": escape(raw.decode(errors="replace")).encode(),
+        "UTF-16": raw.decode(errors="replace").encode("utf-16-le"),
+        "UTF-16, big": raw.decode(errors="replace").encode("utf-16-be"),
         "reversed": raw[::-1],
         "SHA-256": hashlib.sha256(raw).hexdigest().encode(),
         "SHA-256 bytes": hashlib.sha256(raw).digest(),
@@ -38,12 +47,16 @@ def _base64(raw: bytes, shift: int) -> dict[str, bytes]:
 
 def leaks(places: Mapping[str, bytes], secrets: Mapping[str, str | bytes]) -> list[str]:
     """Every "secret as form in place" found."""
+
+    @cache
+    def found_in(needle: bytes) -> list[str]:  # many forms of a plain secret are the same bytes
+        return [place for place, content in places.items() if needle in content]
+
     return [
         f"{name} as {form} in {place}"
         for name, secret in secrets.items()
         for form, needle in forms(secret).items()
-        for place, content in places.items()
-        if needle in content
+        for place in found_in(needle)
     ]
 
 
@@ -56,12 +69,15 @@ def files(folder: Path, *, but: Iterable[Path] = ()) -> dict[str, bytes]:
 
 
 def process(pid: int) -> dict[str, bytes]:
-    """Arguments and environment, as far as this user may read them: an undumpable process shows root only."""
+    """Arguments, environment and what else the kernel tells of it, as far as this user may read it.
+
+    An undumpable process shows its environment and maps to root only.
+    """
     found = {}
-    for name in ("cmdline", "environ"):
+    for name in ("cmdline", "environ", "maps", "limits", "status", "comm"):
         path = Path(f"/proc/{pid}/{name}")
         try:
             found[str(path)] = path.read_bytes()
         except PermissionError:
-            assert name == "environ"
+            assert name in ("environ", "maps")
     return found

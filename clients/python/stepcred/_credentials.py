@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     import boto3
 
 
+class _Seal:
+    """Keeps `dataclasses.asdict` and `astuple` from making a plain dict of a credential, which anything may print."""
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: object) -> Never:
+        raise TypeError("a credential is not turned into a dict or a tuple; take the one field that is needed")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Credential:
     """What `issue` returns. `lease` says until when it lives and how dead it can be made."""
@@ -22,6 +31,7 @@ class Credential:
     CONFLICTS: ClassVar[frozenset[str]] = frozenset()
 
     lease: Lease
+    _seal: _Seal = field(default_factory=_Seal, init=False, repr=False)
 
     def env(self) -> dict[str, str]:
         """The conventional environment variables; empty for a kind that has none."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -58,6 +60,7 @@ class Files:
         self._marks, self._pems, problems = self._read()
         if problems:
             raise SettingsError(problems)
+        _warn_of_an_open_key(self._paths["key"])
 
     def start(self) -> None:
         """Nothing: they are read."""
@@ -107,6 +110,20 @@ def _mark(path: str) -> tuple[int, int, int]:
     except OSError:
         return (0, 0, 0)
     return (found.st_ino, found.st_ctime_ns, found.st_size)  # a copied file may bring its old mtime along
+
+
+@cache
+def _warn_of_an_open_key(path: str) -> None:
+    """Once per process, and not an error: in a container often nobody else is there, and the mode not ours to change."""
+    try:
+        others = Path(path).stat().st_mode & stat.S_IRWXO
+    except OSError:  # it was read, and is being replaced
+        return
+    if others:
+        log.warning(
+            "the private key %s can be read by everybody; run chmod 600 on it (in Kubernetes: defaultMode 0400, and fsGroup)",
+            path,
+        )
 
 
 def _check(paths: Mapping[str, str]) -> list[str]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import io
+import json
 import pickle
+import pprint
 import subprocess
 import sys
+import traceback
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pydantic
 import pytest
+import rich.console
 
 import stepcred
 from stepcred import _wire
@@ -39,6 +47,37 @@ def test_i6_no_secret_in_repr_and_none_in_pickles_or_copies(message: credential_
     for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="cannot be pickled or copied"):
             duplicate(credential)
+
+
+@pytest.mark.parametrize("message", EVERY, ids=lambda message: message.WhichOneof("kind"))
+def test_i6_a_credential_is_not_turned_into_something_that_shows_it(message: credential_pb2.Credential) -> None:
+    credential = _decode(message)
+    for dissolve in (dataclasses.asdict, dataclasses.astuple, json.dumps, vars, pydantic.TypeAdapter):
+        argument: Any = type(credential) if dissolve is pydantic.TypeAdapter else credential
+        with pytest.raises((TypeError, pydantic.errors.PydanticSchemaGenerationError)) as caught:
+            dissolve(argument)
+        assert "s3cret" not in str(caught.value)
+    out = io.StringIO()
+    rich.console.Console(file=out, width=200).print(credential)
+
+    def fail(held: stepcred.Credential) -> None:
+        raise RuntimeError(held)
+
+    try:
+        fail(credential)
+    except RuntimeError as error:
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # this frame's locals hold the message
+        found = traceback.TracebackException(type(error), error, frames, capture_locals=True)
+    shown = "".join(found.format()) + json.dumps(credential, default=str) + pprint.pformat([credential])
+    shown += out.getvalue()
+    assert "some-scope" in shown
+    assert "s3cret" not in shown
+
+
+def test_a_changed_copy_of_a_credential_holds_the_same() -> None:
+    credential = _decode(vault_token("1"))
+    assert isinstance(credential, stepcred.VaultToken)
+    assert dataclasses.replace(credential, address="https://other").token == credential.token
 
 
 def test_variables_of_a_vault_token() -> None:

@@ -87,6 +87,19 @@ def test_the_private_key_is_not_in_the_settings_repr(environ: dict[str, str]) ->
     assert "PRIVATE KEY" not in repr(settings) + repr(settings.source.current())
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, 0), (0o640, 0), (0o440, 0), (0o644, 1), (0o604, 1)])
+def test_a_key_that_everybody_can_read_is_warned_of_once_and_used(
+    environ: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: int
+) -> None:
+    key = tmp_path / "open-key.pem"
+    key.write_bytes(Path(environ["STEPCRED_KEY"]).read_bytes())
+    key.chmod(mode)
+    for _ in range(2):
+        assert b"PRIVATE KEY" in _read({**environ, "STEPCRED_KEY": str(key)}).source.current().key
+    assert [record.getMessage().count(f"{key} can be read by everybody") for record in caplog.records] == [1] * warned
+    assert "PRIVATE KEY" not in caplog.text
+
+
 def _refused(address: str, agent: Creds, *, ca: Path | None = None) -> str:
     cert, key, roots = str(agent.cert), str(agent.key), str(ca or agent.ca)
     with stepcred.connect(address, cert, key, roots, timeout=5) as broker, pytest.raises(stepcred.TlsRefused) as caught:

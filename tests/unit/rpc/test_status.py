@@ -73,6 +73,18 @@ def test_retry_info_and_pushback_say_the_same(reason: Reason, wait: timedelta | 
         assert error.verdict.name == "RETRY_AFTER"
 
 
+def test_trailers_stay_below_what_clients_take() -> None:
+    """8 KiB by default, in Base64; the longest fix of a map is longer."""
+    told = {"denial": "WORKFLOW_NOT_GRANTED", "rule": "r" * 300, "smallest_fix": "x" * 20_000}
+    error = BrokerError(Reason.SCOPE_REFUSED, "m" * 300, metadata=told)
+    error.reference_id = "r" * 32
+    raw = dict(trailers_of(error))["grpc-status-details-bin"]
+    assert len(raw) * 4 / 3 < 6000
+    info = _detail(status_of(error), error_details_pb2.ErrorInfo)
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert info.metadata["smallest_fix"] == "x" * 2000 + "…"
+
+
 def _detail(status: status_pb2.Status, kind: Callable[[], Message]) -> Message | None:
     for packed in status.details:
         message = kind()
