@@ -119,6 +119,8 @@ def seeds() -> Iterator[bytes]:
     yield opened + bytes([0, issue, 0, *([0] * 16)])
     yield opened + bytes([0, issue, 0, *([0] * 16)]) + bytes([0, end, 0, *([0] * 12)])
     yield bytes([0, begin, 2, *([0] * 20), 2, 2, 2, 2])
+    # A duration of 2**46 seconds, which timedelta can just hold: size and sign of a wide number, its eight bytes, and that it is chosen.
+    yield bytes([0, begin, 0, *([0] * 14), 0, 4, 0, 0, 0x40, 0, 0, 0, 0, 0, 1, 0, 0, *([0] * 12)])
 
 
 def _unbounded() -> AbstractContextManager[object]:
