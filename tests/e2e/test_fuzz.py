@@ -39,7 +39,7 @@ def test_a_short_run_over_every_target_finds_nothing() -> None:
     [
         ("spiffe_id", "folds-case", "assert str(found) == text"),
         ("certificate", "believes-cryptography", "Uncaught Python exception"),
-        ("calls", "takes-any-duration", "OverflowError"),
+        ("requests", "takes-any-duration", "OverflowError"),
         ("scope_map", "trusts-ruamel", "ValueError"),
     ],
 )

@@ -97,6 +97,7 @@ def a_launcher_owns_what_it_opened(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Core, "own", mutant)
 
 
+@pytest.mark.timeout(900)  # the first takes 300 examples, on a machine that may have other things to do
 @pytest.mark.parametrize(
     "mutate",
     [

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 from uuid import UUID
 
 from google.protobuf.message import Message
 
-from broker.leases import opening
 from broker.rpc.methods import BROKER
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.launchers import DIGEST
@@ -119,27 +117,6 @@ def seeds() -> Iterator[bytes]:
     yield opened + bytes([0, issue, 0, *([0] * 16)])
     yield opened + bytes([0, issue, 0, *([0] * 16)]) + bytes([0, end, 0, *([0] * 12)])
     yield bytes([0, begin, 2, *([0] * 20), 2, 2, 2, 2])
-    # A duration of 2**46 seconds, which timedelta can just hold: size and sign of a wide number, its eight bytes, and that it is chosen.
-    yield bytes([0, begin, 0, *([0] * 14), 0, 4, 0, 0, 0x40, 0, 0, 0, 0, 0, 1, 0, 0, *([0] * 12)])
 
 
-def _unbounded() -> AbstractContextManager[object]:
-    """A broker that takes any duration."""
-    return patch.multiple(opening, MIN_LEASE_LIFE=_Any(), MAX_STEP=_Any())
-
-
-class _Any:
-    """A bound that holds nothing back."""
-
-    def total_seconds(self) -> Any:
-        class Always(float):
-            def __le__(self, other: object) -> bool:
-                return True
-
-            def __ge__(self, other: object) -> bool:
-                return True
-
-        return Always()
-
-
-TARGET = Target(ready=ready, seeds=seeds, max_bytes=1024, mutants={"takes-any-duration": _unbounded})
+TARGET = Target(ready=ready, seeds=seeds, max_bytes=1024)
