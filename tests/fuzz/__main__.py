@@ -46,8 +46,6 @@ def main() -> int:
     with ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(_watched, plans))
     _table(results)
-    for result in results:
-        _findings(result)
     return int(any(result.bad for result in results))
 
 
@@ -62,7 +60,8 @@ def _watched(plan: Plan) -> Result:
             _say(f"{result.name}: {result.executions:,} executions, {result.covered:,} branches")
 
     result = run(plan, say)
-    _say(f"{result.name}: {'FOUND SOMETHING' if result.bad else 'done'}")
+    _say(f"{result.name}: {result.failure or 'FOUND SOMETHING' if result.bad else 'done'}")
+    _findings(result)
     return result
 
 

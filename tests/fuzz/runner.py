@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from tests.fuzz.targets import load
 
 BUILD = ROOT / "build" / "fuzz"
 FOUND = Path(__file__).parent / "found"  # inputs that once were findings; kept, and replayed by the suite
-INPUT_SECONDS = 20  # for one input
+INPUT_SECONDS = 60  # for one input, on a machine that has other things to do
 MEMORY_MB = 1500  # resident; the interpreter and the broker take 150
 GRACE_SECONDS = 60.0  # beyond what was asked for: the corpus is read, and a slow input ends
 _LINE = re.compile(r"^#(\d+)\s+(\w+)\s+cov: (\d+) ft: \d+ corp: (\d+)")
@@ -75,7 +76,7 @@ def run(plan: Plan, say: Callable[[Result], None]) -> Result:
             watchdog.cancel()
             child.kill()
             child.wait()
-    result.findings = [path for path in _artifacts(plan).iterdir() if path.name.startswith(_FAILED)]
+        result.findings = [_kept(path, plan) for path in scratch.iterdir() if path.name.startswith(_FAILED)]
     if code and not result.findings:
         result.failure = f"ended with {code}"
     return result
@@ -83,8 +84,6 @@ def run(plan: Plan, say: Callable[[Result], None]) -> Result:
 
 def _arguments(plan: Plan, scratch: Path) -> list[str]:
     target = load(plan.name)
-    for old in _artifacts(plan).iterdir():
-        old.unlink()
     seeds, dictionary = _folder(scratch / "seeds"), scratch / "words"
     for seed in [*target.seeds(), *(path.read_bytes() for path in found(plan.name))]:
         (seeds / sha256(seed).hexdigest()[:16]).write_bytes(seed[: target.max_bytes])
@@ -98,7 +97,7 @@ def _arguments(plan: Plan, scratch: Path) -> list[str]:
         f"-timeout={INPUT_SECONDS}",
         f"-rss_limit_mb={MEMORY_MB}",
         f"-dict={dictionary}",
-        f"-artifact_prefix={_artifacts(plan)}/",
+        f"-artifact_prefix={scratch}/",
         "-print_final_stats=1",
         str(corpus),
         str(seeds),
@@ -110,8 +109,10 @@ def found(name: str) -> list[Path]:
     return sorted((FOUND / name).glob("*"))
 
 
-def _artifacts(plan: Plan) -> Path:
-    return _folder(BUILD / "findings" / (plan.name + (f"-{plan.mutant}" if plan.mutant else "")))
+def _kept(path: Path, plan: Plan) -> Path:
+    """Where a finding outlives the run."""
+    folder = _folder(BUILD / "findings" / (plan.name + (f"-{plan.mutant}" if plan.mutant else "")))
+    return Path(shutil.copy(path, folder))
 
 
 def _folder(path: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.postgres import PostgresServer
-from tests.support.processes import free_port, running
+from tests.support.processes import free_port, running, wait_until
 
 TOMB_ROLE = "stepcred-tomb"
 
@@ -258,7 +258,13 @@ def _token_role(bao: BaoServer, name: str, policies: list[str], max_ttl: str) ->
 
 def put_secret(bao: BaoServer, path: str, data: Mapping[str, str]) -> None:
     """Write KV v2 under the mount `secret/`; read it back as `secret/data/<path>`."""
-    bao.must("POST", f"secret/data/{path}", {"data": dict(data)})
+
+    def written() -> bool:
+        answer = bao.call("POST", f"secret/data/{path}", {"data": dict(data)})
+        assert answer.status == 200 or "Upgrading from non-versioned" in str(answer.body), answer
+        return answer.status == 200
+
+    wait_until(written, within=30, what="the mount")  # a new one answers so for a moment
 
 
 def provision_database(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 from uuid import UUID
 
 from google.protobuf.message import Message
 
-from broker.leases import opening
 from broker.rpc.methods import BROKER
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.launchers import DIGEST
@@ -121,23 +119,4 @@ def seeds() -> Iterator[bytes]:
     yield bytes([0, begin, 2, *([0] * 20), 2, 2, 2, 2])
 
 
-def _unbounded() -> AbstractContextManager[object]:
-    """A broker that takes any duration."""
-    return patch.multiple(opening, MIN_LEASE_LIFE=_Any(), MAX_STEP=_Any())
-
-
-class _Any:
-    """A bound that holds nothing back."""
-
-    def total_seconds(self) -> Any:
-        class Always(float):
-            def __le__(self, other: object) -> bool:
-                return True
-
-            def __ge__(self, other: object) -> bool:
-                return True
-
-        return Always()
-
-
-TARGET = Target(ready=ready, seeds=seeds, max_bytes=1024, mutants={"takes-any-duration": _unbounded})
+TARGET = Target(ready=ready, seeds=seeds, max_bytes=1024)

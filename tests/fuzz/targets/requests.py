@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 
+from broker.leases import opening
 from broker.rpc.methods import BROKER
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.world import OTHER
@@ -65,6 +67,24 @@ def seeds() -> Iterator[bytes]:
     yield b"\0" + b"\x0b" * 300
 
 
+def _unbounded() -> AbstractContextManager[object]:
+    """A broker that takes any duration: timedelta does not."""
+    return patch.multiple(opening, MIN_LEASE_LIFE=_Boundless(), MAX_STEP=_Boundless())
+
+
+class _Boundless(float):
+    """A bound that holds nothing back."""
+
+    def total_seconds(self) -> _Boundless:
+        return self
+
+    def __le__(self, _: object) -> bool:
+        return True
+
+    def __ge__(self, _: object) -> bool:
+        return True
+
+
 TARGET = Target(
     ready=ready,
     seeds=seeds,
@@ -77,4 +97,5 @@ TARGET = Target(
         b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
     ),
     max_bytes=2048,
+    mutants={"takes-any-duration": _unbounded},
 )

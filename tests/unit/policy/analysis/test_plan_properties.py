@@ -14,6 +14,7 @@ from broker.policy.analysis.plan import Plan, plan
 from broker.policy.decision import AccessRequest, Allowed, Concurrent
 from broker.policy.language.parts import TIER_ORDER
 from broker.policy.scope_map import ScopeMap
+from tests.support.examples import examples
 from tests.unit.policy.analysis.worlds import NOW, Maker, compiled, every_question, seeds
 
 
@@ -89,7 +90,7 @@ def check_witnesses(old: ScopeMap, new: ScopeMap, found: Plan) -> None:
         assert change.refused or change.attribute
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(150, long=400), deadline=None)
 @given(seeds)
 def test_no_question_is_decided_otherwise_without_a_line_that_says_so(random: Random) -> None:
     make = Maker(random)
@@ -100,7 +101,7 @@ def test_no_question_is_decided_otherwise_without_a_line_that_says_so(random: Ra
         check(old, new, found, asked)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(8, long=15), deadline=None)
 @given(seeds)
 def test_of_a_small_universe_every_question_is_told(random: Random) -> None:
     old, new = map(compiled, Maker(random).pair())
@@ -109,7 +110,7 @@ def test_of_a_small_universe_every_question_is_told(random: Random) -> None:
         check(old, new, found, asked)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(50, long=100), deadline=None)
 @given(seeds)
 def test_the_same_map_in_another_order_is_an_empty_plan(random: Random) -> None:
     world = Maker(random).world()
