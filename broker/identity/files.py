@@ -67,4 +67,4 @@ def server_files(cert: Path, key: Path, now: Callable[[], datetime]) -> Source[S
     def parse(contents: Sequence[bytes], _old: ServerPair | None) -> ServerPair:
         return parse_server_pair(contents, now())
 
-    return FileSource("server certificate", [cert, key], parse, max_bytes=bundle.MAX_BYTES)
+    return FileSource("server certificate", [cert, key], parse, max_bytes=bundle.MAX_BYTES, secrets=[key])

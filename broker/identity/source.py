@@ -7,14 +7,13 @@ written may hold half of a deny list, and be good: only what two looks in a row 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from broker.errors import ConfigError, unreadable
+from broker.permissions import public_problem, secret_problem
 
 T = TypeVar("T")
 _Mark: TypeAlias = tuple[int, ...]
@@ -60,6 +59,7 @@ class FileSource(Generic[T]):
         parse: Callable[[Sequence[bytes], T | None], T],
         *,
         max_bytes: int,
+        secrets: Collection[Path] = (),
     ) -> None:
         """Load for the first time.
 
@@ -68,6 +68,7 @@ class FileSource(Generic[T]):
             paths: what is read, in this order.
             parse: contents and the value in force → value; raises ConfigError.
             max_bytes: of one file; more is not read.
+            secrets: those that nobody else may read.
 
         Raises ConfigError when it is not good: there is no last good one to keep.
         """
@@ -75,6 +76,7 @@ class FileSource(Generic[T]):
         self._paths = tuple(paths)
         self._parse = parse
         self._max_bytes = max_bytes
+        self._secrets = frozenset(secrets)
         contents = self._read()
         self._value = parse(contents, None)
         self._marks = self._look_at()
@@ -142,7 +144,7 @@ class FileSource(Generic[T]):
         contents: list[bytes] = []
         for path in self._paths:
             try:
-                contents.append(_read(path, self._max_bytes))
+                contents.append(_read(path, self._max_bytes, secret=path in self._secrets))
             except ConfigError as error:
                 problems += [f"{self.name} {problem}" for problem in error.problems]
         if problems:
@@ -159,11 +161,13 @@ def _mark(path: Path) -> _Mark:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def _read(path: Path, max_bytes: int, *, secret: bool) -> bytes:
     try:
+        if (
+            problem := secret_problem(path) if secret else public_problem(path)
+        ):  # whoever writes it decides whom to let in
+            raise ConfigError([f"{path}: {problem}"])
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:  # whoever writes it decides whom to let in
-                raise ConfigError([f"{path}: can be written by everybody; run chmod o-w {path}"])
             content = file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigError([f"{path}: {unreadable(error)}"]) from None
