@@ -7,7 +7,8 @@ the generation rises; what is open already has to end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from broker.errors import BrokerError, StoreError
 from broker.identity.door import FrontDoor, Looked
@@ -16,7 +17,7 @@ from broker.leases import moves
 from broker.leases.core import Core
 from broker.leases.steps import Steps
 from broker.log import get_logger
-from broker.model import Certificate, EndReason, JsonValue, LeaseState, Step
+from broker.model import Certificate, EndReason, JsonValue, Lease, LeaseState, Step
 from broker.store.base import Tx
 
 log = get_logger(__name__)
@@ -24,6 +25,9 @@ log = get_logger(__name__)
 # Seconds between looks. A change has to be seen twice, so it is in force within two of these: a denied certificate loses
 # access within one second.
 LOOK_EVERY = 0.25
+PAGE = 200  # leases ended in one transaction
+
+T = TypeVar("T")
 
 
 class Admission:
@@ -89,10 +93,7 @@ class Admission:
                 tx.append(Record(kind=Kind.TRUST_LOADED, at=at, data=data))
             return generation
 
-        try:
-            generation = await core.store.write(operation)
-        except BrokerError as error:  # the epoch is being renewed
-            raise StoreError(error.message) from None
+        generation = await self._write_fenced(operation)
         if generation:
             core.policies.generation_raised(generation)
 
@@ -116,17 +117,37 @@ class Admission:
         def denied(step: Step) -> bool:
             return trust.denies(step.key.agent, step.certificate) or trust.denies(step.opened_by, Certificate())
 
-        steps = await core.store.read(lambda tx: [step for step in tx.open_steps() if denied(step)])
-        await self._steps.end_all([(step, EndReason.AGENT_DENIED) for step in steps], by="broker")
+        def found(tx: Tx) -> tuple[list[Step], list[Lease]]:
+            live = tx.leases_in(LeaseState.INTENT, LeaseState.IN_DOUBT, LeaseState.ACTIVE)
+            return (
+                [step for step in tx.open_steps() if denied(step)],
+                [lease for lease in live if trust.denies(lease.agent, lease.certificate)],
+            )
 
-        def operation(tx: Tx) -> int:
+        # What is opened or asked for after this reading is refused: its transaction asks the same trust. What was committed
+        # together with it is seen: the record of the load was written after it.
+        steps, leases = await core.store.read(found)
+        await self._steps.end_all([(step, EndReason.AGENT_DENIED) for step in steps], by="broker")
+        for start in range(0, len(leases), PAGE):
+            await self._withdraw(leases[start : start + PAGE])
+        core.lane.set()
+        if steps or leases:
+            log.info("ended: who had opened it is denied", steps=len(steps), leases=len(leases))
+
+    async def _withdraw(self, leases: Sequence[Lease]) -> None:
+        core = self._core
+
+        def operation(tx: Tx) -> None:
             core.enter(tx)
             at = core.clock.now()
-            live = tx.leases_in(LeaseState.INTENT, LeaseState.IN_DOUBT, LeaseState.ACTIVE)
-            held = [lease for lease in live if trust.denies(lease.agent, lease.certificate)]
-            return sum(moves.withdraw(tx, lease, at=at, reason=EndReason.AGENT_DENIED) for lease in held)
+            for row in filter(None, (tx.lease(lease.id) for lease in leases)):
+                moves.withdraw(tx, row, at=at, reason=EndReason.AGENT_DENIED)
 
-        ended = await core.store.write(operation)
-        core.lane.set()
-        if steps or ended:
-            log.info("ended: those who had opened it are denied", steps=len(steps), leases=ended)
+        await self._write_fenced(operation)
+
+    async def _write_fenced(self, operation: Callable[[Tx], T]) -> T:
+        """A broker without its epoch writes nothing, and tries again. Raises StoreError."""
+        try:
+            return await self._core.store.write(operation)
+        except BrokerError as error:
+            raise StoreError(error.message) from None
