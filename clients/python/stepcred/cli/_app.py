@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from dataclasses import fields, is_dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -215,7 +215,8 @@ def whoami(*, as_json: Json = False) -> int:
         table.add_row("workload", " ".join([name, *(f"{key}={value}" for key, value in captures.items())]))
     table.add_row("scopes", ", ".join(identity.scopes) or "none")
     if identity.certificate_not_after:
-        table.add_row("certificate", f"valid until {identity.certificate_not_after:%Y-%m-%d %H:%M} UTC")
+        end, now = identity.certificate_not_after, identity.server_time or datetime.now(UTC)
+        table.add_row("certificate", f"valid until {end:%Y-%m-%d %H:%M} UTC, {_span_left(end - now)} left")
     table.add_row("sha256", identity.certificate_sha256)
     Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), markup=False, highlight=False).print(table)
     return 0
@@ -284,6 +285,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return dict(value) if hasattr(value, "items") else value
+
+
+def _span_left(span: timedelta) -> str:
+    return f"{span.days} days" if span.days > 1 else f"{span / timedelta(hours=1):.1f} hours"
 
 
 def _span(span: timedelta) -> str:

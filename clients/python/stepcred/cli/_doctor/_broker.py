@@ -60,9 +60,8 @@ def _refused(case: Case, error: StepcredError) -> Finding:
                 plain(str(error)), "the look at TLS above passed: is there more than one broker at this name?"
             )
         case DeadlineExceeded() | BrokerUnavailable():
-            return problem(
-                plain(str(error)), "on the broker's machine: systemctl status stepcred-broker, and its /readyz"
-            )
+            here = f"unset {' '.join(case.steered)}" if case.steered else ""
+            return problem(plain(str(error)), here or "on the broker's machine: systemctl status stepcred-broker")
         case _:
             return problem(plain(str(error)), "is it a broker, and of this version?")
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from stepcred.cli._doctor._files import blocks
+from stepcred.cli._doctor._files import NEW_KEY, blocks
 from stepcred.cli._doctor._finding import Case, Finding, Level, ok, plain, problem, skipped, warning
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _key(leaf: x509.Certificate) -> Iterator[Finding]:
             kind = type(other).__name__.removesuffix("PublicKey")
             yield problem(
                 f"its key is {kind} {size}".rstrip() + "; the broker takes P-256, P-384, and RSA from 2048 bits",
-                "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem, and a new certificate",
+                NEW_KEY,
             )
 
 

@@ -18,6 +18,8 @@ _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTA
 _GLUED = re.compile(rb"-----END [A-Z0-9 ]+----------BEGIN ")
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _DER = b"\x30"  # an ASN.1 SEQUENCE: certificates, keys and PKCS#12 begin with one
+_TOO_SMALL = "EE_KEY_TOO_SMALL"  # OpenSSL's word
+NEW_KEY = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem, and a new certificate"
 _ROLES = {"cert": "STEPCRED_CERT", "key": "STEPCRED_KEY", "ca": "STEPCRED_CA"}
 
 
@@ -146,11 +148,12 @@ def _together(case: Case) -> Iterator[Finding]:
             "STEPCRED_CA: a certificate in it is broken",
             f"openssl crl2pkcs7 -nocrl -certfile {quote(case.paths['ca'])} | openssl pkcs7 -print_certs -noout",
         )
-    if _pair_loads(case.paths["cert"], case.paths["key"]):
+    why_not = _why_not(case.paths["cert"], case.paths["key"])
+    if not why_not:
         case.usable = whole
-        return
-    number = _owner_of_key(case)
-    if number:
+    elif why_not == _TOO_SMALL:
+        yield problem("the key of STEPCRED_CERT is too small for any TLS library of today", NEW_KEY)
+    elif number := _owner_of_key(case):
         yield problem(
             f"STEPCRED_CERT: certificate {number} of the file is the key's; it must be the first",
             "put the agent's own certificate first, then each issuer: cat agent.pem intermediate.pem > chain.pem",
@@ -163,13 +166,14 @@ def _together(case: Case) -> Iterator[Finding]:
         )
 
 
-def _pair_loads(cert: str, key: str) -> bool:
+def _why_not(cert: str, key: str) -> str:
+    """What a TLS library says against this pair, in its own short words; "" when it takes it."""
     try:
         # An empty password: an encrypted key must fail here, not ask on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=lambda: "")
-    except (OSError, ValueError):  # SSLError is an OSError
-        return False
-    return True
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        return getattr(error, "reason", None) or "unreadable"
+    return ""
 
 
 def _owner_of_key(case: Case) -> int:
@@ -179,7 +183,7 @@ def _owner_of_key(case: Case) -> int:
             with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # the certificate alone, never the key
                 file.write(block + b"\n")
                 file.flush()
-                if number > 1 and _pair_loads(file.name, case.paths["key"]):
+                if number > 1 and not _why_not(file.name, case.paths["key"]):
                     return number
         except OSError:  # no place for temporary files
             return 0

@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-_SHOWN = 120  # characters of somebody else's text
+_SHOWN = 200  # characters of somebody else's text
 
 
 class Level(Enum):

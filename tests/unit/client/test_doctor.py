@@ -1,0 +1,176 @@
+"""What `stepcred doctor` judges by itself agrees with the broker; the rest of it is in tests/e2e/test_doctor.py."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.clock import SystemClock
+from broker.errors import BrokerError
+from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.rpc.status import CODES
+from stepcred.cli import _doctor
+from stepcred.cli._doctor import _broker, _certificate, _values
+from stepcred.cli._doctor._finding import Case, Level
+from tests.support.certs import PEM, TestCA
+from tests.unit.client.conftest import Pki
+
+URI = "spiffe://test.local/workflow/etl/step/load"
+KEYS = [
+    ec.generate_private_key(ec.SECP256R1()),
+    ec.generate_private_key(ec.SECP521R1()),
+    ed25519.Ed25519PrivateKey.generate(),
+]
+NOW = datetime.now(UTC)
+
+names = st.sampled_from(
+    [
+        URI,
+        "spiffe://test.local/",
+        "spiffe://test.local",
+        "spiffe://test.local/a//b",
+        "spiffe://test.local/a/../b",
+        "spiffe://test.local/%61",
+        "SPIFFE://test.local/a",
+        "spiffe://test.local:1/a",
+        "https://test.local/a",
+        "spiffe://test.local/a?b",
+        "spiffe://test.local/a\n",
+        "spiffe://test.local/" + "a" * 2048,
+    ]
+)
+bends = st.fixed_dictionaries(
+    {},
+    optional={
+        "uris": st.lists(names, max_size=2),
+        "eku": st.sampled_from([None, (ExtendedKeyUsageOID.SERVER_AUTH,), (ExtendedKeyUsageOID.CLIENT_AUTH,)]),
+        "usages": st.sampled_from(
+            [None, ("digital_signature",), ("key_agreement",), ("digital_signature", "crl_sign")]
+        ),
+        "ca": st.sampled_from([None, False, True]),
+        "key": st.sampled_from(KEYS),
+        "not_after": st.sampled_from([NOW - timedelta(seconds=30), NOW + timedelta(days=1)]),
+        "extra": st.sampled_from(
+            [(), ((x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"), True),)]
+        ),
+    },
+)
+
+
+def judged(certificate: x509.Certificate, root_pem: bytes) -> list[str]:
+    """The problems that doctor sees in it."""
+    case = Case(environ={}, now=datetime.now(UTC), contents={"cert": certificate.public_bytes(PEM), "ca": root_pem})
+    return [one.text for one in _certificate.look(case) if one.level is Level.PROBLEM]
+
+
+@settings(max_examples=150, deadline=None)
+@given(bend=bends)
+def test_it_finds_a_problem_where_the_broker_refuses_and_nowhere_else(bend: dict[str, Any]) -> None:
+    authority = _authority()
+    bend = {"key": KEYS[0], **bend}
+    certificate, _ = authority.leaf(URI, **bend)
+    broker = Authenticator(
+        TrustStore(authority.root_path), SystemClock(), CertificatePolicy(trust_domain=authority.trust_domain)
+    )
+    try:
+        broker.authenticate(certificate.public_bytes(PEM), tls_version="TLSv1.3", peer="ipv4:127.0.0.1:1")
+        refused = ""
+    except BrokerError as error:
+        refused = error.reason.value
+    found = judged(certificate, authority.root_pem)
+    assert bool(found) == bool(refused), (found, refused)
+    if refused in ("CERTIFICATE_EXPIRED", "SPIFFE_ID_INVALID"):
+        assert any(refused in text for text in found)
+
+
+_AUTHORITIES: list[TestCA] = []
+
+
+def _authority() -> TestCA:
+    return _AUTHORITIES[0]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _make_authority(tmp_path_factory: pytest.TempPathFactory) -> None:
+    _AUTHORITIES[:] = [TestCA(tmp_path_factory.mktemp("doctor"))]
+
+
+def test_every_reason_of_a_certificate_has_a_fix() -> None:
+    unauthenticated = {reason.value for reason, code in CODES.items() if code.name == "UNAUTHENTICATED"}
+    assert unauthenticated <= _broker.FIXES.keys()
+    assert _broker.FIXES.keys() <= {reason.value for reason in CODES}
+
+
+def test_without_cryptography_it_says_what_it_did_not_look_at(
+    pki: Pki, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("cryptography"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    Path(environ["STEPCRED_KEY"]).chmod(0o600)
+    monkeypatch.setattr(builtins, "__import__", without)
+    looked = _doctor.examine(environ)
+    monkeypatch.undo()
+    by_name = {one.name: one.findings for one in looked}
+    assert by_name["certificate"][0].level is Level.SKIPPED
+    assert by_name["certificate"][0].fix == "pip install cryptography"
+    assert by_name["tls"][0].level is Level.OK  # and all that is behind it
+    assert _doctor.exit_code(looked) == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"STEPCRED_ADDRESS": "broker:8443"}, "STEPCRED_ADDR?"),
+        ({"STEPCRED_CERTS": "/x"}, "STEPCRED_CERT?"),
+        ({"STEPCRED_BROKER_LISTEN__GRPC": "x"}, ""),
+    ],
+)
+def test_a_misspelt_variable(variables: Mapping[str, str], told: str) -> None:
+    found = [*_values.look(Case(environ=variables, now=NOW))]
+    fixes = [one.fix for one in found if one.level is Level.WARNING]
+    assert fixes == ([f"did you mean {told}"] if told else [])
+
+
+@given(value=st.text(max_size=60), name=st.sampled_from(["ADDR", "CERT", "KEY", "CA", "STEP_HANDLE", "RUN"]))
+def test_no_value_makes_it_fail_and_what_it_shows_fits_a_terminal(value: str, name: str) -> None:
+    for one in _values.look(Case(environ={f"STEPCRED_{name}": value}, now=NOW)):
+        assert one.text.isprintable(), one
+
+
+def _write(path: Path, parts: Sequence[bytes]) -> Path:
+    path.write_bytes(b"".join(parts))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "told"),
+    [
+        (b"h" * 26, 0o600, ""),
+        (b"h" * 26 + b"\r\n", 0o600, ""),  # is taken off where it is read
+        (b"\xef\xbb\xbf" + b"h" * 26, 0o600, "holds no step handle"),
+        (b"h h\n", 0o600, "holds no step handle"),
+        (b"h" * 26, 0o644, "can be read by others"),
+    ],
+)
+def test_a_handle_file(tmp_path: Path, content: bytes, mode: int, told: str) -> None:
+    file = _write(tmp_path / "handle", [content])
+    file.chmod(mode)
+    found = [one.text for one in _values._handle_file(Case(environ={}, now=NOW, handle_file=file))]
+    assert len(found) == bool(told)
+    assert told in "".join(found)
