@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -174,3 +177,20 @@ def test_a_handle_file(tmp_path: Path, content: bytes, mode: int, told: str) -> 
     found = [one.text for one in _values._handle_file(Case(environ={}, now=NOW, handle_file=file))]
     assert len(found) == bool(told)
     assert told in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("program", "typed", "told"),
+    [
+        ("stepcred.cli", "stepcred do", "doctor"),
+        ("stepcred.cli", "stepcred doctor --", "--handle-file\n--json\n--help"),
+        ("broker.__main__", "stepcred-broker check --", "--config\n--live\n--json\n--help"),
+    ],
+)
+def test_the_shell_completes_it(program: str, typed: str, told: str) -> None:
+    name = typed.split(maxsplit=1)[0]
+    variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
+    env = {**os.environ, variable: "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    code = f"import sys; sys.argv = [{name!r}]; from {program} import main; sys.exit(main())"
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.stdout.strip() == told
