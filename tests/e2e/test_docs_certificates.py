@@ -24,11 +24,13 @@ from ruamel.yaml import YAML
 from broker.clock import SystemClock
 from broker.config.values import parse_duration
 from broker.errors import BrokerError, Reason
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import Authenticator, CertificatePolicy, FrontDoor
 from tests.support.bao import BaoServer
-from tests.support.certs import PEM, TestCA
+from tests.support.certs import PEM, TestCA, revocation_list
 from tests.support.daemon import Deployment
+from tests.support.doors import door
 from tests.support.pages import ROOT, bash, blocks, page
+from tests.support.processes import wait_until
 
 TEXT = page("certificates.md")
 DOMAIN = "prod.acme.internal"
@@ -104,7 +106,9 @@ def test_plain_files_are_accepted_and_doctor_is_content(followed: Followed) -> N
 
 def test_check_is_content_with_the_servers_chain(followed: Followed) -> None:
     told = json.loads(followed.run(f"stepcred-broker check --json --config {followed.deployment.config}"))
-    assert [one for one in told["looks"] if one["look"] in ("certificate", "trust bundle") and one["notes"]] == []
+    assert [
+        one for one in told["looks"] if one["look"] in ("certificate", "trust bundles", "front door") and one["notes"]
+    ] == []
 
 
 def test_renewing_is_what_the_timer_runs_and_both_sides_take_it_up(followed: Followed) -> None:
@@ -123,7 +127,7 @@ def test_renewing_is_what_the_timer_runs_and_both_sides_take_it_up(followed: Fol
     port = followed.deployment.grpc_port
     old = ssl.get_server_certificate(("localhost", port))
     followed.run(here("./issue server broker DNS:broker.prod.acme.internal 30"))
-    assert ssl.get_server_certificate(("localhost", port)) != old
+    wait_until(lambda: ssl.get_server_certificate(("localhost", port)) != old, within=10, what="the new certificate")
     assert NAME in followed.run(use)
 
 
@@ -200,12 +204,12 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> TestCA:
     return TestCA(tmp_path_factory.mktemp("demands"), DOMAIN)
 
 
-def _ask(ca: TestCA, leaf: x509.Certificate, *, tls: str = "TLSv1.3", denied: bool = False) -> str:
+def _ask(opened: FrontDoor, leaf: x509.Certificate, *, tls: str = "TLSv1.3") -> str:
     """The reason of the refusal; "" when it is accepted."""
-    policy = CertificatePolicy(trust_domain=DOMAIN)
-    door = Authenticator(TrustStore(ca.root_path), SystemClock(), policy, denied=lambda *_: denied)
     try:
-        door.authenticate(leaf.public_bytes(PEM), tls_version=tls, peer="ipv4:127.0.0.1:1")
+        Authenticator(opened, SystemClock()).authenticate(
+            leaf.public_bytes(PEM), tls_version=tls, peer="ipv4:127.0.0.1:1"
+        )
     except BrokerError as error:
         return error.reason.value
     return ""
@@ -213,20 +217,31 @@ def _ask(ca: TestCA, leaf: x509.Certificate, *, tls: str = "TLSv1.3", denied: bo
 
 def test_the_table_of_demands_is_whole_and_right(ca: TestCA, tmp_path: Path) -> None:
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", section("What the broker demands"), re.MULTILINE)[1:]  # after the head
-    assert len(rows) == len(DEMANDS) + 2
-    by_demand = dict(rows)
-    stranger = TestCA(tmp_path, DOMAIN)
+    assert len(rows) == len(DEMANDS) + 3
+    told = dict(rows)
+
+    def offence(demand: str) -> str:
+        (found,) = [text for row, text in told.items() if row.startswith(demand)]
+        return str(found)
+
+    opened, stranger = door(ca.root_path, DOMAIN), TestCA(tmp_path, DOMAIN)
     for demand, bend in DEMANDS.items():
-        (told,) = [offence for row, offence in by_demand.items() if row.startswith(demand)]
         issuer = stranger.root if bend.get("issuer") else None
         leaf, _ = ca.leaf(NAME, issuer=issuer, **{"key": KEY} | {k: v for k, v in bend.items() if k != "issuer"})
-        assert f"`{_ask(ca, leaf)}`" in told, demand
+        assert f"`{_ask(opened, leaf)}`" in offence(demand), demand
     good, _ = ca.leaf(NAME, key=KEY)
-    assert f"`{_ask(ca, good, tls='TLSv1.2')}`" in by_demand["come over TLS 1.3"]
-    assert f"`{_ask(ca, good, denied=True)}`" in by_demand["not be denied by an operator"]
-    told_reasons = set(re.findall("`((?!STEPCRED)[A-Z_]{6,})`", section("What the broker demands")))
-    assert told_reasons <= {reason.value for reason in Reason}
-    assert parse_duration("90d") == CertificatePolicy(trust_domain=DOMAIN).max_lifetime
+    assert _ask(opened, good) == ""
+    assert f"`{_ask(opened, good, tls='TLSv1.2')}`" in offence("come over TLS 1.3")
+    crl, deny = tmp_path / "agents.crl", tmp_path / "denied.toml"
+    now = datetime.now(UTC)
+    made = revocation_list(ca.root, good.serial_number, last_update=now, next_update=now + timedelta(days=1))
+    crl.write_bytes(made.public_bytes(PEM))
+    deny.write_text(f'[[denied]]\nagent = "{NAME}"\n')
+    assert f"`{_ask(door(ca.root_path, DOMAIN, crls=[crl]), good)}`" in offence("not be on a [revocation list]")
+    assert f"`{_ask(door(ca.root_path, DOMAIN, deny=deny), good)}`" in offence("not be [denied]")
+    reasons = set(re.findall("`((?!STEPCRED)[A-Z_]{6,})`", section("What the broker demands")))
+    assert reasons <= {reason.value for reason in Reason}
+    assert parse_duration("90d") == CertificatePolicy().max_lifetime
 
 
 BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -242,7 +257,7 @@ BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 )
 def test_certificates_of_the_form_that_others_issue_are_accepted(ca: TestCA, form: dict[str, Any]) -> None:
     leaf, _ = ca.leaf(NAME, not_after=datetime.now(UTC) + timedelta(hours=1), **form)
-    assert _ask(ca, leaf) == ""
+    assert _ask(door(ca.root_path, DOMAIN), leaf) == ""
 
 
 def test_the_settings_of_the_manifest_fit_its_mounts() -> None:

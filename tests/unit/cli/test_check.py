@@ -21,13 +21,12 @@ from broker.__main__ import main
 from broker.cli import check as package
 from broker.cli.check import files, machine, tls
 from broker.cli.check.looked import Looked
-from broker.config import Config, load
-from broker.config.settings import Limits
+from broker.config import Config, Limits, Operators, load
 from broker.config.values import Address
 from broker.identity.authority import Authority, key_usage, name_of, new_authority, new_builder
 from broker.providers.base import Findings
-from broker.wiring import offline
-from tests.support.certs import PEM, TestCA
+from broker.wiring import listeners, offline
+from tests.support.certs import PEM, TestCA, revocation_list
 from tests.support.pages import bash
 from tests.support.processes import free_port
 
@@ -100,7 +99,6 @@ def test_a_good_deployment_has_nothing_to_say(config: Config) -> None:
         ({"not_before": NOW - timedelta(days=85), "not_after": NOW + timedelta(days=5, hours=1)}, "expires in 5 days; renew it now", "notes"),
         ({"not_before": NOW - timedelta(days=80), "not_after": NOW + timedelta(days=20, hours=1)}, "expires in 20 days; renew it in time", "notes"),
         ({"other_names": (x509.DNSName("broker.test"),)}, "not for the address of listen.grpc, 127.0.0.1: agents must be given one of 'broker.test'", "notes"),
-        ({"key": rsa.generate_private_key(65537, 1024)}, "RSA of 1024 bits, which clients refuse", "errors"),
     ],
 )  # fmt: skip
 def test_what_is_said_of_the_servers_certificate(
@@ -157,20 +155,39 @@ def _root(
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_root(config: Config, ca: TestCA, tmp_path: Path, root: x509.Certificate, told: str) -> None:
-    looked = tls.trust_bundle(trusting(config, tmp_path, [ca.root.certificate, root]))
+    looked = tls.trust_bundles(trusting(config, tmp_path, [ca.root.certificate, root]))
     assert [told in note for note in looked.notes] == [True]
     assert not looked.errors
 
 
 def test_a_bundle_that_lets_nobody_in_or_everybody(config: Config, ca: TestCA, tmp_path: Path) -> None:
-    looked = tls.trust_bundle(trusting(config, tmp_path, [_root(days=(-20, -1))]))
-    assert "no agent can call" in looked.errors[0]
+    looked = tls.trust_bundles(trusting(config, tmp_path, [_root(days=(-20, -1))]))
+    assert "nobody below it can call" in looked.errors[0]
     many: list[Authority] = [new_authority(f"root {number}", now=NOW) for number in range(21)]
-    (note,) = tls.trust_bundle(trusting(config, tmp_path, [one.certificate for one in many])).notes
+    (note,) = tls.trust_bundles(trusting(config, tmp_path, [one.certificate for one in many])).notes
     assert "21 roots; is it the system's bundle?" in note
     leaf, _ = ca.leaf("spiffe://test.local/x")
-    (error,) = tls.trust_bundle(trusting(config, tmp_path, [ca.root.certificate, leaf])).errors
+    (error,) = tls.front_door(trusting(config, tmp_path, [ca.root.certificate, leaf])).errors
     assert "certificate 2 is not a CA" in error
+
+
+def test_every_bundle_is_looked_at_and_operators_are_apart(config: Config, ca: TestCA, tmp_path: Path) -> None:
+    (tmp_path / "operators.pem").write_bytes(_root(days=(-300, 10)).public_bytes(PEM))
+    other = replace(config, operators=Operators(client_ca_file=tmp_path / "operators.pem"))
+    (note,) = tls.trust_bundles(other).notes
+    assert note.startswith("operators.client_ca_file: 'bent root' expires in 9 days")
+    mixed = replace(config, operators=Operators(client_ca_file=ca.root_path))
+    (error,) = tls.front_door(mixed).errors
+    assert "is in the agents' trust bundle too" in error
+
+
+@pytest.mark.parametrize(("hours", "notes"), [(24, 0), (2, 1)])
+def test_a_revocation_list_that_runs_out(config: Config, ca: TestCA, tmp_path: Path, hours: int, notes: int) -> None:
+    crl = tmp_path / "agents.crl"
+    until = NOW + timedelta(hours=hours)
+    crl.write_bytes(revocation_list(ca.root, 1, last_update=NOW, next_update=until).public_bytes(PEM))
+    looked = tls.front_door(replace(config, tls=replace(config.tls, crl_files=(crl,))))
+    assert (looked.errors, len(looked.notes)) == ([], notes)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +242,11 @@ def test_an_address_that_is_taken_and_one_that_is_not_ours(config: Config) -> No
 
 
 def test_too_few_open_files_are_a_note(config: Config) -> None:
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     (note,) = machine.open_files(replace(config, limits=Limits(max_connections=allowed))).notes
-    assert f"LimitNOFILE={allowed + machine.OTHER_FILES}" in note
+    assert f"{allowed} open files are allowed here" in note
+    needed = allowed + listeners.files_reserved(config)
+    assert f"LimitNOFILE={needed}" in note
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 
 from broker.clock import SystemClock
 from broker.errors import BrokerError
-from broker.identity import Authenticator, CertificatePolicy, TrustStore
+from broker.identity import Authenticator
 from broker.rpc.status import CODES
 from stepcred.cli import _doctor
 from stepcred.cli._doctor import _broker, _certificate, _values
 from stepcred.cli._doctor._finding import Case, Level
 from tests.support.certs import PEM, TestCA
+from tests.support.doors import door
 from tests.unit.client.conftest import Pki
 
 URI = "spiffe://test.local/workflow/etl/step/load"
@@ -82,9 +83,7 @@ def test_it_finds_a_problem_where_the_broker_refuses_and_nowhere_else(bend: dict
     authority = _authority()
     bend = {"key": KEYS[0], **bend}
     certificate, _ = authority.leaf(URI, **bend)
-    broker = Authenticator(
-        TrustStore(authority.root_path), SystemClock(), CertificatePolicy(trust_domain=authority.trust_domain)
-    )
+    broker = Authenticator(door(authority.root_path, authority.trust_domain), SystemClock())
     try:
         broker.authenticate(certificate.public_bytes(PEM), tls_version="TLSv1.3", peer="ipv4:127.0.0.1:1")
         refused = ""
@@ -141,6 +140,7 @@ def test_without_cryptography_it_says_what_it_did_not_look_at(
         ({"STEPCRED_ADDRESS": "broker:8443"}, "STEPCRED_ADDR?"),
         ({"STEPCRED_CERTS": "/x"}, "STEPCRED_CERT?"),
         ({"STEPCRED_BROKER_LISTEN__GRPC": "x"}, ""),
+        ({"STEPCRED_ADMIN_CERT": "x", "STEPCRED_ADMIN_CA": "x"}, ""),
     ],
 )
 def test_a_misspelt_variable(variables: Mapping[str, str], told: str) -> None:

@@ -20,6 +20,7 @@ FIXES = {
     "CERTIFICATE_INVALID": "issue one for client authentication (P-256, P-384 or RSA from 2048 bits, 90 days at most), "
     "by a CA below one of the broker's roots; put intermediates after it into STEPCRED_CERT",
     "CERTIFICATE_EXPIRED": "renew the certificate; compare the clocks with date -u",
+    "CERTIFICATE_REVOKED": "it, or a CA above it, is on a revocation list: get a new one, and ask the operators why",
     "SPIFFE_ID_INVALID": "issue it with exactly one name: subjectAltName = URI:spiffe://TRUST-DOMAIN/PATH",
     "TRUST_DOMAIN_FOREIGN": "this broker is for another environment: set STEPCRED_ADDR to the one of your trust domain",
     "AGENT_DENIED": "the operators have denied this agent or certificate: ask them, with the reference",

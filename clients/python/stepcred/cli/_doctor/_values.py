@@ -18,6 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]{0,249}", re.ASCII)  # as the 
 _STEP_NAMES = ("WORKFLOW", "RUN", "STEP")
 _FILES = {"CERT": "this agent's certificate", "KEY": "its private key", "CA": "the CA certificates of the broker"}
 _KNOWN = ["STEPCRED_ADDR", *(f"STEPCRED_{name}" for name in (*_FILES, *_STEP_NAMES)), _settings.HANDLE]
+_OTHERS = ("STEPCRED_BROKER_", "STEPCRED_ADMIN_")  # of the daemon, and of operators
 _BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _GROUP_AND_OTHERS = 0o077
 
@@ -124,7 +125,7 @@ def _handle_file(case: Case) -> Iterator[Finding]:
 
 def _misspelt(case: Case) -> Iterator[Finding]:
     for name in sorted(case.environ):
-        if name.startswith("STEPCRED_") and name not in _KNOWN and not name.startswith("STEPCRED_BROKER_"):
+        if name.startswith("STEPCRED_") and name not in _KNOWN and not name.startswith(_OTHERS):
             likely = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8)
             if likely and not case.environ.get(likely[0]):
                 yield warning(f"{name} means nothing to stepcred", f"did you mean {likely[0]}?")
