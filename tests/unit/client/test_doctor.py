@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from broker.rpc.status import CODES
 from stepcred.cli import _doctor
 from stepcred.cli._doctor import _broker, _certificate, _values
 from stepcred.cli._doctor._finding import Case, Level
+from tests.fakes.broker_server import FakeBroker
 from tests.support.certs import PEM, TestCA
 from tests.support.doors import door
 from tests.unit.client.conftest import Pki
@@ -147,6 +149,27 @@ def test_a_misspelt_variable(variables: Mapping[str, str], told: str) -> None:
     found = [*_values.look(Case(environ=variables, now=NOW))]
     fixes = [one.fix for one in found if one.level is Level.WARNING]
     assert fixes == ([f"did you mean {told}"] if told else [])
+
+
+def test_an_identity_from_the_workload_api(tmp_path: Path, fake: FakeBroker) -> None:
+    """Files are not asked for; what the agent gives is the SDK's to fetch, and the broker's to judge."""
+    path = tmp_path / "agent.sock"
+    environ = {"STEPCRED_ADDR": fake.addr, "SPIFFE_ENDPOINT_SOCKET": f"unix://{path}"}
+
+    def told(value: str = environ["SPIFFE_ENDPOINT_SOCKET"]) -> list[str]:
+        return [one.text for one in _values.look(Case(environ=environ | {"SPIFFE_ENDPOINT_SOCKET": value}, now=NOW))]
+
+    assert told() == [f"SPIFFE_ENDPOINT_SOCKET: {path} does not exist"]
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(path))
+        assert told() == [f"SPIFFE_ENDPOINT_SOCKET: nobody answers at {path} (Connection refused)"]
+        agent.listen()
+        assert told() == [f"identity from the Workload API at {path}"]
+        assert told(f"unix:{path}") == told()
+        assert "must be unix:///path" in told(str(path))[0]
+        looks = {one.name: one.findings[0] for one in _doctor.examine(environ) if one.name in ("files", "tls")}
+    assert {finding.level for finding in looks.values()} == {Level.SKIPPED}
+    assert "the identity comes from the Workload API" in looks["tls"].text
 
 
 @given(value=st.text(max_size=60), name=st.sampled_from(["ADDR", "CERT", "KEY", "CA", "STEP_HANDLE", "RUN"]))

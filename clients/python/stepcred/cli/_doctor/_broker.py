@@ -33,9 +33,9 @@ FIXES = {
 
 def look(case: Case, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator[Finding]:
     """Asks WhoAmI once the way is clear."""
-    paths = case.paths
+    paths = {} if case.workload_api else case.paths
     try:
-        with stepcred.connect(case.addr, paths["cert"], paths["key"], paths["ca"], timeout=TIMEOUT) as broker:
+        with stepcred.connect(case.addr, **paths, timeout=TIMEOUT) as broker:
             broker.whoami()  # the handshake's time would count as a difference of the clocks
             before = clock()
             identity = broker.whoami()
@@ -63,6 +63,8 @@ def _refused(case: Case, error: StepcredError) -> Finding:
         case DeadlineExceeded() | BrokerUnavailable():
             here = f"unset {' '.join(case.steered)}" if case.steered else ""
             return problem(plain(str(error)), here or "on the broker's machine: systemctl status stepcred-broker")
+        case _ if case.workload_api:
+            return problem(plain(str(error)), "spire-agent api fetch x509: is there an entry for this process?")
         case _:
             return problem(plain(str(error)), "is it a broker, and of this version?")
 

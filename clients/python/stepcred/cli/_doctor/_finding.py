@@ -40,6 +40,7 @@ class Case:
     addr: str = ""  # host:port, only when it is that
     paths: dict[str, str] = field(default_factory=dict)  # "cert", "key", "ca"
     contents: dict[str, bytes] = field(default_factory=dict, repr=False)  # of those that could be read and are PEM
+    workload_api: bool = False  # the identity comes from there, not from files
     usable: bool = False  # a TLS library takes certificate, key and CAs
     chain: list[Any] = field(default_factory=list)  # x509.Certificate, ours first; empty without `cryptography`
     addresses: list[Any] = field(default_factory=list)  # of getaddrinfo, in its order

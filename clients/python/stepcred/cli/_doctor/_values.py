@@ -11,6 +11,7 @@ from shlex import quote
 from stepcred import _settings
 from stepcred._errors import SettingsError
 from stepcred.cli import _handle
+from stepcred.cli._doctor import _workload_api
 from stepcred.cli._doctor._finding import Case, Finding, ok, plain, problem, warning
 
 _MAX_PORT = 65535
@@ -18,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]{0,249}", re.ASCII)  # as the 
 _STEP_NAMES = ("WORKFLOW", "RUN", "STEP")
 _FILES = {"CERT": "this agent's certificate", "KEY": "its private key", "CA": "the CA certificates of the broker"}
 _KNOWN = ["STEPCRED_ADDR", *(f"STEPCRED_{name}" for name in (*_FILES, *_STEP_NAMES)), _settings.HANDLE]
-_OTHERS = ("STEPCRED_BROKER_", "STEPCRED_ADMIN_")  # of the daemon, and of operators
+_OTHERS = ("STEPCRED_BROKER_", "STEPCRED_ADMIN_", "STEPCRED_SPIFFE_")  # the daemon's, operators', the Workload API's
 _BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _GROUP_AND_OTHERS = 0o077
 
@@ -26,8 +27,11 @@ _GROUP_AND_OTHERS = 0o077
 def look(case: Case) -> Iterator[Finding]:
     """Missing, relative, dirty or misspelt settings; fills `addr` and `paths`."""
     found = [*_address(case)]
-    for name in _FILES:
-        found += _path(case, name)
+    if case.environ.get(_workload_api.SOCKET) and not any(case.environ.get(f"STEPCRED_{name}") for name in _FILES):
+        yield from _workload_api.look(case)
+    else:
+        for name in _FILES:
+            found += _path(case, name)
     found += [*_step(case), *_step_handle(case), *_handle_file(case), *_misspelt(case)]
     if case.addr and len(case.paths) == len(_FILES) and not found:
         yield ok(f"broker {case.addr}; certificate {case.paths['cert']}")
