@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,11 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.identity import dev_ca
+from broker.identity.authority import new_authority
 from stepcred.cli import _app, _doctor
-from stepcred.cli._doctor import _broker
+from stepcred.cli._doctor import _broker, _reach
 from stepcred.cli._doctor._finding import Case, Finding, Level
 from tests.fakes.broker_server import FakeBroker, Refusal
-from tests.support.certs import Creds, TestCA
+from tests.support.certs import PEM, Creds, Leaf, TestCA
 from tests.support.daemon import Deployment
 from tests.support.pages import bash
 from tests.support.processes import free_port
@@ -471,3 +473,37 @@ def test_the_command_prints_a_table_or_json_and_exits_by_its_code(
     assert told["exit_code"] == 78
     (files,) = [one for one in told["findings"] if one["look"] == "files"]
     assert files["level"] == "problem"
+
+
+def test_it_reads_the_cas_as_grpc_does(world: World) -> None:
+    """An intermediate alone is trusted, and so is the server's own certificate: nobody is sent to look for a root."""
+    deployment, folder = world.deployment, world.folder
+    root = new_authority("root", now=NOW, path_length=None)
+    between = new_authority("between", now=NOW, issuer=root)
+    names = (x509.DNSName("localhost"),)
+    leaf, key = Leaf(uris=(), other_names=names, eku=(ExtendedKeyUsageOID.SERVER_AUTH,)).build(between)
+    pair = deployment.ca.write([leaf, between.certificate], key)
+    ca = folder / "broker-ca.pem"
+    with FakeBroker(tls=(pair.cert, pair.key, world.creds.ca)) as fake:
+        env = world.env | {"STEPCRED_ADDR": fake.addr.replace("127.0.0.1", "localhost"), "STEPCRED_CA": str(ca)}
+        for trusted in (root.certificate, between.certificate, leaf):
+            ca.write_bytes(trusted.public_bytes(PEM))
+            _, found = findings(env)
+            looks = {where for where, one in found if one.level is Level.PROBLEM}
+            assert not looks & {"tls", "broker"}, found
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reach, "TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code, found = findings(world.env | {"STEPCRED_ADDR": f"127.0.0.1:{silent.getsockname()[1]}"})
+    (told,) = [one for where, one in found if where == "tls"]
+    assert (code, "no answer in" in told.text) == (1, True)
+
+
+def test_text_around_the_blocks_and_one_file_for_all_are_no_problem(world: World) -> None:
+    world.creds.cert.write_bytes(b"Bag Attributes\n    friendlyName: load\n" + world.creds.cert.read_bytes())
+    assert findings(world.env) == (0, [])
+    world.creds.key.write_bytes(world.creds.cert.read_bytes() + world.creds.key.read_bytes())
+    both = str(world.creds.key)
+    assert findings(world.env | {"STEPCRED_CERT": both}) == (0, [])
