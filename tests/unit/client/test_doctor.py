@@ -20,14 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.clock import SystemClock
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Reason
 from broker.identity import Authenticator
 from broker.rpc.status import CODES
 from stepcred.cli import _doctor
 from stepcred.cli._doctor import _broker, _certificate, _values
 from stepcred.cli._doctor._finding import Case, Level
 from tests.fakes.broker_server import FakeBroker
+from tests.support import corpus
 from tests.support.certs import PEM, TestCA
+from tests.support.corpus.case import TRUST_DOMAIN
+from tests.support.corpus.der import pem
+from tests.support.corpus.good import ISSUED
 from tests.support.doors import door
 from tests.unit.client.conftest import Pki
 
@@ -107,6 +111,35 @@ def _authority() -> TestCA:
 @pytest.fixture(autouse=True, scope="module")
 def _make_authority(tmp_path_factory: pytest.TempPathFactory) -> None:
     _AUTHORITIES[:] = [TestCA(tmp_path_factory.mktemp("doctor"))]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> corpus.Pki:
+    return corpus.Pki(TestCA(tmp_path_factory.mktemp("corpus"), TRUST_DOMAIN))
+
+
+def _problems(house: corpus.Pki, shown: corpus.Shown) -> list[str]:
+    contents = {"cert": b"".join(pem(one) for one in shown.chain), "ca": house.bundle}
+    case = Case(environ={}, now=datetime.now(UTC), contents=contents)
+    return [one.text for one in _certificate.look(case) if one.level is Level.PROBLEM]
+
+
+@pytest.mark.parametrize("name", ISSUED)
+def test_no_good_certificate_of_the_corpus_is_a_problem(house: corpus.Pki, name: str) -> None:
+    assert _problems(house, ISSUED[name](house)) == []
+
+
+# What a client cannot know is another's trust domain; odd encodings are the broker's to tell.
+TOLD = {
+    name: bad
+    for name, bad in corpus.BAD.items()
+    if bad.reason in (Reason.SPIFFE_ID_INVALID, Reason.CERTIFICATE_EXPIRED)
+}
+
+
+def test_every_bad_name_and_every_end_of_the_corpus_is_seen(house: corpus.Pki) -> None:
+    assert len(TOLD) > 30
+    assert [name for name, bad in TOLD.items() if not _problems(house, bad.make(house))] == []
 
 
 def test_every_reason_of_a_certificate_has_a_fix() -> None:

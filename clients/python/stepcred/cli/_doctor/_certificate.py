@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MAX_LIFE = timedelta(days=90)  # the broker's default, tls.max_client_certificate_life
 _MIN_RSA_BITS = 2048
 _CURVES = ("secp256r1", "secp384r1")
+_BROKEN = ("md5", "sha1")
 _MAX_ID_BYTES = 2048
 _SPIFFE_ID = re.compile(
     r"spiffe://[a-z0-9._-]{1,255}(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+", re.ASCII
@@ -36,9 +38,11 @@ def look(case: Case) -> Iterator[Finding]:
         )
         return
     try:
-        case.chain = [x509.load_pem_x509_certificate(block) for block in blocks(case.contents["cert"])]
-        cas = [x509.load_pem_x509_certificate(block) for block in blocks(case.contents["ca"])]
-        found = [*_leaf(case.chain[0], case.now), *_chain(case.chain, case.now), *_cas(cas, case.now)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd certificates, which are told below
+            case.chain = [x509.load_pem_x509_certificate(block) for block in blocks(case.contents["cert"])]
+            cas = [x509.load_pem_x509_certificate(block) for block in blocks(case.contents["ca"])]
+            found = [*_leaf(case.chain[0], case.now), *_chain(case.chain, case.now), *_cas(cas, case.now)]
     except Exception:  # noqa: BLE001 - cryptography raises many kinds on malformed bytes, some of them when a field is read
         yield problem(
             "the certificate is malformed, and the broker refuses it (CERTIFICATE_INVALID)", "issue a new one"
@@ -56,6 +60,7 @@ def _leaf(leaf: x509.Certificate, now: datetime) -> Iterator[Finding]:
     yield from _time(leaf, now)
     yield from _name(leaf)
     yield from _key(leaf)
+    yield from _signature(leaf)
     yield from _extensions(leaf)
 
 
@@ -93,6 +98,12 @@ def _name(leaf: x509.Certificate) -> Iterator[Finding]:
             f"{plain(uris[0])} is no SPIFFE ID of a workload (SPIFFE_ID_INVALID)",
             "spiffe://, a trust domain of a-z 0-9 . _ -, and a path of A-Z a-z 0-9 . _ -; nothing encoded, no slash at the end",
         )
+
+
+def _signature(leaf: x509.Certificate) -> Iterator[Finding]:
+    algorithm = leaf.signature_hash_algorithm
+    if algorithm is not None and algorithm.name in _BROKEN:
+        yield problem(f"it is signed with {algorithm.name.upper()}, which is broken", "have the CA sign with SHA-256")
 
 
 def _key(leaf: x509.Certificate) -> Iterator[Finding]:
