@@ -18,7 +18,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 _FRAME_HEADER = 9
 _SETTINGS = 4
 # OpenSSL's X509_V_ERR_… in SSLCertVerificationError.verify_code
-_NOT_YET, _EXPIRED = 9, 10
+_NOT_YET, _EXPIRED = (9,), (10,)
 _UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
 _OTHER_NAME = (62, 64)
 
@@ -108,7 +108,7 @@ def tls(case: Case) -> Iterator[Finding]:
     except ssl.SSLCertVerificationError as error:
         yield _theirs(case, error)
     except ssl.SSLError as error:
-        yield _no_tls(error)
+        yield _no_tls(case, error)
     except OSError as error:
         yield problem(
             f"the connection ended in the TLS handshake: {_why(error)}",
@@ -159,39 +159,42 @@ def _ours(case: Case) -> Finding:
     )
 
 
+_REFUSED_BECAUSE = {
+    **dict.fromkeys(_EXPIRED, ("it has expired", "the operators must renew tls.cert_file; look at date -u too")),
+    **dict.fromkeys(_NOT_YET, ("it is not valid yet", "compare the clocks: timedatectl set-ntp true")),
+    **dict.fromkeys(
+        _OTHER_NAME,
+        ("it is not for {host}", "set STEPCRED_ADDR to a name in it, or have it issued for this one too"),
+    ),
+    **dict.fromkeys(
+        _UNKNOWN_ISSUER,
+        (
+            "its issuer is not in STEPCRED_CA",
+            "get the CA of the broker's own certificate from its operators, for STEPCRED_CA",
+        ),
+    ),
+}
+
+
 def _theirs(case: Case, error: ssl.SSLCertVerificationError) -> Finding:
-    host, shown = host_of(case.addr), _presented(case)
-    about = f" ({shown})" if shown else ""
-    ours = "we do not accept the broker's certificate"
-    match error.verify_code:
-        case code if code == _EXPIRED:
-            return problem(
-                f"{ours}: it has expired{about}", "the operators must renew tls.cert_file; look at date -u too"
-            )
-        case code if code == _NOT_YET:
-            return problem(f"{ours}: it is not valid yet{about}", "compare the clocks: timedatectl set-ntp true")
-        case code if code in _OTHER_NAME:
-            return problem(
-                f"{ours}: it is not for {host}{about}",
-                "set STEPCRED_ADDR to a name in it, or have it issued for this one too",
-            )
-        case code if code in _UNKNOWN_ISSUER:
-            return problem(
-                f"{ours}: its issuer is not in STEPCRED_CA{about}",
-                "get the CA of the broker's own certificate from its operators, and put it into STEPCRED_CA",
-            )
-        case _:
-            return problem(f"{ours}: {plain(error.verify_message)}{about}", "stepcred-broker check, at the broker")
+    unknown = (plain(error.verify_message), "stepcred-broker check, at the broker")
+    why, fix = _REFUSED_BECAUSE.get(error.verify_code, unknown)
+    shown = _presented(case)
+    return problem(
+        f"we do not accept the broker's certificate: {why.replace('{host}', host_of(case.addr))}"
+        + (f" ({shown})" if shown else ""),
+        fix,
+    )
 
 
-def _no_tls(error: ssl.SSLError) -> Finding:
+def _no_tls(case: Case, error: ssl.SSLError) -> Finding:
     if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
         return problem("the server does not speak TLS", "let STEPCRED_ADDR lead to the broker's listen.grpc")
     if error.reason in ("NO_PROTOCOLS_AVAILABLE", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"):
         return problem("no TLS version in common with the server", "the broker speaks TLS 1.3: is that one it?")
     return problem(
         f"the TLS handshake failed: {plain(error.reason or str(error))}",
-        "openssl s_client -alpn h2 -connect HOST:PORT shows it at length",
+        f"openssl s_client -alpn h2 -connect {quote(case.addr)} shows it at length",
     )
 
 
