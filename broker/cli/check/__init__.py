@@ -22,13 +22,10 @@ from broker.config import Config, load
 Look = Callable[[Config], Looked]
 LOOKS: dict[str, Look] = {
     "front door": tls.front_door,
-    "certificate": tls.server_certificate,
-    "trust bundles": tls.trust_bundles,
     "mint key": state.mint_key,
     "anchor": state.anchor,
     "scope map": state.scope_map,
     "secret files": files.secrets,
-    "permissions": files.permissions,
     "listeners": machine.listeners,
     "open files": machine.open_files,
     "disk": machine.disk,

@@ -8,53 +8,64 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from broker.cli.check.looked import Looked
 from broker.clock import SystemClock
 from broker.config import Config, StaleCrl
 from broker.config.values import is_loopback
-from broker.errors import ConfigError
-from broker.identity.bundle import MALFORMED
+from broker.errors import ConfigError, NoIdentity
+from broker.identity import FrontDoor
+from broker.identity.trust import Trust
 from broker.policy.problems import show
 
 SOON, LATER = timedelta(days=7), timedelta(days=30)
 LISTS_SOON = timedelta(hours=6)  # a CA that publishes daily has by then failed to
 _THIRD = 3  # of a short life: a certificate for a day is not worth a note on its first morning
-_MIN_RSA_BITS = 2048
 _MANY_ROOTS = 20  # an organisation has a handful; the Web PKI has 140
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
 
 
 def front_door(settings: Config) -> Looked:
-    """Everything that decides who comes in, loaded as `serve` does: pair, bundles, revocation lists, deny list."""
+    """Everything that decides who comes in, loaded as `serve` does; waits for a SPIFFE agent, where there is one."""
     from broker.wiring import listeners
 
-    clock = SystemClock()
+    clock, agent = SystemClock(), None
     try:
-        door = listeners.front_door(settings, clock)
+        agent = listeners.spiffe_agent(settings, clock)
+        door = listeners.front_door(settings, clock, agent)
     except ConfigError as error:
         return Looked(errors=error.problems)
-    lists_end = door.ends().get("revocation lists")
-    if lists_end is None or lists_end - clock.now() > LISTS_SOON:
+    except NoIdentity as error:
+        return Looked(errors=[str(error)])
+    finally:
+        if agent is not None:
+            agent.close()
+    parts = [
+        _server(door, settings, clock.now()),
+        _bundles(door.trust, clock.now()),
+        _lists(door, settings, clock.now()),
+    ]
+    return Looked(
+        errors=[error for part in parts for error in part.errors], notes=[note for part in parts for note in part.notes]
+    )
+
+
+def _server(door: FrontDoor, settings: Config, now: datetime) -> Looked:
+    """Names, chain and end. What handshakes would fail by is an error before there is a door."""
+    chain = x509.load_pem_x509_certificates(door.server.cert)
+    roots = [root for domain in door.trust.agents.values() for root in domain.bundle.roots]
+    notes = [*_end(chain[0], now), *_names(chain[0], settings), *_order(chain), *_top(chain, roots)]
+    return Looked(errors=[*_expired_above(chain, now)], notes=notes)
+
+
+def _lists(door: FrontDoor, settings: Config, now: datetime) -> Looked:
+    end = door.ends().get("revocation lists")
+    if end is None or end - now > LISTS_SOON:
         return Looked()
-    until = f"{lists_end:%Y-%m-%d %H:%M} UTC"
     refused = settings.tls.stale_crl is StaleCrl.REFUSE
     effect = "then its issuer's certificates are refused" if refused else "then a newer revocation is not heard of"
-    return Looked(notes=[f"the first of the revocation lists is good until {until}; {effect}"])
-
-
-def server_certificate(settings: Config) -> Looked:
-    """Its names, chain and end. What handshakes would fail by, the front door's look has said."""
-    now = SystemClock().now()
-    try:
-        chain = x509.load_pem_x509_certificates(settings.tls.cert_file.read_bytes())
-        errors = [*_expired_above(chain, now)]
-        notes = [*_end(chain[0], now), *_names(chain[0], settings), *_order(chain), *_top(chain, settings)]
-    except (OSError, *MALFORMED):
-        return Looked()
-    return Looked(errors=errors, notes=notes)
+    return Looked(notes=[f"the first of the revocation lists is good until {end:%Y-%m-%d %H:%M} UTC; {effect}"])
 
 
 def _expired_above(chain: Sequence[x509.Certificate], now: datetime) -> Iterator[str]:
@@ -107,59 +118,41 @@ def _order(chain: Sequence[x509.Certificate]) -> Iterator[str]:
             yield f"tls.cert_file: certificate {number} did not issue the one before it; some clients will not find a path"
 
 
-def _top(chain: Sequence[x509.Certificate], settings: Config) -> Iterator[str]:
+def _top(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> Iterator[str]:
     """Nobody knows here what agents have as STEPCRED_CA. Often it is the root that they hang from themselves."""
     top = chain[-1]
-    if top.issuer == top.subject:
-        return
-    try:
-        roots = x509.load_pem_x509_certificates(settings.tls.client_ca_file.read_bytes())
-    except (OSError, ValueError):
-        return  # the trust bundle's look says so
-    if top.issuer not in [root.subject for root in roots]:
+    if top.issuer not in [top.subject, *(root.subject for root in roots)]:
         issuer = show(top.issuer.rfc4514_string())
         yield f"tls.cert_file ends below {issuer}: agents need it in STEPCRED_CA; an intermediate belongs into this file"
 
 
-def trust_bundles(settings: Config) -> Looked:
+def _bundles(trust: Trust, now: datetime) -> Looked:
     """Whoever can issue under a root of the agents' can be any step; under one of the operators', an operator."""
-    files = {"tls.client_ca_file": settings.tls.client_ca_file}
-    files |= {f"federation.{name}.client_ca_file": one.client_ca_file for name, one in settings.federation.items()}
-    if settings.operators is not None:
-        files["operators.client_ca_file"] = settings.operators.client_ca_file
-    now, errors, notes = SystemClock().now(), list[str](), list[str]()
-    for option, path in files.items():
-        try:
-            looked = _roots(option, x509.load_pem_x509_certificates(path.read_bytes()), now)
-        except (OSError, *MALFORMED):
-            continue  # the front door's look has said so
-        errors += looked.errors
-        notes += looked.notes
-    return Looked(errors=errors, notes=notes)
+    whose = [(f"roots of {name}", domain) for name, domain in trust.agents.items()]
+    whose += [("roots of operators", domain) for domain in trust.operators.values()]
+    looked = [_roots(label, domain.bundle.roots, now) for label, domain in whose]
+    return Looked(
+        errors=[error for one in looked for error in one.errors], notes=[note for one in looked for note in one.notes]
+    )
 
 
-def _roots(option: str, roots: Sequence[x509.Certificate], now: datetime) -> Looked:
+def _roots(whose: str, roots: Sequence[x509.Certificate], now: datetime) -> Looked:
     dead = [root for root in roots if not root.not_valid_before_utc <= now <= root.not_valid_after_utc]
     if len(dead) == len(roots):
-        return Looked(errors=[f"{option}: every root has expired or is not valid yet; nobody below it can call"])
-    notes = [f"{option}: {_name(root)} is not valid now; leave it out" for root in dead]
+        return Looked(errors=[f"{whose}: every one has expired or is not valid yet; nobody below them can call"])
+    notes = [f"{whose}: {_name(root)} is not valid now; leave it out" for root in dead]
     for root in roots:
         if root not in dead:
-            notes += [f"{option}: {_name(root)} {why}" for why in _useless(root, now)]
+            notes += [f"{whose}: {_name(root)} {why}" for why in _useless(root, now)]
     if len(roots) > _MANY_ROOTS:
         notes.append(
-            f"{option}: {len(roots)} roots; is it the system's bundle? Each of them can make anybody's certificate: "
+            f"{whose}: there are {len(roots)}; is it the system's bundle? Each of them can make anybody's certificate: "
             "hold a CA of your own and no other"
         )
     return Looked(notes=notes)
 
 
 def _useless(root: x509.Certificate, now: datetime) -> Iterator[str]:
-    key = root.public_key()
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < _MIN_RSA_BITS:
-        yield f"has a key of {key.key_size} bits: what it signed is refused"
-    elif isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in ("secp256r1", "secp384r1", "secp521r1"):
-        yield f"has a key on {key.curve.name}: what it signed is refused"
     try:
         usage = root.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:

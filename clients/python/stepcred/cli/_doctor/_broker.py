@@ -35,7 +35,8 @@ def look(case: Case, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC
     """Asks WhoAmI once the way is clear."""
     paths = {} if case.workload_api else case.paths
     try:
-        with stepcred.connect(case.addr, **paths, timeout=TIMEOUT) as broker:
+        files = (paths.get("cert"), paths.get("key"), paths.get("ca"))
+        with stepcred.connect(case.addr, *files, timeout=TIMEOUT) as broker:
             broker.whoami()  # the handshake's time would count as a difference of the clocks
             before = clock()
             identity = broker.whoami()
