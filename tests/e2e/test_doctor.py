@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from stepcred.cli import _app, _doctor
 from stepcred.cli._doctor import _broker, _reach
 from stepcred.cli._doctor._finding import Case, Finding, Level
 from tests.fakes.broker_server import FakeBroker, Refusal
+from tests.fakes.workload_agent import Day, FakeAgent, response, svid
 from tests.support.certs import PEM, Creds, Leaf, TestCA
 from tests.support.daemon import Deployment
 from tests.support.pages import bash
@@ -499,6 +501,21 @@ def test_a_server_that_says_nothing_is_not_waited_for_for_ever(world: World, mon
         code, found = findings(world.env | {"STEPCRED_ADDR": f"127.0.0.1:{silent.getsockname()[1]}"})
     (told,) = [one for where, one in found if where == "tls"]
     assert (code, "no answer in" in told.text) == (1, True)
+
+
+def test_an_identity_from_the_workload_api(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = {"STEPCRED_ADDR": world.deployment.addr, "STEPCRED_SPIFFE_WAIT": "1"}
+    with tempfile.TemporaryDirectory(prefix="wl-") as short, FakeAgent(Path(short) / "agent.sock") as agent:
+        env["SPIFFE_ENDPOINT_SOCKET"] = agent.address
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        agent.push(response(svid(world.deployment.ca, URI)))
+        assert findings(env) == (0, [])
+        agent.turn(Day.DENYING)
+        code, ((look, finding),) = findings(env)
+    assert (code, look) == (1, "broker")
+    assert "has no identity for this process" in finding.text
+    assert "is there an entry for this process?" in finding.fix
 
 
 def test_text_around_the_blocks_and_one_file_for_all_are_no_problem(world: World) -> None:
