@@ -313,7 +313,11 @@ BENT: dict[str, tuple[dict[str, object], str, str]] = {
     "trailing slash": ({"uris": (URI + "/",)}, "is no SPIFFE ID", "SPIFFE_ID_INVALID"),
     "a CA": ({"ca": True, "usages": ("digital_signature", "key_cert_sign")}, "of a CA", "CERTIFICATE_INVALID"),
     "no signature": ({"usages": ("key_agreement",)}, "lacks digitalSignature", "tls"),
-    "long life": ({"not_after": NOW + timedelta(days=200)}, "lives for 200 days", "CERTIFICATE_INVALID"),
+    "long life": (
+        {"not_before": NOW, "not_after": NOW + timedelta(days=200)},
+        "lives for 200 days",
+        "CERTIFICATE_INVALID",
+    ),
     "another domain": ({"uris": ("spiffe://other.local/x",)}, "", "TRUST_DOMAIN_FOREIGN"),
 }
 

@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from broker import log
 from broker.__main__ import main
 from broker.cli import check as package
 from broker.cli.check import files, machine, tls
@@ -46,6 +47,12 @@ scopes:
 grants:
   nightly: {workloads: [load], workflows: [etl], scopes: [orders], max_step: 2h}
 """
+
+
+@pytest.fixture(autouse=True)
+def _keep_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets up the loggers of the whole process, which is the other tests' too."""
+    monkeypatch.setattr(log, "configure", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
