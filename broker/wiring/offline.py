@@ -6,6 +6,7 @@ import shlex
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from broker import keyring
@@ -17,7 +18,7 @@ from broker.leases import recovery
 from broker.model import Lease
 from broker.policy.live.source import Source
 from broker.policy.scope_map import ScopeMap
-from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Provider, Remarks
+from broker.providers.base import ChecksScopes, DeclaredScope, Findings, KnowsTime, Provider, Remarks
 from broker.providers.vault.needs import needs_of
 from broker.providers.vault.provision import Plan, clashes, plan_of
 from broker.providers.vault.scope import ROLE, is_segment
@@ -27,6 +28,8 @@ from broker.store.anchoring import Anchoring
 from broker.store.mint_keys import fitting_keyring, remember
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
+
+_CLOCK_REMARK = timedelta(seconds=5)
 
 
 async def _nobody(_provider: str) -> frozenset[str]:
@@ -131,7 +134,23 @@ async def check_live(config: Config) -> Findings:
                 said = [*said, *told.remarks]
                 found.remedy = found.remedy or told.remedy.replace("{map}", shlex.quote(str(config.scopes.file)))
             found.remarks += [f"{name}: {remark}" for remark in said]
+            _compare_clocks(name, provider, config.timings.clock_skew, found)
     return found
+
+
+def _compare_clocks(name: str, provider: Provider, allowed: timedelta, found: Findings) -> None:
+    """With the `Date` of its last answer, which is cut to the second: below `_CLOCK_REMARK` nothing is certain."""
+    heard = provider.time_heard() if isinstance(provider, KnowsTime) else None
+    if heard is None:
+        return
+    off = SystemClock().now() - heard
+    text = (
+        f"{name}: this machine's clock is {abs(off).total_seconds():.0f} s {'ahead' if off > timedelta() else 'behind'}"
+    )
+    if abs(off) > allowed:
+        found.append(f"{text}; leases would end at the wrong moment: timedatectl set-ntp true")
+    elif abs(off) > _CLOCK_REMARK:
+        found.remarks.append(text)
 
 
 def vault_plan(scopes: Sequence[DeclaredScope], *, namespace: str, tomb_role: str, broker_policy: str) -> Plan:

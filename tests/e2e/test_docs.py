@@ -32,7 +32,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("name", ["run", "vault", "aws", "audit"])
+@pytest.mark.parametrize("name", ["run", "vault", "aws", "audit", "certificates"])
 def test_an_operators_page_begins_with_lines_that_work(name: str) -> None:
     opening = (ROOT / "docs" / f"{name}.md").read_text().split("\n## ")[0]
     assert "```" in opening.split("\n\n", 2)[2][:4]

@@ -54,8 +54,8 @@ def tokens(bao: BaoServer) -> set[str]:
 
 
 def test_the_example_config_passes_check_with_the_files_that_it_names(tmp_path: Path) -> None:
-    for example in EXAMPLES.iterdir():
-        shutil.copy(example, tmp_path)
+    for example in ("broker.toml", "scopes.yaml"):
+        shutil.copy(EXAMPLES / example, tmp_path)
     config = tmp_path / "broker.toml"
     config.write_text(config.read_text().replace("/var/lib/stepcred", str(tmp_path / "state")))
     ca = TestCA(tmp_path, "prod.acme.internal")

@@ -132,3 +132,11 @@ def test_a_server_without_tls_is_explained(pki: Pki) -> None:
     with FakeBroker() as plain:
         assert "does not speak TLS" in _refused(plain.addr, pki.agent)
         assert not plain.calls
+
+
+def test_a_key_in_the_place_of_its_path_is_not_shown() -> None:
+    pem = "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----\n"
+    with pytest.raises(stepcred.SettingsError) as caught:
+        _settings.read(addr="broker:8443", cert=None, key=pem, ca=None, environ={})
+    assert "STEPCRED_KEY holds PEM text itself" in str(caught.value)
+    assert "s3cret" not in str(caught.value)

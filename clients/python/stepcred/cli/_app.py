@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from dataclasses import fields, is_dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,8 @@ import stepcred
 from stepcred import _settings
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
-from stepcred.cli import _admin, _definition, _exec, _exits, _handle
+from stepcred.cli import _admin, _definition, _doctor, _exec, _exits, _handle
+from stepcred.cli._doctor import _show
 
 app = typer.Typer(
     name="stepcred",
@@ -214,10 +215,33 @@ def whoami(*, as_json: Json = False) -> int:
         table.add_row("workload", " ".join([name, *(f"{key}={value}" for key, value in captures.items())]))
     table.add_row("scopes", ", ".join(identity.scopes) or "none")
     if identity.certificate_not_after:
-        table.add_row("certificate", f"valid until {identity.certificate_not_after:%Y-%m-%d %H:%M} UTC")
+        end, now = identity.certificate_not_after, identity.server_time or datetime.now(UTC)
+        table.add_row("certificate", f"valid until {end:%Y-%m-%d %H:%M} UTC, {_span_left(end - now)} left")
     table.add_row("sha256", identity.certificate_sha256)
     Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), markup=False, highlight=False).print(table)
     return 0
+
+
+@app.command()
+def doctor(
+    *,
+    handle_file: Annotated[
+        Path | None, typer.Option(help="Look at this file too, as exec would read it.", metavar="FILE")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Look for whatever keeps a step from its broker, and say what to type against it. Changes nothing.
+
+    Settings, files, certificate, variables, name, TCP, TLS, the broker's answer, clocks. Exit code 0: nothing stands
+    in the way; 1: something does; 69: the broker cannot be reached; 78: the settings must be changed.
+    """
+    looked = _doctor.examine(os.environ, handle_file=handle_file)
+    code = _doctor.exit_code(looked)
+    if as_json:
+        print(json.dumps(_show.as_json(looked, code), indent=2))  # noqa: T201
+    else:
+        _show.show(looked)
+    return code
 
 
 @app.command()
@@ -261,6 +285,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return dict(value) if hasattr(value, "items") else value
+
+
+def _span_left(span: timedelta) -> str:
+    return f"{span.days} days" if span.days > 1 else f"{span / timedelta(hours=1):.1f} hours"
 
 
 def _span(span: timedelta) -> str:

@@ -48,6 +48,12 @@ def exit_code(error: StepcredError) -> int:
 
 def lines_of(error: StepcredError) -> list[str]:
     """What to print; the notes hold what failed at the step's end."""
-    problems = error.problems if isinstance(error, SettingsError) else [str(error)]
+    match error:
+        case SettingsError():
+            problems = error.problems
+        case TlsRefused():
+            problems = [f"{error} (more: stepcred doctor)"]
+        case _:
+            problems = [str(error)]
     told = [f"{name}: {value}" for name, value in error.metadata.items()] if isinstance(error, Refused) else []
     return [*problems, *told, *getattr(error, "__notes__", [])]
