@@ -13,6 +13,7 @@ log = get_logger(__name__)
 
 LEAST_CONNECTIONS = 16  # with fewer a daemon only seems to serve
 BACKLOG = 8  # calls that gRPC lets in for each one that is worked on; a refusal needs a place there too
+READ_CHUNK = 8192  # bytes read before others have their turn; by default 4 MB, 240,000 pings in one go (measured)
 ALL_CALLS_IDLE = 1  # pings are counted against the interval also while no call is open
 
 
@@ -33,6 +34,7 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", ALL_CALLS_IDLE),
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(limits.min_ping_interval)),
         ("grpc.http2.max_ping_strikes", limits.max_ping_strikes),
+        ("grpc.experimental.tcp_max_read_chunk_size", READ_CHUNK),
         ("grpc.max_concurrent_streams", limits.max_streams),  # an RST flood costs honest calls 1.6 s without it
         # Of one call.
         ("grpc.max_receive_message_length", limits.max_message_bytes),
