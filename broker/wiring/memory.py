@@ -14,6 +14,7 @@ from broker.clock import Clock
 
 EVERY = 10.0  # seconds between two looks
 GROWN = 1.1  # times what was left the last time
+BUSY = 0.5  # cores; it holds everybody up for a moment, and that is the wrong moment
 
 
 class Tidier:
@@ -22,9 +23,12 @@ class Tidier:
     def __init__(self, resident: int) -> None:
         self._least = self._last = resident
 
-    def look(self, resident: int) -> bool:
-        """True when memory should be given back now. Then tell `left` how much that leaves."""
-        quiet, self._last = resident <= self._last * 1.02, resident
+    def look(self, resident: int, cores: float) -> bool:
+        """True when memory should be given back now. Then tell `left` how much that leaves.
+
+        `cores`: in use since the last look.
+        """
+        quiet, self._last = resident <= self._last * 1.02 and cores < BUSY, resident
         self._least = min(self._least, resident)
         return quiet and resident > self._least * GROWN
 
@@ -38,10 +42,11 @@ async def given_back(clock: Clock) -> AsyncIterator[None]:
     """While the daemon runs."""
 
     async def tidy() -> None:
-        tidier = Tidier(process.resident_bytes())
+        tidier, used, at = Tidier(process.resident_bytes()), process.cpu_seconds(), clock.monotonic()
         while True:
             await clock.sleep(EVERY)
-            if tidier.look(process.resident_bytes()):
+            before, used, since, at = used, process.cpu_seconds(), at, clock.monotonic()
+            if tidier.look(process.resident_bytes(), (used - before) / max(at - since, 1e-3)):
                 await asyncio.to_thread(process.give_back_memory)
                 tidier.left(process.resident_bytes())
 
