@@ -39,4 +39,4 @@ ATTACKS: dict[str, Attack] = {
     "more-than-files": files.attack,
 }
 FEW_FILES = frozenset({"more-than-files"})  # attacks on a daemon that may not open many
-ONCE = frozenset({"refused-requests"})  # its count is what is asked for
+ONCE = frozenset({"refused-requests", "more-than-files"})  # its count is what is asked for

@@ -12,11 +12,11 @@ CONNECTIONS = 2000
 TIMES = 3
 
 
-async def attack(target: Target, connections: int = CONNECTIONS) -> Counter[str]:
+async def attack(target: Target, connections: int = CONNECTIONS, times: int = TIMES) -> Counter[str]:
     told: Counter[str] = Counter()
 
     async def hold() -> None:
-        for _ in range(TIMES):
+        for _ in range(times):
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
                 told["connections"] += 1
