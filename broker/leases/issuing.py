@@ -35,7 +35,7 @@ from broker.log import get_logger
 from broker.metrics import GuardBlock, IssueOutcome
 from broker.model import MIN_LEASE_LIFE, Agent, Bind, EndReason, Lease, LeaseState, Step, past_deadline
 from broker.policy.decision import AccessRequest, Allowed, Denied
-from broker.providers.base import Foresees
+from broker.providers.base import Foresees, TakesInput
 from broker.store.base import Request, Tx
 
 log = get_logger(__name__)
@@ -113,6 +113,7 @@ class Issuing:
             )
         granted = self._granted(agent, step, asked.scope)
         allowed = granted.allowed
+        self._must_fit(allowed, asked, step)
         core.heard[step.id] = core.clock.boottime()
         # A caller that vanishes between the intent's commit and the mint would leave an INTENT that never settles.
         result = await self._minter.own(self._admit(agent, step, asked, granted))
@@ -148,6 +149,12 @@ class Issuing:
         if decision.provider not in core.providers:
             raise BrokerError(Reason.PROVIDER_FAILED, "the scope's provider is not configured at this broker")
         return Granted(allowed=decision, asked=asked, generation=policy.generation)
+
+    def _must_fit(self, allowed: Allowed, asked: Asking, step: Step) -> None:
+        """The caller's own mistake is told it, and costs no attempt. Raises INVALID_ARGUMENT."""
+        provider = self._core.providers[allowed.provider]
+        if isinstance(provider, TakesInput) and (problem := provider.input_problem(allowed.params, asked.public_input)):
+            raise BrokerError(Reason.INVALID_ARGUMENT, problem, about=about(step, asked.scope))
 
     def _intend(self, tx: Tx, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Lease | Refusal | Known:
         """The intent's ONE transaction. No durable intent, no mint (I1).

@@ -149,6 +149,15 @@ class SettlesDoubt(Protocol):
 
 
 @runtime_checkable
+class TakesInput(Protocol):
+    """Knows what a caller must bring to a scope: a CSR, a public key, or nothing."""
+
+    def input_problem(self, params: Mapping[str, JsonValue], public_input: str) -> str:
+        """What is wrong with what was brought, as a constant text for the caller; "" when it fits. Without I/O."""
+        ...
+
+
+@runtime_checkable
 class Foresees(Protocol):
     """Knows something that a lease's row must say before its mint is sent."""
 

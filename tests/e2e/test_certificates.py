@@ -100,13 +100,14 @@ def test_an_ssh_certificate_is_told_to_be_exposed_until_its_own_end(made: Deploy
     assert leases(made)[end.lease_id].last_problem == "ENDS_BY_TIME"
 
 
-def test_an_ask_without_the_key_it_needs_mints_nothing_and_is_not_charged(made: Deployment) -> None:
+def test_an_ask_without_the_key_it_needs_is_told_so_and_is_no_attempt(made: Deployment) -> None:
     with connected(made) as broker, broker.step(workflow="nightly", run="bad", step="load", scopes=["own"]) as step:
-        with pytest.raises(stepcred.ProviderFailed, match="needs a csr"):
+        before = len(journal(made, "LEASE_INTENT"))
+        with pytest.raises(stepcred.Refused, match="needs a csr") as refused:
             step.issue("own")
+        assert refused.value.reason == "INVALID_ARGUMENT"
+        assert len(journal(made, "LEASE_INTENT")) == before
         step.issue("own", csr=csr())
-    void = journal(made, "LEASE_VOID")
-    assert len(void) == 1
 
 
 def test_what_the_caller_brought_is_nowhere_in_the_brokers_files(made: Deployment) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 
+from pydantic import ValidationError
+
 from broker.clock import Clock
 from broker.errors import ConfigError
 from broker.keyring import Keyring
@@ -26,12 +28,14 @@ from broker.providers.base import (
 from broker.providers.heard import HeardTime
 from broker.providers.vault.children import Children
 from broker.providers.vault.client import VaultClient
+from broker.providers.vault.credentials import input_problem
 from broker.providers.vault.ending import Ending
 from broker.providers.vault.login import Login, LoginFailed, Session
 from broker.providers.vault.minting import Minting
 from broker.providers.vault.names import token_id
 from broker.providers.vault.published import RevocationLists
 from broker.providers.vault.rights import Rights
+from broker.providers.vault.scope import VaultBlock
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.survey import Survey
 from broker.providers.vault.tokens import AccessorTokens, NamedTokens, Tokens
@@ -103,6 +107,13 @@ class VaultProvider:
         await self._transport.close()
 
     # --- one lease ---
+
+    def input_problem(self, params: Mapping[str, JsonValue], public_input: str) -> str:
+        """Before the intent; `mint` looks again. A block that is not valid is the mint's to refuse."""
+        try:
+            return input_problem(VaultBlock.model_validate(dict(params)), public_input)
+        except ValidationError:
+            return ""
 
     async def mint(self, order: MintOrder) -> Minted:
         """One attempt within the mint timeout."""
