@@ -146,6 +146,22 @@ def test_what_is_no_list_is_refused_at_start_and_changes_nothing_later(
         door(ca.root_path, crls=[path])
 
 
+def test_the_first_list_of_a_root_that_replaces_its_namesake_is_taken_with_it(
+    ca: TestCA, path: Path, clock: FakeClock
+) -> None:
+    """Both files change at once, and the list is not signed by the root that is still in force."""
+    opened = door(ca.root_path, crls=[path])
+    (name,) = ca.root.certificate.subject
+    renewed = new_authority(str(name.value), now=datetime.now(UTC))
+    leaf = ca.leaf(ID, issuer=renewed)[0]
+    ca.root_path.write_bytes(pem(renewed.certificate))
+    path.write_bytes(revocation_list(renewed, leaf.serial_number).public_bytes(PEM))
+    settle(opened)
+    settle(opened)
+    assert opened.remarks(clock.now()) == []
+    assert reason(Authenticator(opened, clock), pem(leaf)) is Reason.CERTIFICATE_REVOKED
+
+
 def parsed(root: Authority, *lists: x509.CertificateRevocationList, old: Crls | None = None) -> Crls:
     bundle: Bundle = parse_bundle(pem(root.certificate), "roots")
     return parse_crls([one.public_bytes(PEM) for one in lists], ["list"] * len(lists), bundle, old)
