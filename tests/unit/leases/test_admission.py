@@ -86,6 +86,18 @@ async def test_what_a_denied_certificate_asked_for_ends_and_its_step_goes_on(bro
     assert (await broker.step_row(opened)).state is StepState.OPEN
 
 
+async def test_more_than_fit_in_one_transaction_end_all(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "PAGE", 2)
+    stolen = replace(agent(), certificate=Certificate(spki_sha256="b" * 64))
+    opened = await broker.begin()
+    taken = [await broker.issue(opened.handle, who=stolen) for _ in range(5)]
+    denials.path.write_text(f'[[denied]]\nkey = "sha256:{"b" * 64}"\n')
+    await look(broker)
+    assert {(await broker.lease(one.lease.id)).end_reason for one in taken} == {EndReason.AGENT_DENIED}
+
+
 async def test_what_was_begun_with_a_denied_certificate_ends(broker: World, denials: Denials) -> None:
     opened = await broker.begin(who=replace(agent(), certificate=Certificate(serial_number="7b22", issuer="CN=a")))
     denials.path.write_text('[[denied]]\nserial = "7b22"\n')
