@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 
 from broker.errors import ConfigError
 from broker.identity.bundle import MALFORMED, Bundle
@@ -35,11 +36,20 @@ class Crl:
     next_update: datetime
     serials: frozenset[int] = field(repr=False)
     signed: x509.CertificateRevocationList = field(repr=False)
+    # Issuer → whether it is of it. To hash 100,000 entries takes 25 ms of the event loop (measured), and whoever is
+    # revoked is looked for at every call.
+    _asked: dict[bytes, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def is_of(self, issuer: x509.Certificate) -> bool:
-        """Signed by this CA, which may sign lists."""
+        """Signed by this CA, which may sign lists. Worked out once for each CA, of which there are few."""
         if issuer.subject.public_bytes() != self.issuer_der:
             return False
+        known = issuer.fingerprint(hashes.SHA256())
+        if known not in self._asked:
+            self._asked[known] = self._is_signed_by(issuer)
+        return self._asked[known]
+
+    def _is_signed_by(self, issuer: x509.Certificate) -> bool:
         try:
             usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
             if not usage.crl_sign:
@@ -88,7 +98,7 @@ class Crls:
 
 
 def parse_crls(contents: Sequence[bytes], labels: Sequence[str], bundle: Bundle, old: Crls | None) -> Crls:
-    """Raises ConfigError for a list that is broken, partial, signed by another than its issuer, or older than the last one.
+    """Raises ConfigError for a list that is broken, partial, signed by another than its issuer, older than the last one, or gone.
 
     A list whose issuer is not in the bundle is kept: its issuer may be an intermediate, which clients bring along.
     """
@@ -102,6 +112,7 @@ def parse_crls(contents: Sequence[bytes], labels: Sequence[str], bundle: Bundle,
                 lists.append(one)
         except MALFORMED as error:
             problems.append(f"{label}: {error if isinstance(error, _Unusable) else 'not a revocation list'}")
+    problems = problems or [f"{', '.join(labels)}: {problem}" for problem in _missing(lists, bundle, old)]
     if problems:
         raise ConfigError(problems)
     return Crls(lists=tuple(lists))
@@ -169,9 +180,22 @@ def _must_be_signed(one: Crl, bundle: Bundle) -> None:
         raise _Unusable("is not signed by the CA that it names")
 
 
+def _missing(lists: Sequence[Crl], bundle: Bundle, old: Crls | None) -> Iterator[str]:
+    """Whoever can put a stranger's list in the place of a root's would undo a revocation too.
+
+    Of an intermediate nobody here knows whether it is still in use.
+    """
+    for before in old.lists if old else ():
+        if not any(_same_row(before, one) for one in lists) and any(before.is_of(root) for root in bundle.roots):
+            yield f"the list of {before.issuer} is gone, which is still a root; put it back, or restart without it"
+
+
+def _same_row(one: Crl, other: Crl) -> bool:
+    return (one.issuer_der, one.key_id) == (other.issuer_der, other.key_id)
+
+
 def _must_not_be_older(one: Crl, old: Crls | None) -> None:
     """Whoever can put an old list back would undo a revocation."""
     for before in old.lists if old else ():
-        same = (before.issuer_der, before.key_id) == (one.issuer_der, one.key_id)
-        if same and (one.number, one.this_update) < (before.number, before.this_update):
+        if _same_row(before, one) and (one.number, one.this_update) < (before.number, before.this_update):
             raise _Unusable(f"is older than the one in force (number {one.number}, after {before.number})")

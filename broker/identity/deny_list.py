@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography import x509
+
 from broker.errors import ConfigError
 from broker.identity.spiffe import SpiffeIdError, parse_spiffe_id
 from broker.model import Certificate
@@ -84,6 +86,8 @@ def parse_deny_list(content: bytes, label: str) -> DenyList:
         raise ConfigError([f"{label}: is not TOML: {error}"]) from None
     except RecursionError:
         raise ConfigError([f"{label}: is nested too deeply"]) from None
+    except ValueError as error:  # of tomllib: a number of over 4300 digits
+        raise ConfigError([f"{label}: cannot be read: {error}"]) from None
     listed = tree.pop("denied", [])
     problems = [f"{label}: {key!r:.80} is not known here; write [[denied]]" for key in tree]
     if not isinstance(listed, list):
@@ -128,7 +132,7 @@ def entry_of(item: Any) -> Entry:
         agent=_agent(item.get("agent", "")),
         key=_key(item.get("key", "")),
         serial=_serial(item.get("serial", "")),
-        issuer=item.get("issuer", ""),
+        issuer=_issuer(item.get("issuer", "")),
         why=item.get("why", ""),
     )
 
@@ -154,3 +158,13 @@ def _serial(text: str) -> str:
     if text and not _SERIAL.fullmatch(bare):
         raise ValueError("serial: write it in hexadecimal, as `openssl x509 -serial` prints it")
     return bare
+
+
+def _issuer(text: str) -> str:
+    """In the one spelling that certificates are compared in; another one would deny nobody."""
+    try:
+        return x509.Name.from_rfc4514_string(text).rfc4514_string() if text else ""
+    except ValueError:
+        raise ValueError(
+            'issuer: write it as RFC 4514 does, "CN=agents,O=Acme"; `deny add --cert PEM --serial-only` takes it from a file'
+        ) from None

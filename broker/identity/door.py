@@ -16,7 +16,10 @@ from broker.identity.server_pair import ServerPair
 from broker.identity.source import Found, Source
 from broker.identity.trust import Domain, Trust
 from broker.identity.workload_api import WorkloadApi
+from broker.log import get_logger
 from broker.model import Certificate
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,25 +90,27 @@ class FrontDoor:
         `closely`: also where nothing tells of a change.
         """
         found, refused = self._found(closely=closely)
-        moved = any(name != self._server_name for name in found)
-        if moved:
+        if not found:
+            return Looked(refused=refused)
+        trust = self._compose(found, generation=self.trust.generation + 1)
+        try:
+            must_be_apart(trust)
+        except ConfigError as error:  # which of the new bundles is to blame, nobody can tell; what else is new is not
+            joined = found.keys() & {source.name for source in self._bundles()}
+            refused |= self._refuse(dict.fromkeys(joined, error.problems))
+            found = {name: one for name, one in found.items() if name not in joined}
             trust = self._compose(found, generation=self.trust.generation + 1)
-            try:
-                must_be_apart(trust)
-            except ConfigError as error:  # which of the new files is to blame, nobody can tell
-                for source in self._sources():
-                    if source.name in found:
-                        source.refuse(error.problems)
-                return Looked(refused=refused | dict.fromkeys(found, error.problems))
         for source in self._sources():
             if source.name in found:
                 source.adopt(found[source.name])
-        if moved:
+        if moved := any(name != self._server_name for name in found):
             self.trust = trust
+            for source in self._sources():  # a list of a new root is good once the root is in force
+                source.again()
         return Looked(loaded=tuple(found), refused=refused, moved=moved)
 
     def _found(self, *, closely: bool) -> tuple[dict[str, Found[Any]], dict[str, Sequence[str]]]:
-        """By name: what is new and good by itself, and what is not good."""
+        """By name: what is new and good by itself, and what is refused and was not before."""
         found: dict[str, Found[Any]] = {}
         refused: dict[str, Sequence[str]] = {}
         for source in self._sources():
@@ -113,13 +118,18 @@ class FrontDoor:
                 news = source.look(closely=closely)
             except ConfigError as error:
                 refused[source.name] = error.problems
+            except Exception:  # one file that a parser fails on must not keep a denial in another from being seen
+                log.exception("could not be read", what=source.name)
+                refused[source.name] = [f"{source.name}: could not be read; the log says why"]
             else:
                 if news is not None:
                     found[source.name] = news
-        for source in self._sources():
-            if source.name in refused:
-                source.refuse(refused[source.name])
-        return found, refused
+        return found, self._refuse(refused)
+
+    def _refuse(self, problems: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+        """What of it is to be told."""
+        sources = [source for source in self._sources() if source.name in problems]
+        return {source.name: problems[source.name] for source in sources if source.refuse(problems[source.name])}
 
     def remarks(self, now: datetime) -> list[str]:
         """What an operator must look at, while the last good trust is in force."""
@@ -157,6 +167,9 @@ class FrontDoor:
     @property
     def _server_name(self) -> str:
         return self._server.name if self._server else ""
+
+    def _bundles(self) -> list[Source[Bundle]]:
+        return [domain.bundle for domain in (*self._agents.values(), *self._operators.values())]
 
     def _sources(self) -> list[Source[Any]]:
         domains = [*self._agents.values(), *self._operators.values()]

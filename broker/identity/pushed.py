@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from broker.errors import ConfigError
 from broker.identity.bundle import Bundle, parse_bundle
 from broker.identity.server_pair import ServerPair, parse_server_pair
-from broker.identity.source import Found, Source, digest_of
+from broker.identity.source import Found, LastGood, Source, digest_of
 from broker.identity.workload_api import WorkloadApi, WorkloadIdentity
 
 T = TypeVar("T")
 
 
-class PushedSource(Generic[T]):
+class PushedSource(LastGood[T]):
     """One part of what is pushed. It is whole as it comes: unlike a file, one look is enough."""
 
     def __init__(
@@ -35,42 +35,18 @@ class PushedSource(Generic[T]):
 
         Raises ConfigError when it is not good: there is no last good one to keep.
         """
-        self.name = name
         self._api = api
         self._pick = pick
         self._parse = parse
         contents = pick(api.current())
-        self._value = parse(contents)
-        self._adopted = self._seen = digest_of(contents)
-        self._refused = b""  # what was refused last, so that it is told once
-        self._problems: tuple[str, ...] = ()
-
-    @property
-    def value(self) -> T:
-        return self._value
-
-    @property
-    def problems(self) -> Sequence[str]:
-        return self._problems
+        super().__init__(name, parse(contents), digest_of(contents))
 
     def look(self, *, closely: bool = False) -> Found[T] | None:
         """What was pushed last, when that is something new and not refused. Raises ConfigError when it is not good."""
-        del closely  # nothing is ever missed
+        self._count(closely=closely)  # nothing is ever missed
         contents = self._pick(self._api.current())
         self._seen = digest_of(contents)
-        if self._seen == self._adopted:
-            self._problems = ()
-        if self._seen in (self._adopted, self._refused):
-            return None
-        return Found(value=self._parse(contents), digest=self._seen)
-
-    def adopt(self, found: Found[T]) -> None:
-        """It is in force from now on."""
-        self._value, self._adopted, self._refused, self._problems = found.value, found.digest, b"", ()
-
-    def refuse(self, problems: Sequence[str]) -> None:
-        """It is not; the last good one stays."""
-        self._problems, self._refused = tuple(problems), self._seen
+        return Found(value=self._parse(contents), digest=self._seen) if self._is_news(self._seen) else None
 
 
 def pushed_server(api: WorkloadApi, now: Callable[[], datetime]) -> Source[ServerPair]:

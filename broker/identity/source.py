@@ -21,6 +21,8 @@ _Mark: TypeAlias = tuple[int, ...]
 # Looks for which a changed file is read again, whatever its times say: within one tick of the file system's clock two
 # writes of equal length look alike.
 _RESTLESS = 8
+# Looks after which something refused is judged again: a certificate may have become valid, a clock been put right.
+_AGAIN = 240
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,10 +48,62 @@ class Source(Protocol[T]):
 
     def adopt(self, found: Found[T]) -> None: ...
 
-    def refuse(self, problems: Sequence[str]) -> None: ...
+    def refuse(self, problems: Sequence[str]) -> bool: ...
+
+    def again(self) -> None: ...
 
 
-class FileSource(Generic[T]):
+class LastGood(Generic[T]):
+    """What is in force, and what became of the newest reading."""
+
+    def __init__(self, name: str, value: T, digest: bytes) -> None:
+        """`digest`: of what `value` was read from."""
+        self.name = name
+        self._value = value
+        self._seen = self._adopted = digest
+        self._refused = b""
+        self._problems: tuple[str, ...] = ()
+        self._again = False
+        self._looks = 0  # since it was refused
+
+    @property
+    def value(self) -> T:
+        return self._value
+
+    @property
+    def problems(self) -> Sequence[str]:
+        return self._problems
+
+    def adopt(self, found: Found[T]) -> None:
+        """It is in force from now on."""
+        self._value, self._adopted, self._refused, self._problems = found.value, found.digest, b"", ()
+
+    def refuse(self, problems: Sequence[str]) -> bool:
+        """It is not; the last good one stays. False when this was refused for the same already."""
+        before = self._refused, self._problems
+        self._refused, self._problems, self._looks = self._seen, tuple(problems), 0
+        return before != (self._refused, self._problems)
+
+    def again(self) -> None:
+        """Judge what is refused once more: what it is judged by may be another."""
+        self._again = bool(self._problems)
+
+    def _count(self, *, closely: bool) -> None:
+        """At the beginning of a look."""
+        self._looks += 1
+        if closely or self._looks >= _AGAIN:
+            self._looks = 0
+            self.again()
+
+    def _is_news(self, digest: bytes) -> bool:
+        """Neither in force nor refused before. To be asked once for each reading."""
+        if digest == self._adopted:
+            self._refused, self._problems = b"", ()
+        again, self._again = self._again, False
+        return digest != self._adopted and (again or digest != self._refused)
+
+
+class FileSource(LastGood[T]):
     """One or more files that are read together. Every method but `value` blocks; for one thread at a time."""
 
     def __init__(
@@ -72,39 +126,29 @@ class FileSource(Generic[T]):
 
         Raises ConfigError when it is not good: there is no last good one to keep.
         """
-        self.name = name
+        self.name = name  # in what `_read` raises
         self._paths = tuple(paths)
         self._parse = parse
         self._max_bytes = max_bytes
         self._secrets = frozenset(secrets)
         contents = self._read()
-        self._value = parse(contents, None)
+        super().__init__(name, parse(contents, None), digest_of(contents))
         self._marks = self._look_at()
-        self._seen = self._adopted = digest_of(contents)
         self._restless = _RESTLESS
-        self._problems: tuple[str, ...] = ()
-        self._refused = b""  # what was refused last, so that it is told once
-
-    @property
-    def value(self) -> T:
-        return self._value
-
-    @property
-    def problems(self) -> Sequence[str]:
-        return self._problems
 
     def look(self, *, closely: bool = False) -> Found[T] | None:
         """What the files hold now, when that is something new and they have come to rest.
 
-        `closely`: read them even when nothing tells of a change. Raises ConfigError when it is not good, once for each
-        change.
+        `closely`: read them even when nothing tells of a change, and judge again what is refused. Raises ConfigError when
+        it is not good, and expects to be told so with `refuse`.
         """
+        self._count(closely=closely)
         marks = self._look_at()
         if marks != self._marks or closely:
             self._restless = _RESTLESS
-        if not self._restless:
+        if not self._restless and not self._again:
             return None
-        self._restless -= 1
+        self._restless = max(self._restless - 1, 0)
         self._marks = marks
         problem: ConfigError | None = None
         contents: Sequence[bytes] = ()
@@ -113,28 +157,12 @@ class FileSource(Generic[T]):
             digest = digest_of(contents)
         except ConfigError as error:
             problem, digest = error, digest_of([str(error).encode()])
-        settled, news = digest == self._seen, digest not in (self._adopted, self._refused)
-        self._seen = digest
-        if digest == self._adopted:
-            self._problems = ()
-        if not settled or not news:
+        settled, self._seen = digest == self._seen, digest
+        if not settled or not self._is_news(digest):
             return None
         if problem is not None:
-            self._refused = digest
             raise problem
-        try:
-            return Found(value=self._parse(contents, self._value), digest=digest)
-        except ConfigError:
-            self._refused = digest
-            raise
-
-    def adopt(self, found: Found[T]) -> None:
-        """It is in force from now on."""
-        self._value, self._adopted, self._refused, self._problems = found.value, found.digest, b"", ()
-
-    def refuse(self, problems: Sequence[str]) -> None:
-        """It is not; the last good one stays."""
-        self._problems, self._refused = tuple(problems), self._seen
+        return Found(value=self._parse(contents, self._value), digest=digest)
 
     def _look_at(self) -> tuple[_Mark, ...]:
         return tuple(_mark(path) for path in self._paths)

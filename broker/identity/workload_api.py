@@ -134,7 +134,6 @@ class WorkloadApi:
     def _follow(self) -> None:
         """One stream, until it ends. A client of its own: an older one would wait minutes before it connects again."""
         from spiffe import WorkloadApiClient
-        from spiffe.errors import PySpiffeError
 
         self._ended.clear()
         try:
@@ -144,7 +143,7 @@ class WorkloadApi:
                 while not self._closed and not self._ended.wait(1.0):
                     pass
                 stream.cancel()
-        except PySpiffeError as error:
+        except Exception as error:  # noqa: BLE001 - also a thread that cannot be started: nobody else begins the next stream
             self._fail(error)
 
     def _take(self, context: X509Context) -> None:

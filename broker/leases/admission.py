@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from broker.errors import BrokerError, StoreError
 from broker.identity.door import FrontDoor, Looked
@@ -40,18 +40,18 @@ class Admission:
         self._looking = asyncio.Lock()
         self._unwritten: list[Looked] = []
         self._sweep_due = True  # who was denied while the broker was away
+        self._failing = False  # said once, not at every look
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             try:
                 await self.look()
+                self._failing = False
             except StoreError as error:
-                log.warning(
-                    "the new trust is in force and could not be journalled; it is tried again", problem=str(error)
-                )
-            except Exception:  # a dead watch would let in whom an operator has denied
-                log.exception("the front door could not be looked at")
+                self._say("what came of the new trust could not be written; it is tried again", problem=str(error))
+            except Exception as error:  # noqa: BLE001 - a dead watch would let in whom an operator has denied
+                self._say("the front door could not be looked at", exc_info=error)
             await self._core.clock.sleep(LOOK_EVERY)
 
     async def look(self, *, closely: bool = False) -> None:
@@ -72,6 +72,11 @@ class Admission:
             if self._sweep_due:
                 await self._sweep()
                 self._sweep_due = False
+
+    def _say(self, what: str, **about: Any) -> None:
+        if not self._failing:
+            log.error(what, **about)
+        self._failing = True
 
     def _tell(self, looked: Looked) -> None:
         if looked.loaded:
@@ -109,6 +114,8 @@ class Admission:
     async def _sweep(self) -> None:
         """End the steps of those who are denied, or that they have opened; and what a denied certificate has asked for.
 
+        Raises StoreError when a step is left.
+
         A root that was removed is not among the reasons: whose steps hung from it is not known, and their silence ends
         them.
         """
@@ -133,6 +140,8 @@ class Admission:
         core.lane.set()
         if steps or leases:
             log.info("ended: who had opened it is denied", steps=len(steps), leases=len(leases))
+        if steps and (left := (await core.store.read(found))[0]):  # `end_all` goes on after what it cannot end
+            raise StoreError(f"{len(left)} steps of the denied are open still")
 
     async def _withdraw(self, leases: Sequence[Lease]) -> None:
         core = self._core

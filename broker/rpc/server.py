@@ -52,7 +52,8 @@ def credentials(door: FrontDoor, side: Callable[[Trust], Mapping[str, Domain]]) 
 
 def _material(door: FrontDoor, side: Callable[[Trust], Mapping[str, Domain]]) -> Material:
     roots = b"\n".join(domain.bundle.pem for domain in side(door.trust).values())
-    return door.server.key, door.server.cert, roots
+    pair = door.server  # once: another one may be taken into force in between
+    return pair.key, pair.cert, roots
 
 
 def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:

@@ -143,8 +143,9 @@ class Policies:
 
     def generation_raised(self, generation: int) -> None:
         """Something else of this daemon (trust, deny list) raised the store's generation; the map is still ours."""
-        if generation > self.current.generation:
-            self._current = Policy(map=self.current.map, generation=generation)
+        current = self._current
+        if current is not None and generation > current.generation:  # a map that is being loaded first raises it anyway
+            self._current = Policy(map=current.map, generation=generation)
             self._metrics.policy_generation(generation)
 
     async def _surely(self, load: Coroutine[Any, Any, bool | None]) -> bool | None:

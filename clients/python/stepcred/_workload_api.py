@@ -117,7 +117,6 @@ class WorkloadApiSource:
     def _follow(self) -> None:
         """One stream, until it ends. A client of its own: an older one would wait minutes before it connects again."""
         from spiffe import WorkloadApiClient
-        from spiffe.errors import PySpiffeError
 
         self._ended.clear()
         try:
@@ -127,7 +126,7 @@ class WorkloadApiSource:
                 while not self._closed and not self._ended.wait(1.0):
                     pass
                 stream.cancel()
-        except PySpiffeError as error:
+        except Exception as error:  # noqa: BLE001 - also a thread that cannot be started: nobody else begins the next stream
             self._fail(error)
 
     def _take(self, context: X509Context) -> None:

@@ -14,7 +14,7 @@ from broker.errors import BrokerError, ConfigError, Reason
 from broker.identity import Authenticator, CertificatePolicy
 from broker.identity.authority import Authority, key_usage, new_authority
 from broker.identity.bundle import Bundle, parse_bundle
-from broker.identity.crl import Crls, parse_crls
+from broker.identity.crl import Crl, Crls, parse_crls
 from broker.model import Certificate
 from tests.fakes.clock import FakeClock
 from tests.support.certs import TestCA, revocation_list
@@ -146,6 +146,26 @@ def test_what_is_no_list_is_refused_at_start_and_changes_nothing_later(
         door(ca.root_path, crls=[path])
 
 
+def namesake_of(root: Authority) -> Authority:
+    (name,) = root.certificate.subject
+    return new_authority(str(name.value), now=datetime.now(UTC))
+
+
+def test_the_first_list_of_a_root_that_replaces_its_namesake_is_taken_with_it(
+    ca: TestCA, path: Path, clock: FakeClock
+) -> None:
+    """Both files change at once, and the list is not signed by the root that is still in force."""
+    opened = door(ca.root_path, crls=[path])
+    renewed = namesake_of(ca.root)
+    leaf = ca.leaf(ID, issuer=renewed)[0]
+    ca.root_path.write_bytes(pem(renewed.certificate))
+    path.write_bytes(revocation_list(renewed, leaf.serial_number).public_bytes(PEM))
+    settle(opened)
+    settle(opened)
+    assert opened.remarks(clock.now()) == []
+    assert reason(Authenticator(opened, clock), pem(leaf)) is Reason.CERTIFICATE_REVOKED
+
+
 def parsed(root: Authority, *lists: x509.CertificateRevocationList, old: Crls | None = None) -> Crls:
     bundle: Bundle = parse_bundle(pem(root.certificate), "roots")
     return parse_crls([one.public_bytes(PEM) for one in lists], ["list"] * len(lists), bundle, old)
@@ -162,6 +182,24 @@ def test_an_older_list_does_not_undo_a_revocation(ca: TestCA) -> None:
         with pytest.raises(ConfigError, match="older than the one in force"):
             parsed(ca.root, older, old=in_force)
     assert parsed(ca.root, revocation_list(ca.root, number=6), old=in_force)
+
+
+def test_a_list_of_a_root_that_is_gone_does_not_undo_its_revocations(ca: TestCA) -> None:
+    in_force = parsed(ca.root, revocation_list(ca.root, 7), revocation_list(STRANGER, 8))
+    with pytest.raises(ConfigError, match="is gone, which is still a root"):
+        parsed(ca.root, revocation_list(STRANGER, 8), old=in_force)
+    assert parsed(ca.root, revocation_list(ca.root, 7), old=in_force), "an intermediate's, perhaps, that was retired"
+    new = new_authority("new", now=datetime.now(UTC))
+    assert parsed(new, revocation_list(new, 9), old=in_force), "its root is gone too"
+
+
+def test_a_lists_signature_is_verified_once_for_each_ca(ca: TestCA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who is revoked and calls all the time must not keep the event loop busy with hashing."""
+    (one,) = parsed(ca.root, revocation_list(ca.root, 7)).lists
+    monkeypatch.setattr(Crl, "_is_signed_by", None)
+    assert one.is_of(ca.root.certificate)
+    with pytest.raises(TypeError):
+        one.is_of(namesake_of(ca.root).certificate)
 
 
 def test_a_ca_that_may_not_sign_lists_revokes_nothing(tmp_path: Path, clock: FakeClock, ca: TestCA) -> None:

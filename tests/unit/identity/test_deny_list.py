@@ -38,6 +38,7 @@ def read(text: str) -> DenyList:
         ('serial = "7b22c0df"', False),
         ('serial = "7b22c0de"\nissuer = "CN=agents"', True),
         ('serial = "7b22c0de"\nissuer = "CN=others"', False),
+        ('serial = "7b22c0de"\nissuer = "2.5.4.3=agents"', True),
     ],
 )
 def test_who_is_on_it(entry: str, denied: bool) -> None:  # noqa: FBT001
@@ -66,6 +67,9 @@ def test_an_empty_one_denies_nobody_and_an_unknown_certificate_is_not_on_it() ->
         ('[[denied]]\nissuer = "CN=a"', "name exactly one of"),
         (f'[[denied]]\nkey = "sha256:{KEY}"\nissuer = "CN=a"', "issuer goes with serial"),
         ('[[denied]]\nspiffe = "a"', "'spiffe' is not known"),
+        ('[[denied]]\nserial = "1"\nissuer = "O = Acme, CN = agents"', "issuer: write it as RFC 4514 does"),
+        ('[[denied]]\nserial = "1"\nissuer = "agents"', "issuer: write it as RFC 4514 does"),
+        (f"[[denied]]\nserial = {'1' * 5000}", "cannot be read: "),
         ('[[deny]]\nserial = "1"', "'deny' is not known here"),
         ('denied = "all"', "denied is a list"),
         ("denied = [1]", "is not a table"),

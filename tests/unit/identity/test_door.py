@@ -10,8 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.errors import BrokerError, ConfigError, Reason
-from broker.identity import Authenticator, verify
+from broker.identity import Authenticator, files, verify
 from broker.identity.authority import new_authority
+from broker.model import Certificate
 from tests.fakes.clock import FakeClock
 from tests.support.certs import TestCA
 from tests.support.doors import door, settle
@@ -91,6 +92,47 @@ def test_i7_a_reload_that_would_join_them_is_refused_and_told_once(ca: TestCA, c
     ca.operator_root_path.write_bytes(good)
     settle(opened)
     assert opened.remarks(clock.now()) == []
+
+
+def test_a_denial_that_comes_with_bundles_that_would_be_joined_is_in_force(ca: TestCA, tmp_path: Path) -> None:
+    deny = tmp_path / "denied.toml"
+    deny.write_text("")
+    opened = door(ca.root_path, operators=ca.operator_root_path, deny=deny)
+    operators = opened.trust.operators
+    deny.write_text(f'[[denied]]\nagent = "{ID}"\n')
+    ca.operator_root_path.write_bytes(ca.operator_root_path.read_bytes() + ca.root_pem)
+    looked = settle(opened)
+    assert (looked.loaded, list(looked.refused)) == (("deny list",), ["operators' trust bundle"])
+    assert opened.denies(ID, Certificate())
+    assert opened.trust.operators == operators
+
+
+def test_a_bundle_that_another_was_refused_with_is_taken_when_that_is_good_again(ca: TestCA, clock: FakeClock) -> None:
+    opened = door(ca.root_path, operators=ca.operator_root_path)
+    good, newer = ca.operator_root_path.read_bytes(), new_authority("newer", now=datetime.now(UTC)).certificate
+    ca.root_path.write_bytes(ca.root_pem + pem(newer))
+    ca.operator_root_path.write_bytes(good + ca.root_pem)
+    assert len(settle(opened).refused) == 2
+    ca.operator_root_path.write_bytes(good + pem(new_authority("ops", now=datetime.now(UTC)).certificate))
+    assert settle(opened).loaded
+    settle(opened)
+    assert newer in opened.trust.agents["test.local"].bundle.roots
+    assert opened.remarks(clock.now()) == []
+
+
+def test_i7_a_source_that_a_parser_fails_on_alarms_and_keeps_no_denial_away(
+    ca: TestCA, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deny = tmp_path / "denied.toml"
+    deny.write_text("")
+    opened = door(ca.root_path, deny=deny)
+    monkeypatch.setattr(files, "parse_bundle", None)  # a mistake of ours: TypeError
+    ca.root_path.write_bytes(ca.root_pem + pem(new_authority("new", now=datetime.now(UTC)).certificate))
+    deny.write_text(f'[[denied]]\nagent = "{ID}"\n')
+    looked = settle(opened)
+    assert (looked.loaded, list(looked.refused)) == (("deny list",), ["agents' trust bundle"])
+    assert opened.denies(ID, Certificate())
+    assert "refused" in opened.remarks(clock.now())[0]
 
 
 def test_a_denied_certificate_is_refused_from_the_next_call_on(ca: TestCA, tmp_path: Path, clock: FakeClock) -> None:

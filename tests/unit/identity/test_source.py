@@ -116,6 +116,42 @@ def test_i7_what_is_bad_is_told_once_and_the_last_good_one_stays(path: Path, bro
         of(path)
 
 
+def refusals(words: FileSource[str], times: int) -> int:
+    """How often what is there is judged, and refused."""
+    count = 0
+    for _ in range(times):
+        try:
+            assert words.look() is None
+        except ConfigError as error:
+            count += words.refuse(error.problems)
+    return count
+
+
+def test_i7_the_same_mistake_made_again_is_told_again(path: Path) -> None:
+    words = of(path)
+    for _ in range(2):
+        path.write_text("bad")
+        assert refusals(words, 12) == 1
+        assert words.problems
+        path.write_text("one")
+        assert looks(words) is None
+        assert not words.problems
+
+
+def test_what_is_refused_is_judged_again_now_and_then_and_told_once(tmp_path: Path, path: Path) -> None:
+    """A certificate may have become valid since."""
+    valid = tmp_path / "valid"
+
+    def parse_later(contents: Sequence[bytes], _old: str | None) -> str:
+        return contents[0].decode() if valid.exists() else parse([contents[0].replace(b"two", b"bad")], None)
+
+    words = FileSource("words", [path], parse_later, max_bytes=20)
+    path.write_text("two")
+    assert refusals(words, 3 * source._AGAIN) == 1
+    valid.touch()
+    assert looks(words, source._AGAIN) == "two"
+
+
 def test_files_that_are_read_together_are_one_thing(tmp_path: Path) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
     for each in paths:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import spiffe
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.clock import SystemClock
@@ -150,6 +151,25 @@ def test_an_agent_that_is_away_is_told_and_found_again(agent: FakeAgent, authori
     agent.start()
     assert until(lambda: one.current().chain_pem == pem(new))
     assert problem(one) == ""
+
+
+def test_a_stream_that_cannot_be_begun_is_told_and_begun_again(
+    agent: FakeAgent, authority: TestCA, api: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, new = svid(authority, BROKER), svid(authority, BROKER)
+    agent.push(response(mine))
+    one = api()
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spiffe.WorkloadApiClient, "stream_x509_contexts", failing)
+        agent.stop()
+        agent.push(response(new))
+        agent.start()
+        assert until(lambda: "start new thread" in problem(one))
+    assert until(lambda: one.current().chain_pem == pem(new))
 
 
 def test_an_entry_that_is_taken_away_is_told(agent: FakeAgent, authority: TestCA, api: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 
 from broker.errors import Reason, StoreError
 from broker.identity import FrontDoor
-from broker.leases import admission
+from broker.leases import admission, moves
+from broker.leases.epoch import epoch_lost
+from broker.leases.steps import Steps
 from broker.model import Certificate, EndReason, LeaseState, StepState
+from tests.fakes.clock import FakeClock
 from tests.fakes.launchers import SCHEDULER, launcher
 from tests.fakes.world import LOAD, OTHER, World, agent, refusal, world
 from tests.support.certs import TestCA
@@ -80,6 +84,18 @@ async def test_what_a_denied_certificate_asked_for_ends_and_its_step_goes_on(bro
     assert (await broker.lease(taken.lease.id)).end_reason is EndReason.AGENT_DENIED
     assert (await broker.lease(kept.lease.id)).state is LeaseState.ACTIVE
     assert (await broker.step_row(opened)).state is StepState.OPEN
+
+
+async def test_more_than_fit_in_one_transaction_end_all(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "PAGE", 2)
+    stolen = replace(agent(), certificate=Certificate(spki_sha256="b" * 64))
+    opened = await broker.begin()
+    taken = [await broker.issue(opened.handle, who=stolen) for _ in range(5)]
+    denials.path.write_text(f'[[denied]]\nkey = "sha256:{"b" * 64}"\n')
+    await look(broker)
+    assert {(await broker.lease(one.lease.id)).end_reason for one in taken} == {EndReason.AGENT_DENIED}
 
 
 async def test_what_was_begun_with_a_denied_certificate_ends(broker: World, denials: Denials) -> None:
@@ -154,6 +170,52 @@ async def test_a_new_trust_is_in_force_although_it_cannot_be_written_and_is_writ
     assert broker.policies.generation == generation + 1
     assert (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
     assert len(await broker.journal("TRUST_LOADED")) == 1
+
+
+@pytest.mark.parametrize("what", [StoreError("the disk is full"), epoch_lost()])
+async def test_steps_that_cannot_be_ended_now_are_ended_later(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch, what: Exception
+) -> None:
+    """Ending goes on after a failure, so the sweep looks whether anything is left."""
+    await broker.set_launchers(launcher())
+    opened = await broker.launch()
+    end_step = moves.end_step
+
+    def failing(*_args: Any, **_fields: Any) -> None:
+        raise what
+
+    denials.write(SCHEDULER)
+    monkeypatch.setattr(moves, "end_step", failing)
+    await broker.engine.look_at_door()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="1 steps of the denied are open still"):
+            await broker.engine.look_at_door()
+    monkeypatch.setattr(moves, "end_step", end_step)
+    await broker.engine.look_at_door()
+    assert (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
+
+
+class ThreeLooks(FakeClock):
+    """Its third sleep is the end."""
+
+    left = 3
+
+    async def sleep(self, seconds: float) -> None:
+        self.left -= 1
+        if not self.left:
+            raise asyncio.CancelledError
+
+
+async def test_what_goes_on_failing_is_said_once(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = admission.Admission(replace(broker.core, clock=ThreeLooks()), Steps(broker.core), denials.door)
+    said = list[str]()
+    monkeypatch.setattr(admission.log, "error", lambda what, **_: said.append(what))
+    monkeypatch.setattr(watch, "look", None)  # TypeError
+    with pytest.raises(asyncio.CancelledError):
+        await watch.run()
+    assert said == ["the front door could not be looked at"]
 
 
 async def test_i7_a_bad_list_is_journalled_once_and_ends_nothing(broker: World, denials: Denials) -> None:

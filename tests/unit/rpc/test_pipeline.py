@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from broker.config import Limits
 from broker.errors import StoreError
 from broker.guard.limiter import RateLimit
-from broker.identity import verify
+from broker.identity import FrontDoor, verify
 from broker.rpc import server
 from broker.rpc.methods import BROKER, MethodRule
 from stepcred.v1 import broker_pb2 as pb
@@ -189,6 +190,20 @@ def test_what_has_not_changed_is_not_handed_over_again(tmp_path: Path, monkeypat
     ca.server()  # over the old files
     assert settle(opened).loaded == ("server certificate",)
     assert [fetch() is None for _ in range(3)] == [False, True, True]
+
+
+def test_key_and_certificate_are_of_one_pair_while_another_is_taken_into_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = TestCA(tmp_path, "dev.local")
+    opened = door(ca.root_path, "dev.local", server=ca.server())
+    old = opened.server
+    ca.server()  # over the old files
+    settle(opened)
+    turns = cycle([old, opened.server])
+    monkeypatch.setattr(FrontDoor, "server", property(lambda _: next(turns)))
+    key, cert, _roots = server._material(opened, verify.agents)
+    assert (key, cert) == (old.key, old.cert)
 
 
 # --- limits ---

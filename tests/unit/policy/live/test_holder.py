@@ -174,6 +174,14 @@ async def test_another_part_of_the_daemon_may_raise_the_generation(policies: Pol
     assert policies.generation == 2
 
 
+async def test_and_that_before_the_first_map_is_loaded(path: Path, store: FlakyStore) -> None:
+    """A trust bundle may change while the daemon starts."""
+    policies = Policies(path, KINDS, settle=0)
+    policies.generation_raised(await store.write(lambda tx: tx.raise_generation()))
+    await policies.load_initial(store, FakeClock())
+    assert policies.generation == await stored_generation(store)
+
+
 async def test_i7_a_map_that_everybody_may_write_is_refused_at_a_reload_too(
     policies: Policies, store: FlakyStore, path: Path
 ) -> None:
