@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -35,6 +35,7 @@ class Crl:
     next_update: datetime
     serials: frozenset[int] = field(repr=False)
     signed: x509.CertificateRevocationList = field(repr=False)
+    of_root: bool = False  # its signature was checked by a root when it was loaded
 
     def is_of(self, issuer: x509.Certificate) -> bool:
         """Signed by this CA, which may sign lists."""
@@ -46,6 +47,15 @@ class Crl:
                 return False
         except x509.ExtensionNotFound:
             pass
+        return self._signed_by(issuer)
+
+    def is_forged(self, issuer: x509.Certificate) -> bool:
+        """It says that this CA has signed it, and it has not."""
+        if issuer.subject.public_bytes() != self.issuer_der or self.of_root:
+            return False
+        return self.key_id in (b"", *_key_ids(issuer)) and not self._signed_by(issuer)
+
+    def _signed_by(self, issuer: x509.Certificate) -> bool:
         try:
             return self.signed.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]  # any key will do
         except (*MALFORMED, InvalidSignature):
@@ -58,6 +68,7 @@ class Standing:
 
     revoked: bool
     until: datetime | None  # the first of the lists asked runs out then; None: none was asked
+    forged: bool = False  # a list stands in the place of an issuer's, and is not its own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +88,7 @@ class Crls:
         return Standing(
             revoked=any(certificate.serial_number in one.serials for certificate, one in asked),
             until=min((one.next_update for _, one in asked), default=None),
+            forged=any(one.is_forged(issuer) for _, issuer in pairwise(path) for one in self.lists),
         )
 
     def names(self, certificate: Certificate) -> bool:
@@ -88,7 +100,7 @@ class Crls:
 
 
 def parse_crls(contents: Sequence[bytes], labels: Sequence[str], bundle: Bundle, old: Crls | None) -> Crls:
-    """Raises ConfigError for a list that is broken, partial, signed by another than its issuer, or older than the last one.
+    """Raises ConfigError for a list that is broken, partial, not signed by its issuer, older than the last one, or gone.
 
     A list whose issuer is not in the bundle is kept: its issuer may be an intermediate, which clients bring along.
     """
@@ -99,12 +111,26 @@ def parse_crls(contents: Sequence[bytes], labels: Sequence[str], bundle: Bundle,
             for one in _lists(content):
                 _must_be_signed(one, bundle)
                 _must_not_be_older(one, old)
-                lists.append(one)
+                lists.append(replace(one, of_root=any(one.is_of(root) for root in bundle.roots)))
         except MALFORMED as error:
             problems.append(f"{label}: {error if isinstance(error, _Unusable) else 'not a revocation list'}")
+    if old and not problems:
+        problems = [f"{', '.join(labels)}: {problem}" for problem in _gone(lists, old, bundle)]
     if problems:
         raise ConfigError(problems)
     return Crls(lists=tuple(lists))
+
+
+def _gone(lists: Sequence[Crl], old: Crls, bundle: Bundle) -> Iterator[str]:
+    """Whoever can put another issuer's list in place of one would undo its revocations.
+
+    An issuer without a list revokes nothing.
+    """
+    there = {(one.issuer_der, one.key_id) for one in lists}
+    for before in old.lists:
+        retired = before.of_root and not any(before.is_of(root) for root in bundle.roots)
+        if (before.issuer_der, before.key_id) not in there and not retired:
+            yield f"has no list of {before.issuer} any more; when its CA is gone, restart the broker"
 
 
 class _Unusable(ValueError):
@@ -161,6 +187,15 @@ def _key_id(signed: x509.CertificateRevocationList) -> bytes:
         return signed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
     except x509.ExtensionNotFound:
         return b""
+
+
+def _key_ids(issuer: x509.Certificate) -> list[bytes]:
+    """How lists name its key: as it says itself, and as others reckon it."""
+    reckoned = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
+    try:
+        return [reckoned, issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest]
+    except x509.ExtensionNotFound:
+        return [reckoned]
 
 
 def _must_be_signed(one: Crl, bundle: Bundle) -> None:

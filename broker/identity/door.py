@@ -24,12 +24,12 @@ class DomainSources:
     """Where the trust in one domain's names comes from."""
 
     bundle: Source[Bundle]
-    crls: Source[Crls] | None = None
+    crls: Sequence[Source[Crls]] = ()  # each by itself: one that is bad keeps no other back
 
     def read(self, found: Mapping[str, Found[Any]]) -> Domain:
         """With what was found, where something was."""
-        bundle = _value(self.bundle, found)
-        return Domain(bundle=bundle, crls=_value(self.crls, found) if self.crls else Crls())
+        lists = tuple(one for source in self.crls for one in _value(source, found).lists)
+        return Domain(bundle=_value(self.bundle, found), crls=Crls(lists=lists))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,21 +87,22 @@ class FrontDoor:
         `closely`: also where nothing tells of a change.
         """
         found, refused = self._found(closely=closely)
+        try:
+            must_be_apart(self._compose(found, generation=0))
+        except ConfigError as error:  # which of the new bundles is to blame, nobody can tell; nothing else is
+            for source in self._bundles():
+                if found.pop(source.name, None) is not None:
+                    source.refuse(error.problems)
+                    refused[source.name] = error.problems
         moved = any(name != self._server_name for name in found)
-        if moved:
-            trust = self._compose(found, generation=self.trust.generation + 1)
-            try:
-                must_be_apart(trust)
-            except ConfigError as error:  # which of the new files is to blame, nobody can tell
-                for source in self._sources():
-                    if source.name in found:
-                        source.refuse(error.problems)
-                return Looked(refused=refused | dict.fromkeys(found, error.problems))
+        trust = self._compose(found, generation=self.trust.generation + moved)
         for source in self._sources():
             if source.name in found:
                 source.adopt(found[source.name])
         if moved:
             self.trust = trust
+            for source in self._sources():  # a list of a CA that is new itself, a bundle that no longer overlaps
+                source.reconsider()
         return Looked(loaded=tuple(found), refused=refused, moved=moved)
 
     def _found(self, *, closely: bool) -> tuple[dict[str, Found[Any]], dict[str, Sequence[str]]]:
@@ -159,9 +160,15 @@ class FrontDoor:
         return self._server.name if self._server else ""
 
     def _sources(self) -> list[Source[Any]]:
-        domains = [*self._agents.values(), *self._operators.values()]
-        some = [self._server, self._deny_list, *(one for domain in domains for one in (domain.bundle, domain.crls))]
-        return [source for source in some if source is not None]
+        some = [self._server, self._deny_list, *self._bundles()]
+        lists = [one for domain in self._domains() for one in domain.crls]
+        return [source for source in some if source is not None] + lists
+
+    def _bundles(self) -> list[Source[Bundle]]:
+        return [domain.bundle for domain in self._domains()]
+
+    def _domains(self) -> list[DomainSources]:
+        return [*self._agents.values(), *self._operators.values()]
 
 
 def _value(source: Source[Any], found: Mapping[str, Found[Any]]) -> Any:

@@ -72,6 +72,11 @@ class PushedSource(Generic[T]):
         """It is not; the last good one stays."""
         self._problems, self._refused = tuple(problems), self._seen
 
+    def reconsider(self) -> None:
+        """What was refused is judged again."""
+        if self._problems:
+            self._refused = b""
+
 
 def pushed_server(api: WorkloadApi, now: Callable[[], datetime]) -> Source[ServerPair]:
     """Raises ConfigError."""

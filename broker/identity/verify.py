@@ -148,6 +148,8 @@ class Authenticator:
             path = _path(leaf, intermediates, domain, now)
             # 8. On no revocation list of an issuer on the path.
             standing = domain.crls.standing(path)
+            if standing.forged:
+                raise _invalid("the revocation list of a certificate's issuer is not signed by it; tell the operator")
             if standing.revoked:
                 raise BrokerError(Reason.CERTIFICATE_REVOKED, "the certificate, or one above it, is revoked")
             return _Verified(

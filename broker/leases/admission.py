@@ -7,7 +7,7 @@ the generation rises; what is open already has to end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from broker.errors import BrokerError, StoreError
@@ -37,15 +37,20 @@ class Admission:
         self._core = core
         self._steps = steps
         self._door = door
-        self._looking = asyncio.Lock()
+        self._looking, self._settling = asyncio.Lock(), asyncio.Lock()
         self._unwritten: list[Looked] = []
         self._sweep_due = True  # who was denied while the broker was away
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. In two tasks: a database that is slow to write must not keep the next denial waiting."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._for_ever(self._look))
+            tasks.create_task(self._for_ever(self._settle))
+
+    async def _for_ever(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.look()
+                await work()
             except StoreError as error:
                 log.warning(
                     "the new trust is in force and could not be journalled; it is tried again", problem=str(error)
@@ -59,6 +64,10 @@ class Admission:
 
         `closely`: also where nothing tells of a change.
         """
+        await self._look(closely=closely)
+        await self._settle()
+
+    async def _look(self, *, closely: bool = False) -> None:
         async with self._looking:
             looked = await asyncio.to_thread(self._door.look, closely=closely)
             self._core.metrics.front_door(refused=len(self._door.refused()), ends=self._door.ends())
@@ -66,12 +75,20 @@ class Admission:
                 self._tell(looked)
                 self._unwritten.append(looked)
                 self._sweep_due |= looked.moved
+
+    async def _settle(self) -> None:
+        """Write down what has come into force, and end what it forbids. Raises StoreError."""
+        async with self._settling:
             while self._unwritten:
                 await self._write(self._unwritten[0])
                 del self._unwritten[0]
-            if self._sweep_due:
-                await self._sweep()
+            while self._sweep_due:
                 self._sweep_due = False
+                try:
+                    await self._sweep()
+                except BaseException:
+                    self._sweep_due = True
+                    raise
 
     def _tell(self, looked: Looked) -> None:
         if looked.loaded:
