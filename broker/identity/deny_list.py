@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography import x509
+
 from broker.errors import ConfigError
 from broker.identity.spiffe import SpiffeIdError, parse_spiffe_id
 from broker.model import Certificate
@@ -128,7 +130,7 @@ def entry_of(item: Any) -> Entry:
         agent=_agent(item.get("agent", "")),
         key=_key(item.get("key", "")),
         serial=_serial(item.get("serial", "")),
-        issuer=item.get("issuer", ""),
+        issuer=_issuer(item.get("issuer", "")),
         why=item.get("why", ""),
     )
 
@@ -146,6 +148,17 @@ def _key(text: str) -> str:
     if text and not _KEY.fullmatch(text):
         raise ValueError('key: write "sha256:" and 64 lower-case hexadecimal digits')
     return text.removeprefix("sha256:")
+
+
+def _issuer(text: str) -> str:
+    """One that is written otherwise would be nobody's, and the entry would deny nobody."""
+    try:
+        return x509.Name.from_rfc4514_string(text).rfc4514_string() if text else ""
+    except ValueError:
+        raise ValueError(
+            'issuer: write it as RFC 4514 says ("CN=agents,O=acme"); '
+            "`openssl x509 -noout -issuer -nameopt RFC2253` prints it so"
+        ) from None
 
 
 def _serial(text: str) -> str:
