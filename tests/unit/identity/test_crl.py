@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -271,3 +272,16 @@ def unnamed(issuer: Authority, signer: Authority) -> x509.CertificateRevocationL
     made = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
     made = made.last_update(now - timedelta(minutes=1)).next_update(now + timedelta(days=1))
     return made.sign(signer.key, SHA256())
+
+
+def test_a_lists_signature_is_checked_once_for_each_issuer(ca: TestCA) -> None:
+    """It may be 16 MB; a revoked agent that asks again and again would stop everybody."""
+    (one,) = parsed(ca.root, revocation_list(ca.root, 7)).lists
+    assert one.known == {ca.root.certificate: True}
+    path = [ca.leaf(ID)[0], ca.root.certificate]
+    assert not Crls(lists=(replace(one, signed=None),)).standing(path).revoked  # type: ignore[arg-type]
+    others = [
+        new_authority("stepcred dev CA, agents of test.local", now=datetime.now(UTC)).certificate for _ in range(70)
+    ]
+    assert not any(one.is_of(other) for other in others)
+    assert len(one.known) <= 64
