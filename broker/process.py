@@ -48,6 +48,9 @@ def harden(environ: MutableMapping[str, str] = os.environ) -> list[str]:
 def _hush(environ: MutableMapping[str, str]) -> list[str]:
     """Take talkative variables away, from C libraries and children too."""
     found = [name for name in _TALKATIVE if environ.pop(name, "")]
+    environ["GRPC_VERBOSITY"] = (
+        "ERROR"  # without it, each stranger whose handshake fails gets a line in the log (measured)
+    )
     problems = [f"{name} is not obeyed: {_TALKATIVE[name]}" for name in found]
     if sys.flags.dev_mode:
         problems.append("Python's development mode is on (PYTHONDEVMODE or -X dev); do not serve with it")

@@ -46,6 +46,8 @@ class Readiness:
             found.append("files of teams are refused; their last good ones are in force")
         if self._door and self._door.remarks(self._core.clock.now()):
             found.append("the front door needs a look: a file is refused, or a list or certificate runs out")
+        if self._engine.door_overdue:
+            found.append("the front door's files cannot be read: no denial or revocation in them is seen")
         return found
 
     @contextlib.contextmanager

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 
 from broker.errors import ConfigError
 from broker.identity.bundle import MALFORMED, Bundle
 from broker.model import Certificate
 
 MAX_BYTES = 16 << 20  # in-house bound: some 400,000 entries
+
+_MOST_KNOWN = 64  # in-house bound: certificates of one issuer's name
 
 _HEAD, _TAIL = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 # The critical extensions that are understood below; a list with another one may not be used (section 5.2).
@@ -36,30 +37,38 @@ class Crl:
     next_update: datetime
     serials: frozenset[int] = field(repr=False)
     signed: x509.CertificateRevocationList = field(repr=False)
-    # Issuer → whether it is of it. To hash 100,000 entries takes 25 ms of the event loop (measured), and whoever is
-    # revoked is looked for at every call.
-    _asked: dict[bytes, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    of_root: bool = False  # its signature was checked by a root when it was loaded
+    # issuer's certificate → has it signed? Over 11 MB that takes 75 ms (measured), and every call may ask.
+    known: dict[x509.Certificate, bool] = field(default_factory=dict, repr=False, compare=False)
 
     def is_of(self, issuer: x509.Certificate) -> bool:
-        """Signed by this CA, which may sign lists. Worked out once for each CA, of which there are few."""
+        """Signed by this CA, which may sign lists."""
         if issuer.subject.public_bytes() != self.issuer_der:
             return False
-        known = issuer.fingerprint(hashes.SHA256())
-        if known not in self._asked:
-            self._asked[known] = self._is_signed_by(issuer)
-        return self._asked[known]
-
-    def _is_signed_by(self, issuer: x509.Certificate) -> bool:
         try:
             usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
             if not usage.crl_sign:
                 return False
         except x509.ExtensionNotFound:
             pass
-        try:
-            return self.signed.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]  # any key will do
-        except (*MALFORMED, InvalidSignature):
+        return self._signed_by(issuer)
+
+    def is_forged(self, issuer: x509.Certificate) -> bool:
+        """It says that this CA has signed it, and it has not."""
+        if issuer.subject.public_bytes() != self.issuer_der or self.of_root:
             return False
+        return self.key_id in (b"", *_key_ids(issuer)) and not self._signed_by(issuer)
+
+    def _signed_by(self, issuer: x509.Certificate) -> bool:
+        if issuer not in self.known:
+            if len(self.known) >= _MOST_KNOWN:
+                self.known.clear()
+            try:
+                valid = self.signed.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]  # any key will do
+            except (*MALFORMED, InvalidSignature):
+                valid = False
+            self.known[issuer] = valid
+        return self.known[issuer]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +77,7 @@ class Standing:
 
     revoked: bool
     until: datetime | None  # the first of the lists asked runs out then; None: none was asked
+    forged: bool = False  # a list stands in the place of an issuer's, and is not its own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +97,7 @@ class Crls:
         return Standing(
             revoked=any(certificate.serial_number in one.serials for certificate, one in asked),
             until=min((one.next_update for _, one in asked), default=None),
+            forged=any(one.is_forged(issuer) for _, issuer in pairwise(path) for one in self.lists),
         )
 
     def names(self, certificate: Certificate) -> bool:
@@ -98,7 +109,7 @@ class Crls:
 
 
 def parse_crls(contents: Sequence[bytes], labels: Sequence[str], bundle: Bundle, old: Crls | None) -> Crls:
-    """Raises ConfigError for a list that is broken, partial, signed by another than its issuer, older than the last one, or gone.
+    """Raises ConfigError for a list that is broken, partial, not signed by its issuer, older than the last one, or gone.
 
     A list whose issuer is not in the bundle is kept: its issuer may be an intermediate, which clients bring along.
     """
@@ -109,13 +120,26 @@ def parse_crls(contents: Sequence[bytes], labels: Sequence[str], bundle: Bundle,
             for one in _lists(content):
                 _must_be_signed(one, bundle)
                 _must_not_be_older(one, old)
-                lists.append(one)
+                lists.append(replace(one, of_root=any(one.is_of(root) for root in bundle.roots)))
         except MALFORMED as error:
             problems.append(f"{label}: {error if isinstance(error, _Unusable) else 'not a revocation list'}")
-    problems = problems or [f"{', '.join(labels)}: {problem}" for problem in _missing(lists, bundle, old)]
+    if old and not problems:
+        problems = [f"{', '.join(labels)}: {problem}" for problem in _gone(lists, old, bundle)]
     if problems:
         raise ConfigError(problems)
     return Crls(lists=tuple(lists))
+
+
+def _gone(lists: Sequence[Crl], old: Crls, bundle: Bundle) -> Iterator[str]:
+    """Whoever can put another issuer's list in place of one would undo its revocations.
+
+    An issuer without a list revokes nothing.
+    """
+    there = {(one.issuer_der, one.key_id) for one in lists}
+    for before in old.lists:
+        retired = before.of_root and not any(before.is_of(root) for root in bundle.roots)
+        if (before.issuer_der, before.key_id) not in there and not retired:
+            yield f"has no list of {before.issuer} any more; when its CA is gone, restart the broker"
 
 
 class _Unusable(ValueError):
@@ -174,28 +198,24 @@ def _key_id(signed: x509.CertificateRevocationList) -> bytes:
         return b""
 
 
+def _key_ids(issuer: x509.Certificate) -> list[bytes]:
+    """How lists name its key: as it says itself, and as others reckon it."""
+    reckoned = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
+    try:
+        return [reckoned, issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest]
+    except x509.ExtensionNotFound:
+        return [reckoned]
+
+
 def _must_be_signed(one: Crl, bundle: Bundle) -> None:
     namesakes = [root for root in bundle.roots if root.subject.public_bytes() == one.issuer_der]
     if namesakes and not any(one.is_of(root) for root in namesakes):
         raise _Unusable("is not signed by the CA that it names")
 
 
-def _missing(lists: Sequence[Crl], bundle: Bundle, old: Crls | None) -> Iterator[str]:
-    """Whoever can put a stranger's list in the place of a root's would undo a revocation too.
-
-    Of an intermediate nobody here knows whether it is still in use.
-    """
-    for before in old.lists if old else ():
-        if not any(_same_row(before, one) for one in lists) and any(before.is_of(root) for root in bundle.roots):
-            yield f"the list of {before.issuer} is gone, which is still a root; put it back, or restart without it"
-
-
-def _same_row(one: Crl, other: Crl) -> bool:
-    return (one.issuer_der, one.key_id) == (other.issuer_der, other.key_id)
-
-
 def _must_not_be_older(one: Crl, old: Crls | None) -> None:
     """Whoever can put an old list back would undo a revocation."""
     for before in old.lists if old else ():
-        if _same_row(before, one) and (one.number, one.this_update) < (before.number, before.this_update):
+        same = (before.issuer_der, before.key_id) == (one.issuer_der, one.key_id)
+        if same and (one.number, one.this_update) < (before.number, before.this_update):
             raise _Unusable(f"is older than the one in force (number {one.number}, after {before.number})")

@@ -27,12 +27,12 @@ class DomainSources:
     """Where the trust in one domain's names comes from."""
 
     bundle: Source[Bundle]
-    crls: Source[Crls] | None = None
+    crls: Sequence[Source[Crls]] = ()  # each by itself: one that is bad keeps no other back
 
     def read(self, found: Mapping[str, Found[Any]]) -> Domain:
         """With what was found, where something was."""
-        bundle = _value(self.bundle, found)
-        return Domain(bundle=bundle, crls=_value(self.crls, found) if self.crls else Crls())
+        lists = tuple(one for source in self.crls for one in _value(source, found).lists)
+        return Domain(bundle=_value(self.bundle, found), crls=Crls(lists=lists))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,13 +168,16 @@ class FrontDoor:
     def _server_name(self) -> str:
         return self._server.name if self._server else ""
 
-    def _bundles(self) -> list[Source[Bundle]]:
-        return [domain.bundle for domain in (*self._agents.values(), *self._operators.values())]
-
     def _sources(self) -> list[Source[Any]]:
-        domains = [*self._agents.values(), *self._operators.values()]
-        some = [self._server, self._deny_list, *(one for domain in domains for one in (domain.bundle, domain.crls))]
-        return [source for source in some if source is not None]
+        some = [self._server, self._deny_list, *self._bundles()]
+        lists = [one for domain in self._domains() for one in domain.crls]
+        return [source for source in some if source is not None] + lists
+
+    def _bundles(self) -> list[Source[Bundle]]:
+        return [domain.bundle for domain in self._domains()]
+
+    def _domains(self) -> list[DomainSources]:
+        return [*self._agents.values(), *self._operators.values()]
 
 
 def _value(source: Source[Any], found: Mapping[str, Found[Any]]) -> Any:

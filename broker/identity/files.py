@@ -30,7 +30,7 @@ class DomainFiles:
 
 def domain_sources(roots: Source[Bundle], crls: Sequence[Path], whose: str) -> DomainSources:
     """Revocation lists beside a bundle, wherever that comes from. Raises ConfigError."""
-    return DomainSources(bundle=roots, crls=crl_files(crls, f"{whose} revocation lists", roots) if crls else None)
+    return DomainSources(bundle=roots, crls=[crl_file(one, f"{whose} revocation list", roots) for one in crls])
 
 
 def bundle_file(path: Path, name: str) -> Source[Bundle]:
@@ -42,14 +42,14 @@ def bundle_file(path: Path, name: str) -> Source[Bundle]:
     return FileSource(name, [path], parse, max_bytes=bundle.MAX_BYTES)
 
 
-def crl_files(paths: Sequence[Path], name: str, roots: Source[Bundle]) -> Source[Crls]:
+def crl_file(path: Path, name: str, roots: Source[Bundle]) -> Source[Crls]:
     """Raises ConfigError."""
-    labels = [f"{name} {path}" for path in paths]
+    name = f"{name} {path}"
 
     def parse(contents: Sequence[bytes], old: Crls | None) -> Crls:
-        return parse_crls(contents, labels, roots.value, old)
+        return parse_crls(contents, [name], roots.value, old)
 
-    return FileSource(name, paths, parse, max_bytes=crl.MAX_BYTES)
+    return FileSource(name, [path], parse, max_bytes=crl.MAX_BYTES)
 
 
 def deny_file(path: Path) -> Source[DenyList]:

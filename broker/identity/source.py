@@ -7,6 +7,8 @@ written may hold half of a deny list, and be good: only what two looks in a row 
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +52,7 @@ class Source(Protocol[T]):
 
     def refuse(self, problems: Sequence[str]) -> bool: ...
 
-    def again(self) -> None: ...
+    def again(self) -> None: ...  # what it is judged by may be another
 
 
 class LastGood(Generic[T]):
@@ -174,7 +176,8 @@ class FileSource(LastGood[T]):
             try:
                 contents.append(_read(path, self._max_bytes, secret=path in self._secrets))
             except ConfigError as error:
-                problems += [f"{self.name} {problem}" for problem in error.problems]
+                name = self.name.removesuffix(f" {path}")
+                problems += [f"{name} {problem}" for problem in error.problems]
         if problems:
             raise ConfigError(problems)
         return contents
@@ -195,13 +198,20 @@ def _read(path: Path, max_bytes: int, *, secret: bool) -> bytes:
             problem := secret_problem(path) if secret else public_problem(path)
         ):  # whoever writes it decides whom to let in
             raise ConfigError([f"{path}: {problem}"])
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
+        content = _content(path, max_bytes)
     except OSError as error:
         raise ConfigError([f"{path}: {unreadable(error)}"]) from None
     if len(content) > max_bytes:
         raise ConfigError([f"{path}: over {max_bytes} bytes"])
     return content
+
+
+def _content(path: Path, max_bytes: int) -> bytes:
+    """A byte more than `max_bytes` at most. Only of a file: a pipe that nobody writes to would hold up every look."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ConfigError([f"{path}: is not a file; put one there"])
+        return file.read(max_bytes + 1)
 
 
 def digest_of(contents: Sequence[bytes]) -> bytes:

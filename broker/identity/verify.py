@@ -24,7 +24,7 @@ from broker.identity.address import address_of
 from broker.identity.bundle import MALFORMED
 from broker.identity.door import FrontDoor
 from broker.identity.leaf import CertificatePolicy, certificate_of, check_form, read_spiffe_id
-from broker.identity.path import CA_POLICY, LEAF_POLICY
+from broker.identity.path import CA_POLICY, LEAF_POLICY, below
 from broker.identity.spiffe import SpiffeId
 from broker.identity.trust import Domain, Trust
 from broker.model import Agent, Certificate
@@ -148,6 +148,8 @@ class Authenticator:
             path = _path(leaf, intermediates, domain, now)
             # 8. On no revocation list of an issuer on the path.
             standing = domain.crls.standing(path)
+            if standing.forged:
+                raise _invalid("the revocation list of a certificate's issuer is not signed by it; tell the operator")
             if standing.revoked:
                 raise BrokerError(Reason.CERTIFICATE_REVOKED, "the certificate, or one above it, is revoked")
             return _Verified(
@@ -169,7 +171,7 @@ def _path(
     builder = PolicyBuilder().store(Store(list(domain.bundle.roots))).time(now)
     builder = builder.extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY)
     try:
-        return builder.build_client_verifier().verify(leaf, intermediates).chain
+        return builder.build_client_verifier().verify(leaf, below(domain.bundle.roots, intermediates)).chain
     except VerificationError:
         raise _invalid("no valid path from the certificate to a trusted root") from None
 

@@ -7,8 +7,8 @@ the generation rises; what is open already has to end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from broker.errors import BrokerError, StoreError
 from broker.identity.door import FrontDoor, Looked
@@ -26,6 +26,7 @@ log = get_logger(__name__)
 # access within one second.
 LOOK_EVERY = 0.25
 PAGE = 200  # leases ended in one transaction
+OVERDUE = 5.0  # seconds since the last look that are remarked on
 
 T = TypeVar("T")
 
@@ -37,46 +38,66 @@ class Admission:
         self._core = core
         self._steps = steps
         self._door = door
-        self._looking = asyncio.Lock()
+        self._looking, self._settling = asyncio.Lock(), asyncio.Lock()
         self._unwritten: list[Looked] = []
         self._sweep_due = True  # who was denied while the broker was away
-        self._failing = False  # said once, not at every look
+        self._looked_at = core.clock.boottime()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. In two tasks: a database that is slow to write must not keep the next denial waiting."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._for_ever(self._look, "the front door could not be looked at"))
+            tasks.create_task(
+                self._for_ever(self._settle, "what came of the new trust could not be written; it is tried again")
+            )
+
+    async def _for_ever(self, work: Callable[[], Awaitable[None]], failed: str) -> None:
+        failing = False  # said once, not four times a second
         while True:
             try:
-                await self.look()
-                self._failing = False
-            except StoreError as error:
-                self._say("what came of the new trust could not be written; it is tried again", problem=str(error))
-            except Exception as error:  # noqa: BLE001 - a dead watch would let in whom an operator has denied
-                self._say("the front door could not be looked at", exc_info=error)
+                await work()
+                failing = False
+            except Exception as error:  # a dead watch would let in whom an operator has denied
+                if not failing:
+                    log.exception(failed, problem=str(error))
+                failing = True
             await self._core.clock.sleep(LOOK_EVERY)
+
+    def overdue(self) -> bool:
+        """A look takes too long: a file system hangs, and no change is seen."""
+        return self._core.clock.boottime() - self._looked_at > OVERDUE
 
     async def look(self, *, closely: bool = False) -> None:
         """Take what is new and good into force, journal it, and end what it forbids. Raises StoreError: it is due still.
 
         `closely`: also where nothing tells of a change.
         """
+        await self._look(closely=closely)
+        await self._settle()
+
+    async def _look(self, *, closely: bool = False) -> None:
         async with self._looking:
             looked = await asyncio.to_thread(self._door.look, closely=closely)
+            self._looked_at = self._core.clock.boottime()
             self._core.metrics.front_door(refused=len(self._door.refused()), ends=self._door.ends())
             if looked.loaded or looked.refused:
                 self._tell(looked)
                 self._unwritten.append(looked)
                 self._sweep_due |= looked.moved
+
+    async def _settle(self) -> None:
+        """Write down what has come into force, and end what it forbids. Raises StoreError."""
+        async with self._settling:
             while self._unwritten:
                 await self._write(self._unwritten[0])
                 del self._unwritten[0]
-            if self._sweep_due:
-                await self._sweep()
+            while self._sweep_due:
                 self._sweep_due = False
-
-    def _say(self, what: str, **about: Any) -> None:
-        if not self._failing:
-            log.error(what, **about)
-        self._failing = True
+                try:
+                    await self._sweep()
+                except BaseException:
+                    self._sweep_due = True
+                    raise
 
     def _tell(self, looked: Looked) -> None:
         if looked.loaded:

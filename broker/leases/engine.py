@@ -194,6 +194,11 @@ class Engine:
 
     # --- its own life ---
 
+    @property
+    def door_overdue(self) -> bool:
+        """Nobody can look at the front door's files: what is denied in them is not seen."""
+        return self._admission is not None and self._admission.overdue()
+
     async def look_at_door(self) -> None:
         """Read bundles, lists and certificates again, whether something tells of a change or not. Raises StoreError."""
         if self._admission:

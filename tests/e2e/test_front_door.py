@@ -234,6 +234,7 @@ def test_an_operator_has_a_listener_of_its_own(house: House, deployment: Deploym
     with pytest.raises(grpc.RpcError) as refused:
         house.operator(pretender).GetOperator(operator_pb2.GetOperatorRequest(), timeout=5)
     assert refused.value.code() is C.UNAVAILABLE, "not even a handshake"
+    assert "Handshake failed" not in deployment.log.read_text(), "strangers would fill the log"
     operator = Creds(cert=ann.cert, key=ann.key, ca=deployment.ca.root_path)
     with wire(deployment, operator) as client, pytest.raises(grpc.RpcError) as at_agents:
         client._stub.WhoAmI(pb.WhoAmIRequest(), timeout=5)

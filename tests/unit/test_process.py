@@ -73,6 +73,7 @@ def test_libraries_that_are_told_to_trace_by_variables_do_not(tmp_path: Path, ho
     )
     traced = "canary-in-the-metadata" in done.stderr
     assert traced is not harden  # without it they do, or this would show nothing
+
     lines = done.stdout.splitlines()
     assert lines[-1] == ("None False" if harden else f"{tmp_path / 'keys'} True")
     assert all(any(name in line for line in lines) for name in (*told, "SSLKEYLOGFILE")) is harden

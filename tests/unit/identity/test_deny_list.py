@@ -66,6 +66,8 @@ def test_an_empty_one_denies_nobody_and_an_unknown_certificate_is_not_on_it() ->
         ('[[denied]]\nserial = ""', "every value is a text"),
         ('[[denied]]\nissuer = "CN=a"', "name exactly one of"),
         (f'[[denied]]\nkey = "sha256:{KEY}"\nissuer = "CN=a"', "issuer goes with serial"),
+        ('[[denied]]\nserial = "1"\nissuer = "O = acme, CN = a"', "issuer: write it as RFC 4514"),
+        ('[[denied]]\nserial = "1"\nissuer = "/CN=a"', "issuer: write it as RFC 4514"),
         ('[[denied]]\nspiffe = "a"', "'spiffe' is not known"),
         ('[[denied]]\nserial = "1"\nissuer = "O = Acme, CN = agents"', "issuer: write it as RFC 4514 does"),
         ('[[denied]]\nserial = "1"\nissuer = "agents"', "issuer: write it as RFC 4514 does"),

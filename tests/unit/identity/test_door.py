@@ -178,3 +178,28 @@ def test_the_servers_certificate_is_rotated_without_moving_the_trust(ca: TestCA)
 def test_the_key_is_never_shown(ca: TestCA) -> None:
     opened = door(ca.root_path, server=ca.server())
     assert "PRIVATE" not in repr(opened.server)
+
+
+def test_a_denial_that_comes_with_a_bundle_that_is_refused_counts(ca: TestCA, tmp_path: Path, clock: FakeClock) -> None:
+    """Kubernetes swaps both at once."""
+    deny, good = tmp_path / "denied.toml", ca.operator_root_path.read_bytes()
+    deny.write_text("")
+    opened = door(ca.root_path, operators=ca.operator_root_path, deny=deny)
+    ca.operator_root_path.write_bytes(good + ca.root_pem)
+    deny.write_text(f'[[denied]]\nagent = "{ID}"\n')
+    looked = settle(opened)
+    assert (looked.loaded, list(looked.refused)) == (("deny list",), ["operators' trust bundle"])
+    assert reason(Authenticator(opened, clock), ca.leaf(ID)[0]) is Reason.AGENT_DENIED
+
+
+def test_bundles_that_overlap_no_longer_are_judged_again(ca: TestCA, clock: FakeClock) -> None:
+    """The refused one is at rest; what was wrong with it was the other."""
+    opened = door(ca.root_path, operators=ca.operator_root_path)
+    before = ca.root_path.read_bytes()
+    ca.operator_root_path.write_bytes(before)
+    assert "operators' trust bundle" in settle(opened).refused
+    ca.root_path.write_bytes(pem(new_authority("new", now=datetime.now(UTC)).certificate))
+    assert settle(opened).loaded == ("agents' trust bundle",)
+    assert settle(opened).loaded == ("operators' trust bundle",)
+    assert opened.trust.operators["test.local"].bundle.pem == before
+    assert opened.remarks(clock.now()) == []

@@ -86,7 +86,7 @@ def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:
     assert looks(words) == "b"
 
 
-@pytest.mark.parametrize("broken", ["bad", "absent", "too long", "writable by all", "folder"])
+@pytest.mark.parametrize("broken", ["bad", "absent", "too long", "writable by all", "folder", "pipe"])
 def test_i7_what_is_bad_is_told_once_and_the_last_good_one_stays(path: Path, broken: str) -> None:
     words = of(path)
     path.unlink()
@@ -98,6 +98,8 @@ def test_i7_what_is_bad_is_told_once_and_the_last_good_one_stays(path: Path, bro
             path.chmod(0o666)
         case "folder":
             path.mkdir()
+        case "pipe":  # read, it would hang for ever
+            os.mkfifo(path)
     assert words.look() is None
     with pytest.raises(ConfigError) as told:
         words.look()
@@ -164,3 +166,16 @@ def test_files_that_are_read_together_are_one_thing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         words.look()
     assert words.value == "1+2"
+
+
+def test_what_was_refused_is_judged_again_when_something_else_has_changed(path: Path) -> None:
+    words = of(path)
+    path.write_text("two")
+    words.look()
+    assert words.look()
+    words.refuse(["not together with the others"])
+    assert looks(words, 12) is None
+    words.again()
+    assert looks(words) == "two"
+    words.again()
+    assert looks(words, 12) is None

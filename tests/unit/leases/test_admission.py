@@ -21,6 +21,7 @@ from tests.fakes.launchers import SCHEDULER, launcher
 from tests.fakes.world import LOAD, OTHER, World, agent, refusal, world
 from tests.support.certs import TestCA
 from tests.support.doors import door, settle
+from tests.support.processes import wait_until
 
 
 class Denials:
@@ -211,11 +212,14 @@ async def test_what_goes_on_failing_is_said_once(
 ) -> None:
     watch = admission.Admission(replace(broker.core, clock=ThreeLooks()), Steps(broker.core), denials.door)
     said = list[str]()
-    monkeypatch.setattr(admission.log, "error", lambda what, **_: said.append(what))
-    monkeypatch.setattr(watch, "look", None)  # TypeError
+    monkeypatch.setattr(admission.log, "exception", lambda what, **_: said.append(what))
+
+    async def fail() -> None:
+        raise TypeError
+
     with pytest.raises(asyncio.CancelledError):
-        await watch.run()
-    assert said == ["the front door could not be looked at"]
+        await watch._for_ever(fail, "could not be looked at")
+    assert said == ["could not be looked at"]
 
 
 async def test_i7_a_bad_list_is_journalled_once_and_ends_nothing(broker: World, denials: Denials) -> None:
@@ -253,3 +257,29 @@ async def test_without_a_look_in_the_transaction_it_would_be_minted(
     settle(denials.door)
     object.__setattr__(broker.core, "denies", lambda *_: False)
     assert await broker.issue(opened.handle)
+
+
+async def test_a_database_that_hangs_keeps_no_further_denial_waiting(
+    broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denials.write(LOAD)
+    settle(denials.door)
+    stuck, free = asyncio.Event(), asyncio.Event()
+    write = broker.store.write
+
+    async def slow(operation: Any) -> Any:
+        stuck.set()
+        await free.wait()
+        return await write(operation)
+
+    monkeypatch.setattr(broker.store, "write", slow)
+    denials.write()
+    first = [asyncio.create_task(broker.engine.look_at_door()) for _ in range(2)]
+    await stuck.wait()
+    denials.write(OTHER)
+    more = [asyncio.create_task(broker.engine.look_at_door()) for _ in range(2)]
+    await asyncio.to_thread(
+        wait_until, lambda: denials.door.denies(OTHER, agent(OTHER).certificate), within=5, what="it"
+    )
+    free.set()
+    await asyncio.gather(*first, *more)
