@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker.errors import ConfigError
-from broker.identity.bundle import MALFORMED
+from broker.identity.path import issued
 from broker.identity.trust import Trust
 
 
@@ -30,20 +29,10 @@ def _ties(operators: x509.Certificate, agents: list[x509.Certificate]) -> Iterat
     for root in agents:
         if _key(root) == _key(operators):
             yield "is in the agents' trust bundle too"
-        elif _issued(operators, by=root):
+        elif issued(operators, by=root):
             yield "was issued by a root in the agents' trust bundle (name the agents' issuing CA there instead)"
-        elif _issued(root, by=operators):
+        elif issued(root, by=operators):
             yield "has issued a root in the agents' trust bundle"
-
-
-def _issued(certificate: x509.Certificate, *, by: x509.Certificate) -> bool:
-    if certificate.issuer != by.subject:
-        return False
-    try:
-        certificate.verify_directly_issued_by(by)
-    except (*MALFORMED, InvalidSignature):
-        return False
-    return True
 
 
 def _key(root: x509.Certificate) -> bytes:

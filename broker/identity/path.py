@@ -8,9 +8,14 @@ and refuses. The leaf's own extensions are checked in `leaf`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy
+
+from broker.identity.bundle import MALFORMED
 
 _PURPOSES = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
 
@@ -33,3 +38,29 @@ CA_POLICY = (
     .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _issues_clients)
 )
 LEAF_POLICY = ExtensionPolicy.permit_all().require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
+
+
+def below(roots: Sequence[x509.Certificate], brought: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """Of the intermediates that a client brought along, those that hang from a root by their signatures.
+
+    The verifier tries every way upwards: CAs of a stranger's own that sign each other, below the name and public key of
+    an honest one, cost it 190 ms a call (measured; P-521), and all calls wait. Downwards each is asked about a few times.
+    """
+    found: list[x509.Certificate] = []
+    above, left = list(roots), list(brought)
+    while above and left:
+        above = [one for one in left if any(issued(one, by=issuer) for issuer in above)]
+        left = [one for one in left if one not in above]
+        found += above
+    return found
+
+
+def issued(certificate: x509.Certificate, *, by: x509.Certificate) -> bool:
+    """By name and signature."""
+    if certificate.issuer != by.subject:
+        return False
+    try:
+        certificate.verify_directly_issued_by(by)
+    except (*MALFORMED, InvalidSignature):
+        return False
+    return True

@@ -24,7 +24,7 @@ from broker.identity.address import address_of
 from broker.identity.bundle import MALFORMED
 from broker.identity.door import FrontDoor
 from broker.identity.leaf import CertificatePolicy, certificate_of, check_form, read_spiffe_id
-from broker.identity.path import CA_POLICY, LEAF_POLICY
+from broker.identity.path import CA_POLICY, LEAF_POLICY, below
 from broker.identity.spiffe import SpiffeId
 from broker.identity.trust import Domain, Trust
 from broker.model import Agent, Certificate
@@ -169,7 +169,7 @@ def _path(
     builder = PolicyBuilder().store(Store(list(domain.bundle.roots))).time(now)
     builder = builder.extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY)
     try:
-        return builder.build_client_verifier().verify(leaf, intermediates).chain
+        return builder.build_client_verifier().verify(leaf, below(domain.bundle.roots, intermediates)).chain
     except VerificationError:
         raise _invalid("no valid path from the certificate to a trusted root") from None
 

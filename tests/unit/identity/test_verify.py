@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -174,3 +175,29 @@ def x509_pem(der: bytes) -> bytes:
     from base64 import encodebytes
 
     return b"-----BEGIN CERTIFICATE-----\n" + encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
+def test_cas_of_a_strangers_own_do_not_lead_the_search_astray(
+    tmp_path: Path, clock: FakeClock, ca: TestCA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can make a CA with the name and public key of an honest one, below CAs that sign each other: the verifier
+    tries every way up through them, until it gives up.
+    """
+    now = datetime.now(UTC)
+    root = new_authority("root", now=now, path_length=1)
+    middle = ca.intermediate(issuer=root)
+    (tmp_path / "roots.pem").write_bytes(pem(root.certificate))
+    stranger = new_authority("stranger", now=now)
+    until, fields = now + timedelta(days=1), [(x509.BasicConstraints(ca=True, path_length=None), True)]
+
+    def forged(name: x509.Name, key: Any) -> x509.Certificate:
+        return stranger.sign(new_builder(name, key, now - timedelta(minutes=1), until, fields))
+
+    subject = stranger.certificate.subject
+    fakes = [forged(middle.certificate.subject, middle.key.public_key())]
+    fakes += [forged(subject, stranger.key.public_key()) for _ in range(6)]
+    leaf = pem(ca.leaf(ID, issuer=middle)[0])
+    chain = pem(*fakes, middle.certificate)
+    assert ask(Authenticator(door(tmp_path / "roots.pem"), clock), leaf, chain)
+    monkeypatch.setattr(verify, "below", lambda _, brought: brought)  # the mutant
+    assert refusal(Authenticator(door(tmp_path / "roots.pem"), clock), leaf, chain) is Reason.CERTIFICATE_INVALID
