@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,10 +120,27 @@ def _path(config: Path | None, file: Path | None) -> Path:
         return file
     if config is None:
         fail(os.EX_USAGE, "give --file FILE, or --config FILE (STEPCRED_BROKER_CONFIG) with tls.deny_file set")
-    path = load(config, os.environ).tls.deny_file
+    try:
+        path = load(config, os.environ).tls.deny_file
+    except ConfigError:
+        # Who denies is in a hurry: the list may not be there yet, and other mistakes in the config can wait.
+        if (path := _named_in(config)) is None:
+            raise
     if path is None:
         fail(os.EX_CONFIG, f"{config}: tls.deny_file is not set: the daemon reads no deny list")
     return path
+
+
+def _named_in(config: Path) -> Path | None:
+    """The deny list that a config names in which something else is wrong."""
+    try:
+        tls = tomllib.loads(config.read_text()).get("tls")
+    except (OSError, ValueError):
+        return None
+    named = os.environ.get("STEPCRED_BROKER_TLS__DENY_FILE") or (
+        tls.get("deny_file") if isinstance(tls, dict) else None
+    )
+    return config.absolute().parent / named if isinstance(named, str) else None
 
 
 def _entry(agent: str, key: str, serial: str, issuer: str, cert: Path | None, *, serial_only: bool, why: str) -> Entry:
@@ -141,13 +159,26 @@ def _entry(agent: str, key: str, serial: str, issuer: str, cert: Path | None, *,
 
 
 def _of(path: Path) -> Certificate:
-    """The first certificate in the file: the leaf, where a chain is in it."""
+    """The first certificate in the file: the leaf, where a chain is in it. A CA's is none that comes in."""
     try:
-        return certificate_of(x509.load_pem_x509_certificates(path.read_bytes())[0])
+        found = x509.load_pem_x509_certificates(path.read_bytes())[0]
+        if _is_ca(found):
+            fail(
+                os.EX_DATAERR,
+                f"--cert {path}: is a CA's, and only who comes in can be denied; revoke it, or take its root out",
+            )
+        return certificate_of(found)
     except OSError as error:
         fail(os.EX_NOINPUT, f"--cert {path}: {unreadable(error)}")
     except MALFORMED:
         fail(os.EX_DATAERR, f"--cert {path}: holds no PEM certificate")
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
 
 
 def _text(path: Path) -> str:

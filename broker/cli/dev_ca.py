@@ -78,8 +78,9 @@ def issue(
         issued = make(directory, spiffe_id, out)
     root = directory / "ca.pem"  # who presents it must verify the server, whose root this is
     typer.echo(f"# {spiffe_id}, for 24 hours; paste this, or eval it:")
+    whose = "STEPCRED_ADMIN" if operator else "STEPCRED"
     for name, path in (("CERT", issued.cert), ("KEY", issued.key), ("CA", root)):
-        typer.echo(f"export STEPCRED_{name}={quote(str(path.absolute()))}")
+        typer.echo(f"export {whose}_{name}={quote(str(path.absolute()))}")
 
 
 def _check_id(spiffe_id: str) -> None:

@@ -57,6 +57,13 @@ def test_a_certificate_is_denied_by_its_key_or_by_its_number(file: Path, tmp_pat
         assert not listed(file).entries
 
 
+def test_a_ca_cannot_be_denied(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An entry over its key would deny nobody who hangs from it."""
+    assert deny(file, "add", "--cert", str(TestCA(tmp_path).root_path)) == os.EX_DATAERR
+    assert "is a CA's" in capsys.readouterr().err
+    assert not file.exists()
+
+
 def test_what_is_removed_leaves_the_rest_as_it_was(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(f'# first\n[[denied]]\nagent = "{LOAD}"\n\n[[denied]]  # second\nserial = "1"\nwhy = "x"\n')
     assert deny(file, "remove", "--agent", LOAD) == 0
@@ -88,6 +95,7 @@ def test_list(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--key", "sha256:AB"), os.EX_USAGE, "key: write"),
         (("--serial", "x"), os.EX_USAGE, "serial: write it in hexadecimal"),
         (("--issuer", "CN=a", "--agent", LOAD), os.EX_USAGE, "name one of"),
+        (("--serial", "1", "--issuer", "CN = a"), os.EX_USAGE, "issuer: write it as RFC 4514"),
         (("--cert", "nowhere.pem"), os.EX_NOINPUT, "does not exist"),
         (("--cert", __file__), os.EX_DATAERR, "holds no PEM certificate"),
     ],
@@ -100,6 +108,16 @@ def test_what_names_nobody_is_not_written(
     assert not file.exists()
 
 
+def test_a_config_with_other_mistakes_stops_nobody_from_denying(tmp_path: Path, file: Path) -> None:
+    """The list that it names is not there yet, nor is anything else."""
+    config = tmp_path / "broker.toml"
+    config.write_text('[tls]\ndeny_file = "denied.toml"\ncert_file = "nowhere.pem"\n')
+    assert main(["deny", "add", "--config", str(config), "--agent", LOAD]) == 0
+    assert listed(file).entries == (Entry(agent=LOAD),)
+    config.write_text("[tls]\n")
+    assert main(["deny", "add", "--config", str(config), "--agent", LOAD]) == os.EX_CONFIG
+
+
 def test_a_list_that_is_broken_is_not_made_worse(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text("[[denied]]\n")
     assert deny(file, "add", "--agent", LOAD) == os.EX_CONFIG
@@ -109,9 +127,10 @@ def test_a_list_that_is_broken_is_not_made_worse(file: Path, capsys: pytest.Capt
     assert "--config" in capsys.readouterr().err
 
 
+_ISSUERS = st.one_of(st.sampled_from(["", "CN=a", r"CN=a\, b,O=c"]), st.text(max_size=10))
 _ENTRY = st.one_of(
     st.builds(Entry, agent=st.sampled_from([LOAD, LOAD + "/*", "spiffe://a/b"]), why=st.text(max_size=20)),
-    st.builds(Entry, serial=st.sampled_from(["1", "ab"]), issuer=st.text(max_size=10), why=st.text(max_size=20)),
+    st.builds(Entry, serial=st.sampled_from(["1", "ab"]), issuer=_ISSUERS, why=st.text(max_size=20)),
     st.builds(Entry, key=st.sampled_from(["ab" * 32, "cd" * 32])),
 )
 

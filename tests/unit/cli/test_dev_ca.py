@@ -77,7 +77,7 @@ def test_operators_hang_from_a_root_of_their_own(directory: Path, tmp_path: Path
     operator = f"spiffe://{DOMAIN}/operator/ann"
     code, output = run("issue", "--dir", directory, "--id", operator, "--operator", "--out", tmp_path / "ann")
     assert code == 0
-    assert f"STEPCRED_CA={directory}/ca.pem" in output, "an operator verifies the server, whose root that is"
+    assert f"STEPCRED_ADMIN_CA={directory}/ca.pem" in output, "an operator verifies the server, whose root that is"
     leaf = (tmp_path / "ann.pem").read_bytes()
 
     def ask(bundle: str) -> str:
