@@ -159,13 +159,26 @@ def _entry(agent: str, key: str, serial: str, issuer: str, cert: Path | None, *,
 
 
 def _of(path: Path) -> Certificate:
-    """The first certificate in the file: the leaf, where a chain is in it."""
+    """The first certificate in the file: the leaf, where a chain is in it. A CA's is none that comes in."""
     try:
-        return certificate_of(x509.load_pem_x509_certificates(path.read_bytes())[0])
+        found = x509.load_pem_x509_certificates(path.read_bytes())[0]
+        if _is_ca(found):
+            fail(
+                os.EX_DATAERR,
+                f"--cert {path}: is a CA's, and only who comes in can be denied; revoke it, or take its root out",
+            )
+        return certificate_of(found)
     except OSError as error:
         fail(os.EX_NOINPUT, f"--cert {path}: {unreadable(error)}")
     except MALFORMED:
         fail(os.EX_DATAERR, f"--cert {path}: holds no PEM certificate")
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
 
 
 def _text(path: Path) -> str:

@@ -57,6 +57,13 @@ def test_a_certificate_is_denied_by_its_key_or_by_its_number(file: Path, tmp_pat
         assert not listed(file).entries
 
 
+def test_a_ca_cannot_be_denied(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An entry over its key would deny nobody who hangs from it."""
+    assert deny(file, "add", "--cert", str(TestCA(tmp_path).root_path)) == os.EX_DATAERR
+    assert "is a CA's" in capsys.readouterr().err
+    assert not file.exists()
+
+
 def test_what_is_removed_leaves_the_rest_as_it_was(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(f'# first\n[[denied]]\nagent = "{LOAD}"\n\n[[denied]]  # second\nserial = "1"\nwhy = "x"\n')
     assert deny(file, "remove", "--agent", LOAD) == 0
