@@ -2,7 +2,8 @@
 
 Two kinds of files. A *secret* (keys, tokens, the database with what lies beside it) is for this process alone: it could
 be read, or another put in its place. A *public* one (config, roots, deny lists, public keys) may be read by everybody,
-and decides whom to believe: it must not be written by anybody else.
+and decides whom to believe: it must not be everybody's to write, nor belong to a stranger. (To which group it may be
+given is the operator's to say: config management and teams work so.)
 
 What real deployments look like, and is let through:
 - Kubernetes mounts a Secret as links through `..data`, owned by root, readable by the pod's `fsGroup`, on a file system

@@ -21,12 +21,12 @@ async def reload(daemon: Daemon) -> None:
     """SIGHUP: scope map, front door and mint keys anew; a bad file keeps the last good one and alarms (I7)."""
     try:
         await daemon.core.policies.reload()
-    except StoreError:
+    except Exception:  # whatever it is, the rest is read
         log.exception("the scope map could not be loaded")
     try:
-        await daemon.engine.look_at_door()
-    except StoreError:
-        log.exception("the new trust is in force and could not be journalled; it is tried again")
+        await daemon.engine.settle_door()
+    except Exception:
+        log.exception("the front door could not be settled; it is tried again")
     try:
         if await daemon.reload_keys():
             log.info("mint key rotated", kid=daemon.core.keyring.current)

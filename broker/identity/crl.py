@@ -29,9 +29,9 @@ class Crl:
 
     issuer: str  # RFC 4514
     issuer_der: bytes = field(repr=False)
-    key_id: bytes = field(
-        repr=False
-    )  # of the key that signed it: a CA that changes its key begins another row of lists
+    # Of the key that signed it, and DER of the part that it is of: another key or part is another row of lists.
+    key_id: bytes = field(repr=False)
+    part: bytes = field(repr=False)
     number: int
     this_update: datetime
     next_update: datetime
@@ -40,6 +40,11 @@ class Crl:
     of_root: bool = False  # its signature was checked by a root when it was loaded
     # issuer's certificate → has it signed? Over 11 MB that takes 75 ms (measured), and every call may ask.
     known: dict[x509.Certificate, bool] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def row(self) -> tuple[bytes, bytes, bytes]:
+        """Of lists with the same one the newest counts."""
+        return self.issuer_der, self.key_id, self.part
 
     def is_of(self, issuer: x509.Certificate) -> bool:
         """Signed by this CA, which may sign lists."""
@@ -135,10 +140,10 @@ def _gone(lists: Sequence[Crl], old: Crls, bundle: Bundle) -> Iterator[str]:
 
     An issuer without a list revokes nothing.
     """
-    there = {(one.issuer_der, one.key_id) for one in lists}
+    there = {one.row for one in lists}
     for before in old.lists:
         retired = before.of_root and not any(before.is_of(root) for root in bundle.roots)
-        if (before.issuer_der, before.key_id) not in there and not retired:
+        if before.row not in there and not retired:
             yield f"has no list of {before.issuer} any more; when its CA is gone, restart the broker"
 
 
@@ -176,6 +181,7 @@ def _crl(signed: x509.CertificateRevocationList) -> Crl:
         issuer=signed.issuer.rfc4514_string(),
         issuer_der=signed.issuer.public_bytes(),
         key_id=_key_id(signed),
+        part=_part(signed),
         number=_number(signed),
         this_update=signed.last_update_utc,
         next_update=signed.next_update_utc,
@@ -198,6 +204,14 @@ def _key_id(signed: x509.CertificateRevocationList) -> bytes:
         return b""
 
 
+def _part(signed: x509.CertificateRevocationList) -> bytes:
+    """What its distribution point says; b"" for a list of everything."""
+    try:
+        return signed.extensions.get_extension_for_class(x509.IssuingDistributionPoint).value.public_bytes()
+    except x509.ExtensionNotFound:
+        return b""
+
+
 def _key_ids(issuer: x509.Certificate) -> list[bytes]:
     """How lists name its key: as it says itself, and as others reckon it."""
     reckoned = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
@@ -216,6 +230,5 @@ def _must_be_signed(one: Crl, bundle: Bundle) -> None:
 def _must_not_be_older(one: Crl, old: Crls | None) -> None:
     """Whoever can put an old list back would undo a revocation."""
     for before in old.lists if old else ():
-        same = (before.issuer_der, before.key_id) == (one.issuer_der, one.key_id)
-        if same and (one.number, one.this_update) < (before.number, before.this_update):
+        if before.row == one.row and (one.number, one.this_update) < (before.number, before.this_update):
             raise _Unusable(f"is older than the one in force (number {one.number}, after {before.number})")

@@ -148,6 +148,11 @@ class FrontDoor:
             remarks.append(problem)
         return remarks
 
+    @property
+    def unsettled(self) -> bool:
+        """Something was read that has to be seen once more."""
+        return any(source.unsettled for source in self._sources())
+
     def refused(self) -> list[str]:
         """The sources whose newest reading is not in force, by name."""
         return [source.name for source in self._sources() if source.problems]

@@ -46,6 +46,9 @@ class Source(Protocol[T]):
     @property
     def problems(self) -> Sequence[str]: ...  # of the newest reading, while it is refused
 
+    @property
+    def unsettled(self) -> bool: ...  # the newest reading has to be seen once more
+
     def look(self, *, closely: bool = False) -> Found[T] | None: ...
 
     def adopt(self, found: Found[T]) -> None: ...
@@ -75,6 +78,11 @@ class LastGood(Generic[T]):
     @property
     def problems(self) -> Sequence[str]:
         return self._problems
+
+    @property
+    def unsettled(self) -> bool:
+        """The newest reading is neither in force nor refused: it has to be seen once more."""
+        return self._seen not in (self._adopted, self._refused)
 
     def adopt(self, found: Found[T]) -> None:
         """It is in force from now on."""

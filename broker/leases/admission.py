@@ -26,6 +26,7 @@ log = get_logger(__name__)
 # access within one second.
 LOOK_EVERY = 0.25
 PAGE = 200  # leases ended in one transaction
+SETTLE_LOOKS = 4  # before the first call is served
 OVERDUE = 5.0  # seconds since the last look that are remarked on
 
 T = TypeVar("T")
@@ -74,6 +75,17 @@ class Admission:
         """
         await self._look(closely=closely)
         await self._settle()
+
+    async def settled(self) -> None:
+        """Look until what is in force has been seen twice, before anybody is let in; what goes on changing waits for nobody.
+
+        What was read at the start may have been half of a deny list.
+        """
+        for _ in range(SETTLE_LOOKS):
+            await self.look(closely=True)
+            if not self._door.unsettled:
+                return
+            await self._core.clock.sleep(LOOK_EVERY)
 
     async def _look(self, *, closely: bool = False) -> None:
         async with self._looking:

@@ -199,10 +199,13 @@ class Engine:
         """Nobody can look at the front door's files: what is denied in them is not seen."""
         return self._admission is not None and self._admission.overdue()
 
-    async def look_at_door(self) -> None:
-        """Read bundles, lists and certificates again, whether something tells of a change or not. Raises StoreError."""
+    async def settle_door(self) -> None:
+        """Read bundles, lists and certificates until they are at rest, whether something tells of a change or not.
+
+        Raises StoreError: what came of it is not written yet.
+        """
         if self._admission:
-            await self._admission.look(closely=True)
+            await self._admission.settled()
 
     async def start(self) -> None:
         """Take the epoch, take up what was left, and run."""

@@ -83,6 +83,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         watcher = Watcher(core.policies, poll=config.scopes.poll, events=config.scopes.watch)
         await stack.enter_async_context(watcher.watching())
         await stack.enter_async_context(anchoring.kept())
+        await engine.settle_door()
         listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
         if config.operators is not None:
             listeners["operators"] = operators_listener(config, limits, core, door, refusals)

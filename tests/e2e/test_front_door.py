@@ -261,7 +261,7 @@ def test_an_operator_at_the_command_line(house: House, deployment: Deployment) -
     found = json.loads(told.stdout)
     assert [domain["name"] for domain in found["agents"]] == [TRUST_DOMAIN, PARTNER]
     assert (told.returncode == 1) is bool(found["remarks"])
-    assert "list 3" in admin(house, ann, "front-door").stdout
+    assert "revoked" in admin(house, ann, "front-door").stdout
     refused = admin(house, deployment.agent("operator/ann"), "whoami")
     assert (refused.returncode, refused.stdout) == (77, "")
     assert "certificate" in refused.stderr

@@ -195,6 +195,29 @@ def test_a_list_of_a_root_that_is_gone_does_not_undo_its_revocations(ca: TestCA)
     assert parsed(new, revocation_list(new, 9), revocation_list(STRANGER, 8), old=in_force), "its root is gone too"
 
 
+def test_lists_of_parts_stand_beside_each_other(ca: TestCA) -> None:
+    """Each for the certificates that name its place: they are numbered apart."""
+
+    def part(name: str, serial: int, number: int) -> x509.CertificateRevocationList:
+        place = x509.IssuingDistributionPoint(
+            full_name=[x509.UniformResourceIdentifier(name)],
+            relative_name=None,
+            only_contains_user_certs=False,
+            only_contains_ca_certs=False,
+            only_some_reasons=None,
+            indirect_crl=False,
+            only_contains_attribute_certs=False,
+        )
+        return revocation_list(ca.root, serial, number=number, extra=[(place, True)])
+
+    both = parsed(ca.root, part("http://ca/1", 7, 9), part("http://ca/2", 8, 2))
+    assert parsed(ca.root, part("http://ca/2", 8, 3), part("http://ca/1", 7, 9), old=both)
+    with pytest.raises(ConfigError, match="any more"):
+        parsed(ca.root, part("http://ca/1", 7, 10), old=both)
+    with pytest.raises(ConfigError, match="older"):
+        parsed(ca.root, part("http://ca/1", 7, 8), part("http://ca/2", 8, 2), old=both)
+
+
 def test_a_ca_that_may_not_sign_lists_revokes_nothing(tmp_path: Path, clock: FakeClock, ca: TestCA) -> None:
     root = new_authority("root", now=datetime.now(UTC), path_length=1)
     middle = ca.intermediate(issuer=root)

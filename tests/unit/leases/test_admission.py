@@ -47,10 +47,16 @@ async def broker(tmp_path: Path, denials: Denials) -> AsyncIterator[World]:
         yield made
 
 
+async def closely(broker: World) -> None:
+    """One look at every file."""
+    assert broker.engine._admission
+    await broker.engine._admission.look(closely=True)
+
+
 async def look(broker: World) -> None:
     """Until what has changed has been seen twice."""
-    await broker.engine.look_at_door()
-    await broker.engine.look_at_door()
+    await closely(broker)
+    await closely(broker)
 
 
 async def test_steps_and_credentials_of_the_denied_end_and_nobody_elses(broker: World, denials: Denials) -> None:
@@ -160,14 +166,14 @@ async def test_a_new_trust_is_in_force_although_it_cannot_be_written_and_is_writ
     denials.write(LOAD)
     settle(denials.door)
     denials.write(LOAD, OTHER)
-    await broker.engine.look_at_door()
+    await closely(broker)
     monkeypatch.setattr(broker.store, "write", full)
     with pytest.raises(StoreError):
-        await broker.engine.look_at_door()
+        await closely(broker)
     monkeypatch.setattr(broker.store, "write", write)
     assert denials.door.denies(OTHER, agent(OTHER).certificate)
     generation = broker.policies.generation
-    await broker.engine.look_at_door()
+    await closely(broker)
     assert broker.policies.generation == generation + 1
     assert (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
     assert len(await broker.journal("TRUST_LOADED")) == 1
@@ -187,12 +193,12 @@ async def test_steps_that_cannot_be_ended_now_are_ended_later(
 
     denials.write(SCHEDULER)
     monkeypatch.setattr(moves, "end_step", failing)
-    await broker.engine.look_at_door()
+    await closely(broker)
     for _ in range(2):
         with pytest.raises(StoreError, match="1 steps of the denied are open still"):
-            await broker.engine.look_at_door()
+            await closely(broker)
     monkeypatch.setattr(moves, "end_step", end_step)
-    await broker.engine.look_at_door()
+    await closely(broker)
     assert (await broker.step_row(opened)).end_reason is EndReason.AGENT_DENIED
 
 
@@ -220,6 +226,17 @@ async def test_what_goes_on_failing_is_said_once(
     with pytest.raises(asyncio.CancelledError):
         await watch._for_ever(fail, "could not be looked at")
     assert said == ["could not be looked at"]
+
+
+async def test_what_was_half_written_at_the_start_is_whole_before_anybody_is_let_in(tmp_path: Path) -> None:
+    denials = Denials(tmp_path)
+    denials.write(LOAD)  # the other half
+    async with world(tmp_path, door=denials.door) as broker:
+        settled = asyncio.create_task(broker.engine.settle_door())
+        while not settled.done():
+            await asyncio.sleep(0.01)
+            broker.fake_clock.advance(admission.LOOK_EVERY)
+        assert denials.door.denies(LOAD, agent().certificate)
 
 
 async def test_i7_a_bad_list_is_journalled_once_and_ends_nothing(broker: World, denials: Denials) -> None:
@@ -274,10 +291,10 @@ async def test_a_database_that_hangs_keeps_no_further_denial_waiting(
 
     monkeypatch.setattr(broker.store, "write", slow)
     denials.write()
-    first = [asyncio.create_task(broker.engine.look_at_door()) for _ in range(2)]
+    first = [asyncio.create_task(closely(broker)) for _ in range(2)]
     await stuck.wait()
     denials.write(OTHER)
-    more = [asyncio.create_task(broker.engine.look_at_door()) for _ in range(2)]
+    more = [asyncio.create_task(closely(broker)) for _ in range(2)]
     await asyncio.to_thread(
         wait_until, lambda: denials.door.denies(OTHER, agent(OTHER).certificate), within=5, what="it"
     )
