@@ -16,6 +16,7 @@ from broker.model import Certificate
 
 MAX_BYTES = 16 << 20  # in-house bound: some 400,000 entries
 
+MAX_LISTS = 256  # in-house bound, of one file: each is compared with each of those in force
 _MOST_KNOWN = 64  # in-house bound: certificates of one issuer's name
 
 _HEAD, _TAIL = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
@@ -158,6 +159,8 @@ def _lists(content: bytes) -> Iterator[Crl]:
     *found, _ = content.split(_TAIL)  # in one pass: a pattern takes hours over 16 MiB of heads without an end
     if content.count(b"-----BEGIN") != len(found) or any(_HEAD not in pem for pem in found):
         raise _Unusable("holds something besides revocation lists")
+    if len(found) > MAX_LISTS:
+        raise _Unusable(f"holds more than {MAX_LISTS} lists; spread them over several files")
     for pem in found:
         yield _crl(x509.load_pem_x509_crl(pem[pem.index(_HEAD) :] + _TAIL))
 

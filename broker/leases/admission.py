@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from broker.errors import BrokerError, StoreError
@@ -39,6 +41,7 @@ class Admission:
         self._core = core
         self._steps = steps
         self._door = door
+        self._thread = ThreadPoolExecutor(1, "front-door")  # of its own: in the common ones other files may hang
         self._looking, self._settling = asyncio.Lock(), asyncio.Lock()
         self._unwritten: list[Looked] = []
         self._sweep_due = True  # who was denied while the broker was away
@@ -89,7 +92,8 @@ class Admission:
 
     async def _look(self, *, closely: bool = False) -> None:
         async with self._looking:
-            looked = await asyncio.to_thread(self._door.look, closely=closely)
+            looking = partial(self._door.look, closely=closely)
+            looked = await asyncio.get_running_loop().run_in_executor(self._thread, looking)
             self._looked_at = self._core.clock.boottime()
             self._core.metrics.front_door(refused=len(self._door.refused()), ends=self._door.ends())
             if looked.loaded or looked.refused:

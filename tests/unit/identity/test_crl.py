@@ -128,6 +128,7 @@ def whole(ca: TestCA) -> bytes:
         (lambda ca: whole(ca)[:200], "besides"),
         (lambda ca: whole(ca) + ca.root_pem, "besides"),
         (lambda ca: whole(ca) + b"-----BEGIN X509 CRL-----\n", "besides"),
+        (lambda ca: whole(ca) * 257, "more than 256 lists"),
         (lambda ca: revocation_list(ca.root, extra=[(x509.DeltaCRLIndicator(1), True)]).public_bytes(PEM), "delta"),
         (lambda ca: revocation_list(ca.root, extra=[(PARTIAL, True)]).public_bytes(PEM), "only a part"),
         (lambda ca: revocation_list(ca.root, extra=[(UNKNOWN, True)]).public_bytes(PEM), "not understood"),

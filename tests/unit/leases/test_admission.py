@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +249,18 @@ async def test_i7_a_bad_list_is_journalled_once_and_ends_nothing(broker: World, 
     assert refused["data"]["what"] == "deny list"
     assert (await broker.step_row(opened)).state is StepState.OPEN
     assert denials.door.remarks(broker.clock.now())
+
+
+async def test_threads_that_hang_elsewhere_keep_no_denial_waiting(broker: World, denials: Denials) -> None:
+    """A key file on a file system that does not answer, and a SIGHUP for each of the common threads."""
+    free = threading.Event()
+    hanging = [asyncio.create_task(asyncio.to_thread(free.wait, 5)) for _ in range(40)]
+    denials.write(LOAD)
+    async with asyncio.timeout(3):
+        await look(broker)
+    assert denials.door.denies(LOAD, agent(LOAD).certificate)
+    free.set()
+    await asyncio.gather(*hanging)
 
 
 # --- mutants: without the mechanism, the same checks find it out ---
