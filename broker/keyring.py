@@ -154,7 +154,7 @@ def load(path: Path) -> Keyring:
 def _read(path: Path) -> list[str]:
     """Its lines. Raises ConfigError, in words that say what to do."""
     try:
-        return path.read_text().split()
+        return process.read_file(path).decode().split()
     except FileNotFoundError:
         why = "does not exist; restore it from where it was kept, or see docs/recovery.md for a key that is lost"
     except (OSError, UnicodeDecodeError) as error:

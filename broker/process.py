@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import os
@@ -126,6 +127,17 @@ def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
 def credentials_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Where systemd puts this service's credentials, read-only; None outside of systemd."""
     return Path(environ["CREDENTIALS_DIRECTORY"]) if environ.get("CREDENTIALS_DIRECTORY") else None
+
+
+def read_file(path: Path, most: int = 1 << 20) -> bytes:
+    """At most `most` bytes of a regular file, and one more when there are more. Raises OSError.
+
+    A pipe that nobody writes to would hold up its reader for ever, and with it the stop.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file; put one there")
+        return file.read(most + 1)
 
 
 def replace_file(path: Path, text: str, *, mode: int = 0o600) -> None:

@@ -25,6 +25,19 @@ def must_be_apart(trust: Trust) -> None:
         raise ConfigError(problems)
 
 
+def shared_roots(trust: Trust) -> list[str]:
+    """Remarks on roots that several domains of agents have: each of these domains can then vouch for the others' names."""
+    owners: dict[bytes, tuple[str, list[str]]] = {}
+    for name, domain in trust.agents.items():
+        for root in domain.bundle.roots:
+            owners.setdefault(_key(root), (root.subject.rfc4514_string(), []))[1].append(name)
+    return [
+        f"{subject} is a root of several trust domains, {', '.join(dict.fromkeys(names))}: whoever issues under it vouches for all"
+        for subject, names in owners.values()
+        if len(set(names)) > 1
+    ]
+
+
 def _ties(operators: x509.Certificate, agents: list[x509.Certificate]) -> Iterator[str]:
     for root in agents:
         if _key(root) == _key(operators):

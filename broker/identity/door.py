@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from broker.errors import ConfigError
-from broker.identity.apart import must_be_apart
+from broker.identity.apart import must_be_apart, shared_roots
 from broker.identity.bundle import Bundle
 from broker.identity.crl import Crl, Crls
 from broker.identity.deny_list import DenyList
@@ -133,7 +133,12 @@ class FrontDoor:
 
     def remarks(self, now: datetime) -> list[str]:
         """What an operator must look at, while the last good trust is in force."""
-        remarks = [f"{name}: what is there now is refused; the last good one stays" for name in self.refused()]
+        remarks = [
+            f"{source.name}: what is there now is refused, and the last good one stays: {source.problems[0]}"
+            for source in self._sources()
+            if source.problems
+        ]
+        remarks += shared_roots(self.trust)
         remarks += [
             f"the revocation list of {one.issuer} ran out at {one.next_update.isoformat()}"
             for one in self._lists()

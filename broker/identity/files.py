@@ -64,7 +64,7 @@ def deny_file(path: Path) -> Source[DenyList]:
 def server_files(cert: Path, key: Path, now: Callable[[], datetime]) -> Source[ServerPair]:
     """Raises ConfigError."""
 
-    def parse(contents: Sequence[bytes], _old: ServerPair | None) -> ServerPair:
-        return parse_server_pair(contents, now())
+    def parse(contents: Sequence[bytes], old: ServerPair | None) -> ServerPair:
+        return parse_server_pair(contents, now(), old)
 
     return FileSource("server certificate", [cert, key], parse, max_bytes=bundle.MAX_BYTES, secrets=[key])

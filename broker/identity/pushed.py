@@ -54,7 +54,7 @@ def pushed_server(api: WorkloadApi, now: Callable[[], datetime]) -> Source[Serve
 
     def parse(contents: Sequence[bytes]) -> ServerPair:
         try:
-            return parse_server_pair(contents, now())
+            return parse_server_pair(contents, now(), None)  # its names are the agent's to say
         except ConfigError as error:
             raise ConfigError([_of_the_agent(problem) for problem in error.problems]) from None
 

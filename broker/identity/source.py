@@ -7,8 +7,6 @@ written may hold half of a deny list, and be good: only what two looks in a row 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from broker.errors import ConfigError, unreadable
 from broker.permissions import public_problem, secret_problem
+from broker.process import read_file
 
 T = TypeVar("T")
 _Mark: TypeAlias = tuple[int, ...]
@@ -206,20 +205,12 @@ def _read(path: Path, max_bytes: int, *, secret: bool) -> bytes:
             problem := secret_problem(path) if secret else public_problem(path)
         ):  # whoever writes it decides whom to let in
             raise ConfigError([f"{path}: {problem}"])
-        content = _content(path, max_bytes)
+        content = read_file(path, max_bytes)
     except OSError as error:
         raise ConfigError([f"{path}: {unreadable(error)}"]) from None
     if len(content) > max_bytes:
         raise ConfigError([f"{path}: over {max_bytes} bytes"])
     return content
-
-
-def _content(path: Path, max_bytes: int) -> bytes:
-    """A byte more than `max_bytes` at most. Only of a file: a pipe that nobody writes to would hold up every look."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ConfigError([f"{path}: is not a file; put one there"])
-        return file.read(max_bytes + 1)
 
 
 def digest_of(contents: Sequence[bytes]) -> bytes:

@@ -452,7 +452,7 @@ def test_a_broker_that_is_stopping_and_one_of_tomorrow(world: World) -> None:
         for reason, fix in (
             ("DRAINING", "in a minute"),
             ("OF_TOMORROW", "docs/errors.md"),
-            ("AGENT_DENIED", "reference"),
+            ("AGENT_DENIED", "deny list"),
         ):
             code = grpc.StatusCode.UNAVAILABLE if reason == "DRAINING" else grpc.StatusCode.UNAUTHENTICATED
             fake.script("WhoAmI", Refusal(code=code, reason=reason, pushback="-1"))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.model import JsonValue
+from broker.process import read_file
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.heard import HeardTime
 
@@ -130,7 +131,7 @@ class Clients:
         settings = self._settings
         if self._session is None:
             key_file = settings.secret_access_key_file
-            key = key_file.read_text().strip() if key_file else None
+            key = read_file(key_file).decode().strip() if key_file else None
             self._session = boto3.Session(aws_access_key_id=settings.access_key_id or None, aws_secret_access_key=key)
         config = Config(
             connect_timeout=settings.connect_timeout.total_seconds(),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from broker.clock import Clock
 from broker.log import get_logger
+from broker.process import read_file
 from broker.providers.vault import answers
 from broker.providers.vault.client import VaultClient
 from broker.providers.vault.settings import AppRole, Auth, Cert, Kubernetes, TokenFile
@@ -147,7 +148,7 @@ class Login:
         digest = sha256(self._client.reread_roots())
         for path in self._auth.files:
             with contextlib.suppress(OSError):
-                digest.update(sha256(path.read_bytes()).digest())
+                digest.update(sha256(read_file(path)).digest())
         return digest.digest()
 
     def _failed(self, error: Exception, shown: bytes) -> _Failure:

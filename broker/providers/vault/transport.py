@@ -17,6 +17,7 @@ import aiohttp
 from hvac.adapters import Adapter
 from yarl import URL
 
+from broker.process import read_file
 from broker.providers.heard import HeardTime
 from broker.providers.vault.scope import is_path
 from broker.providers.vault.settings import VaultSettings
@@ -67,7 +68,7 @@ class Trust:
     def reread(self) -> tuple[bytes, ssl.SSLContext]:
         """Take the roots that are in the file now; connections that are open are not used again when they changed."""
         try:
-            roots = self.ca_file.read_bytes() if self.ca_file else b""
+            roots = read_file(self.ca_file) if self.ca_file else b""
             if self._read is None or self._read[0] != roots:
                 context = ssl.create_default_context(cafile=self.ca_file)
                 if self._certificate:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from stepcred import _settings
-from stepcred._errors import SettingsError
+from stepcred._errors import OperatorRefused, SettingsError, StepcredError, TlsRefused
 from stepcred._settings import Settings
 from stepcred._status import call_failed, error_of
 from stepcred._transport import OPTIONS, channel_credentials
@@ -40,4 +40,11 @@ def ask(method: str, request: Any, *, environ: Mapping[str, str] = os.environ) -
             return getattr(BrokerOperatorStub(channel), method)(request, timeout=TIMEOUT)
         except grpc.RpcError as error:
             failure = call_failed(error.code().name, error.details(), error.trailing_metadata())
-            raise error_of(failure, found.addr) from None
+            raise _named_for_operators(error_of(failure, found.addr)) from None
+
+
+def _named_for_operators(error: StepcredError) -> StepcredError:
+    """What it says of settings is about an operator's."""
+    if isinstance(error, TlsRefused):
+        return OperatorRefused(str(error).replace("STEPCRED_", PREFIX))
+    return error

@@ -117,6 +117,10 @@ class TlsRefused(StepcredError):
     """No connection: one side does not accept the other's certificate. Retrying does not help."""
 
 
+class OperatorRefused(TlsRefused):
+    """The same at the operators' listener."""
+
+
 class DeadlineExceeded(StepcredError):
     """No answer in time. What was asked may have happened; an unclaimed credential is revoked by the broker."""
 

@@ -175,6 +175,25 @@ def test_the_servers_certificate_is_rotated_without_moving_the_trust(ca: TestCA)
     assert opened.remarks(datetime.now(UTC) + timedelta(days=25))[-1].startswith("the server's certificate ends at")
 
 
+def test_another_servers_certificate_is_not_taken(ca: TestCA) -> None:
+    opened = door(ca.root_path, server=ca.server(["localhost"]))
+    before = opened.server
+    ca.server(["elsewhere.example"])
+    assert "names none of the hosts" in str(settle(opened).refused)
+    assert opened.server is before
+    ca.server(["elsewhere.example", "localhost"])
+    assert settle(opened).loaded == ("server certificate",)
+
+
+def test_a_root_that_two_domains_share_is_remarked_on(ca: TestCA, partner: TestCA, clock: FakeClock) -> None:
+    opened = door(ca.root_path, federated={"partner.example": partner.root_path})
+    assert opened.remarks(clock.now()) == []
+    partner.root_path.write_bytes(partner.root_pem + ca.root_pem)
+    settle(opened)
+    (remark,) = opened.remarks(clock.now())
+    assert "several trust domains, test.local, partner.example" in remark
+
+
 def test_the_key_is_never_shown(ca: TestCA) -> None:
     opened = door(ca.root_path, server=ca.server())
     assert "PRIVATE" not in repr(opened.server)

@@ -6,6 +6,7 @@ from stepcred._errors import (
     BrokerUnavailable,
     DeadlineExceeded,
     NoIdentity,
+    OperatorRefused,
     Refused,
     SettingsError,
     StepcredError,
@@ -51,7 +52,7 @@ def lines_of(error: StepcredError) -> list[str]:
     match error:
         case SettingsError():
             problems = error.problems
-        case TlsRefused():
+        case TlsRefused() if not isinstance(error, OperatorRefused):  # doctor looks at the agent's settings
             problems = [f"{error} (more: stepcred doctor)"]
         case _:
             problems = [str(error)]

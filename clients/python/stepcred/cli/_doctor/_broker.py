@@ -23,7 +23,7 @@ FIXES = {
     "CERTIFICATE_REVOKED": "it, or a CA above it, is on a revocation list: get a new one, and ask the operators why",
     "SPIFFE_ID_INVALID": "issue it with exactly one name: subjectAltName = URI:spiffe://TRUST-DOMAIN/PATH",
     "TRUST_DOMAIN_FOREIGN": "this broker is for another environment: set STEPCRED_ADDR to the one of your trust domain",
-    "AGENT_DENIED": "the operators have denied this agent or certificate: ask them, with the reference",
+    "AGENT_DENIED": "the operators have denied this agent or certificate: ask them; their deny list says why",
     "RATE_LIMITED": "something of this agent's calls without end: stop it, then ask again",
     "DRAINING": "the broker is stopping: ask again in a minute",
     "STORE_UNAVAILABLE": "operators: the broker cannot write, see its /readyz",
