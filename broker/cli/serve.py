@@ -36,11 +36,10 @@ def serve(
     for problem in not_hardened:
         log.get_logger(__name__).warning(problem)
 
-    import uvloop
-
     from broker.cli import life
+    from broker.rpc.loop import Loop
 
     # Not to be debugged: it would print what callbacks were given.
-    with asyncio.Runner(debug=False, loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(debug=False, loop_factory=Loop) as runner:
         code = runner.run(life.serve(settings, on_stop=on_stop))
     raise typer.Exit(code)

@@ -18,6 +18,7 @@ from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import Agent
+from broker.rpc.loop import interruptible
 from broker.rpc.methods import BROKER, Service
 from broker.rpc.places import Places
 from broker.rpc.status import code_of, trailers_of
@@ -68,7 +69,8 @@ class Pipeline:
             start = self._clock.monotonic()
             code = "OK"
             try:
-                return await self._serve(name, method, parse, raw, context)
+                with interruptible():
+                    return await self._serve(name, method, parse, raw, context)
             except _Answered as answered:
                 code = answered.code.name
                 await context.abort(answered.code, answered.message, answered.trailers)
