@@ -32,8 +32,6 @@ class Limits:
     connection_age_grace: Duration = timedelta(minutes=1)
     keepalive_interval: Duration = timedelta(minutes=1)
     keepalive_timeout: Duration = timedelta(seconds=20)
-    min_ping_interval: Duration = timedelta(seconds=10)
-    max_ping_strikes: Count = 3
     max_streams: Count = 32
 
     # Of one call.
