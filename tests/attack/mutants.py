@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import uvloop
 
 from broker.guard import denials
-from broker.rpc import limits, server
+from broker.rpc import limits, loop, server
 from broker.rpc.places import Room
 from broker.wiring import memory
 
@@ -50,6 +51,16 @@ def no_fair_share() -> None:
     setattr(Room, "take", take)  # noqa: B010
 
 
+def counted_pings() -> None:
+    """gRPC's own defence against a flood of pings."""
+    setattr(limits, "UNCOUNTED", 3)  # noqa: B010
+
+
+def any_loop() -> None:
+    """grpc.aio leaks what it allocated for calls that were taken back (grpc/grpc#43360)."""
+    setattr(loop, "Loop", uvloop.Loop)  # noqa: B010
+
+
 def no_memory_back() -> None:
     """What was freed stays with the process."""
     setattr(memory, "GROWN", float("inf"))  # noqa: B010
@@ -73,6 +84,8 @@ def new_context_each_time() -> None:
 
 MUTANTS: dict[str, Callable[[], None]] = {
     "no-stream-cap": no_stream_cap,
+    "counted-pings": counted_pings,
+    "any-loop": any_loop,
     "no-aggregation": no_aggregation,
     "no-fair-share": no_fair_share,
     "no-memory-back": no_memory_back,

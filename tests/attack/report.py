@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.attack.harness import MEGABYTE, Row
+from tests.attack.harness import FIRST, GROWN, MEGABYTE, P99, SETTLE, SUCCESS, Row
 
 
 def write_json(path: Path, about: dict[str, Any], rows: Sequence[Row]) -> None:
@@ -60,8 +60,10 @@ def show(console: Console, about: dict[str, Any], rows: Sequence[Row]) -> None:
         failed = "; ".join(f"{count} x {what}" for what, count in row.failed.items())
         if did or failed:
             console.print(f"{row.attack}: {did}{'; failed: ' + failed if failed else ''}", style="dim", highlight=False)
-    megabyte = f"{MEGABYTE / 1000:,.0f} kB"
     console.print(
-        f"asked: success 99.9 %, p99 500 ms above calm, memory back to 110 % in 60 s, database {megabyte}", style="dim"
+        f"asked: success {SUCCESS:.1%}, p99 {P99:.0f} ms, memory back in {SETTLE:.0f} s to {GROWN:.0%} of before it, "
+        f"at the end to {GROWN:.0%} of calm, and of the first crowd to {FIRST:.0%}; database {MEGABYTE / 1000:,.0f} kB",
+        style="dim",
+        highlight=False,
     )
     console.print("; ".join(f"{name}: {value}" for name, value in about.items()), style="dim", highlight=False)
