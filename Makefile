@@ -33,7 +33,8 @@ demo: $(READY) ## The main job on real parts, under a minute (KEEP=1 leaves it r
 # Half of the time is waiting; with more workers than cores, deadlines of seconds are missed.
 WORKERS ?= 2
 test: $(READY) ## All tests; T="-k name" narrows, WORKERS=0 in this process (for --pdb)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(T) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -m alone $(T) || [ $$? = 5 ] # 5: T has selected none of these
 
 lint: $(READY) ## ruff, mypy strict, import layers
 	@$(BIN)/ruff check .

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import gc
 import os
 import resource
 import socket
@@ -74,27 +73,6 @@ def raise_file_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
     return MOST_FILES if soft == resource.RLIM_INFINITY else soft
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is not swapped out; 0 where nobody tells."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def cpu_seconds() -> float:
-    """User and system time of this process so far, all threads."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def give_back_memory() -> bool:
-    """Hand freed memory to the system. Blocks, up to a tenth of a second after a flood; False where libc cannot."""
-    gc.collect()  # of many cancelled calls, cycles are left
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return bool(trim is not None and trim(0))
 
 
 def sd_notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:

@@ -31,7 +31,7 @@ from broker.store.anchoring import Anchoring
 from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
-from broker.wiring import adapters, memory
+from broker.wiring import adapters
 from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
 
 log = get_logger(__name__)
@@ -67,7 +67,6 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         if agent is not None:
             stack.callback(agent.close)
         door = front_door(config, clock, agent)
-        await stack.enter_async_context(memory.given_back(clock))
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)
         metrics = Metrics()

@@ -9,11 +9,11 @@ import sys
 
 from broker.__main__ import main
 from broker.providers.base import Minted, MintOrder, Provider
-from broker.wiring import adapters, memory
+from broker.wiring import adapters
 from tests.attack.mutants import MUTANTS
 from tests.bench.null_broker import NullProvider
 
-MUTANT, FILES, TIDY = (f"STEPCRED_ATTACK_{name}" for name in ("MUTANT", "FILES", "TIDY"))
+MUTANT, FILES = (f"STEPCRED_ATTACK_{name}" for name in ("MUTANT", "FILES"))
 SLOW = "slow"  # the token role, and so the scope
 SLOW_SECONDS = 4.0  # below the mint timeout
 
@@ -34,8 +34,6 @@ def providers(*_: object, **__: object) -> dict[str, Provider]:
 
 if __name__ == "__main__":
     setattr(adapters, "providers", providers)  # noqa: B010 - deliberate: the one seam that this process replaces
-    if seconds := os.environ.get(TIDY):
-        setattr(memory, "EVERY", float(seconds))  # noqa: B010 - deliberate: nothing but patience is saved
     if mutant := os.environ.get(MUTANT):
         MUTANTS[mutant]()
     if files := os.environ.get(FILES):

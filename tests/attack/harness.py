@@ -38,7 +38,7 @@ class Size:
     seconds: float
     count: float  # share
     settle_each: bool  # wait for memory after each attack, not just once in the end
-    tidy: float  # seconds between the daemon's looks at its own memory
+    rest: float  # seconds after the first crowd, before anything is measured
 
     def seconds_of(self, attack: str) -> float:
         """100,000 refusals take their time."""
@@ -46,8 +46,8 @@ class Size:
 
 
 SIZES = {
-    "long": Size(name="long", seconds=20.0, count=1.0, settle_each=True, tidy=10.0),
-    "short": Size(name="short", seconds=2.5, count=0.1, settle_each=False, tidy=2.0),
+    "long": Size(name="long", seconds=20.0, count=1.0, settle_each=True, rest=20.0),
+    "short": Size(name="short", seconds=2.5, count=0.1, settle_each=False, rest=4.0),
 }
 
 
@@ -95,9 +95,7 @@ class Harness:
         groups = [([name for name in names if name not in FEW_FILES], 0), ([n for n in names if n in FEW_FILES], FILES)]
         for group, files in groups:
             if group:
-                with victim(
-                    self._folder / f"files{files}", tidy=self._size.tidy, mutant=self._mutant, files=files
-                ) as found:
+                with victim(self._folder / f"files{files}", mutant=self._mutant, files=files) as found:
                     await self._all(found, group, files)
 
     async def _all(self, found: Victim, names: list[str], files: int) -> None:
@@ -123,7 +121,7 @@ class Harness:
         before = found.memory
         await idle.come_and_go(found.deployment.grpc_port, CROWD)
         peak = found.memory
-        await asyncio.sleep(4 * self._size.tidy)
+        await asyncio.sleep(self._size.rest)
         took, _ = await self._settled(found, before, FIRST)
         self.rows.append(_of_memory(REHEARSAL, found, before=before, settled=took, peak=peak))
 

@@ -8,7 +8,6 @@ from typing import Any
 import grpc
 import uvloop
 
-from broker import process
 from broker.guard import denials
 from broker.rpc import limits, loop, server
 from broker.rpc.places import Room
@@ -61,11 +60,6 @@ def any_loop() -> None:
     setattr(loop, "Loop", uvloop.Loop)  # noqa: B010
 
 
-def no_memory_back() -> None:
-    """What was freed stays with the process."""
-    setattr(process, "give_back_memory", lambda: False)  # noqa: B010
-
-
 def new_context_each_time() -> None:
     """gRPC's TLS context is replaced on every handshake, while others use it (grpc/grpc#36693)."""
     dynamic, configuration = grpc.dynamic_ssl_server_credentials, server._configuration
@@ -88,6 +82,5 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "any-loop": any_loop,
     "no-aggregation": no_aggregation,
     "no-fair-share": no_fair_share,
-    "no-memory-back": no_memory_back,
     "new-context-each-time": new_context_each_time,
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.attack.armed_broker import FILES, MUTANT, SLOW, TIDY
+from tests.attack.armed_broker import FILES, MUTANT, SLOW
 from tests.bench.setup import NO_VAULT, rss_mb
 from tests.support.daemon import Deployment
 
@@ -83,12 +83,11 @@ def scratch() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def victim(folder: Path, *, tidy: float, mutant: str = "", files: int = 0) -> Iterator[Victim]:
+def victim(folder: Path, *, mutant: str = "", files: int = 0) -> Iterator[Victim]:
     """From nothing to ready.
 
     Args:
         folder: for its files; made here.
-        tidy: seconds between two looks at its own memory.
         mutant: what is missing, if anything.
         files: how many the process may open, if not as many as usual.
     """
@@ -103,6 +102,6 @@ def victim(folder: Path, *, tidy: float, mutant: str = "", files: int = 0) -> It
         more=CONFIG,
         module="tests.attack.armed_broker",
     )
-    env = {MUTANT: mutant, TIDY: str(tidy)} | ({FILES: str(files)} if files else {})
+    env = {MUTANT: mutant} | ({FILES: str(files)} if files else {})
     with deployment.daemon(env=env) as process:
         yield Victim(deployment=deployment, pid=process.pid)

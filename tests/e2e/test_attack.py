@@ -15,6 +15,8 @@ import pytest
 from tests.attack.attacks import ATTACKS
 from tests.attack.harness import AFTERWARDS, CALM, REHEARSAL
 
+pytestmark = pytest.mark.alone
+
 
 def attack(*args: str) -> tuple[int, str]:
     """(exit code, table)."""

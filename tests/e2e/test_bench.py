@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
+
 RATIOS = {
     "issue_vs_echo",
     "issue_vs_echo.p50",

@@ -10,6 +10,8 @@ import pytest
 
 from tests.crash.points import POINTS
 
+pytestmark = pytest.mark.alone
+
 
 def crash(*args: str) -> tuple[int, str]:
     """(exit code, last line)."""

@@ -14,7 +14,7 @@ import pytest
 from tests.fuzz.__main__ import MISSING
 from tests.fuzz.targets import NAMES
 
-pytestmark = pytest.mark.skipif(find_spec("atheris") is None, reason=MISSING)
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(find_spec("atheris") is None, reason=MISSING)]
 
 
 def fuzz(*args: str) -> tuple[int, str]:

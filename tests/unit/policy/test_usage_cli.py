@@ -90,7 +90,11 @@ def test_simulate_takes_a_period(tmp_path: Path) -> None:
     assert (wrong.exit_code, wrong.stderr[:15]) == (64, "error: --since:")
 
 
-def test_suggest_prints_yaml_and_exits_1_when_there_is_something(tmp_path: Path, form: str) -> None:
+def test_suggest_prints_yaml_and_exits_1_when_there_is_something(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # names are cut at 80 characters
+    tmp_path = Path()
     journal = Journal()
     journal.whole()
     file = stored(tmp_path, journal, form)
