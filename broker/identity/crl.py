@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 
 from broker.errors import ConfigError
 from broker.identity.bundle import MALFORMED, Bundle
+from broker.identity.extensions import find_extension
 from broker.model import Certificate
 
 MAX_BYTES = 16 << 20  # in-house bound: some 400,000 entries
@@ -51,13 +52,8 @@ class Crl:
         """Signed by this CA, which may sign lists."""
         if issuer.subject.public_bytes() != self.issuer_der:
             return False
-        try:
-            usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
-            if not usage.crl_sign:
-                return False
-        except x509.ExtensionNotFound:
-            pass
-        return self._signed_by(issuer)
+        usage = find_extension(issuer, x509.KeyUsage)
+        return (usage is None or usage.crl_sign) and self._signed_by(issuer)
 
     def is_forged(self, issuer: x509.Certificate) -> bool:
         """It says that this CA has signed it, and it has not."""
@@ -194,34 +190,26 @@ def _crl(signed: x509.CertificateRevocationList) -> Crl:
 
 
 def _number(signed: x509.CertificateRevocationList) -> int:
-    try:
-        return signed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except x509.ExtensionNotFound:
-        return 0
+    found = find_extension(signed, x509.CRLNumber)
+    return found.crl_number if found else 0
 
 
 def _key_id(signed: x509.CertificateRevocationList) -> bytes:
-    try:
-        return signed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
-    except x509.ExtensionNotFound:
-        return b""
+    found = find_extension(signed, x509.AuthorityKeyIdentifier)
+    return (found.key_identifier or b"") if found else b""
 
 
 def _part(signed: x509.CertificateRevocationList) -> bytes:
     """What its distribution point says; b"" for a list of everything."""
-    try:
-        return signed.extensions.get_extension_for_class(x509.IssuingDistributionPoint).value.public_bytes()
-    except x509.ExtensionNotFound:
-        return b""
+    found = find_extension(signed, x509.IssuingDistributionPoint)
+    return found.public_bytes() if found else b""
 
 
 def _key_ids(issuer: x509.Certificate) -> list[bytes]:
     """How lists name its key: as it says itself, and as others reckon it."""
     reckoned = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
-    try:
-        return [reckoned, issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest]
-    except x509.ExtensionNotFound:
-        return [reckoned]
+    said = find_extension(issuer, x509.SubjectKeyIdentifier)
+    return [reckoned, said.digest] if said else [reckoned]
 
 
 def _must_be_signed(one: Crl, bundle: Bundle) -> None:

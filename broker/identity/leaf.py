@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -14,14 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.errors import BrokerError, Reason
+from broker.identity.extensions import find_extension
 from broker.identity.spiffe import SpiffeId, SpiffeIdError, parse_spiffe_id
 from broker.model import Certificate
 
 # The only extensions that a leaf may mark critical: those that are understood below (RFC 5280, section 4.2).
 _UNDERSTOOD = {x509.SubjectAlternativeName.oid, x509.BasicConstraints.oid, x509.KeyUsage.oid, x509.ExtendedKeyUsage.oid}
-
-
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +45,7 @@ def read_spiffe_id(leaf: x509.Certificate) -> SpiffeId:
     Raises SPIFFE_ID_INVALID. Reads what the certificate holds, not what the TLS layer
     shows: gRPC cuts a name at NUL (measured), and falls back to the common name.
     """
-    names = _find(leaf, x509.SubjectAlternativeName)
+    names = find_extension(leaf, x509.SubjectAlternativeName)
     uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
     if len(uris) != 1:
         raise BrokerError(Reason.SPIFFE_ID_INVALID, f"the certificate has {len(uris)} URI names, not exactly one")
@@ -108,21 +106,21 @@ def _critical_extensions(leaf: x509.Certificate, _policy: CertificatePolicy) -> 
 
 
 def _end_entity(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
-    constraints = _find(leaf, x509.BasicConstraints)
+    constraints = find_extension(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         return "a CA certificate cannot be an agent"
     return None
 
 
 def _signs_nothing_else(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
-    usage = _find(leaf, x509.KeyUsage)
+    usage = find_extension(leaf, x509.KeyUsage)
     if usage is not None and (usage.key_cert_sign or usage.crl_sign):
         return "the certificate may sign certificates or revocation lists"
     return None
 
 
 def _signs_handshakes(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
-    usage = _find(leaf, x509.KeyUsage)
+    usage = find_extension(leaf, x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
         return "the certificate's key usage lacks digitalSignature"
     return None
@@ -130,7 +128,7 @@ def _signs_handshakes(leaf: x509.Certificate, _policy: CertificatePolicy) -> str
 
 def _purpose(leaf: x509.Certificate, _policy: CertificatePolicy) -> str | None:
     """Absent means "any purpose" to TLS, and anyExtendedKeyUsage says it; an agent's certificate names its purpose."""
-    purposes = _find(leaf, x509.ExtendedKeyUsage)
+    purposes = find_extension(leaf, x509.ExtendedKeyUsage)
     if purposes is None or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
         return "the certificate's extended key usage lacks clientAuth"
     return None
@@ -148,10 +146,3 @@ CHECKS: tuple[Check, ...] = (
     _signs_handshakes,
     _purpose,
 )
-
-
-def _find(leaf: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    try:
-        return leaf.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None

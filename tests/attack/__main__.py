@@ -16,8 +16,8 @@ from tests.attack.attacks import ATTACKS
 from tests.attack.harness import SIZES, Harness
 from tests.attack.mutants import MUTANTS
 from tests.attack.report import show, write_json
-from tests.attack.site import scratch
 from tests.support.processes import allow_files
+from tests.support.scratch import scratch
 
 WIDTH = 150  # columns, where nobody is looking
 
@@ -34,7 +34,7 @@ def main() -> int:
     asked = parser.parse_args()
     allow_files(20_000)
     start = time.monotonic()
-    with scratch() as folder:
+    with scratch("attack") as folder:
         harness = Harness(
             folder, SIZES[asked.size], seed=asked.seed, mutant=asked.mutant, memory=not asked.no_memory, say=_say
         )

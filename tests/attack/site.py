@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,18 +66,6 @@ class Victim:
             )
         wal = path.with_name(path.name + "-wal")
         return int((pages - free) * size) + max(0, wal.stat().st_size - WAL if wal.exists() else 0)
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Below build/: /tmp may be memory."""
-    base = Path("build")
-    base.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="attack-", dir=base)).resolve()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

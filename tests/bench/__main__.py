@@ -17,8 +17,9 @@ from rich.console import Console
 from tests.bench import growth
 from tests.bench.report import Figure, show, write_json
 from tests.bench.rounds import Bench, Plan, say
-from tests.bench.setup import fsync_us, scratch, world
+from tests.bench.setup import fsync_us, world
 from tests.support.bao import find_bao
+from tests.support.scratch import scratch
 
 WIDTH = 150  # columns, where nobody is looking
 
@@ -36,7 +37,7 @@ def run(plan: Plan, *, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
     start = time.monotonic()
     say("decide() and import")
     figures: list[Figure] = [growth.grants(plan.rounds, many=many_grants), growth.import_ms(plan.rounds)]
-    with scratch() as folder:
+    with scratch("bench") as folder:
         about = circumstances(folder)
         say("starting OpenBao (raft, TLS), two daemons, an echo and the load generator")
         with world(folder) as everything:

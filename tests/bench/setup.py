@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,18 +76,6 @@ def fsync_us(folder: Path, times: int = 50) -> float:
             os.fdatasync(file.fileno())
             took.append(time.perf_counter() - start)
     return median(took) * 1e6
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Below build/, not in /tmp, which may be memory: there an fsync costs nothing."""
-    base = Path("build")
-    base.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base)).resolve()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
