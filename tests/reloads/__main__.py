@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -20,13 +21,15 @@ def main() -> int:
         "--seed", type=int, default=1, help="chooses what is broken, and how; the load has its own timing"
     )
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="a broken daemon: it must be found out")
+    parser.add_argument("--until", default="", metavar="REGEX", help="stop at the first finding that matches")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="reloads-") as name, openbao(Path(name)) as bao:
-        harness = Harness(bao, Path(name), seed=asked.seed, mutant=asked.mutant)
+        harness = Harness(bao, Path(name), seed=asked.seed, mutant=asked.mutant, until=asked.until)
         asyncio.run(harness.run(asked.reloads))
         findings = harness.findings
         for kind in ("wrong", "lost", "leaked"):
-            for one in getattr(findings, kind)[:10]:
+            sought = [one for one in getattr(findings, kind) if asked.until and re.search(asked.until, one)]
+            for one in [*sought, *getattr(findings, kind)][:10]:
                 print(f"{kind}: {one}")
         print("answers: " + ", ".join(f"{count} {what}" for what, count in sorted(harness.answers.items())))
         if harness.excused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -53,10 +54,11 @@ class Findings:
 class Harness:
     """Writes one map after the other, and waits for each to be taken or refused."""
 
-    def __init__(self, bao: BaoServer, folder: Path, *, seed: int, mutant: str = "") -> None:
+    def __init__(self, bao: BaoServer, folder: Path, *, seed: int, mutant: str = "", until: str = "") -> None:
         self._bao = bao
         self._seed = seed
         self._mutant = mutant
+        self._sought = until
         self._random = random.Random(seed)
         self._found = Found()
         self.findings = Findings()
@@ -88,13 +90,20 @@ class Harness:
                 await asyncio.sleep(0.3)
                 for number in range(1, reloads + 1):
                     await self._reload(number, daemon, store)
-                    if self._mutant and (self._audit.wrong or self._found.wrong or self.findings.leaked):
+                    if self._sought and self._seen():
                         break
                 await self._take_all_away(reloads + 1, daemon, store)
             await self._at_rest(store)
         self.findings.wrong += [*self._audit.wrong, *self._found.wrong]
-        self.findings.leaked += self._audit.late
+        self.findings.leaked = self._leaked()
         self.findings.lost += self._found.lost
+
+    def _seen(self) -> bool:
+        """What this run is for. A mutant's other faults do not end it: which one shows first is a matter of timing."""
+        return any(re.search(self._sought, one) for one in (*self._audit.wrong, *self._found.wrong, *self._leaked()))
+
+    def _leaked(self) -> list[str]:
+        return [*self.findings.leaked, *self._audit.late]
 
     async def _reload(self, number: int, daemon: subprocess.Popen[bytes], store: OfflineStore) -> None:
         how = choose(number, self._random)
