@@ -46,6 +46,22 @@ class Reason(Enum):
     HELD = "HELD"
     CEILING = "CEILING"
     RATE_LIMITED = "RATE_LIMITED"
+    # operators
+    OPERATOR_UNKNOWN = "OPERATOR_UNKNOWN"  # its certificate is good, and the operators file does not name it
+    ROLE_MISSING = "ROLE_MISSING"
+    SECOND_FACTOR_MISSING = "SECOND_FACTOR_MISSING"  # none is sealed for it
+    CODE_WRONG = "CODE_WRONG"
+    CODE_REPLAYED = "CODE_REPLAYED"
+    CODE_LOCKED = "CODE_LOCKED"  # too many wrong ones
+    OWNER_MAY_NOT = "OWNER_MAY_NOT"  # of the workload, or of its launcher
+    SIGNER_MAY_NOT = "SIGNER_MAY_NOT"  # of the map in force
+    SIGNER_UNKNOWN = "SIGNER_UNKNOWN"  # a key that signed the map in force belongs to no operator
+    VOTED_ALREADY = "VOTED_ALREADY"
+    OTHER_OPERATOR_NEEDED = "OTHER_OPERATOR_NEEDED"  # than the one who did it last, or who did what is reviewed
+    APPROVAL_EXPIRED = "APPROVAL_EXPIRED"
+    APPROVAL_CHANGED = "APPROVAL_CHANGED"  # the grant, scope or tier is another one by now
+    APPROVAL_DECIDED = "APPROVAL_DECIDED"
+    NOT_FOUND = "NOT_FOUND"  # told to operators only
     # provider and broker
     PROVIDER_FAILED = "PROVIDER_FAILED"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"  # disk full, database locked out

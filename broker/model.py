@@ -109,6 +109,14 @@ class EndReason(Enum):
     MINT_FAILED = "MINT_FAILED"
 
 
+class OnLock(Enum):
+    """How much the guard ends when it locks or holds. Never more than what the agent's certificate, or its launcher, vouches for."""
+
+    STEP = "step"
+    RUN = "run"
+    WORKFLOW = "workflow"
+
+
 class Bind(Enum):
     """To what the calls about a step are held, beside its handle (a stolen handle is worth what this leaves of it)."""
 
@@ -232,6 +240,8 @@ class Lease:
     evidence: Evidence | None = None
     replaces: str | None = None
     replaced_by: str | None = None
+    approval_id: str = ""  # of what operators approved it by; successors keep it
+    approval_digest: str = ""
     first_mint_at: datetime | None = None  # of the chain of successors; counts against max_ttl
     successor_no: int = 0
     attempts: int = 0  # at revoking or settling

@@ -39,9 +39,26 @@ class Kind(Enum):
     LEASE_VOID = "LEASE_VOID"
     GUARD_LOCKED = "GUARD_LOCKED"
     GUARD_HELD = "GUARD_HELD"
+    GUARD_RESET = "GUARD_RESET"  # an operator opened it
+    BREAK_GLASS = "BREAK_GLASS"  # the same, alone
+    REVIEW_SIGNED = "REVIEW_SIGNED"
+    APPROVAL_REQUESTED = "APPROVAL_REQUESTED"
+    APPROVAL_VOTED = "APPROVAL_VOTED"
+    APPROVAL_GIVEN = "APPROVAL_GIVEN"  # by the last one needed
+    APPROVAL_DENIED = "APPROVAL_DENIED"
+    APPROVAL_ENDED = "APPROVAL_ENDED"  # expired, or what it was for has changed
+    APPROVAL_RETURNED = "APPROVAL_RETURNED"  # nothing was minted with it
+    OPERATORS_LOADED = "OPERATORS_LOADED"
+    OPERATORS_REFUSED = "OPERATORS_REFUSED"
+    OPERATOR_DENIED = "OPERATOR_DENIED"  # what an operator asked for was refused
+    REVOKE_ORDERED = "REVOKE_ORDERED"  # the kill switch
+    FROZEN = "FROZEN"
+    UNFROZEN = "UNFROZEN"
+    COMPENSATION = "COMPENSATION"  # a receiver has taken what it was told of a lock
     RECOVERING = "RECOVERING"  # an operator began to find what a restored database does not know
     RECOVERED = "RECOVERED"
     ALERT = "ALERT"
+    ALERT_RESOLVED = "ALERT_RESOLVED"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,7 @@ from broker.log import get_logger
 from broker.model import Agent, EndReason, Lease, LeaseState, Step, StepKey
 from broker.policy.decision import Denied
 from broker.store.base import Tx
+from broker.store.halts import EVERYTHING, Freeze
 
 log = get_logger(__name__)
 
@@ -159,9 +160,12 @@ class Engine:
         def operation(tx: Tx) -> None:
             core.enter(tx)
             at = core.clock.now()
-            if tx.control().frozen is not frozen:
-                tx.set_frozen(frozen)
-                tx.append(Record(kind=Kind.ALERT, at=at, reason="FROZEN" if frozen else "UNFROZEN", data={"by": by}))
+            if frozen:
+                changed = tx.add_freeze(Freeze(id=EVERYTHING, by=by, reason="", at=at))
+            else:
+                changed = tx.remove_freeze(EVERYTHING)
+            if changed:
+                tx.append(Record(kind=Kind.FROZEN if frozen else Kind.UNFROZEN, at=at, data={"by": by}))
             doomed = [LeaseState.INTENT] * frozen + [LeaseState.ACTIVE] * (frozen and revoke)
             for lease in tx.leases_in(*doomed) if doomed else ():
                 moves.withdraw(tx, lease, at=at, reason=EndReason.FROZEN, by=by)

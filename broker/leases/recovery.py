@@ -30,6 +30,7 @@ from broker.providers.base import (
 )
 from broker.secret import Secret
 from broker.store.base import Store, Tx
+from broker.store.halts import EVERYTHING, Freeze
 
 log = get_logger(__name__)
 
@@ -122,8 +123,8 @@ def unfreeze(tx: Tx, at: datetime) -> bool:
     """Let the broker mint again. False when it was not frozen."""
     if not tx.control().frozen:
         return False
-    tx.set_frozen(False)
-    tx.append(Record(kind=Kind.ALERT, at=at, reason="UNFROZEN"))
+    tx.remove_freeze(EVERYTHING)
+    tx.append(Record(kind=Kind.UNFROZEN, at=at, data={"by": "recover"}))
     return True
 
 
@@ -142,7 +143,7 @@ def _begin(tx: Tx, asked: Request, lost: Head | None, *, now: Moment, replica: s
     current = tx.epoch()
     above = max(current.id if current else 0, lost.chain if lost else 0) + LOST_EPOCHS
     epoch = tx.start_epoch(replica=replica, boot_id=now.boot_id, expires_boot=0.0, at=now.wall, at_least=above)
-    tx.set_frozen(True)
+    tx.add_freeze(Freeze(id=EVERYTHING, by="recover", reason="the database was put back or lost", at=now.wall))
     data = {"since": asked.since.isoformat(), "lost": f"{lost.chain}/{lost.seq}" if lost else ""}
     tx.append(Record(kind=Kind.RECOVERING, at=now.wall, data=data))
     return epoch

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TypeAlias
 
-from broker.model import Bind, JsonValue, Revocability, RuleRef, Tier
+from broker.model import Bind, JsonValue, OnLock, Revocability, RuleRef, Tier
 
 
 class Concurrent(Enum):
@@ -72,6 +72,9 @@ class Allowed:
     captures: Mapping[str, str]
     bind: Bind = Bind.IDENTITY  # the strictest of the matching grants
     approvals: int = 0  # the most that tier, scope or a matching grant asks for
+    approval_digest: str = ""  # of the matching grants, scope and tier, hex; "" where nothing needs approval
+    on_lock: OnLock = OnLock.STEP  # of the tier
+    compensate: str = ""  # the tier's: who is told of a lock, by its name in the broker's config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,9 @@ from broker.clock import Moment
 from broker.journal.chain import Entry, Head
 from broker.journal.records import Record
 from broker.model import Bind, Certificate, EndReason, Evidence, JsonValue, Lease, LeaseState, Step, StepKey
+from broker.store.approvals import ApprovalsTx
+from broker.store.halts import HaltsTx
+from broker.store.notices import NoticesTx
 
 T = TypeVar("T")
 
@@ -29,7 +32,7 @@ class Control:
     installation: str  # random, made with the database; part of every token id
     key_fingerprints: Mapping[str, str]  # of the mint keys ever used with it
     policy_generation: int
-    frozen: bool
+    frozen: bool  # everything is: a freeze of id EVERYTHING exists
     anchored: bool = False  # the journal's head was written to a file elsewhere
     map_serial: int = 0  # the highest of any scope map's manifest that was in force
     map_manifest: str = ""  # the digest of that manifest
@@ -96,6 +99,10 @@ class GuardRow:
     refilled_at: datetime | None = None
     locked_at: Sequence[datetime] = field(default_factory=tuple)  # locks of the last 24 h
     hour_exhausted_at: Sequence[datetime] = field(default_factory=tuple)  # of the last 24 h
+    boot_id: str = ""  # of the boot in which `until` was set
+    until_boot: float = 0.0  # the same by elapsed time: seconds of that boot's CLOCK_BOOTTIME
+    reset_by: str = ""  # the operator who opened it last
+    reset_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +120,7 @@ class KeptMap:
     manifest: bytes = b""  # with its signatures
 
 
-class Tx(Protocol):
+class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
     """One operation's view. Writing methods raise StoreError inside `Store.read`."""
 
     # control
@@ -123,8 +130,6 @@ class Tx(Protocol):
     def raise_generation(self) -> int:
         """Raise policy_generation by one and return it."""
         ...
-
-    def set_frozen(self, frozen: bool) -> None: ...  # noqa: FBT001 - it is the only argument
 
     def set_anchored(self) -> None: ...
 
@@ -168,6 +173,14 @@ class Tx(Protocol):
         ...
 
     def open_steps(self) -> list[Step]: ...
+    def open_steps_of(self, workflow: str, run: str = "") -> list[Step]:
+        """Of one workflow, or of one run of it."""
+        ...
+
+    def step_page(self, *, after: str, limit: int, ended_too: bool) -> list[Step]:
+        """The newest first; `after`: the id of the last one of the page before."""
+        ...
+
     def steps_go_on_in(self, now: Moment) -> None:
         """Open steps of another boot: what they have left, by the wall clock, is counted in this one from now on."""
         ...
@@ -194,6 +207,14 @@ class Tx(Protocol):
 
     def known_children(self, provider: str) -> frozenset[str]:
         """What refs["children"] of this provider's leases name, of all that are not terminal."""
+        ...
+
+    def newest_leases(self, *, after: str, limit: int, ended_too: bool) -> list[Lease]:
+        """The newest first; `after`: the id of the last one of the page before."""
+        ...
+
+    def lease_counts_by_provider(self) -> Mapping[tuple[str, LeaseState], int]:
+        """The same, apart for each provider."""
         ...
 
     def lease_counts(self) -> Mapping[LeaseState, int]:
@@ -284,6 +305,14 @@ class Tx(Protocol):
     def guard_row(self, key: str) -> GuardRow | None: ...
     def put_guard_row(self, row: GuardRow) -> None: ...
     def guard_rows(self, hour_key: str) -> list[GuardRow]: ...
+    def guard_page(self, *, after: str, limit: int, open_too: bool = False) -> list[GuardRow]:
+        """By key, those after this one; `open_too`: not only those that are cooling, locked or held."""
+        ...
+
+    def guard_counts(self) -> Mapping[GuardState, int]:
+        """Of those that are not OPEN; states without any may be missing."""
+        ...
+
     def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None: ...
     def return_charge(self, lease_id: str) -> bool:
         """Give a charge back, once."""
@@ -301,6 +330,9 @@ class Tx(Protocol):
     def journal_head(self) -> Head | None: ...
     def journal(self, *, after: tuple[int, int] | None = None, limit: int = 1000) -> list[Entry]: ...
     def denial(self, reference_id: str) -> Entry | None: ...
+    def journal_of_run(self, run: str, *, limit: int) -> list[Entry]:
+        """What names this run, in order."""
+        ...
 
 
 class Store(Protocol):

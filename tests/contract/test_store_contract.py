@@ -11,6 +11,7 @@ import pytest
 from broker.errors import StoreConflict, StoreError
 from broker.model import Bind, Certificate, EndReason, StepState
 from broker.store.base import Epoch, GuardState, RequestOutcome, Store
+from broker.store.halts import EVERYTHING, Freeze
 from tests.fakes.domain import AGENT, CERTIFICATE, NOW, after, guard_row, request, step
 
 
@@ -33,9 +34,9 @@ async def test_key_fingerprints_are_kept_and_never_replaced(store: Store) -> Non
 
 async def test_the_generation_counts_up_and_frozen_is_a_switch(store: Store) -> None:
     assert [await store.write(lambda tx: tx.raise_generation()) for _ in range(3)] == [1, 2, 3]
-    await store.write(lambda tx: tx.set_frozen(True))
+    assert await store.write(lambda tx: tx.add_freeze(Freeze(id=EVERYTHING, by="ann", reason="drill", at=NOW)))
     assert (await store.read(lambda tx: tx.control())).frozen is True
-    await store.write(lambda tx: tx.set_frozen(False))
+    assert await store.write(lambda tx: tx.remove_freeze(EVERYTHING))
     control = await store.read(lambda tx: tx.control())
     assert (control.frozen, control.policy_generation) == (False, 3)
 

@@ -189,7 +189,7 @@ async def test_whatever_an_operation_raises_reaches_its_caller_and_the_store_goe
     [
         lambda tx: tx.add_key_fingerprint("k", "f"),
         lambda tx: tx.raise_generation(),
-        lambda tx: tx.set_frozen(True),
+        lambda tx: tx.remove_freeze("all"),
         lambda tx: tx.start_epoch(replica="", boot_id="", expires_boot=0, at=NOW),
         lambda tx: tx.renew_epoch(1, 1.0),
         lambda tx: tx.insert_step(step("s2")),

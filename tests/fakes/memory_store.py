@@ -29,7 +29,9 @@ from broker.model import (
     Tier,
     past_expiry,
 )
-from broker.store.base import Control, Epoch, GuardRow, KeptMap, Request, RequestOutcome, Tx
+from broker.store.base import Control, Epoch, GuardRow, GuardState, KeptMap, Request, RequestOutcome, Tx
+from broker.store.halts import EVERYTHING
+from tests.fakes.memory_people import PeopleState, PeopleTx
 
 T = TypeVar("T")
 
@@ -62,6 +64,7 @@ class _State:
     charges: dict[str, _Charge] = field(default_factory=dict)
     journal: list[Entry] = field(default_factory=list)
     kept: dict[str, KeptMap] = field(default_factory=dict)  # one, or none
+    people: PeopleState = field(default_factory=PeopleState)
 
     def copy(self) -> _State:
         return _State(**{name: value if name == "control" else value.copy() for name, value in vars(self).items()})
@@ -78,11 +81,22 @@ def _aware(*times: datetime | None) -> None:
             raise TypeError("times are aware")
 
 
-class MemoryTx:
+_Row = TypeVar("_Row", Step, Lease)
+
+
+def _page(rows: list[_Row], after: str, limit: int) -> list[_Row]:
+    """The newest first, from behind the one with this id."""
+    newest = rows[::-1]
+    start = next((number + 1 for number, row in enumerate(newest) if row.id == after), 0)
+    return newest[start : start + limit]
+
+
+class MemoryTx(PeopleTx):
     """`broker.store.base.Tx` over a private copy."""
 
     def __init__(self, state: _State, *, writable: bool) -> None:
         self._state = state
+        self._people = state.people
         self._writable = writable
 
     def _w(self) -> _State:
@@ -93,7 +107,7 @@ class MemoryTx:
     # control
 
     def control(self) -> Control:
-        return self._state.control
+        return replace(self._state.control, frozen=EVERYTHING in self._people.freezes)
 
     def add_key_fingerprint(self, kid: str, fingerprint: str) -> None:
         state = self._w()
@@ -110,9 +124,6 @@ class MemoryTx:
         state = self._w()
         state.control = replace(state.control, policy_generation=state.control.policy_generation + 1)
         return state.control.policy_generation
-
-    def set_frozen(self, frozen: bool) -> None:  # noqa: FBT001 - it is the only argument
-        self._w().control = replace(self._state.control, frozen=frozen)
 
     def set_anchored(self) -> None:
         self._w().control = replace(self._state.control, anchored=True)
@@ -197,6 +208,13 @@ class MemoryTx:
                 left = min(step.deadline_at - now.wall, step.deadline_at - step.opened_at).total_seconds()
                 self._w().steps[step.id] = replace(step, boot_id=now.boot_id, deadline_boot=now.boot + left)
 
+    def open_steps_of(self, workflow: str, run: str = "") -> list[Step]:
+        return [step for step in self.open_steps() if step.key.workflow == workflow and run in ("", step.key.run)]
+
+    def step_page(self, *, after: str, limit: int, ended_too: bool) -> list[Step]:
+        rows = list(self._state.steps.values()) if ended_too else self.open_steps()
+        return _page(rows, after, limit)
+
     def open_step_count(self) -> int:
         return len(self.open_steps())
 
@@ -236,6 +254,14 @@ class MemoryTx:
         return frozenset(
             child for lease in alive if lease.provider == provider for child in lease.refs.get("children", ())
         )
+
+    def newest_leases(self, *, after: str, limit: int, ended_too: bool) -> list[Lease]:
+        rows = [row for row in self._state.leases.values() if ended_too or not row.state.terminal]
+        return _page(rows, after, limit)
+
+    def lease_counts_by_provider(self) -> Mapping[tuple[str, LeaseState], int]:
+        live = (row for row in self._state.leases.values() if not row.state.terminal)
+        return Counter((row.provider, row.state) for row in live)
 
     def lease_counts(self) -> Mapping[LeaseState, int]:
         return Counter(lease.state for lease in self._state.leases.values() if not lease.state.terminal)
@@ -419,6 +445,13 @@ class MemoryTx:
     def guard_rows(self, hour_key: str) -> list[GuardRow]:
         return [row for _, row in sorted(self._state.guard.items()) if row.hour_key == hour_key]
 
+    def guard_page(self, *, after: str, limit: int, open_too: bool = False) -> list[GuardRow]:
+        rows = (row for key, row in sorted(self._state.guard.items()) if key > after)
+        return [row for row in rows if open_too or row.state is not GuardState.OPEN][:limit]
+
+    def guard_counts(self) -> Mapping[GuardState, int]:
+        return Counter(row.state for row in self._state.guard.values() if row.state is not GuardState.OPEN)
+
     def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None:
         if lease_id in self._w().charges:
             raise StoreConflict("the lease is charged already")
@@ -460,6 +493,9 @@ class MemoryTx:
     def journal(self, *, after: tuple[int, int] | None = None, limit: int = 1000) -> list[Entry]:
         start = after or (-1, -1)
         return [entry for entry in self._state.journal if (entry.chain, entry.seq) > start][:limit]
+
+    def journal_of_run(self, run: str, *, limit: int) -> list[Entry]:
+        return [entry for entry in self._state.journal if json.loads(entry.body).get("run") == run][:limit]
 
     def denial(self, reference_id: str) -> Entry | None:
         found = (entry for entry in self._state.journal if json.loads(entry.body).get("reference_id") == reference_id)

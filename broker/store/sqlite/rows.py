@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from broker.alert import Alert, AlertRule
 from broker.journal.chain import Entry, Head
 from broker.model import (
     Bind,
@@ -25,7 +26,10 @@ from broker.model import (
     StepState,
     Tier,
 )
+from broker.store.approvals import Approval, ApprovalState, Vote
 from broker.store.base import Epoch, GuardRow, GuardState, KeptMap, Request, RequestOutcome
+from broker.store.halts import Freeze, Review, SecondFactor
+from broker.store.notices import AlertRow, Delivery, Notice
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -135,6 +139,7 @@ GUARD_ROW = Shape(
     refilled_at=_TIME,
     locked_at=_TIMES,
     hour_exhausted_at=_TIMES,
+    reset_at=_TIME,
 )
 EPOCH = Shape(Epoch)
 KEPT_MAP = Shape(KeptMap, without=("contents",), loaded_at=_TIME, signers=_NAMES)
@@ -155,6 +160,41 @@ _STEP = Shape(
     ended_at=_TIME,
     end_reason=_enum(EndReason),
 )
+
+
+_APPROVAL = Shape(
+    Approval,
+    without=("key",),
+    captures=_JSON,
+    ttl=_SPAN,
+    state=_enum(ApprovalState),
+    requested_at=_TIME,
+    expires_at=_TIME,
+    decided_at=_TIME,
+)
+VOTE = Shape(Vote, approve=_FLAG, at=_TIME)
+FREEZE = Shape(Freeze, at=_TIME)
+REVIEW = Shape(Review, about=_JSON, at=_TIME, closed_at=_TIME)
+SECOND_FACTOR = Shape(SecondFactor, failed_at=_TIME)
+_ALERT_ROW = Shape(AlertRow, without=("alert",), since=_TIME, last_at=_TIME, resolved_at=_TIME)
+DELIVERY = Shape(Delivery, next_try_at=_TIME)
+NOTICE = Shape(Notice, body=_JSON, created_at=_TIME, next_try_at=_TIME, sent_at=_TIME)
+
+
+def approval_row(approval: Approval) -> dict[str, SqlValue]:
+    """The fields of its key are columns like the others."""
+    return _APPROVAL.row(approval) | STEP_KEY.row(approval.key)
+
+
+def approval_of(row: sqlite3.Row) -> Approval:
+    """With its key."""
+    return Approval(key=STEP_KEY.of(row), **_APPROVAL.values(row))
+
+
+def alert_row_of(row: sqlite3.Row) -> AlertRow:
+    """With what it is about."""
+    alert = Alert(rule=AlertRule(row["rule"]), summary=row["summary"], labels=json.loads(row["labels"]))
+    return AlertRow(alert=alert, **_ALERT_ROW.values(row))
 
 
 def step_row(step: Step) -> dict[str, SqlValue]:

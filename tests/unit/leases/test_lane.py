@@ -166,7 +166,7 @@ async def test_what_may_be_asked_again_says_when(broker: World) -> None:
 async def test_freezing_is_journalled(broker: World) -> None:
     await broker.engine.freeze(frozen=True)
     await broker.engine.freeze(frozen=True)
-    assert (await broker.journal_kinds()).count("ALERT") == 1
+    assert (await broker.journal_kinds()).count("FROZEN") == 1
 
 
 async def test_the_gauges_follow_the_store(broker: World) -> None:

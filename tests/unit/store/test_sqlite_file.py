@@ -184,7 +184,7 @@ async def test_the_journal_only_grows_at_its_end(path: Path, sql: str) -> None:
         (
             "INSERT INTO leases SELECT 'x', step_id, agent, 'r', scope, provider, params, tier, revocability, 'ACTIVE', epoch,"
             " policy_generation, nonce, kid, guard_key, intent_at, expires_at, refs, 1, NULL, NULL, NULL, NULL, NULL, NULL,"
-            " NULL, NULL, NULL, 0, 0, NULL, '', '', 0, '', '', '', '' FROM leases"
+            " NULL, NULL, NULL, 0, 0, NULL, '', '', 0, '', '', '', '', '', '' FROM leases"
         ),
         "UPDATE leases SET refs = NULL",
         "UPDATE leases SET epoch = 'one'",

@@ -1,5 +1,7 @@
 -- name: control
-SELECT installation, policy_generation, frozen, anchored, map_serial, map_manifest FROM control;
+SELECT installation, policy_generation, anchored, map_serial, map_manifest,
+    EXISTS (SELECT 1 FROM freezes WHERE id = 'all') AS frozen
+FROM control;
 
 -- name: key_fingerprints
 SELECT kid, fingerprint FROM key_fingerprints ORDER BY kid;
@@ -14,9 +16,6 @@ DELETE FROM key_fingerprints WHERE kid = :kid;
 
 -- name: raise_generation
 UPDATE control SET policy_generation = policy_generation + 1 RETURNING policy_generation;
-
--- name: set_frozen
-UPDATE control SET frozen = :frozen;
 
 -- name: set_anchored
 UPDATE control SET anchored = 1;

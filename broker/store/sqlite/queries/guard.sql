@@ -3,18 +3,30 @@ SELECT * FROM guard WHERE key = :key;
 
 -- name: put_guard_row
 INSERT INTO guard (
-    key, hour_key, tier, about, spent, admitted, failures, state, until, cool, refilled_at, locked_at, hour_exhausted_at
+    key, hour_key, tier, about, spent, admitted, failures, state, until, cool, refilled_at, locked_at, hour_exhausted_at,
+    boot_id, until_boot, reset_by, reset_at
 ) VALUES (
-    :key, :hour_key, :tier, :about, :spent, :admitted, :failures, :state, :until, :cool, :refilled_at, :locked_at, :hour_exhausted_at
+    :key, :hour_key, :tier, :about, :spent, :admitted, :failures, :state, :until, :cool, :refilled_at, :locked_at,
+    :hour_exhausted_at, :boot_id, :until_boot, :reset_by, :reset_at
 )
 ON CONFLICT (key) DO UPDATE SET
     hour_key = excluded.hour_key, tier = excluded.tier, about = excluded.about, spent = excluded.spent,
     admitted = excluded.admitted, failures = excluded.failures, state = excluded.state, until = excluded.until,
     cool = excluded.cool, refilled_at = excluded.refilled_at, locked_at = excluded.locked_at,
-    hour_exhausted_at = excluded.hour_exhausted_at;
+    hour_exhausted_at = excluded.hour_exhausted_at, boot_id = excluded.boot_id, until_boot = excluded.until_boot,
+    reset_by = excluded.reset_by, reset_at = excluded.reset_at;
 
 -- name: guard_rows
 SELECT * FROM guard WHERE hour_key = :hour_key ORDER BY key;
+
+-- name: guard_page
+SELECT * FROM guard WHERE key > :after ORDER BY key LIMIT :limit;
+
+-- name: closed_guard_page
+SELECT * FROM guard INDEXED BY guard_closed WHERE key > :after AND state <> 'OPEN' ORDER BY key LIMIT :limit;
+
+-- name: guard_counts
+SELECT state, count(*) AS keys FROM guard INDEXED BY guard_closed WHERE state <> 'OPEN' GROUP BY state;
 
 -- name: add_charge
 INSERT INTO charges (lease_id, key, hour_key, at) VALUES (:lease_id, :key, :hour_key, :at);

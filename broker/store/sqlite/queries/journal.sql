@@ -8,5 +8,8 @@ SELECT chain, seq, hash FROM journal ORDER BY chain DESC, seq DESC LIMIT 1;
 SELECT chain, seq, body, prev, hash FROM journal
 WHERE (chain, seq) > (:chain, :seq) ORDER BY chain, seq LIMIT :limit;
 
+-- name: journal_of_run
+SELECT chain, seq, body, prev, hash FROM journal WHERE run = :run ORDER BY chain, seq LIMIT :limit;
+
 -- name: denial
 SELECT chain, seq, body, prev, hash FROM journal WHERE reference_id = :reference_id ORDER BY chain, seq LIMIT 1;

@@ -3,12 +3,14 @@ INSERT INTO leases (
     id, step_id, agent, request_id, scope, provider, params, tier, revocability, state, epoch, policy_generation,
     nonce, kid, guard_key, intent_at, expires_at, boot_id, expires_boot, address,
     spki_sha256, serial_number, issuer, refs, active_at, claimed_at, doomed_at, end_reason, revoking_at,
-    ended_at, evidence, replaces, replaced_by, first_mint_at, successor_no, attempts, next_try_at, last_problem
+    ended_at, evidence, replaces, replaced_by, approval_id, approval_digest, first_mint_at, successor_no, attempts,
+    next_try_at, last_problem
 ) VALUES (
     :id, :step_id, :agent, :request_id, :scope, :provider, :params, :tier, :revocability, :state, :epoch, :policy_generation,
     :nonce, :kid, :guard_key, :intent_at, :expires_at, :boot_id, :expires_boot, :address,
     :spki_sha256, :serial_number, :issuer, :refs, :active_at, :claimed_at, :doomed_at, :end_reason, :revoking_at,
-    :ended_at, :evidence, :replaces, :replaced_by, :first_mint_at, :successor_no, :attempts, :next_try_at, :last_problem
+    :ended_at, :evidence, :replaces, :replaced_by, :approval_id, :approval_digest, :first_mint_at, :successor_no, :attempts,
+    :next_try_at, :last_problem
 );
 
 -- name: lease
@@ -32,6 +34,20 @@ ORDER BY rowid LIMIT :limit;
 -- name: known_children
 SELECT child.value AS child FROM leases, json_each(leases.refs, '$.children') AS child
 WHERE leases.state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') AND leases.provider = :provider;
+
+-- name: newest_live_leases
+SELECT * FROM leases INDEXED BY leases_by_state
+WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT')
+    AND rowid < coalesce((SELECT rowid FROM leases WHERE id = :after), 9223372036854775807)
+ORDER BY rowid DESC LIMIT :limit;
+
+-- name: newest_leases
+SELECT * FROM leases WHERE rowid < coalesce((SELECT rowid FROM leases WHERE id = :after), 9223372036854775807)
+ORDER BY rowid DESC LIMIT :limit;
+
+-- name: lease_counts_by_provider
+SELECT provider, state, count(*) AS leases FROM leases
+WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') GROUP BY provider, state;
 
 -- name: lease_counts
 SELECT state, count(*) AS leases FROM leases

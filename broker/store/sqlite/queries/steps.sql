@@ -33,6 +33,23 @@ UPDATE steps SET state = 'ENDED', ended_at = :at, end_reason = :reason WHERE id 
 -- name: open_steps
 SELECT * FROM steps WHERE state = 'OPEN' ORDER BY opened_at, rowid;
 
+-- name: open_steps_of
+SELECT * FROM steps INDEXED BY steps_open_by_run
+WHERE state = 'OPEN' AND workflow = :workflow AND (:run = '' OR run = :run) ORDER BY opened_at, rowid;
+
+-- name: open_step_page
+SELECT * FROM steps INDEXED BY steps_open
+WHERE state = 'OPEN' AND opened_at <= coalesce((SELECT opened_at FROM steps WHERE id = :after), 9223372036854775807)
+    AND (opened_at, rowid) < (
+        coalesce((SELECT opened_at FROM steps WHERE id = :after), 9223372036854775807),
+        coalesce((SELECT rowid FROM steps WHERE id = :after), 9223372036854775807)
+    )
+ORDER BY opened_at DESC, rowid DESC LIMIT :limit;
+
+-- name: step_page
+SELECT * FROM steps WHERE rowid < coalesce((SELECT rowid FROM steps WHERE id = :after), 9223372036854775807)
+ORDER BY rowid DESC LIMIT :limit;
+
 -- name: steps_go_on_in
 -- No longer than the whole step, however wrong the wall clock is.
 UPDATE steps SET boot_id = :boot_id,

@@ -1,13 +1,16 @@
 """The store's Tx, one module per area."""
 
+from broker.store.sqlite.tx.approvals import ApprovalsArea
 from broker.store.sqlite.tx.control import ControlArea
 from broker.store.sqlite.tx.guard import GuardArea
+from broker.store.sqlite.tx.halts import HaltsArea
 from broker.store.sqlite.tx.leases import LeasesArea
+from broker.store.sqlite.tx.notices import NoticesArea
 from broker.store.sqlite.tx.requests import RequestsArea
 from broker.store.sqlite.tx.steps import StepsArea
 
 
-class SqliteTx(ControlArea, StepsArea, LeasesArea, RequestsArea, GuardArea):
+class SqliteTx(ControlArea, StepsArea, LeasesArea, RequestsArea, GuardArea, ApprovalsArea, HaltsArea, NoticesArea):
     """`broker.store.base.Tx` on one connection; control brings the journal, which an epoch begins."""
 
 

@@ -41,9 +41,6 @@ class ControlArea(JournalArea):
         (row,) = self._db.all(_SQL["raise_generation"])
         return int(row["policy_generation"])
 
-    def set_frozen(self, frozen: bool) -> None:  # noqa: FBT001 - it is the only argument
-        self._db.run(_SQL["set_frozen"], {"frozen": int(frozen)})
-
     def set_anchored(self) -> None:
         self._db.run(_SQL["set_anchored"])
 

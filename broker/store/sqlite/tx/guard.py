@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
-from broker.store.base import GuardRow
+from broker.store.base import GuardRow, GuardState
 from broker.store.sqlite import sql
 from broker.store.sqlite.rows import GUARD_ROW, micros
 from broker.store.sqlite.tx.base import Area
@@ -24,6 +25,14 @@ class GuardArea(Area):
 
     def guard_rows(self, hour_key: str) -> list[GuardRow]:
         return [GUARD_ROW.of(row) for row in self._db.all(_SQL["guard_rows"], {"hour_key": hour_key})]
+
+    def guard_page(self, *, after: str, limit: int, open_too: bool = False) -> list[GuardRow]:
+        query = _SQL["guard_page"] if open_too else _SQL["closed_guard_page"]
+        rows = self._db.all(query, {"after": after, "limit": limit})
+        return [GUARD_ROW.of(row) for row in rows]
+
+    def guard_counts(self) -> Mapping[GuardState, int]:
+        return {GuardState(row["state"]): int(row["keys"]) for row in self._db.all(_SQL["guard_counts"])}
 
     def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None:
         self._db.run(_SQL["add_charge"], {"lease_id": lease_id, "key": key, "hour_key": hour_key, "at": micros(at)})

@@ -40,6 +40,9 @@ class JournalArea(Area):
         row = self._db.one(_SQL["denial"], {"reference_id": reference_id})
         return ENTRY.of(row) if row else None
 
+    def journal_of_run(self, run: str, *, limit: int) -> list[Entry]:
+        return [ENTRY.of(row) for row in self._db.all(_SQL["journal_of_run"], {"run": run, "limit": limit})]
+
     def _begin_chain(self, chain: int, genesis: Record) -> None:
         self._link(chain, 0, genesis)
 

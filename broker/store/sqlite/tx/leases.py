@@ -41,6 +41,13 @@ class LeasesArea(Area):
     def known_children(self, provider: str) -> frozenset[str]:
         return frozenset(row["child"] for row in self._db.all(_SQL["known_children"], {"provider": provider}))
 
+    def newest_leases(self, *, after: str, limit: int, ended_too: bool) -> list[Lease]:
+        return self._leases("newest_leases" if ended_too else "newest_live_leases", after=after, limit=limit)
+
+    def lease_counts_by_provider(self) -> Mapping[tuple[str, LeaseState], int]:
+        rows = self._db.all(_SQL["lease_counts_by_provider"])
+        return {(row["provider"], LeaseState(row["state"])): int(row["leases"]) for row in rows}
+
     def lease_counts(self) -> Mapping[LeaseState, int]:
         return {LeaseState(row["state"]): int(row["leases"]) for row in self._db.all(_SQL["lease_counts"])}
 

@@ -46,6 +46,13 @@ class StepsArea(Area):
     def open_steps(self) -> list[Step]:
         return [step_of(row) for row in self._db.all(_SQL["open_steps"])]
 
+    def open_steps_of(self, workflow: str, run: str = "") -> list[Step]:
+        return [step_of(row) for row in self._db.all(_SQL["open_steps_of"], {"workflow": workflow, "run": run})]
+
+    def step_page(self, *, after: str, limit: int, ended_too: bool) -> list[Step]:
+        query = _SQL["step_page"] if ended_too else _SQL["open_step_page"]
+        return [step_of(row) for row in self._db.all(query, {"after": after, "limit": limit})]
+
     def open_step_count(self) -> int:
         (row,) = self._db.all(_SQL["open_step_count"])
         return int(row["steps"])

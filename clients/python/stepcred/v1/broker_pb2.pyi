@@ -65,6 +65,10 @@ class ScopeVerdict(google.protobuf.message.Message):
     TIER_FIELD_NUMBER: builtins.int
     REVOCABILITY_FIELD_NUMBER: builtins.int
     REFERENCE_ID_FIELD_NUMBER: builtins.int
+    APPROVAL_ID_FIELD_NUMBER: builtins.int
+    APPROVALS_NEEDED_FIELD_NUMBER: builtins.int
+    APPROVALS_GIVEN_FIELD_NUMBER: builtins.int
+    APPROVAL_EXPIRES_AT_FIELD_NUMBER: builtins.int
     scope: builtins.str
     verdict: global___Verdict.ValueType
     reason: builtins.str
@@ -77,8 +81,16 @@ class ScopeVerdict(google.protobuf.message.Message):
     revocability: stepcred.v1.lease_pb2.Revocability.ValueType
     reference_id: builtins.str
     """For an operator's explain; set when refused."""
+    approval_id: builtins.str
+    """Of what was asked to be approved for this step and scope; empty when nothing was, so far."""
+    approvals_needed: builtins.int
+    approvals_given: builtins.int
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration: ...
+    @property
+    def approval_expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Until when it can be decided, or used once it is approved."""
+
     def __init__(
         self,
         *,
@@ -92,9 +104,13 @@ class ScopeVerdict(google.protobuf.message.Message):
         tier: stepcred.v1.lease_pb2.Tier.ValueType = ...,
         revocability: stepcred.v1.lease_pb2.Revocability.ValueType = ...,
         reference_id: builtins.str = ...,
+        approval_id: builtins.str = ...,
+        approvals_needed: builtins.int = ...,
+        approvals_given: builtins.int = ...,
+        approval_expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["position", b"position", "reason", b"reason", "reference_id", b"reference_id", "revocability", b"revocability", "rule", b"rule", "scope", b"scope", "smallest_fix", b"smallest_fix", "tier", b"tier", "ttl", b"ttl", "verdict", b"verdict"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["approval_expires_at", b"approval_expires_at", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approval_expires_at", b"approval_expires_at", "approval_id", b"approval_id", "approvals_given", b"approvals_given", "approvals_needed", b"approvals_needed", "position", b"position", "reason", b"reason", "reference_id", b"reference_id", "revocability", b"revocability", "rule", b"rule", "scope", b"scope", "smallest_fix", b"smallest_fix", "tier", b"tier", "ttl", b"ttl", "verdict", b"verdict"]) -> None: ...
 
 global___ScopeVerdict = ScopeVerdict
 

@@ -44,6 +44,101 @@ class BrokerOperatorStub(object):
                 request_serializer=stepcred_dot_v1_dot_operator__pb2.GetFrontDoorRequest.SerializeToString,
                 response_deserializer=stepcred_dot_v1_dot_operator__pb2.GetFrontDoorResponse.FromString,
                 _registered_method=True)
+        self.ListSteps = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/ListSteps',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ListStepsRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ListStepsResponse.FromString,
+                _registered_method=True)
+        self.ListLeases = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/ListLeases',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ListLeasesRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ListLeasesResponse.FromString,
+                _registered_method=True)
+        self.ListGuardKeys = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/ListGuardKeys',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ListGuardKeysRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ListGuardKeysResponse.FromString,
+                _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/ListApprovals',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ListApprovalsResponse.FromString,
+                _registered_method=True)
+        self.ListFreezes = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/ListFreezes',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ListFreezesRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ListFreezesResponse.FromString,
+                _registered_method=True)
+        self.ListReviews = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/ListReviews',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ListReviewsRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ListReviewsResponse.FromString,
+                _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/ListAlerts',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.GetScopeMap = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/GetScopeMap',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.GetScopeMapRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.GetScopeMapResponse.FromString,
+                _registered_method=True)
+        self.GetHealth = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/GetHealth',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.GetHealthRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.GetHealthResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/Explain',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.GetTimeline = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/GetTimeline',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.GetTimelineRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.GetTimelineResponse.FromString,
+                _registered_method=True)
+        self.TailJournal = channel.unary_stream(
+                '/stepcred.v1.BrokerOperator/TailJournal',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.TailJournalRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.TailJournalResponse.FromString,
+                _registered_method=True)
+        self.RevokeLeases = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/RevokeLeases',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.RevokeLeasesRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.RevokeLeasesResponse.FromString,
+                _registered_method=True)
+        self.Freeze = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/Freeze',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.FreezeRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.FreezeResponse.FromString,
+                _registered_method=True)
+        self.Unfreeze = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/Unfreeze',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.UnfreezeRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.UnfreezeResponse.FromString,
+                _registered_method=True)
+        self.ResetGuardKey = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/ResetGuardKey',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.ResetGuardKeyRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.ResetGuardKeyResponse.FromString,
+                _registered_method=True)
+        self.SignReview = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/SignReview',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.SignReviewRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.SignReviewResponse.FromString,
+                _registered_method=True)
+        self.DecideApproval = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/DecideApproval',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.DecideApprovalRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.DecideApprovalResponse.FromString,
+                _registered_method=True)
+        self.SealSecondFactor = channel.unary_unary(
+                '/stepcred.v1.BrokerOperator/SealSecondFactor',
+                request_serializer=stepcred_dot_v1_dot_operator__pb2.SealSecondFactorRequest.SerializeToString,
+                response_deserializer=stepcred_dot_v1_dot_operator__pb2.SealSecondFactorResponse.FromString,
+                _registered_method=True)
 
 
 class BrokerOperatorServicer(object):
@@ -63,6 +158,131 @@ class BrokerOperatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSteps(self, request, context):
+        """Viewers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLeases(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGuardKeys(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFreezes(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReviews(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlerts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetScopeMap(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHealth(self, request, context):
+        """Providers, revocations outstanding, and whether the broker can do its work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """The whole story of one decision, by the reference id that its agent was told, or of one lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTimeline(self, request, context):
+        """What the journal says of one run, in its order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TailJournal(self, request, context):
+        """The journal from a record on, and what is added to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeLeases(self, request, context):
+        """Responders: the kill switch. Takes effect for requests in flight.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Freeze(self, request, context):
+        """Stops new mints.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unfreeze(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetGuardKey(self, request, context):
+        """Opens a locked, held or exhausted guard key. With a second factor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignReview(self, request, context):
+        """Closes what was opened by break-glass; never by whoever opened it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideApproval(self, request, context):
+        """Approvers, with a second factor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SealSecondFactor(self, request, context):
+        """Makes a new second factor for the caller. Nothing changes until `sealed` is put into the operators file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BrokerOperatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +295,101 @@ def add_BrokerOperatorServicer_to_server(servicer, server):
                     servicer.GetFrontDoor,
                     request_deserializer=stepcred_dot_v1_dot_operator__pb2.GetFrontDoorRequest.FromString,
                     response_serializer=stepcred_dot_v1_dot_operator__pb2.GetFrontDoorResponse.SerializeToString,
+            ),
+            'ListSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSteps,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ListStepsRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ListStepsResponse.SerializeToString,
+            ),
+            'ListLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeases,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ListLeasesRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ListLeasesResponse.SerializeToString,
+            ),
+            'ListGuardKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGuardKeys,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ListGuardKeysRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ListGuardKeysResponse.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ListApprovalsResponse.SerializeToString,
+            ),
+            'ListFreezes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFreezes,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ListFreezesRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ListFreezesResponse.SerializeToString,
+            ),
+            'ListReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviews,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ListReviewsRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ListAlertsRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'GetScopeMap': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScopeMap,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.GetScopeMapRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.GetScopeMapResponse.SerializeToString,
+            ),
+            'GetHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealth,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.GetHealthRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.GetHealthResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ExplainRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ExplainResponse.SerializeToString,
+            ),
+            'GetTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTimeline,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.GetTimelineRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.GetTimelineResponse.SerializeToString,
+            ),
+            'TailJournal': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailJournal,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.TailJournalRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.TailJournalResponse.SerializeToString,
+            ),
+            'RevokeLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeLeases,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.RevokeLeasesRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.RevokeLeasesResponse.SerializeToString,
+            ),
+            'Freeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.Freeze,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.FreezeRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.FreezeResponse.SerializeToString,
+            ),
+            'Unfreeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unfreeze,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.UnfreezeRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.UnfreezeResponse.SerializeToString,
+            ),
+            'ResetGuardKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetGuardKey,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.ResetGuardKeyRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.ResetGuardKeyResponse.SerializeToString,
+            ),
+            'SignReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignReview,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.SignReviewRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.SignReviewResponse.SerializeToString,
+            ),
+            'DecideApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideApproval,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.DecideApprovalRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.DecideApprovalResponse.SerializeToString,
+            ),
+            'SealSecondFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.SealSecondFactor,
+                    request_deserializer=stepcred_dot_v1_dot_operator__pb2.SealSecondFactorRequest.FromString,
+                    response_serializer=stepcred_dot_v1_dot_operator__pb2.SealSecondFactorResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +446,519 @@ class BrokerOperator(object):
             '/stepcred.v1.BrokerOperator/GetFrontDoor',
             stepcred_dot_v1_dot_operator__pb2.GetFrontDoorRequest.SerializeToString,
             stepcred_dot_v1_dot_operator__pb2.GetFrontDoorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/ListSteps',
+            stepcred_dot_v1_dot_operator__pb2.ListStepsRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ListStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/ListLeases',
+            stepcred_dot_v1_dot_operator__pb2.ListLeasesRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ListLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGuardKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/ListGuardKeys',
+            stepcred_dot_v1_dot_operator__pb2.ListGuardKeysRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ListGuardKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/ListApprovals',
+            stepcred_dot_v1_dot_operator__pb2.ListApprovalsRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ListApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFreezes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/ListFreezes',
+            stepcred_dot_v1_dot_operator__pb2.ListFreezesRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ListFreezesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/ListReviews',
+            stepcred_dot_v1_dot_operator__pb2.ListReviewsRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/ListAlerts',
+            stepcred_dot_v1_dot_operator__pb2.ListAlertsRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetScopeMap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/GetScopeMap',
+            stepcred_dot_v1_dot_operator__pb2.GetScopeMapRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.GetScopeMapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/GetHealth',
+            stepcred_dot_v1_dot_operator__pb2.GetHealthRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.GetHealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/Explain',
+            stepcred_dot_v1_dot_operator__pb2.ExplainRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/GetTimeline',
+            stepcred_dot_v1_dot_operator__pb2.GetTimelineRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.GetTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TailJournal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/TailJournal',
+            stepcred_dot_v1_dot_operator__pb2.TailJournalRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.TailJournalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/RevokeLeases',
+            stepcred_dot_v1_dot_operator__pb2.RevokeLeasesRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.RevokeLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Freeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/Freeze',
+            stepcred_dot_v1_dot_operator__pb2.FreezeRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.FreezeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unfreeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/Unfreeze',
+            stepcred_dot_v1_dot_operator__pb2.UnfreezeRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.UnfreezeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetGuardKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/ResetGuardKey',
+            stepcred_dot_v1_dot_operator__pb2.ResetGuardKeyRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.ResetGuardKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/SignReview',
+            stepcred_dot_v1_dot_operator__pb2.SignReviewRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.SignReviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/DecideApproval',
+            stepcred_dot_v1_dot_operator__pb2.DecideApprovalRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.DecideApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SealSecondFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepcred.v1.BrokerOperator/SealSecondFactor',
+            stepcred_dot_v1_dot_operator__pb2.SealSecondFactorRequest.SerializeToString,
+            stepcred_dot_v1_dot_operator__pb2.SealSecondFactorResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,46 @@
+"""What people have to say yes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from broker.model import StepKey
+from broker.store.approvals import Approval, ApprovalState, Vote
+from broker.store.sqlite import sql
+from broker.store.sqlite.rows import STEP_KEY, VOTE, approval_of, approval_row, canonical
+from broker.store.sqlite.tx.base import Area
+
+_SQL = sql.queries("approvals")
+
+
+class ApprovalsArea(Area):
+    """One open approval for a step key and scope."""
+
+    def insert_approval(self, approval: Approval) -> None:
+        self.must_have_room()
+        self._db.run(_SQL["insert_approval"], approval_row(approval))
+
+    def approval(self, approval_id: str) -> Approval | None:
+        row = self._db.one(_SQL["approval"], {"id": approval_id})
+        return approval_of(row) if row else None
+
+    def open_approval(self, key: StepKey, scope: str) -> Approval | None:
+        row = self._db.one(_SQL["open_approval"], STEP_KEY.row(key) | {"scope": scope})
+        return approval_of(row) if row else None
+
+    def put_approval(self, approval: Approval) -> None:
+        self._db.run(_SQL["put_approval"], approval_row(approval))
+
+    def approvals(self, *states: ApprovalState, after: str = "", limit: int = 200) -> list[Approval]:
+        named = canonical([state.value for state in states or ApprovalState])
+        rows = self._db.all(_SQL["approvals"], {"states": named, "after": after, "limit": limit})
+        return [approval_of(row) for row in rows]
+
+    def approval_counts(self) -> Mapping[ApprovalState, int]:
+        return {ApprovalState(row["state"]): int(row["approvals"]) for row in self._db.all(_SQL["approval_counts"])}
+
+    def add_vote(self, vote: Vote) -> None:
+        self._db.run(_SQL["add_vote"], VOTE.row(vote))
+
+    def votes(self, approval_id: str) -> Sequence[Vote]:
+        return [VOTE.of(row) for row in self._db.all(_SQL["votes"], {"approval_id": approval_id})]
