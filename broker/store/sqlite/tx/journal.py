@@ -11,7 +11,11 @@ from broker.store.sqlite.rows import ENTRY, HEAD
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("journal")
-_SPARED = (Kind.DENIED, Kind.DENIALS_COUNTED)  # a storm of refusals must not eat the room for revocations
+_SPARED = (
+    Kind.DENIED,
+    Kind.OPERATOR_DENIED,
+    Kind.DENIALS_COUNTED,
+)  # a storm of refusals must not eat the room for revocations
 
 
 class JournalArea(Area):
