@@ -65,7 +65,7 @@ class _Window:
 
 
 class DenialCounter:
-    """Bounded memory: at most `max_windows`, and one more for each reason. For one event loop.
+    """Bounded memory: at most `max_windows`, and one more for each reason on each side. For one event loop.
 
     Call `due` every few seconds: until it does, a window with an aggregate goes on beyond its minute.
     """

@@ -48,6 +48,10 @@ class Guard:
     def __init__(self, rules: Mapping[Tier, TierRules] = DEFAULT_RULES) -> None:
         self._rules = dict(rules)
 
+    def rules(self, tier: Tier) -> TierRules:
+        """What a tier allows."""
+        return self._rules[tier]
+
     def look(self, tx: Tx, ask: GuardAsk, now: datetime) -> GuardVerdict:
         """What `admit` would answer; writes nothing and costs no attempt."""
         return self._assess(tx, ask, now).verdict

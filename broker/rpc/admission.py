@@ -7,8 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from broker.errors import BrokerError, Reason
 from broker.model import Agent
-from broker.operators.caller import Caller
-from broker.operators.model import Operator
+from broker.operators.model import Caller, Operator
 from broker.rpc.methods import MethodRule
 
 # From a caller with a good certificate to what the servicer gets. Raises BrokerError. Quick: asked again and again.

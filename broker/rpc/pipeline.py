@@ -167,8 +167,9 @@ class Pipeline:
             while True:
                 coming = asyncio.ensure_future(anext(messages, None))
                 try:
-                    while not coming.done():
-                        await self._until(coming)
+                    ready = False
+                    while not ready:
+                        ready = await self._came(coming)
                         self._look_again(name, context)
                 finally:
                     await _given_up(coming)
@@ -179,13 +180,14 @@ class Pipeline:
                 with left_alone():
                     await context.write(raw)
 
-    async def _until(self, coming: asyncio.Future[Any]) -> None:
-        """It has come, or it is time to look."""
+    async def _came(self, coming: asyncio.Future[Any]) -> bool:
+        """False: not yet, and it is time to look."""
         tick = asyncio.ensure_future(self._clock.sleep(LOOK_AGAIN))
         try:
             await asyncio.wait([coming, tick], return_when=asyncio.FIRST_COMPLETED)
         finally:
             tick.cancel()
+        return coming.done()
 
     def _look_again(self, name: str, context: Any) -> None:
         """Certificate and role as they are now."""
