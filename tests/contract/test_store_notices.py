@@ -69,7 +69,7 @@ async def test_the_same_alert_a_hundred_times_is_one_and_journalled_once(store: 
 
 async def test_labels_in_another_order_are_the_same_alert_and_others_another(store: Store) -> None:
     assert await sound(store)
-    assert not await sound(store, replace(LOCKED, labels=dict(reversed(LOCKED.labels.items()))))
+    assert not await sound(store, replace(LOCKED, labels=dict(reversed(list(LOCKED.labels.items())))))
     assert await sound(store, replace(LOCKED, labels={"key": "guard-2", "scope": "lake-write"}))
     assert await sound(store, DOWN)
 
