@@ -96,7 +96,7 @@ def handler(pipeline: Pipeline, servicer: Servicer) -> grpc.GenericRpcHandler:
         parse = GetMessageClass(method.input_type).FromString
         if method.server_streaming:
             poured = pipeline.wrap_stream(method.name, ours, parse)
-            handlers[method.name] = grpc.unary_stream_rpc_method_handler(poured)  # type: ignore[arg-type]  # grpc.aio's
+            handlers[method.name] = grpc.unary_stream_rpc_method_handler(poured)
         else:
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(pipeline.wrap(method.name, ours, parse))
     return grpc.method_handlers_generic_handler(service.described.full_name, handlers)

@@ -27,12 +27,14 @@ from broker.policy.live.holder import SETTLE, Policies
 from broker.policy.live.watch import Watcher
 from broker.process import raise_file_limit
 from broker.rpc import limits as front
+from broker.rpc.operators.parts import Parts
 from broker.store.anchoring import Anchoring
 from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
 from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
+from broker.wiring.unmanned import Nobody
 
 log = get_logger(__name__)
 
@@ -84,10 +86,11 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await stack.enter_async_context(anchoring.kept())
         await engine.settle_door()
         listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
-        if config.operators is not None:
-            listeners["operators"] = operators_listener(config, limits, core, door, refusals)
         readiness = Readiness(core, engine, door)
         stack.enter_context(readiness.watching())
+        if config.operators is not None:
+            parts = _parts(config, core, door, readiness)
+            listeners["operators"] = operators_listener(config, limits, parts, refusals)
         http = HttpServer(
             config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems, remarks=readiness.remarks
         )
@@ -104,6 +107,19 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             http_port=http_port,
             mint_key_file=config.store.mint_key_file,
         )
+
+
+def _parts(config: Config, core: Core, door: FrontDoor, readiness: Readiness) -> Parts:
+    nobody = Nobody()
+    return Parts(
+        core=core,
+        door=door,
+        registry=nobody,
+        desk=nobody,
+        environment=config.environment,
+        problems=lambda: [*readiness.problems(), *readiness.remarks()],
+        provider_problems=readiness.provider_problems,
+    )
 
 
 async def _core(  # noqa: PLR0917 - what it is made of, in one order

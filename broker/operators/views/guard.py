@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from broker.guard.tiers import HOUR, AfterLock, TierRules
 from broker.leases.selection import Selection
@@ -77,7 +78,8 @@ def guard_view(tx: Tx, row: GuardRow, *, rules: Callable[[Tier], TierRules], now
 
 def _fits(row: GuardRow, selection: Selection) -> bool:
     wanted = {name: getattr(selection, name) for name in ("workflow", "run", "step", "scope")}
-    others = replace(selection, everything=False, **dict.fromkeys(wanted, ""))
+    emptied: dict[str, Any] = dict.fromkeys(wanted, "")
+    others = replace(selection, everything=False, **emptied)
     if others != Selection():
         return False  # of an agent, a provider or a lease no key is known
     return all(not name or row.about.get(field) == name for field, name in wanted.items())

@@ -11,7 +11,7 @@ from google.protobuf import struct_pb2
 from broker.errors import BrokerError, Reason
 from broker.journal.chain import Entry
 from broker.leases.selection import Selection
-from broker.model import JsonValue
+from broker.model import JsonValue, StepKey
 from broker.operators.views.guard import GuardView
 from broker.operators.views.leases import LeaseView, StepView
 from broker.operators.views.paging import Page, page_of
@@ -193,7 +193,7 @@ def struct(value: Mapping[str, JsonValue]) -> struct_pb2.Struct:
     return message
 
 
-def names_of(key: Any) -> dict[str, str]:
+def names_of(key: StepKey) -> dict[str, Any]:
     """Of a step key."""
     return {"workflow": key.workflow, "run": key.run, "step": key.step}
 
