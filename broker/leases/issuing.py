@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from broker.errors import BrokerError, Reason, StoreConflict
 from broker.guard import keys
 from broker.guard.guard import GuardAsk
+from broker.guard.shared import Shared
 from broker.guard.verdicts import Admitted, Ceiling, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
@@ -172,7 +173,7 @@ class Issuing:
         now_step = self._must_be_possible(tx, agent, step, granted)  # 3
         lease = self._draft(agent, step, asked, granted, at=at)  # 4
         if asked.replaces:
-            self._must_not_be_halted(tx, now_step, allowed, at=at)
+            self._must_not_be_halted(tx, now_step, allowed)
             lease = link_successor(tx, lease, step, allowed, now=core.clock.moment())
             expires_at = self._expiry(step, allowed, at=at, first=lease.first_mint_at)
             earlier = (lease.expires_at - expires_at).total_seconds()
@@ -279,7 +280,7 @@ class Issuing:
         self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, lease: Lease, *, at: datetime
     ) -> Refusal | None:
         ask = _ask(step, allowed)
-        verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=at)
+        verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=self._core.clock.moment())
         if isinstance(verdict, Admitted):
             return None
         if isinstance(verdict, LockNow | HoldNow):
@@ -290,9 +291,9 @@ class Issuing:
         error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
         return Refusal(error=error)
 
-    def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed, *, at: datetime) -> None:
+    def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed) -> None:
         """A successor is not charged, but gets around no lock and no hold."""
-        halted = self._core.guard.halted(tx, _ask(step, allowed), now=at)
+        halted = self._core.guard.halted(tx, _ask(step, allowed), now=self._core.clock.moment())
         if halted is not None:
             error = as_error(halted)
             error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
@@ -343,5 +344,6 @@ def _ask(step: Step, allowed: Allowed) -> GuardAsk:
         key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
         hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
         tier=allowed.tier,
+        shared=Shared(scope=scope, hourly=allowed.shared_hourly) if allowed.shared_hourly else None,
         about=keys.about(workload=workload, captures=captures, scope=scope, **names),
     )
