@@ -52,7 +52,7 @@ class Commit:
         def operation(tx: Tx) -> None:
             at = core.clock.now()
             if moves.end_lease(tx, lease, LeaseState.VOID, evidence=Evidence.NOT_MINTED, at=at, problem=why):
-                core.guard.give_back(tx, lease)
+                core.give_back(tx, lease)
             self._fail(tx, lease, why)
 
         await self._background.write_surely(operation, then=lambda: core.endings.tell(lease.id))

@@ -13,6 +13,7 @@ from broker.guard.verdicts import Admitted, Ceiling, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.answers import about, circumstances, needs_approval, refused
+from broker.leases.approving import Standing
 from broker.leases.committing import Delivered
 from broker.leases.core import (
     Core,
@@ -145,8 +146,6 @@ class Issuing:
             raise refused(decision, step, asked)
         if decision.bind is Bind.KEY:  # by today's map, whatever the step itself is held to
             must_have_begun(step, agent)
-        if decision.approvals:
-            raise needs_approval(decision, step, asked)
         if decision.provider not in core.providers:
             raise BrokerError(Reason.PROVIDER_FAILED, "the scope's provider is not configured at this broker")
         return Granted(allowed=decision, asked=asked, generation=policy.generation)
@@ -161,8 +160,8 @@ class Issuing:
         """The intent's ONE transaction. No durable intent, no mint (I1).
 
         1. the epoch is ours; 2. a replay is answered, not minted; 3. the policy decided with is still the
-        current one, nothing is frozen, the step is open, the provider answers; 4. the lease's life; 5. the guard admits and is
-        charged; 6. lease row, idempotency row and journal.
+        current one, nothing is frozen, the step is open, the provider answers; 4. the lease's life; 5. operators have
+        approved; 6. the guard admits and is charged, and the approval is used; 7. lease row, idempotency row and journal.
         """
         core, at, allowed = self._core, self._core.clock.now(), granted.allowed
         core.enter(tx)  # 1
@@ -172,18 +171,20 @@ class Issuing:
             return Known(request=known)
         now_step = self._must_be_possible(tx, agent, step, granted)  # 3
         lease = self._draft(agent, step, asked, granted, at=at)  # 4
+        approval = self._approval(tx, now_step, granted, asked.replaces, at=at)  # 5
+        if isinstance(approval, Refusal):
+            return approval
         if asked.replaces:
             self._must_not_be_halted(tx, now_step, allowed)
-            lease = link_successor(tx, lease, step, allowed, now=core.clock.moment())
-            expires_at = self._expiry(step, allowed, at=at, first=lease.first_mint_at)
-            earlier = (lease.expires_at - expires_at).total_seconds()
-            lease = replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
+            lease = self._linked(tx, lease, step, allowed, at=at)
         else:
-            refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 5
+            refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 6
             if refusal is not None:
                 return refusal
+        if approval is not None:
+            lease = core.approving.use(tx, approval, lease)
         try:
-            tx.insert_lease(lease)  # 6
+            tx.insert_lease(lease)  # 7
         except StoreConflict:  # its idempotency row is forgotten after a day, its lease is not
             raise BrokerError(Reason.REQUEST_ID_REUSED, "this request_id was used for another request") from None
         core.remember(
@@ -199,6 +200,27 @@ class Issuing:
         self._record_intent(tx, agent, step, lease, granted)
         return lease
 
+    def _linked(self, tx: Tx, lease: Lease, step: Step, allowed: Allowed, *, at: datetime) -> Lease:
+        """As a successor, within the chain's `max_ttl`."""
+        lease = link_successor(tx, lease, step, allowed, now=self._core.clock.moment())
+        expires_at = self._expiry(step, allowed, at=at, first=lease.first_mint_at)
+        earlier = (lease.expires_at - expires_at).total_seconds()
+        return replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
+
+    def _approval(
+        self, tx: Tx, step: Step, granted: Granted, replaces: str, *, at: datetime
+    ) -> Standing | Refusal | None:
+        """None: none is needed, or a successor has its predecessor's. What is asked for here costs no attempt."""
+        core, allowed = self._core, granted.allowed
+        older = tx.lease(replaces) if replaces else None
+        if not allowed.approvals or (older is not None and older.approval_digest == allowed.approval_digest):
+            return None
+        self._must_not_be_halted(tx, step, allowed, at=at)  # nobody is asked in vain
+        standing = core.approving.asked(tx, step, allowed, core.clock.moment())
+        if standing.usable and not core.approving.off():
+            return standing
+        return Refusal(error=needs_approval(allowed, step, granted.asked, standing.approval, given=standing.given))
+
     def _record_intent(self, tx: Tx, agent: Agent, step: Step, lease: Lease, granted: Granted) -> None:
         data = {
             "cert_sha256": agent.cert_sha256,
@@ -208,6 +230,7 @@ class Issuing:
             "bind": granted.allowed.bind.value,
             "policy_generation": granted.generation,
             "replaces": lease.replaces or "",
+            "approval_id": lease.approval_id,
         } | circumstances(step, granted.asked)
         rule = str(granted.allowed.rule)
         moves.record_lease(tx, Kind.LEASE_INTENT, lease, at=lease.intent_at, rule=rule, key=step.key, data=data)

@@ -18,6 +18,8 @@ _SMALL = {
     "control",
     "key_fingerprints",
     "raise_generation",
+    "open_approvals",
+    "approval_counts",
     "freezes",  # the few that there are
     "reviews",
     "firing",
