@@ -215,7 +215,7 @@ class Issuing:
         older = tx.lease(replaces) if replaces else None
         if not allowed.approvals or (older is not None and older.approval_digest == allowed.approval_digest):
             return None
-        self._must_not_be_halted(tx, step, allowed, at=at)  # nobody is asked in vain
+        self._must_not_be_halted(tx, step, allowed)  # nobody is asked in vain
         standing = core.approving.asked(tx, step, allowed, core.clock.moment())
         if standing.usable and not core.approving.off():
             return standing
