@@ -75,7 +75,7 @@ class Commit:
         raise mint_failed(lease, why)
 
     def _fail(self, tx: Tx, lease: Lease, why: str) -> None:
-        self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.now())
+        self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.moment())
         if lease.replaces:
             tx.clear_replaced_by(lease.replaces, lease.id)
         tx.finish_request(
@@ -133,7 +133,7 @@ class Commit:
         why = self._must_not_live(tx, lease, step, wait=wait)
         refs = dict(lease.refs) | dict(minted.refs)
         if why is None and tx.activate(lease.id, epoch=lease.epoch, refs=refs, at=at):
-            core.guard.mint_succeeded(tx, lease.guard_key, now=at)
+            core.guard.mint_succeeded(tx, lease.guard_key)
             tx.finish_request(lease.agent, lease.request_id, RequestOutcome.DONE)
             data = {"provider_request_id": minted.provider_request_id, "refs": dict(minted.refs)}
             moves.record_lease(tx, Kind.LEASE_ACTIVE, lease, at=at, data=data)

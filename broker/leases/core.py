@@ -140,7 +140,7 @@ class Core:
 
     def give_back(self, tx: Tx, lease: Lease) -> None:
         """Proven that nothing was minted: in the transaction that proves VOID."""
-        self.guard.give_back(tx, lease, now=self.clock.now())
+        self.guard.give_back(tx, lease)
         give_back_approval(tx, lease, self.clock.moment())
 
     def must_be_welcome(self, agent: Agent) -> None:

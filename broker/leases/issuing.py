@@ -9,6 +9,7 @@ from functools import partial
 from broker.errors import BrokerError, Reason, StoreConflict
 from broker.guard import keys
 from broker.guard.guard import GuardAsk
+from broker.guard.shared import Shared
 from broker.guard.verdicts import Admitted, Ceiling, GuardRefusal, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
@@ -172,11 +173,11 @@ class Issuing:
             return Known(request=known)
         now_step = self._must_be_possible(tx, agent, step, granted)  # 3
         lease = self._draft(agent, step, asked, granted, at=at)  # 4
-        approval = self._approval(tx, now_step, granted, asked.replaces, at=at)  # 5
+        approval = self._approval(tx, now_step, granted, asked.replaces)  # 5
         if isinstance(approval, Refusal):
             return approval
         if asked.replaces:
-            self._must_not_be_halted(tx, now_step, allowed, at=at)
+            self._must_not_be_halted(tx, now_step, allowed)
             lease = self._linked(tx, lease, step, allowed, at=at)
         else:
             refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 6
@@ -208,15 +209,13 @@ class Issuing:
         earlier = (lease.expires_at - expires_at).total_seconds()
         return replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
 
-    def _approval(
-        self, tx: Tx, step: Step, granted: Granted, replaces: str, *, at: datetime
-    ) -> Standing | Refusal | None:
+    def _approval(self, tx: Tx, step: Step, granted: Granted, replaces: str) -> Standing | Refusal | None:
         """None: none is needed, or a successor has its predecessor's. What is asked for here costs no attempt."""
         core, allowed = self._core, granted.allowed
         older = tx.lease(replaces) if replaces else None
         if not allowed.approvals or (older is not None and older.approval_digest == allowed.approval_digest):
             return None
-        self._must_not_be_halted(tx, step, allowed, at=at)  # nobody is asked in vain
+        self._must_not_be_halted(tx, step, allowed)  # nobody is asked in vain
         standing = core.approving.asked(tx, step, allowed, core.clock.moment())
         if standing.usable and not core.approving.off():
             return standing
@@ -304,7 +303,7 @@ class Issuing:
         self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, lease: Lease, *, at: datetime
     ) -> Refusal | None:
         ask = _ask(step, allowed)
-        verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=at)
+        verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=self._core.clock.moment())
         if isinstance(verdict, Admitted):
             return None
         self._halt(tx, agent, step, allowed, verdict, at=at)
@@ -322,9 +321,9 @@ class Issuing:
         elif isinstance(verdict, Ceiling) and verdict.row is not None:
             self._halting.ceiling(tx, halt(reason=Reason.CEILING, key=verdict.row.key), at=at)
 
-    def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed, *, at: datetime) -> None:
+    def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed) -> None:
         """A successor is not charged, but gets around no lock and no hold."""
-        halted = self._core.guard.halted(tx, _ask(step, allowed), now=at)
+        halted = self._core.guard.halted(tx, _ask(step, allowed), now=self._core.clock.moment())
         if halted is not None:
             error = as_error(halted)
             error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
@@ -338,5 +337,6 @@ def _ask(step: Step, allowed: Allowed) -> GuardAsk:
         key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
         hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
         tier=allowed.tier,
+        shared=Shared(scope=scope, hourly=allowed.shared_hourly) if allowed.shared_hourly else None,
         about=keys.about(workload=workload, captures=captures, scope=scope, **names),
     )

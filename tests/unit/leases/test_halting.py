@@ -10,7 +10,6 @@ from broker.leases import halting
 from broker.leases.beginning import Opened
 from broker.model import EndReason, LeaseState, StepState
 from broker.policy.decision import Allowed
-from broker.store.base import Tx
 from tests.fakes.launchers import launcher, with_launchers
 from tests.fakes.world import LOAD, MAP, OTHER, World, agent, refusal
 
@@ -157,11 +156,9 @@ async def test_whoever_is_to_roll_back_is_told_what_was_ended(broker: World) -> 
     await use_up(broker, opened)
     await refusal(broker.issue(opened.handle, "danger"))
 
-    def look(tx: Tx) -> list[object]:
-        return [(one.target, one.body) for one in tx.due_notices(broker.clock.now(), 10)]
-
-    ((target, body),) = await broker.store.read(look)  # type: ignore[misc]
-    assert target == "etl-rollback"
+    (notice,) = await broker.store.read(lambda tx: tx.due_notices(broker.clock.now(), 10))
+    body = notice.body
+    assert notice.target == "etl-rollback"
     assert body["type"] == "stepcred.guard.locked"
     assert (body["workflow"], body["run"], body["step"], body["scope"]) == ("nightly", "r1", "load", "danger")
     assert len(body["leases"]) == BUDGET

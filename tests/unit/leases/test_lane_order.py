@@ -23,7 +23,7 @@ from tests.fakes.world import ANN, World, agent, refusal, world
 
 def roomy(broker: World) -> None:
     rules = {tier: replace(rule, hourly=10_000) for tier, rule in DEFAULT_RULES.items()}
-    object.__setattr__(broker.core, "guard", Guard(rules))
+    object.__setattr__(broker.core, "guard", Guard(rules.__getitem__))
 
 
 async def tick(broker: World, seconds: float, step: float = 0.5) -> None:
