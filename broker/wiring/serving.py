@@ -144,7 +144,7 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
             settle=SETTLE,
             metrics=metrics,
         ),
-        guard=Guard(configured(config.guard)),
+        guard=Guard(configured(config.guard).__getitem__),
         providers=table,
         epoch=epoch,
         metrics=metrics,
