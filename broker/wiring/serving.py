@@ -28,6 +28,7 @@ from broker.policy.live.holder import SETTLE, Policies
 from broker.policy.live.watch import Watcher
 from broker.process import raise_file_limit
 from broker.rpc import limits as front
+from broker.rpc.operators.parts import Parts
 from broker.store.anchoring import Anchoring
 from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
@@ -90,10 +91,11 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await registry.start()
         await stack.enter_async_context(registry.watching())
         listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
-        if config.operators is not None:
-            listeners["operators"] = operators_listener(config, limits, core, door, refusals)
         readiness = Readiness(core, engine, door, registry)
         stack.enter_context(readiness.watching())
+        if config.operators is not None:
+            parts = _parts(config, core, door, readiness)
+            listeners["operators"] = operators_listener(config, limits, parts, refusals)
         http = HttpServer(
             config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems, remarks=readiness.remarks
         )
@@ -111,6 +113,19 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             registry=registry,
             mint_key_file=config.store.mint_key_file,
         )
+
+
+def _parts(config: Config, core: Core, door: FrontDoor, readiness: Readiness) -> Parts:
+    nobody = Nobody()
+    return Parts(
+        core=core,
+        door=door,
+        registry=nobody,
+        desk=nobody,
+        environment=config.environment,
+        problems=lambda: [*readiness.problems(), *readiness.remarks()],
+        provider_problems=readiness.provider_problems,
+    )
 
 
 async def _core(  # noqa: PLR0917 - what it is made of, in one order
