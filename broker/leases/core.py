@@ -140,7 +140,7 @@ class Core:
 
     def give_back(self, tx: Tx, lease: Lease) -> None:
         """Proven that nothing was minted: in the transaction that proves VOID."""
-        self.guard.give_back(tx, lease, now=self.clock.now())
+        self.guard.give_back(tx, lease)
         give_back_approval(tx, lease, self.clock.moment())
 
     def must_be_welcome(self, agent: Agent) -> None:
@@ -263,11 +263,6 @@ def step_ended(step: Step) -> BrokerError:
         metadata={"ended_by": why},
         about={"step_id": step.id},
     )
-
-
-def frozen(about: Mapping[str, str] | None = None) -> BrokerError:
-    """Nothing is minted or delivered."""
-    return BrokerError(Reason.FROZEN, "the broker is frozen by an operator", about=about)
 
 
 def must_take_new_work(core: Core) -> None:

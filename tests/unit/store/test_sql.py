@@ -29,6 +29,7 @@ _SMALL = {
     "forget_deliveries",
     "forget_alerts",
     "guard_counts",
+    "guard_clock",
     "set_anchored",
     "start_epoch",
     "raise_map_serial",
