@@ -171,7 +171,7 @@ class Issuing:
             return Known(request=known)
         now_step = self._must_be_possible(tx, agent, step, granted)  # 3
         lease = self._draft(agent, step, asked, granted, at=at)  # 4
-        approval = self._approval(tx, now_step, granted, asked.replaces, at=at)  # 5
+        approval = self._approval(tx, now_step, granted, asked.replaces)  # 5
         if isinstance(approval, Refusal):
             return approval
         if asked.replaces:
@@ -207,9 +207,7 @@ class Issuing:
         earlier = (lease.expires_at - expires_at).total_seconds()
         return replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
 
-    def _approval(
-        self, tx: Tx, step: Step, granted: Granted, replaces: str, *, at: datetime
-    ) -> Standing | Refusal | None:
+    def _approval(self, tx: Tx, step: Step, granted: Granted, replaces: str) -> Standing | Refusal | None:
         """None: none is needed, or a successor has its predecessor's. What is asked for here costs no attempt."""
         core, allowed = self._core, granted.allowed
         older = tx.lease(replaces) if replaces else None

@@ -13,7 +13,7 @@ from broker.clock import Clock, SystemClock
 from broker.config import Config
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
-from broker.guard.tiers import configured
+from broker.guard.tiers import rules_of
 from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
 from broker.identity import FrontDoor
@@ -122,22 +122,23 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
     )
     for provider in table.values():
         stack.push_async_callback(provider.close)
+    policies = Policies(
+        config.scopes.file,
+        adapters.scope_kinds(config),
+        environment=config.environment,
+        trust_domain=config.trust_domain,
+        federations=config.federation,
+        verifier=adapters.map_verifier(config),
+        settle=SETTLE,
+        metrics=metrics,
+    )
     return Core(
         store=store,
         clock=clock,
         timings=config.timings,
         keyring=ring,
-        policies=Policies(
-            config.scopes.file,
-            adapters.scope_kinds(config),
-            environment=config.environment,
-            trust_domain=config.trust_domain,
-            federations=config.federation,
-            verifier=adapters.map_verifier(config),
-            settle=SETTLE,
-            metrics=metrics,
-        ),
-        guard=Guard(configured(config.guard).__getitem__),
+        policies=policies,
+        guard=Guard(rules_of(config.guard, policies.limits)),
         providers=table,
         epoch=epoch,
         metrics=metrics,
