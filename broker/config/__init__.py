@@ -22,7 +22,7 @@ from broker.config.settings import (
     Tls,
     Vault,
 )
-from broker.config.tiers import TIER_DEFAULTS, Guard, TierOverride
+from broker.config.tiers import TIER_DEFAULTS, Guard, TierOverride, part_of
 from broker.config.values import Address
 
 __all__ = [
@@ -50,4 +50,5 @@ __all__ = [
     "Tls",
     "Vault",
     "load",
+    "part_of",
 ]

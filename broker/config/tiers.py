@@ -57,3 +57,8 @@ TIER_DEFAULTS: Mapping[Tier, Mapping[str, Any]] = MappingProxyType(
         Tier.HIGH: {**_COMMON, "budget": 3, "hourly": 12, "refill": None},
     }
 )
+
+
+def part_of(shared_hourly: int) -> int:
+    """What one workload gets of a limit over all agents: a quarter, and at least one."""
+    return max(1, shared_hourly // 4)
