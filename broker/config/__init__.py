@@ -9,7 +9,6 @@ from broker.config.settings import (
     Config,
     Federated,
     Grace,
-    Guard,
     Listen,
     Log,
     LogFormat,
@@ -19,14 +18,15 @@ from broker.config.settings import (
     Scopes,
     StaleCrl,
     StoreSettings,
-    TierOverride,
     Timings,
     Tls,
     Vault,
 )
+from broker.config.tiers import TIER_DEFAULTS, Guard, TierOverride, part_of
 from broker.config.values import Address
 
 __all__ = [
+    "TIER_DEFAULTS",
     "Address",
     "AppRole",
     "Approvals",
@@ -50,4 +50,5 @@ __all__ = [
     "Tls",
     "Vault",
     "load",
+    "part_of",
 ]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict
 
 from broker.config.approvals import Approvals, check_approvals
 from broker.config.limits import Limits, check_limits
 from broker.config.signing_keys import load_public_keys
+from broker.config.tiers import Guard
 from broker.config.values import (
     Address,
     Count,
@@ -253,32 +254,6 @@ class Aws:
     read_timeout: Duration = timedelta(seconds=6)  # without a byte of the answer
     mint_workers: Count = 8  # calls to STS at the same time
     revoke_workers: Count = 4  # calls to IAM; a lane of its own, so that a hung STS delays no revocation
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TierOverride:
-    """What differs from the tier's defaults (DESIGN section 7)."""
-
-    budget: Count | None = None  # credentials that may exist, per step and scope
-    hourly: Count | None = None  # per workload and scope, in any rolling hour
-    refill: Duration | None = None
-    lock: Duration | None = None
-    cool_down: Duration | None = None
-    max_cool_down: Duration | None = None
-    ceiling_factor: Count | None = None
-
-    def changes(self) -> dict[str, Any]:
-        """What was set, by name."""
-        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Guard:
-    """Overrides by tier."""
-
-    low: TierOverride = field(default_factory=TierOverride)
-    elevated: TierOverride = field(default_factory=TierOverride)
-    high: TierOverride = field(default_factory=TierOverride)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

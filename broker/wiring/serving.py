@@ -13,7 +13,7 @@ from broker.clock import Clock, SystemClock
 from broker.config import Config
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
-from broker.guard.tiers import configured
+from broker.guard.tiers import rules_of
 from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
 from broker.identity import FrontDoor
@@ -147,7 +147,7 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
         timings=config.timings,
         keyring=ring,
         policies=policies,
-        guard=Guard(configured(config.guard).__getitem__),
+        guard=Guard(rules_of(config.guard, policies.limits)),
         providers=table,
         epoch=epoch,
         metrics=metrics,
