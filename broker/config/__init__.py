@@ -2,6 +2,7 @@
 
 from broker.config.limits import Limits
 from broker.config.load import load
+from broker.config.notices import Alerts, AlertSink, Receiver, Webhooks
 from broker.config.settings import (
     AppRole,
     Aws,
@@ -27,6 +28,8 @@ from broker.config.values import Address
 
 __all__ = [
     "Address",
+    "AlertSink",
+    "Alerts",
     "AppRole",
     "Aws",
     "Config",
@@ -40,6 +43,7 @@ __all__ = [
     "LogLevel",
     "OnStop",
     "Operators",
+    "Receiver",
     "Scopes",
     "StaleCrl",
     "StoreSettings",
@@ -47,5 +51,6 @@ __all__ = [
     "Timings",
     "Tls",
     "Vault",
+    "Webhooks",
     "load",
 ]

@@ -32,6 +32,7 @@ from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
+from broker.wiring.alerting import Watched, alerting
 from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
 
 log = get_logger(__name__)
@@ -83,6 +84,14 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await stack.enter_async_context(watcher.watching())
         await stack.enter_async_context(anchoring.kept())
         await engine.settle_door()
+        watched = Watched(
+            core=core,
+            door=door,
+            anchoring=anchoring,
+            door_overdue=lambda: engine.door_overdue,
+            operators_problem=lambda: "",
+        )
+        await stack.enter_async_context(alerting(config, watched))
         listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
         if config.operators is not None:
             listeners["operators"] = operators_listener(config, limits, core, door, refusals)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from broker.model import LeaseState
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import micros
+from broker.store.sqlite.rows import SqlValue, micros
 from broker.store.sqlite.tx.base import Area
 from broker.store.watched import Busy, Usual
 
@@ -24,14 +24,14 @@ class WatchedArea(Area):
     def busy_keys(self, since: datetime, *, at_least: int) -> Sequence[Busy]:
         found = []
         for hour_key in self._charged_keys():
-            asked = {"hour_key": hour_key, "since": micros(since)}
+            asked: dict[str, SqlValue] = {"hour_key": hour_key, "since": micros(since)}
             (row,) = self._db.all(_SQL["recent_charges"], asked)
             if row["charges"] >= at_least and (one := self._db.one(_SQL["one_charge"], asked)):
                 found.append(Busy(hour_key=hour_key, guard_key=one["key"], charges=int(row["charges"])))
         return found
 
     def usual_charges(self, hour_key: str, *, since: datetime, until: datetime) -> Usual:
-        asked = {"hour_key": hour_key, "since": micros(since), "until": micros(until)}
+        asked: dict[str, SqlValue] = {"hour_key": hour_key, "since": micros(since), "until": micros(until)}
         (row,) = self._db.all(_SQL["usual_charges"], asked)
         return Usual(charges=int(row["charges"]), active_hours=int(row["hours"]))
 
