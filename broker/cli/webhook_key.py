@@ -28,4 +28,6 @@ def webhook_key(
     else:
         typer.echo(f"made {file}, for webhooks.key_file", err=True)
     typer.echo(public_text(key))
-    typer.echo("receivers verify with this public key: docs/alerts.md, or a library for Standard Webhooks v1a", err=True)
+    typer.echo(
+        "receivers verify with this public key: docs/alerts.md, or a library for Standard Webhooks v1a", err=True
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,7 @@ from broker.alerts.post import Post
 from broker.alerts.signature import Signer
 from broker.alerts.sinks import AlertmanagerSink, Origin, WebhookSink
 from broker.alerts.watcher import Watcher
-from broker.config import Config, Receiver
+from broker.config import Alerts, Config, Receiver
 from broker.config.webhook_key import load_webhook_key
 from broker.identity import FrontDoor
 from broker.leases.core import Core
@@ -43,10 +43,9 @@ class Watched:
     operators_problem: Callable[[], str]  # "" when their file is in force
 
 
-def rules(config: Config, watched: Watched) -> Rules:
-    """Every rule with what shows it."""
-    rule, asked = AlertRule, config.alerts
-    here = _Here(config, watched)
+def rules(asked: Alerts, receivers: Collection[str], watched: Watched) -> Rules:
+    """Every rule with what shows it. `receivers`: of compensations, by name."""
+    rule, here = AlertRule, _Here(asked, watched)
     return Rules(
         conditions=(
             Condition(rule=rule.REVOCATION_OVERDUE, stored=stored.overdue),
@@ -65,7 +64,7 @@ def rules(config: Config, watched: Watched) -> Rules:
                 every=MINT_RATE_EVERY,
             ),
             Condition(rule=rule.FROZEN, stored=stored.frozen),
-            Condition(rule=rule.COMPENSATION_FAILING, stored=stored.Untold(receivers=config.compensation.keys())),
+            Condition(rule=rule.COMPENSATION_FAILING, stored=stored.Untold(receivers=receivers)),
         ),
         events=(
             Event(rule=rule.GUARD_LOCKED, goes_on=events.locked),
@@ -79,8 +78,8 @@ def rules(config: Config, watched: Watched) -> Rules:
 class _Here:
     """Conditions of the process. Summaries hold names of the config, the scope map and certificates, and no problem's text."""
 
-    def __init__(self, config: Config, watched: Watched) -> None:
-        self._config = config
+    def __init__(self, asked: Alerts, watched: Watched) -> None:
+        self._asked = asked
         self._watched = watched
         self._fresh_at = watched.core.clock.boottime()
 
@@ -122,7 +121,7 @@ class _Here:
             yield _alert(AlertRule.JOURNAL_FAILING, text, cause="anchor")
 
     def certificates_end(self, now: datetime) -> Iterator[Alert]:
-        ahead = self._config.alerts.certificate_ends
+        ahead = self._asked.certificate_ends
         for what, at in self._watched.door.ending(now, ahead=ahead).items():
             yield _alert(AlertRule.CERTIFICATE_ENDS, f"{what} ends at {at:%Y-%m-%dT%H:%M:%SZ}", what=what)
 
@@ -138,27 +137,29 @@ def _alert(rule: AlertRule, summary: str, **labels: str) -> Alert:
     return Alert(rule=rule, summary=summary, labels=labels)
 
 
-def _lanes(config: Config, ledger: Ledger, core: Core) -> Iterator[Lane]:
+def _lanes(config: Config, book: Ledger, core: Core) -> Iterator[Lane]:
     """One for each receiver of the config. Raises ConfigError."""
     asked, clock = config.alerts, core.clock
     origin = Origin(environment=config.environment, runbook_url=asked.runbook_url)
     for name, sink in asked.alertmanager.items():
         post = _post(sink, "/api/v2/alerts")
-        yield AlertLane(AlertmanagerSink(name, post, origin, sink.min_severity, clock), ledger, core.metrics)
+        yield AlertLane(AlertmanagerSink(name, post, origin, sink.min_severity, clock), book, core.metrics)
     if config.webhooks is None:  # then nothing that is signed is in the config
         return
     signer = Signer(load_webhook_key(config.webhooks.key_file), clock)
     for name, sink in asked.webhook.items():
-        yield AlertLane(WebhookSink(name, _post(sink), origin, sink.min_severity, signer), ledger, core.metrics)
+        yield AlertLane(WebhookSink(name, _post(sink), origin, sink.min_severity, signer), book, core.metrics)
     for name, receiver in config.compensation.items():
-        yield NoticeLane(name, _post(receiver), signer, config.environment, ledger, core.metrics)
+        yield NoticeLane(name, _post(receiver), signer, config.environment, book, core.metrics)
 
 
 def _post(receiver: Receiver, path: str = "") -> Post:
     return Post(receiver.url + path, ca_file=receiver.ca_file, token_file=receiver.token_file)
 
 
-def _ledger(core: Core) -> Ledger:
+def ledger(core: Core) -> Ledger:
+    """Of this process, while it has the right to write."""
+
     def fence(tx: Tx) -> None:
         try:
             core.epoch.fence(tx)
@@ -172,11 +173,11 @@ def _ledger(core: Core) -> Ledger:
 async def alerting(config: Config, watched: Watched) -> AsyncIterator[None]:
     """Watch and tell until the block ends; what was not told by then, the next start tells. Raises ConfigError."""
     core = watched.core
-    ledger = _ledger(core)
-    watcher = Watcher(rules(config, watched), ledger, core.metrics)
-    lanes = await asyncio.to_thread(lambda: list(_lanes(config, ledger, core)))
+    book = ledger(core)
+    watcher = Watcher(rules(config.alerts, config.compensation, watched), book, core.metrics)
+    lanes = await asyncio.to_thread(lambda: list(_lanes(config, book, core)))
     tasks = [asyncio.create_task(watcher.run(), name="alerts")]
-    tasks += [asyncio.create_task(run(lane, ledger), name=f"tell {lane.name}") for lane in lanes]
+    tasks += [asyncio.create_task(run(lane, book), name=f"tell {lane.name}") for lane in lanes]
     try:
         yield
     finally:
