@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict
 
 from broker.config.approvals import Approvals, check_approvals
 from broker.config.limits import Limits, check_limits
+from broker.config.notices import Alerts, Receiver, Webhooks, notice_problems
 from broker.config.signing_keys import load_public_keys
 from broker.config.tiers import Guard
 from broker.config.values import (
@@ -385,13 +386,16 @@ class Config:
     aws: Annotated[Aws, AfterValidator(_check_aws)] | None = None
     guard: Guard = field(default_factory=Guard)
     approvals: Annotated[Approvals, AfterValidator(check_approvals)] = field(default_factory=Approvals)
+    webhooks: Webhooks | None = None
+    alerts: Alerts = field(default_factory=Alerts)
+    compensation: Mapping[Name, Receiver] = field(default_factory=dict)  # what a tier may name → who undoes
     limits: Annotated[Limits, AfterValidator(check_limits)] = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
 
 
 def whole_problems(config: Config) -> list[str]:
     """What no section can see by itself."""
-    problems = []
+    problems = notice_problems(config.webhooks, config.alerts, config.compensation)
     if config.trust_domain in config.federation:
         problems.append(
             f"federation.{config.trust_domain}: is this broker's own trust_domain; its bundle is tls.client_ca_file"
