@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from stepcred.cli._top import answers
+from stepcred.cli._top.model import Snapshot
 from stepcred.v1 import lease_pb2
 from stepcred.v1 import operator_pb2 as pb
 
@@ -32,6 +34,21 @@ class Acme:
         """For the fake service."""
         names = ("health", "steps", "leases", "keys", "approvals", "freezes", "alerts")
         return {name: getattr(self, name) for name in names}
+
+
+def snapshot_of(acme: Acme) -> Snapshot:
+    """As the client holds it, without asking anybody."""
+    return Snapshot(
+        at=acme.now,
+        health=answers.health(acme.health),
+        steps=tuple(map(answers.step, acme.steps)),
+        leases=tuple(map(answers.lease, acme.leases)),
+        keys=tuple(map(answers.key, acme.keys)),
+        approvals=tuple(map(answers.approval, acme.approvals)),
+        freezes=tuple(map(answers.freeze, acme.freezes)),
+        alerts=tuple(map(answers.alert, acme.alerts)),
+        cut=frozenset(),
+    )
 
 
 class _Opened(NamedTuple):

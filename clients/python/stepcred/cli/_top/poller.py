@@ -11,7 +11,7 @@ import grpc
 from stepcred._admin import failed
 from stepcred._settings import Settings
 from stepcred._transport import OPTIONS, Lanes
-from stepcred.cli._top import model
+from stepcred.cli._top import answers
 from stepcred.cli._top.model import Snapshot
 from stepcred.v1 import operator_pb2 as pb
 from stepcred.v1.operator_pb2_grpc import BrokerOperatorStub
@@ -73,13 +73,13 @@ def _ask(stub: Any) -> Snapshot:
     }
     return Snapshot(
         at=told["GetHealth"].server_time.ToDatetime(UTC),
-        health=model.health(told["GetHealth"]),
-        steps=_each(lists["ListSteps"], "steps", model.step),
-        leases=_each(lists["ListLeases"], "leases", model.lease),
-        keys=_each(lists["ListGuardKeys"], "keys", model.key),
-        approvals=_each(lists["ListApprovals"], "approvals", model.approval),
-        freezes=_each([told["ListFreezes"]], "freezes", model.freeze),
-        alerts=_each([told["ListAlerts"]], "alerts", model.alert),
+        health=answers.health(told["GetHealth"]),
+        steps=_each(lists["ListSteps"], "steps", answers.step),
+        leases=_each(lists["ListLeases"], "leases", answers.lease),
+        keys=_each(lists["ListGuardKeys"], "keys", answers.key),
+        approvals=_each(lists["ListApprovals"], "approvals", answers.approval),
+        freezes=_each([told["ListFreezes"]], "freezes", answers.freeze),
+        alerts=_each([told["ListAlerts"]], "alerts", answers.alert),
         cut=frozenset(
             name
             for name, pages in zip(("steps", "leases", "keys", "approvals"), lists.values(), strict=True)
