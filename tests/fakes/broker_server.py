@@ -184,6 +184,10 @@ class FakeBroker(CredentialBrokerServicer):
     def script(self, method: str, *refusals: Refusal) -> None:
         self._scripts[method].extend(refusals)
 
+    def unscript(self, method: str) -> None:
+        """Whatever was scripted and not asked for."""
+        self._scripts[method].clear()
+
     def requests(self, method: str) -> list[Any]:
         with self._lock:
             return [request for called, request in self.calls if called == method]
