@@ -107,7 +107,7 @@ class Refusals:
             return  # said to another thread meanwhile: final
         in_a_row = before.in_a_row + 1 if before is not None else 1
         quiet = 0.0 if in_a_row == 1 else pause_after(in_a_row - 1)
-        if answer.retry_after is not None:
+        if answer.retry_after:  # 0 = at once, which is a pause as well when it is said again and again
             quiet = answer.retry_after
         elif isinstance(answer, BrokerUnavailable):
             return  # nobody answered: `BrokerCore.call` has paused, and the first moment of a new broker counts

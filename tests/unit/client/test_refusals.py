@@ -106,7 +106,7 @@ class Rule:
         self.in_a_row[scope] += 1
         row = self.in_a_row[scope]
         self.not_before[scope] = now + (0.0 if row == 1 else min(2.0 * 1.5 ** (row - 2), 15.0))
-        if answer.retry_after is not None:
+        if answer.retry_after:
             self.not_before[scope] = now + answer.retry_after
         elif answer.verdict == "NEVER" and answer.reason not in PASSING:
             if answer.reason == "INVALID_ARGUMENT" or (answer.reason == "ACCESS_DENIED" and replaces):
