@@ -147,7 +147,7 @@ def test_what_nobody_decided_in_time_may_be_asked_for_again(fake: FakeBroker) ->
 
 def test_what_the_map_refuses_by_now_is_said_at_once(fake: FakeBroker) -> None:
     with stepcred.connect() as broker, broker.step(scopes=[SCOPE]) as step:
-        with Operators(fake, lambda: fake.scopes.clear()), pytest.raises(stepcred.AccessDenied) as caught:
+        with Operators(fake, fake.scopes.clear), pytest.raises(stepcred.AccessDenied) as caught:
             step.issue(SCOPE, approval_timeout=60)
         assert (caught.value.reason, caught.value.reference_id) == ("ACCESS_DENIED", "ref-9")
 
