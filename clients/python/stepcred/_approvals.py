@@ -14,7 +14,6 @@ from stepcred._errors import (
     NeedsApproval,
     Refused,
     Verdict,
-    refusal_class,
 )
 from stepcred._flow import Flow, Pause
 from stepcred._models import Access, ScopeVerdict
@@ -66,15 +65,16 @@ def wait(
     deadline: float,
     monotonic: Callable[[], float],
     uniform: Callable[[float, float], float],
+    waits: int = 1,
 ) -> Flow[None]:
-    """Pause, ask, pause: until all of it is granted at once. `deadline`: on `monotonic`.
+    """Pause, ask, pause: until all of it is granted at once. `deadline`: on `monotonic`. `waits`: how many this is.
 
     Raises NeedsApproval at the deadline, and at once what leaves nothing to wait for: what the scope map refuses by
     now, and an approval that was denied, has expired or is no longer for the same thing.
     """
     waiting.begin()
     asked = 0.0  # seconds that the broker wants us to wait
-    for count in itertools.count(1):
+    for count in itertools.count(waits):  # what was granted and then not given is asked for less and less often
         left = deadline - monotonic()
         pause = max(min(pause_after(count) * uniform(0.8, 1.2), left), asked)
         if left <= 0 or pause > left:
@@ -93,10 +93,10 @@ def wait(
 
 
 def _as_it_stands(before: NeedsApproval, verdict: ScopeVerdict) -> NeedsApproval:
-    """Raises Refused when there is nothing left to wait for."""
+    """Raises AccessDenied when there is nothing left to wait for."""
     if verdict.access is not Access.NEEDS_APPROVAL:
         told = {"rule": verdict.rule, "smallest_fix": verdict.smallest_fix}
-        raise refusal_class(verdict.reason)(
+        raise AccessDenied(
             f"{verdict.scope} is refused by now",
             reason=verdict.reason,
             reference_id=verdict.reference_id,

@@ -165,14 +165,15 @@ class StepCore:
         """Once; with patience, once more as soon as operators have approved it."""
         patience = self.patience if patience is None else patience
         deadline = self.broker.monotonic() + patience
-        while True:
+        for waits in itertools.count(1):
             try:
                 return (yield from self._issue(scope, given, timeout=timeout))
             except NeedsApproval as needed:
                 if not patience:
                     raise
-                waiting = needed
-            yield from self.wait_for_approval([waiting], patience=deadline - self.broker.monotonic(), tell=tell)
+                waiting, left = needed, deadline - self.broker.monotonic()
+            yield from self.wait_for_approval([waiting], patience=left, tell=tell, waits=waits)
+        raise AssertionError  # count() does not end
 
     def _issue(self, scope: str, given: Given, *, timeout: float | None) -> Flow[Credential]:
         request = broker_pb2.IssueCredentialRequest(
@@ -198,7 +199,9 @@ class StepCore:
         response = yield from self._call("CheckAccess", request, retries=retries)
         return tuple(_wire.scope_verdict(verdict) for verdict in response.scopes)
 
-    def wait_for_approval(self, waiting: Iterable[NeedsApproval], *, patience: float, tell: Tell | None) -> Flow[None]:
+    def wait_for_approval(
+        self, waiting: Iterable[NeedsApproval], *, patience: float, tell: Tell | None, waits: int = 1
+    ) -> Flow[None]:
         """Until all of it is granted; `patience` in seconds."""
         monotonic, wanted = self.broker.monotonic, Waiting(waiting, tell)
         try:
@@ -208,6 +211,7 @@ class StepCore:
                 deadline=monotonic() + patience,
                 monotonic=monotonic,
                 uniform=self.broker.uniform,
+                waits=waits,
             )
         except Refused as refused:
             if refused.scope and is_final(refused):
