@@ -16,6 +16,7 @@ from broker.model import (
     AwsSession,
     Credential,
     KeyValue,
+    Lease,
     SshCertificate,
     UsernamePassword,
     VaultToken,
@@ -36,7 +37,11 @@ def timestamp(at: datetime) -> timestamp_pb2.Timestamp:
 
 def lease(delivered: Delivered) -> lease_pb2.Lease:
     """As its holder sees it."""
-    row = delivered.lease
+    return lease_message(delivered.lease)
+
+
+def lease_message(row: Lease) -> lease_pb2.Lease:
+    """Without its credential."""
     return lease_pb2.Lease(
         lease_id=row.id,
         scope=row.scope,

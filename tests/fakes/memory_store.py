@@ -268,6 +268,11 @@ class MemoryTx(PeopleTx):
     def lease_counts(self) -> Mapping[LeaseState, int]:
         return Counter(lease.state for lease in self._state.leases.values() if not lease.state.terminal)
 
+    def revoking_since(self, before: datetime) -> tuple[int, datetime | None]:
+        since = [lease.revoking_at for lease in self.leases_in(LeaseState.REVOKING)]
+        found = [at for at in since if at is not None and at <= before]
+        return len(found), min(found, default=None)
+
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
         asked = [one for one in self.leases_in(*_DUE) if one.tier is Tier.HIGH or one.provider not in without]
         due = [(lease.next_try_at, lease) for lease in asked]
@@ -508,7 +513,19 @@ class MemoryTx(PeopleTx):
         return [entry for entry in self._state.journal if (entry.chain, entry.seq) > start][:limit]
 
     def journal_of_run(self, run: str, *, limit: int) -> list[Entry]:
-        return [entry for entry in self._state.journal if json.loads(entry.body).get("run") == run][:limit]
+        told = [(entry, json.loads(entry.body)) for entry in self._state.journal]
+        steps = {body["step_id"] for _, body in told if body.get("run") == run and "step_id" in body}
+        return [entry for entry, body in told if body.get("run") == run or body.get("step_id") in steps][:limit]
+
+    def journal_of_step(self, step_id: str, *, limit: int) -> list[Entry]:
+        return [entry for entry in self._state.journal if json.loads(entry.body).get("step_id") == step_id][:limit]
+
+    def last_of_journal(self, limit: int) -> list[Entry]:
+        return self._state.journal[-limit:] if limit else []
+
+    def journal_of_reference(self, reference_id: str, *, limit: int) -> list[Entry]:
+        found = [one for one in self._state.journal if json.loads(one.body).get("reference_id") == reference_id]
+        return found[:limit]
 
     def denial(self, reference_id: str) -> Entry | None:
         found = (entry for entry in self._state.journal if json.loads(entry.body).get("reference_id") == reference_id)

@@ -88,6 +88,7 @@ class Reader:
         return Launcher(
             name=str(path[-1]),
             pattern=pattern,
+            owners=tuple(entry.owners),
             workloads=frozenset(entry.workloads),
             workflows=_workflows(entry.workflows),
             digests=_set(entry.definition_digest),
