@@ -13,7 +13,7 @@ from broker.guard.shared import Shared
 from broker.guard.verdicts import Admitted, Ceiling, GuardRefusal, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
-from broker.leases.answers import about, circumstances, needs_approval, refused
+from broker.leases.answers import about, circumstances, must_be_named, needs_approval, refused
 from broker.leases.approving import Standing
 from broker.leases.committing import Delivered
 from broker.leases.core import (
@@ -111,10 +111,7 @@ class Issuing:
         core = self._core
         step = await core.step_of(agent, handle)
         must_be_open(step)
-        if asked.scope not in step.scopes:
-            raise BrokerError(
-                Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=about(step, asked.scope)
-            )
+        must_be_named(step, asked.scope)
         granted = self._granted(agent, step, asked.scope)
         allowed = granted.allowed
         self._must_fit(allowed, asked, step)
