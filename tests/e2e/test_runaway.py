@@ -88,7 +88,7 @@ def test_i4_a_runaway_gets_its_budget_and_not_one_more_whatever_it_tries_and_whe
 def test_i4_a_guard_that_forgets_is_found_out(site: Site, mutant: str) -> None:
     deployment, before = site.deployment(), site.minted
     with deployment.daemon(env={MUTANT: mutant}):
-        Storm(deployment, certificates(deployment, 4), 300).finished()
+        Storm(deployment, certificates(deployment, 4), 600).finished()
         assert site.minted - before > BUDGET
 
 

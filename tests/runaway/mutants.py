@@ -16,6 +16,9 @@ from broker.leases.issuing import Issuing
 from broker.model import Lease, LeaseState
 
 
+LATER = 0.2  # seconds
+
+
 def uncharged() -> None:
     """Asked, and told nothing of what it admitted."""
 
@@ -38,7 +41,7 @@ def new_attempt_new_budget() -> None:
 
 
 def charged_later() -> None:
-    """In a transaction of its own, when the mint is over."""
+    """In a transaction of its own, when there is time for it."""
     admit_now, intend = Guard.admit, Issuing._admit
     owed: dict[str, tuple[Any, Any]] = {}
 
@@ -53,7 +56,7 @@ def charged_later() -> None:
         result = await intend(self, *asked)
         if isinstance(result, Lease) and result.id in owed:
             ask, now = owed.pop(result.id)
-            await asyncio.wait([self._minter._tasks[result.agent, result.request_id]])
+            await asyncio.sleep(LATER)
             await self._core.store.write(lambda tx: admit_now(self._core.guard, tx, ask, lease_id=result.id, now=now))
         return result
 
