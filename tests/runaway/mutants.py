@@ -15,7 +15,6 @@ from broker.leases.ending import Ending
 from broker.leases.issuing import Issuing
 from broker.model import Lease, LeaseState
 
-
 LATER = 0.2  # seconds
 
 
