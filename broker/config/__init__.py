@@ -1,5 +1,6 @@
 """The daemon's settings: one TOML file < environment STEPCRED_BROKER_* < flags, validated entirely at start."""
 
+from broker.config.approvals import Approvals
 from broker.config.limits import Limits
 from broker.config.load import load
 from broker.config.settings import (
@@ -28,6 +29,7 @@ from broker.config.values import Address
 __all__ = [
     "Address",
     "AppRole",
+    "Approvals",
     "Aws",
     "Config",
     "Federated",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict
 
+from broker.config.approvals import Approvals, check_approvals
 from broker.config.limits import Limits, check_limits
 from broker.config.signing_keys import load_public_keys
 from broker.config.values import (
@@ -132,6 +133,8 @@ class Operators:
     client_ca_file: PublicFile
     listen: Listener = _OPERATORS
     crl_files: PublicFiles = ()
+    file: LooseFile | None = None  # who they are and what they may do; without it they see the front door, and no more
+    second_factor_key_file: LooseFile | None = None  # under which the second factors in `file` are sealed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -406,6 +409,7 @@ class Config:
     vault: Annotated[Vault, AfterValidator(_check_vault)] | None = None
     aws: Annotated[Aws, AfterValidator(_check_aws)] | None = None
     guard: Guard = field(default_factory=Guard)
+    approvals: Annotated[Approvals, AfterValidator(check_approvals)] = field(default_factory=Approvals)
     limits: Annotated[Limits, AfterValidator(check_limits)] = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
 
@@ -423,7 +427,9 @@ def whole_problems(config: Config) -> list[str]:
             for name, other in config.federation.items()
             if other.client_ca_file is None
         ]
-    if (operators := config.operators) and operators.listen.port:
+    if (operators := config.operators) and operators.second_factor_key_file and not operators.file:
+        problems.append("operators.second_factor_key_file: needs operators.file, in which the second factors stand")
+    if operators and operators.listen.port:
         for key, other in (("listen.grpc", config.listen.grpc), ("listen.http", config.listen.http)):
             if operators.listen == other:
                 problems.append(f"operators.listen: is {key} too; operators have an address of their own")

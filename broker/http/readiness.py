@@ -10,6 +10,7 @@ from broker.identity.door import FrontDoor
 from broker.leases.core import Core
 from broker.leases.engine import Engine
 from broker.log import get_logger
+from broker.operators.registry import Registry
 
 PROBE_EVERY = 15.0  # seconds between looks at providers that are well
 PROBE_AGAIN = 1.0  # seconds until the next look when one was not
@@ -20,9 +21,12 @@ log = get_logger(__name__)
 class Readiness:
     """What `/readyz` answers, from looks taken in the background: a probe costs nothing and waits for nobody."""
 
-    def __init__(self, core: Core, engine: Engine, door: FrontDoor | None = None) -> None:
+    def __init__(
+        self, core: Core, engine: Engine, door: FrontDoor | None = None, registry: Registry | None = None
+    ) -> None:
         self._core = core
         self._door = door
+        self._registry = registry
         self._engine = engine
         self._provider_problems: list[str] = ["the providers have not been looked at yet"]
 
@@ -46,6 +50,8 @@ class Readiness:
             found.append("files of teams are refused; their last good ones are in force")
         if self._door and self._door.remarks(self._core.clock.now()):
             found.append("the front door needs a look: a file is refused, or a list or certificate runs out")
+        if self._registry and self._registry.problem:
+            found.append("the operators file on disk is refused; the last good one is in force, or nobody has a role")
         if self._engine.door_overdue:
             found.append("the front door's files cannot be read: no denial or revocation in them is seen")
         return found

@@ -30,6 +30,7 @@ from broker.leases.standing import launch_of
 from broker.model import Agent, Bind, Certificate, EndReason, JsonValue, Step, StepKey, StepState
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denied
 from broker.policy.scope_map import ScopeMap
+from broker.store.approvals import Approval
 from broker.store.base import Tx
 
 
@@ -40,6 +41,8 @@ class ScopeAnswer:
     asked: AccessRequest
     decision: Decision
     reference_id: str = ""
+    approval: Approval | None = None  # what is open for it
+    approvals_given: int = 0
 
     @property
     def scope(self) -> str:
@@ -70,7 +73,24 @@ class Beginning:
         core = self._core
         like = _question(key, address=address, now=core.clock.now())
         verdicts = _verdicts_of(core.policies.map, scopes, like)
-        return verdicts(_next_of(await core.store.read(lambda tx: tx.latest_attempt(key))))
+
+        def look(tx: Tx) -> tuple[ScopeAnswer, ...]:
+            return self._with_approvals(tx, key, verdicts(_next_of(tx.latest_attempt(key))))
+
+        return await core.store.read(look)
+
+    def _with_approvals(self, tx: Tx, key: StepKey, answers: tuple[ScopeAnswer, ...]) -> tuple[ScopeAnswer, ...]:
+        """What was asked to be approved for this step, told and not changed."""
+        approving, now = self._core.approving, self._core.clock.moment()
+
+        def one(answer: ScopeAnswer) -> ScopeAnswer:
+            decision = answer.decision
+            if isinstance(decision, Denied) or not decision.approvals:
+                return answer
+            found = approving.standing(tx, key, decision, now)
+            return replace(answer, approval=found.approval, approvals_given=found.given) if found else answer
+
+        return tuple(map(one, answers))
 
     async def begin(self, agent: Agent, asked: Opening) -> Opened:
         """Open the step, or its next attempt, or answer a replay. Costs nothing."""
@@ -91,7 +111,10 @@ class Beginning:
         core.heard.setdefault(step.id, core.clock.boottime())
         core.lane.set()  # an older attempt's leases may have to go
         core.epoch.must_be_fresh()
-        return Opened(step=step, handle=core.handle(step), answers=verdicts(step.attempt))
+        answers = verdicts(step.attempt)
+        if any(isinstance(answer.decision, Allowed) and answer.decision.approvals for answer in answers):
+            answers = await core.store.read(lambda tx: self._with_approvals(tx, step.key, verdicts(step.attempt)))
+        return Opened(step=step, handle=core.handle(step), answers=answers)
 
     def _open(self, tx: Tx, agent: Agent, asked: Opening, verdicts: Verdicts, generation: int) -> Step:
         """Write the step, in ONE transaction.

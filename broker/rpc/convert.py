@@ -24,6 +24,7 @@ from broker.model import (
 from broker.policy.decision import Allowed
 from broker.rpc.status import duration
 from broker.secret import Secret
+from broker.store.approvals import ApprovalState
 from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
 
 
@@ -109,14 +110,25 @@ def ended(value: Ended) -> broker_pb2.EndStepResponse:
     return broker_pb2.EndStepResponse(leases=map(outcome, value.outcomes), all_proven=value.all_proven)
 
 
+def _tell_approval(message: broker_pb2.ScopeVerdict, answer: ScopeAnswer, decision: Allowed) -> None:
+    """Who has said yes so far. With enough of them the scope is as good as granted."""
+    approval = answer.approval
+    if decision.approvals and (approval is None or approval.state is not ApprovalState.APPROVED):
+        message.verdict, message.reason = broker_pb2.VERDICT_NEEDS_APPROVAL, Reason.NEEDS_APPROVAL.value
+    message.approvals_needed = decision.approvals
+    if approval is not None:
+        message.approval_id = approval.id
+        message.approvals_given = answer.approvals_given
+        message.approval_expires_at.CopyFrom(timestamp(approval.expires_at))
+
+
 def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
     """Rule and fix only where some grant gives the scope to this agent (DESIGN section 8)."""
     decision = answer.decision
     message = broker_pb2.ScopeVerdict(scope=answer.scope, reference_id=answer.reference_id)
     if isinstance(decision, Allowed):
         message.verdict = broker_pb2.VERDICT_GRANTED
-        if decision.approvals:
-            message.verdict, message.reason = broker_pb2.VERDICT_NEEDS_APPROVAL, Reason.NEEDS_APPROVAL.value
+        _tell_approval(message, answer, decision)
         message.rule = decision.rule.name
         message.position = decision.rule.position
         message.ttl.CopyFrom(duration(decision.ttl))

@@ -84,7 +84,7 @@ class GuardState(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardRow:
-    """The durable attempt budget of one guard key."""
+    """The durable attempt budget of one guard key. Its times are guard time: see GuardClock."""
 
     key: str
     hour_key: str  # the key of the rolling-hour limit
@@ -99,10 +99,18 @@ class GuardRow:
     refilled_at: datetime | None = None
     locked_at: Sequence[datetime] = field(default_factory=tuple)  # locks of the last 24 h
     hour_exhausted_at: Sequence[datetime] = field(default_factory=tuple)  # of the last 24 h
-    boot_id: str = ""  # of the boot in which `until` was set
-    until_boot: float = 0.0  # the same by elapsed time: seconds of that boot's CLOCK_BOOTTIME
     reset_by: str = ""  # the operator who opened it last
-    reset_at: datetime | None = None
+    reset_at: datetime | None = None  # by the wall clock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardClock:
+    """Guard time when it was last looked at, and what the clocks said then: from there it is counted on."""
+
+    at: datetime
+    wall: datetime
+    boot: float  # seconds of CLOCK_BOOTTIME
+    boot_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,7 +321,10 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
         """Of those that are not OPEN; states without any may be missing."""
         ...
 
-    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None: ...
+    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime, shared: str | None = None) -> None:
+        """`shared`: the scope, when it has a limit over all agents."""
+        ...
+
     def return_charge(self, lease_id: str) -> bool:
         """Give a charge back, once."""
         ...
@@ -321,6 +332,16 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
     def count_charges(self, hour_key: str, since: datetime) -> int:
         """Charges not given back, at >= since."""
         ...
+
+    def count_shared(self, shared: str, since: datetime) -> int:
+        """The same over all agents."""
+        ...
+
+    def guard_clock(self) -> GuardClock | None:
+        """None until it was first set."""
+        ...
+
+    def set_guard_clock(self, clock: GuardClock) -> None: ...
 
     # journal
     def append(self, record: Record) -> Head:

@@ -23,6 +23,7 @@ from broker.leases.epoch import EpochKeeper
 from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
+from broker.operators.registry import Registry
 from broker.policy.live.holder import SETTLE, Policies
 from broker.policy.live.watch import Watcher
 from broker.process import raise_file_limit
@@ -33,6 +34,7 @@ from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
 from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
+from broker.wiring.people import registry_of
 
 log = get_logger(__name__)
 
@@ -47,6 +49,7 @@ class Daemon:
     core: Core
     grpc_port: int
     http_port: int
+    registry: Registry
     mint_key_file: Path
 
     async def reload_keys(self) -> bool:
@@ -83,10 +86,13 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await stack.enter_async_context(watcher.watching())
         await stack.enter_async_context(anchoring.kept())
         await engine.settle_door()
+        registry = registry_of(config, core)
+        await registry.start()
+        await stack.enter_async_context(registry.watching())
         listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
         if config.operators is not None:
             listeners["operators"] = operators_listener(config, limits, core, door, refusals)
-        readiness = Readiness(core, engine, door)
+        readiness = Readiness(core, engine, door, registry)
         stack.enter_context(readiness.watching())
         http = HttpServer(
             config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems, remarks=readiness.remarks
@@ -102,6 +108,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             core=core,
             grpc_port=listeners["agents"][1],
             http_port=http_port,
+            registry=registry,
             mint_key_file=config.store.mint_key_file,
         )
 
@@ -137,7 +144,7 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
             settle=SETTLE,
             metrics=metrics,
         ),
-        guard=Guard(configured(config.guard)),
+        guard=Guard(configured(config.guard).__getitem__),
         providers=table,
         epoch=epoch,
         metrics=metrics,

@@ -29,7 +29,7 @@ from broker.model import (
     Tier,
     past_expiry,
 )
-from broker.store.base import Control, Epoch, GuardRow, GuardState, KeptMap, Request, RequestOutcome, Tx
+from broker.store.base import Control, Epoch, GuardClock, GuardRow, GuardState, KeptMap, Request, RequestOutcome, Tx
 from broker.store.halts import EVERYTHING
 from tests.fakes.memory_people import PeopleState, PeopleTx
 
@@ -48,6 +48,7 @@ _ENDS_FROM = {
 class _Charge:
     hour_key: str
     at: datetime
+    shared: str | None
     returned: bool = False
 
 
@@ -61,6 +62,7 @@ class _State:
     leases: dict[str, Lease] = field(default_factory=dict)
     requests: dict[tuple[str, str], Request] = field(default_factory=dict)
     guard: dict[str, GuardRow] = field(default_factory=dict)
+    guard_clock: list[GuardClock] = field(default_factory=list)  # one, or none
     charges: dict[str, _Charge] = field(default_factory=dict)
     journal: list[Entry] = field(default_factory=list)
     kept: dict[str, KeptMap] = field(default_factory=dict)  # one, or none
@@ -452,10 +454,10 @@ class MemoryTx(PeopleTx):
     def guard_counts(self) -> Mapping[GuardState, int]:
         return Counter(row.state for row in self._state.guard.values() if row.state is not GuardState.OPEN)
 
-    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None:
+    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime, shared: str | None = None) -> None:
         if lease_id in self._w().charges:
             raise StoreConflict("the lease is charged already")
-        self._state.charges[lease_id] = _Charge(hour_key=hour_key, at=at)
+        self._state.charges[lease_id] = _Charge(hour_key=hour_key, at=at, shared=shared)
 
     def return_charge(self, lease_id: str) -> bool:
         charge = self._w().charges.get(lease_id)
@@ -467,6 +469,17 @@ class MemoryTx(PeopleTx):
     def count_charges(self, hour_key: str, since: datetime) -> int:
         charges = self._state.charges.values()
         return sum(charge.hour_key == hour_key and charge.at >= since and not charge.returned for charge in charges)
+
+    def count_shared(self, shared: str, since: datetime) -> int:
+        charges = self._state.charges.values()
+        return sum(charge.shared == shared and charge.at >= since and not charge.returned for charge in charges)
+
+    def guard_clock(self) -> GuardClock | None:
+        return next(iter(self._state.guard_clock), None)
+
+    def set_guard_clock(self, clock: GuardClock) -> None:
+        _aware(clock.at, clock.wall)
+        self._w().guard_clock = [clock]
 
     # journal
 

@@ -27,7 +27,7 @@ from broker.model import (
     Tier,
 )
 from broker.store.approvals import Approval, ApprovalState, Vote
-from broker.store.base import Epoch, GuardRow, GuardState, KeptMap, Request, RequestOutcome
+from broker.store.base import Epoch, GuardClock, GuardRow, GuardState, KeptMap, Request, RequestOutcome
 from broker.store.halts import Freeze, Review, SecondFactor
 from broker.store.notices import AlertRow, Delivery, Notice
 
@@ -141,6 +141,7 @@ GUARD_ROW = Shape(
     hour_exhausted_at=_TIMES,
     reset_at=_TIME,
 )
+GUARD_CLOCK = Shape(GuardClock, at=_TIME, wall=_TIME)
 EPOCH = Shape(Epoch)
 KEPT_MAP = Shape(KeptMap, without=("contents",), loaded_at=_TIME, signers=_NAMES)
 ENTRY = Shape(Entry)

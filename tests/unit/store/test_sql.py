@@ -18,6 +18,8 @@ _SMALL = {
     "control",
     "key_fingerprints",
     "raise_generation",
+    "open_approvals",
+    "approval_counts",
     "freezes",  # the few that there are
     "reviews",
     "firing",
@@ -27,6 +29,7 @@ _SMALL = {
     "forget_deliveries",
     "forget_alerts",
     "guard_counts",
+    "guard_clock",
     "set_anchored",
     "start_epoch",
     "raise_map_serial",

@@ -89,7 +89,9 @@ CREATE TABLE second_factors (
     revision INTEGER NOT NULL,
     last_step INTEGER NOT NULL,
     failures INTEGER NOT NULL,
-    failed_at INTEGER
+    failed_at INTEGER,
+    boot_id TEXT NOT NULL,
+    failed_boot REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 ALTER TABLE leases ADD COLUMN approval_id TEXT NOT NULL DEFAULT '';

@@ -15,6 +15,15 @@ SELECT * FROM approvals
 WHERE agent = :agent AND workflow = :workflow AND run = :run AND step = :step AND scope = :scope
     AND state IN ('PENDING', 'APPROVED');
 
+-- name: open_approvals
+SELECT * FROM approvals INDEXED BY approvals_open
+WHERE state IN ('PENDING', 'APPROVED') AND state IN (SELECT value FROM json_each(:states))
+    AND (requested_at, id) < (coalesce((SELECT requested_at FROM approvals WHERE id = :after), 9223372036854775807), :after)
+ORDER BY requested_at DESC, id DESC LIMIT :limit;
+
+-- name: open_approval_count
+SELECT count(*) AS approvals FROM approvals WHERE agent = :agent AND state IN ('PENDING', 'APPROVED');
+
 -- name: put_approval
 UPDATE approvals SET
     agent = :agent, workflow = :workflow, run = :run, step = :step, scope = :scope, step_id = :step_id,
