@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import grpc
@@ -13,7 +14,7 @@ import pytest
 
 from broker.model import LeaseState
 from tests.crash.armed_broker import MUTANT, NTH, POINT
-from tests.e2e.wire import wire
+from tests.e2e.wire import issue, refusal_of, wire
 from tests.e2e.world import journal, leases
 from tests.runaway.client import DELIVERED, RUN, SCOPE
 from tests.runaway.mutants import MUTANTS
@@ -25,7 +26,8 @@ from tests.support.daemon import Deployment
 from tests.support.processes import wait_until
 
 LONG = bool(os.environ.get("STEPCRED_LONG"))
-REQUESTS = 10_000 if LONG else 900
+REQUESTS = 10_000 if LONG else 600
+RACES = 500 if LONG else 20
 BUDGET, HOURLY = 3, 12  # of tier `high`
 LOST_ANSWER = {POINT: "mint landed, answer unread", NTH: "2"}
 LOST_REQUEST = {POINT: "before mint send", NTH: "4"}
@@ -49,7 +51,6 @@ def lose_the_second_answer(deployment: Deployment, creds: Creds) -> None:
         client.issue(handle, SCOPE)
         with pytest.raises(grpc.RpcError):
             client.issue(handle, SCOPE)
-        client.whoami()
     wait_until(lambda: settled(deployment), within=LANDING + 20, what="the doubt is settled")
 
 
@@ -88,7 +89,7 @@ def test_i4_a_runaway_gets_its_budget_and_not_one_more_whatever_it_tries_and_whe
 def test_i4_a_guard_that_forgets_is_found_out(site: Site, mutant: str) -> None:
     deployment, before = site.deployment(), site.minted
     with deployment.daemon(env={MUTANT: mutant}):
-        Storm(deployment, certificates(deployment, 4), 600).finished()
+        Storm(deployment, certificates(deployment, 4), 360).finished()
         assert site.minted - before > BUDGET
 
 
@@ -99,3 +100,17 @@ def test_i4_a_guard_that_gives_back_what_had_landed_is_found_out(site: Site) -> 
         lose_the_second_answer(deployment, creds)
         Storm(deployment, [creds], 150).finished()
         assert site.minted - before > BUDGET
+
+
+def test_i4_two_connections_that_race_for_the_last_attempt_never_both_get_it(site: Site) -> None:
+    deployment, before = site.deployment(more={"guard": {"high": {"hourly": BUDGET * RACES}}}), site.minted
+    one, other = certificates(deployment, 2)
+    with deployment.daemon(), wire(deployment, one) as first, wire(deployment, other) as second:
+        for number in range(RACES):
+            handle = first.begin(f"race{number}", SCOPE)
+            for _ in range(BUDGET - 1):
+                first.issue(handle, SCOPE)
+            asked = [client.start("IssueCredential", issue(handle, SCOPE)) for client in (first, second)]
+            told = Counter(refusal_of(one).reason if (one := call.exception()) else DELIVERED for call in asked)
+            assert told["LOCKED"] == 1
+            assert site.minted - before == BUDGET * (number + 1)

@@ -39,7 +39,7 @@ def new_attempt_new_budget() -> None:
     setattr(issuing, "_ask", ask)  # noqa: B010
 
 
-def charged_later() -> None:
+def charged_later(wait: float = LATER) -> None:
     """In a transaction of its own, when there is time for it."""
     admit_now, intend = Guard.admit, Issuing._admit
     owed: dict[str, tuple[Any, Any]] = {}
@@ -55,7 +55,7 @@ def charged_later() -> None:
         result = await intend(self, *asked)
         if isinstance(result, Lease) and result.id in owed:
             ask, now = owed.pop(result.id)
-            await asyncio.sleep(LATER)
+            await asyncio.sleep(wait)
             await self._core.store.write(lambda tx: admit_now(self._core.guard, tx, ask, lease_id=result.id, now=now))
         return result
 
@@ -70,7 +70,7 @@ def doubts_given_back() -> None:
     async def ended(self: Any, lease: Lease, state: LeaseState, evidence: Any) -> None:
         await end(self, lease, state, evidence)
         if lease.state is LeaseState.IN_DOUBT:
-            await self._core.store.write(lambda tx: self._core.guard.give_back(tx, lease, now=self._core.clock.now()))
+            await self._core.store.write(lambda tx: self._core.guard.give_back(tx, lease))
 
     setattr(Ending, "_end", ended)  # noqa: B010
 
