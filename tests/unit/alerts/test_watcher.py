@@ -18,6 +18,7 @@ from broker.alerts.ledger import NotOurs
 from broker.clock import Moment
 from broker.config import Receiver
 from broker.errors import StoreError
+from broker.guard.timing import keep_time
 from broker.model import EndReason
 from broker.store.approvals import Approval, ApprovalState
 from broker.store.base import GuardRow, GuardState, Tx
@@ -259,8 +260,7 @@ GUARD_ALERTS = {
 async def test_a_lock_and_a_hold_fire_until_they_are_opened(watched: Desk, rule: AlertRule) -> None:
     clock = watched.world.fake_clock
     now = clock.moment()
-    row = guard_row("k", state=GUARD_ALERTS[rule], until=now.wall + 10 * MINUTE, boot_id=now.boot_id)
-    row = replace(row, until_boot=now.boot + 600)
+    row = guard_row("k", state=GUARD_ALERTS[rule], until=now.wall + 10 * MINUTE)
     await write(watched, lambda tx: tx.put_guard_row(row))
     await watched.sound(Alert(rule=rule, summary="it is closed", labels={events.KEY: "k", "scope": "danger"}))
     assert list(await watched.look()) == [rule.value]
@@ -270,12 +270,13 @@ async def test_a_lock_and_a_hold_fire_until_they_are_opened(watched: Desk, rule:
 
 def lock(now: Moment) -> GuardRow:
     until = now.wall + 10 * MINUTE
-    return guard_row("k", state=GuardState.LOCKED, until=until, until_boot=now.boot + 600, boot_id=now.boot_id)
+    return guard_row("k", state=GuardState.LOCKED, until=until)
 
 
 async def test_a_lock_fires_until_its_time_is_over_however_the_wall_clock_is_set(watched: Desk) -> None:
     clock = watched.world.fake_clock
     row = lock(clock.moment())
+    await write(watched, lambda tx: keep_time(tx, clock.moment()))
     await write(watched, lambda tx: tx.put_guard_row(row))
     await watched.sound(Alert(rule=AlertRule.GUARD_LOCKED, summary="locked", labels={events.KEY: "k"}))
     clock.set_wall(clock.now() + timedelta(hours=20))

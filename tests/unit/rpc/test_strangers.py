@@ -154,6 +154,7 @@ BY_HANDLE: dict[str, Callable[[str], Any]] = {
     "Heartbeat": lambda it: pb.HeartbeatRequest(step_handle=it, held_lease_ids=["abcdefghijklmnop"]),
     "RevokeLease": lambda it: pb.RevokeLeaseRequest(request_id=new_id(), step_handle=it, lease_id="abcdefghijklmnop"),
     "EndStep": lambda it: pb.EndStepRequest(request_id=new_id(), step_handle=it),
+    "CheckAccess": lambda it: pb.CheckAccessRequest(step_handle=it, scopes=["plain"]),
 }
 BY_LEASE: dict[str, Callable[[str, str], Any]] = {
     "RevokeLease": lambda handle, it: pb.RevokeLeaseRequest(request_id=new_id(), step_handle=handle, lease_id=it),
