@@ -26,6 +26,11 @@ operators:
 """
 
 
+@pytest.fixture(autouse=True)
+def _leave_this_process_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.cli.operators.process.harden", list)
+
+
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
     tmp_path.chmod(0o700)
