@@ -13,7 +13,7 @@ from broker.clock import Clock, SystemClock
 from broker.config import Config
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
-from broker.guard.tiers import configured
+from broker.guard.tiers import rules_of
 from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
 from broker.identity import FrontDoor
@@ -34,6 +34,7 @@ from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
+from broker.wiring.alerting import Watched, alerting
 from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
 from broker.wiring.people import approvals_off, operators_parts, registry_of
 
@@ -89,6 +90,14 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await engine.settle_door()
         await registry.start()
         await stack.enter_async_context(registry.watching())
+        watched = Watched(
+            core=core,
+            door=door,
+            anchoring=anchoring,
+            door_overdue=lambda: engine.door_overdue,
+            operators_problem=lambda: registry.problem,
+        )
+        await stack.enter_async_context(alerting(config, watched))
         listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
         readiness = Readiness(core, engine, door, registry)
         stack.enter_context(readiness.watching())
@@ -147,7 +156,7 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
         timings=config.timings,
         keyring=ring,
         policies=policies,
-        guard=Guard(configured(config.guard).__getitem__),
+        guard=Guard(rules_of(config.guard, policies.limits)),
         providers=table,
         epoch=epoch,
         metrics=metrics,
