@@ -1,5 +1,6 @@
 """The daemon's settings: one TOML file < environment STEPCRED_BROKER_* < flags, validated entirely at start."""
 
+from broker.config.approvals import Approvals
 from broker.config.limits import Limits
 from broker.config.load import load
 from broker.config.notices import Alerts, AlertSink, Receiver, Webhooks
@@ -9,7 +10,6 @@ from broker.config.settings import (
     Config,
     Federated,
     Grace,
-    Guard,
     Listen,
     Log,
     LogFormat,
@@ -19,18 +19,20 @@ from broker.config.settings import (
     Scopes,
     StaleCrl,
     StoreSettings,
-    TierOverride,
     Timings,
     Tls,
     Vault,
 )
+from broker.config.tiers import TIER_DEFAULTS, Guard, TierOverride, part_of
 from broker.config.values import Address
 
 __all__ = [
+    "TIER_DEFAULTS",
     "Address",
     "AlertSink",
     "Alerts",
     "AppRole",
+    "Approvals",
     "Aws",
     "Config",
     "Federated",
@@ -53,4 +55,5 @@ __all__ = [
     "Vault",
     "Webhooks",
     "load",
+    "part_of",
 ]

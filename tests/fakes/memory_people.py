@@ -59,6 +59,9 @@ class PeopleTx:
         found = (row for row in self._people.approvals.values() if (row.key, row.scope) == (key, scope))
         return next((row for row in found if row.state in OPEN), None)
 
+    def open_approval_count(self, agent: str) -> int:
+        return sum(row.key.agent == agent and row.state in OPEN for row in self._people.approvals.values())
+
     def put_approval(self, approval: Approval) -> None:
         before = self._p().approvals.get(approval.id)
         if before is None:

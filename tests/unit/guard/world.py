@@ -64,7 +64,7 @@ class World:
 
     def __init__(self, rules: Mapping[Tier, TierRules] = DEFAULT_RULES, clock: FakeClock | None = None) -> None:
         self.clock = clock or FakeClock()
-        self.guard = Guard(rules)
+        self.guard = Guard(rules.__getitem__)
         self._state = MemoryStore()._state
         self._ids = count()
         self.last_lease = ""
@@ -74,23 +74,23 @@ class World:
 
     def ask(self, ask: GuardAsk) -> GuardVerdict:
         self.last_lease = f"lease-{next(self._ids)}"
-        return self.write(lambda tx: self.guard.admit(tx, ask, lease_id=self.last_lease, now=self.clock.now()))
+        return self.write(lambda tx: self.guard.admit(tx, ask, lease_id=self.last_lease, now=self.clock.moment()))
 
     def look(self, ask: GuardAsk) -> GuardVerdict:
-        return self.guard.look(MemoryTx(self._state, writable=False), ask, self.clock.now())
+        return self.guard.look(MemoryTx(self._state, writable=False), ask, self.clock.moment())
 
     def fail(self, key: str) -> datetime | None:
-        return self.write(lambda tx: self.guard.mint_failed(tx, key, now=self.clock.now()))
+        return self.write(lambda tx: self.guard.mint_failed(tx, key, now=self.clock.moment()))
 
     def succeed(self, key: str) -> None:
-        self.write(lambda tx: self.guard.mint_succeeded(tx, key, now=self.clock.now()))
+        self.write(lambda tx: self.guard.mint_succeeded(tx, key))
 
     def void(self, lease_id: str, key: str) -> bool:
         lease = lease_of(lease_id, key, self.clock.now())
-        return self.write(lambda tx: self.guard.give_back(tx, lease, now=self.clock.now()))
+        return self.write(lambda tx: self.guard.give_back(tx, lease))
 
-    def reset(self, key: str) -> bool:
-        return self.write(lambda tx: self.guard.reset(tx, key))
+    def reset(self, key: str, by: str = "ann") -> GuardRow | None:
+        return self.write(lambda tx: self.guard.reset(tx, key, by=by, at=self.clock.now()))
 
     def row(self, key: str) -> GuardRow | None:
         return self.write(lambda tx: tx.guard_row(key))
