@@ -182,3 +182,10 @@ async def test_another_certificate_than_its_cas_is_not_believed(there: Receiver,
 def test_json_is_what_is_signed_to_the_byte() -> None:
     assert json.loads(posting.to_json({"ü": [1, None]})) == {"ü": [1, None]}
     assert posting.to_json({"a": "ü"}) == b'{"a":"\\u00fc"}'
+
+
+async def test_whether_somebody_is_there_is_seen_without_sending_anything(there: Receiver) -> None:
+    assert await Post(there.url).reach() == ""
+    assert "ConnectionRefusedError" in await Post("http://127.0.0.1:1").reach()
+    assert "SSLError" in await Post(there.url.replace("http:", "https:")).reach()
+    assert there.messages == []
