@@ -104,6 +104,16 @@ def may_sign(operator: Operator, review: Review) -> BrokerError | None:
     return None
 
 
+def why_off(signers: Signers) -> str:
+    """Why nothing is approved under the map in force, nor used that was; "" when nothing speaks against it."""
+    unknown = sorted(signers.keys - signers.owners.keys())
+    if unknown:
+        return f"nothing can be approved under this scope map: no operator has the key {unknown[0]} that signed it"
+    if not signers.may_approve and not signers.keys:
+        return "nothing can be approved under this scope map: it keeps its signers from approving, and is not signed"
+    return ""
+
+
 def _owner() -> BrokerError:
     return BrokerError(Reason.OWNER_MAY_NOT, "you are an owner of the workload or of its launcher")
 
@@ -115,15 +125,10 @@ def _no_owner(operator: Operator, approval: Approval, owners: Iterable[str]) -> 
 
 
 def _by_signers(operator: Operator, signers: Signers) -> BrokerError | None:
-    unknown = sorted(signers.keys - signers.owners.keys())
-    if unknown:
-        text = f"nothing can be approved under this scope map: no operator has the key {unknown[0]} that signed it"
-        return BrokerError(Reason.SIGNER_UNKNOWN, text)
+    if why := why_off(signers):
+        return BrokerError(Reason.SIGNER_UNKNOWN, why)
     if signers.may_approve:
         return None
-    if not signers.keys:
-        text = "the scope map keeps its signers from approving, and is not signed"
-        return BrokerError(Reason.SIGNER_UNKNOWN, text)
     if any(signers.owners[key] == operator.name for key in signers.keys):
         return BrokerError(
             Reason.SIGNER_MAY_NOT, "you signed the scope map in force, which keeps its signers from approving"

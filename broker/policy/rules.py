@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from broker.model import Bind, JsonValue, Revocability, RuleRef, Tier
+from broker.model import Bind, JsonValue, OnLock, Revocability, RuleRef, Tier
 from broker.policy.decision import Concurrent, Denial
 from broker.policy.patterns import Pattern
 from broker.policy.windows import When
@@ -37,6 +37,9 @@ class Scope:
     revocability: Revocability
     residency: tuple[str, ...]
     approvals: int  # its own, or its tier's when that asks for more
+    shared_hourly: int  # over all agents, in any rolling hour; 0 = no such limit
+    on_lock: OnLock  # its tier's
+    compensate: str  # its tier's
     powers: tuple[str, ...]  # of the provider, its role first
     description: str
     rule: RuleRef

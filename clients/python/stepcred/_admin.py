@@ -39,8 +39,14 @@ def ask(method: str, request: Any, *, environ: Mapping[str, str] = os.environ) -
         try:
             return getattr(BrokerOperatorStub(channel), method)(request, timeout=TIMEOUT)
         except grpc.RpcError as error:
-            failure = call_failed(error.code().name, error.details(), error.trailing_metadata())
-            raise _named_for_operators(error_of(failure, found.addr)) from None
+            raise failed(error, found.addr) from None
+
+
+def failed(error: Any, addr: str) -> StepcredError:
+    """What an operator sees of a call that failed (a grpc.RpcError, which is a grpc.Call)."""
+    return _named_for_operators(
+        error_of(call_failed(error.code().name, error.details(), error.trailing_metadata()), addr)
+    )
 
 
 def _named_for_operators(error: StepcredError) -> StepcredError:

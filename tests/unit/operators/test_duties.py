@@ -94,7 +94,7 @@ CASES: Mapping[str, tuple[Operator, Mapping[str, Any], Reason, tuple[str, str]]]
         ANN,
         {"signers": Signers(keys=frozenset(), owners={}, may_approve=False)},
         Reason.SIGNER_UNKNOWN,
-        ("    if not signers.keys:", "    if False:"),
+        ("    if not signers.may_approve and not signers.keys:", "    if False:"),
     ),
     "replaced": (
         ANN,

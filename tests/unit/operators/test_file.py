@@ -146,6 +146,7 @@ def with_factor(revision: int, sealed: str) -> str:
         (1, sealed_for("ann").text[:-4]),
         (1, SealingKey(bytes(32)).seal("ann", 1, KEY.open("ann", sealed_for("ann"))).text),  # another key's
     ],
+    ids=["of another operator", "of another revision", "in clear", "empty", "cut", "under another key"],
 )
 def test_a_secret_that_does_not_open_is_told_by_its_operator_and_never_shown(revision: int, sealed: str) -> None:
     (line,) = mistakes(with_factor(revision, sealed))

@@ -13,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from stepcred.cli import _exits
+from stepcred.cli._top.command import top
 
 app = typer.Typer(
     name="admin",
     no_args_is_help=True,
     help="For operators: on their own listener, as STEPCRED_ADMIN_ADDR, _CERT, _KEY and _CA say.",
 )
+
+app.command("top")(top)
 
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 _MINUTES = "%Y-%m-%d %H:%M UTC"
