@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict
 
 from broker.config.approvals import Approvals, check_approvals
 from broker.config.limits import Limits, check_limits
+from broker.config.notices import Alerts, Receiver, Webhooks, notice_problems
 from broker.config.signing_keys import load_public_keys
+from broker.config.tiers import Guard
 from broker.config.values import (
     Address,
     Count,
@@ -256,32 +258,6 @@ class Aws:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TierOverride:
-    """What differs from the tier's defaults (DESIGN section 7)."""
-
-    budget: Count | None = None  # credentials that may exist, per step and scope
-    hourly: Count | None = None  # per workload and scope, in any rolling hour
-    refill: Duration | None = None
-    lock: Duration | None = None
-    cool_down: Duration | None = None
-    max_cool_down: Duration | None = None
-    ceiling_factor: Count | None = None
-
-    def changes(self) -> dict[str, Any]:
-        """What was set, by name."""
-        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Guard:
-    """Overrides by tier."""
-
-    low: TierOverride = field(default_factory=TierOverride)
-    elevated: TierOverride = field(default_factory=TierOverride)
-    high: TierOverride = field(default_factory=TierOverride)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Log:
     """On standard error."""
 
@@ -410,13 +386,16 @@ class Config:
     aws: Annotated[Aws, AfterValidator(_check_aws)] | None = None
     guard: Guard = field(default_factory=Guard)
     approvals: Annotated[Approvals, AfterValidator(check_approvals)] = field(default_factory=Approvals)
+    webhooks: Webhooks | None = None
+    alerts: Alerts = field(default_factory=Alerts)
+    compensation: Mapping[Name, Receiver] = field(default_factory=dict)  # what a tier may name → who undoes
     limits: Annotated[Limits, AfterValidator(check_limits)] = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
 
 
 def whole_problems(config: Config) -> list[str]:
     """What no section can see by itself."""
-    problems = []
+    problems = notice_problems(config.webhooks, config.alerts, config.compensation)
     if config.trust_domain in config.federation:
         problems.append(
             f"federation.{config.trust_domain}: is this broker's own trust_domain; its bundle is tls.client_ca_file"

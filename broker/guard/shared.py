@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from broker.config import part_of
 from broker.store.base import Tx
-
-PART = 4  # one workload gets at most a quarter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +19,7 @@ class Shared:
     @property
     def each(self) -> int:
         """Of one workload."""
-        return max(1, self.hourly // PART)
+        return part_of(self.hourly)
 
     def has_room(self, tx: Tx, hour_key: str, since: datetime) -> bool:
         """For one more of the workload behind `hour_key`, whose own charges of this scope are all counted."""

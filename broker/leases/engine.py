@@ -147,6 +147,10 @@ class Engine:
         """The verdicts of BeginStep; opens nothing and journals nothing."""
         return await self._beginning.check(key, scopes, address=address)
 
+    async def check_open(self, agent: Agent, handle: str, scopes: Sequence[str]) -> tuple[ScopeAnswer, ...]:
+        """The verdicts of IssueCredential in an open step; mints nothing and journals nothing."""
+        return await self._beginning.check_open(agent, handle, scopes)
+
     # --- its own life ---
 
     @property

@@ -13,7 +13,7 @@ from broker.guard.shared import Shared
 from broker.guard.verdicts import Admitted, Ceiling, GuardRefusal, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
-from broker.leases.answers import about, circumstances, needs_approval, refused
+from broker.leases.answers import about, circumstances, must_be_named, needs_approval, refused
 from broker.leases.approving import Standing
 from broker.leases.committing import Delivered
 from broker.leases.core import (
@@ -111,10 +111,7 @@ class Issuing:
         core = self._core
         step = await core.step_of(agent, handle)
         must_be_open(step)
-        if asked.scope not in step.scopes:
-            raise BrokerError(
-                Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=about(step, asked.scope)
-            )
+        must_be_named(step, asked.scope)
         granted = self._granted(agent, step, asked.scope)
         allowed = granted.allowed
         self._must_fit(allowed, asked, step)
@@ -216,7 +213,7 @@ class Issuing:
         if not allowed.approvals or (older is not None and older.approval_digest == allowed.approval_digest):
             return None
         self._must_not_be_halted(tx, step, allowed)  # nobody is asked in vain
-        standing = core.approving.asked(tx, step, allowed, core.clock.moment())
+        standing = core.approving.asked(tx, step, allowed, core.clock.moment(), address=granted.asked.address)
         if standing.usable and not core.approving.off():
             return standing
         return Refusal(error=needs_approval(allowed, step, granted.asked, standing.approval, given=standing.given))
@@ -332,11 +329,12 @@ class Issuing:
 
 def _ask(step: Step, allowed: Allowed) -> GuardAsk:
     workload, captures, scope = allowed.workload, allowed.captures, allowed.scope
+    launcher = step.opened_by if step.launched else ""
     names = {"workflow": step.key.workflow, "run": step.key.run, "step": step.key.step}
     return GuardAsk(
         key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
         hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
         tier=allowed.tier,
         shared=Shared(scope=scope, hourly=allowed.shared_hourly) if allowed.shared_hourly else None,
-        about=keys.about(workload=workload, captures=captures, scope=scope, **names),
+        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=launcher, **names),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from broker.model import RuleRef
+from broker.config import TierOverride
+from broker.model import RuleRef, Tier
 from broker.policy.decide import decide
 from broker.policy.decision import AccessRequest, Decision
 from broker.policy.index import Index
@@ -35,6 +36,11 @@ class ScopeMap:
     tests: tuple[ScopeTest, ...]
     index: Index
     launchers: Launchers
+
+    def limits(self, tier: Tier) -> TierOverride:
+        """What the map says of a tier's numbers for the guard."""
+        rule = self.tiers.get(tier.value)
+        return rule.limits if rule is not None else TierOverride()
 
     def decide(self, request: AccessRequest) -> Decision:
         """Allowed or Denied, with the reason. Pure, total."""

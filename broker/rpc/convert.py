@@ -25,7 +25,6 @@ from broker.model import (
 from broker.policy.decision import Allowed
 from broker.rpc.status import duration
 from broker.secret import Secret
-from broker.store.approvals import ApprovalState
 from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
 
 
@@ -118,7 +117,7 @@ def ended(value: Ended) -> broker_pb2.EndStepResponse:
 def _tell_approval(message: broker_pb2.ScopeVerdict, answer: ScopeAnswer, decision: Allowed) -> None:
     """Who has said yes so far. With enough of them the scope is as good as granted."""
     approval = answer.approval
-    if decision.approvals and (approval is None or approval.state is not ApprovalState.APPROVED):
+    if decision.approvals and not answer.approved:
         message.verdict, message.reason = broker_pb2.VERDICT_NEEDS_APPROVAL, Reason.NEEDS_APPROVAL.value
     message.approvals_needed = decision.approvals
     if approval is not None:

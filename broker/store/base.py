@@ -21,6 +21,7 @@ from broker.model import Bind, Certificate, EndReason, Evidence, JsonValue, Leas
 from broker.store.approvals import ApprovalsTx
 from broker.store.halts import HaltsTx
 from broker.store.notices import NoticesTx
+from broker.store.watched import WatchedTx
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ class KeptMap:
     manifest: bytes = b""  # with its signatures
 
 
-class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
+class Tx(ApprovalsTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
     """One operation's view. Writing methods raise StoreError inside `Store.read`."""
 
     # control

@@ -16,7 +16,7 @@ from broker.secret import Secret
 from broker.store.approvals import Approval, Vote
 from broker.store.base import GuardRow, Tx
 from broker.store.halts import Freeze, Review
-from tests.fakes.world import World
+from tests.fakes.world import ANN, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,9 @@ class FakeDesk:
 
     async def revoke(self, by: Caller, selection: Selection, *, reason: str, dry_run: bool, end_steps: bool) -> Done:
         self._note("revoke", by, selection=selection, reason=reason, dry_run=dry_run, end_steps=end_steps)
-        engine = self.broker.engine
-        leases = await (engine.live(selection) if dry_run else engine.revoke(selection, by=by.operator.name))
+        orders = self.broker.engine.orders
+        obey = orders.would_revoke(selection) if dry_run else orders.revoke(selection, ANN)
+        leases = (await obey).leases
         steps: Sequence[Step] = ()
         if end_steps:
             of_steps = await self.broker.store.read(lambda tx: tx.open_steps())
@@ -56,7 +57,7 @@ class FakeDesk:
         )
         if not dry_run:
             await self.broker.store.write(lambda tx: tx.add_freeze(made))
-        return Done(freeze=made, leases=await self.broker.engine.live(selection))
+        return Done(freeze=made, leases=(await self.broker.engine.orders.would_revoke(selection)).leases)
 
     async def unfreeze(self, by: Caller, freeze_id: str, *, reason: str, dry_run: bool) -> Freeze:
         self._note("unfreeze", by, freeze_id=freeze_id, reason=reason, dry_run=dry_run)
@@ -113,5 +114,5 @@ class FakeDesk:
     def why_not(self, _tx: Tx, by: Caller, _approval: Approval, _votes: Sequence[Vote]) -> str:
         return "" if by.operator.name == "bob" else "you are no approver"
 
-    def approvals_off(self, _tx: Tx) -> str:
+    def approvals_off(self) -> str:
         return self.off

@@ -31,6 +31,7 @@ from broker.model import (
 )
 from broker.store.base import Control, Epoch, GuardClock, GuardRow, GuardState, KeptMap, Request, RequestOutcome, Tx
 from broker.store.halts import EVERYTHING
+from broker.store.watched import Busy, Usual
 from tests.fakes.memory_people import PeopleState, PeopleTx
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ _ENDS_FROM = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Charge:
+    key: str
     hour_key: str
     at: datetime
     shared: str | None
@@ -462,7 +464,7 @@ class MemoryTx(PeopleTx):
     def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime, shared: str | None = None) -> None:
         if lease_id in self._w().charges:
             raise StoreConflict("the lease is charged already")
-        self._state.charges[lease_id] = _Charge(hour_key=hour_key, at=at, shared=shared)
+        self._state.charges[lease_id] = _Charge(key=key, hour_key=hour_key, at=at, shared=shared)
 
     def return_charge(self, lease_id: str) -> bool:
         charge = self._w().charges.get(lease_id)
@@ -485,6 +487,38 @@ class MemoryTx(PeopleTx):
     def set_guard_clock(self, clock: GuardClock) -> None:
         _aware(clock.at, clock.wall)
         self._w().guard_clock = [clock]
+
+    # watched
+
+    def stuck_leases(self, doubtful_since: datetime) -> Mapping[tuple[str, LeaseState], int]:
+        return Counter(
+            (lease.provider, lease.state)
+            for lease in self._state.leases.values()
+            if lease.state in _DUE
+            and (
+                lease.refs.get("alarmed") or (lease.state is LeaseState.IN_DOUBT and lease.intent_at <= doubtful_since)
+            )
+        )
+
+    def busy_keys(self, since: datetime, *, at_least: int) -> list[Busy]:
+        charges = sorted(self._state.charges.values(), key=lambda charge: charge.at)
+        recent: dict[str, list[str]] = {}
+        for charge in charges:
+            if charge.at >= since and not charge.returned:
+                recent.setdefault(charge.hour_key, []).append(charge.key)
+        return [
+            Busy(hour_key=name, guard_key=keys[0], charges=len(keys))
+            for name, keys in sorted(recent.items())
+            if len(keys) >= at_least
+        ]
+
+    def usual_charges(self, hour_key: str, *, since: datetime, until: datetime) -> Usual:
+        times = [
+            charge.at.timestamp() // 3600
+            for charge in self._state.charges.values()
+            if charge.hour_key == hour_key and since <= charge.at < until and not charge.returned
+        ]
+        return Usual(charges=len(times), active_hours=len(set(times)))
 
     # journal
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from broker.clock import Clock
+from broker.config import Guard as GuardSettings
 from broker.config import Timings
 from broker.errors import BrokerError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
+from broker.guard.tiers import rules_of
 from broker.identity import FrontDoor
 from broker.keyring import Keyring
 from broker.leases.beginning import Opened
@@ -130,7 +132,7 @@ class World:
             timings=self.timings,
             keyring=KEYRING,
             policies=self.policies,
-            guard=Guard(),
+            guard=Guard(rules_of(GuardSettings(), self.policies.limits)),
             providers=providers,
             epoch=EpochKeeper(self.store, self.clock, self.timings, replica="test"),
             metrics=metrics,

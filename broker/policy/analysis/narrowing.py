@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from broker.model import RuleRef
+from broker.model import RuleRef, Tier
 from broker.policy.analysis.changes import Change, Comparison, Kind, for_workflows, ordered
 from broker.policy.analysis.launching import covers, launcher_owners
+from broker.policy.analysis.limits import BUILT_IN, moves
 from broker.policy.decision import Denial, Denied
 from broker.policy.language.parts import TIER_ORDER, Team, TierRule
 from broker.policy.problems import Problem
@@ -133,6 +134,12 @@ def _tiers(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
         own = extending.tiers.get(name)
         if own is None or not _strict(own, tier):
             yield _problem(base, _top(extending), f"widens it: tier {name} demands less")
+    for one in Tier:
+        before, after = base.tiers.get(one.value), extending.tiers.get(one.value)
+        for move in moves(one, before, after, BUILT_IN):
+            if move.wider:
+                message = f"widens it: tier {one.value} has {move.attribute} {move.after} where it has {move.before}"
+                yield _problem(base, after.rule if after else _top(extending), message)
 
 
 def _strict(own: TierRule, other: TierRule) -> bool:

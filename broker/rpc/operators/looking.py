@@ -91,7 +91,7 @@ class Looking:
 
     async def get_scope_map(self, _request: pb.GetScopeMapRequest, _caller: Caller, _context: Any) -> Message:
         policies, desk, registry = self._parts.core.policies, self._parts.desk, self._parts.registry
-        found, off = await self._store.read(lambda tx: (people.scope_map(tx, policies), desk.approvals_off(tx)))
+        found, off = await self._store.read(lambda tx: (people.scope_map(tx, policies), desk.approvals_off()))
         owners = [owner.name if (owner := registry.owner_of_key(key)) else "" for key in found.signers]
         message = pb.GetScopeMapResponse(
             file=found.file,

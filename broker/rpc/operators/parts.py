@@ -54,7 +54,7 @@ class Desk(Protocol):
         """Why this operator may not decide it; "" when it may. Writes nothing."""
         ...
 
-    def approvals_off(self, tx: Tx) -> str:
+    def approvals_off(self) -> str:
         """Why nothing can be approved under the map in force; "" when it can."""
         ...
 

@@ -40,6 +40,7 @@ def approval(**changes: Any) -> Approval:
         "scope": "lake-write",
         "step_id": "step-1",
         "launcher": "spiffe://test.acme/scheduler",
+        "address": "10.0.0.7",
         "workload": "load",
         "captures": {"workflow": "etl"},
         "tier": "high",

@@ -9,6 +9,7 @@ CREATE TABLE approvals (
     scope TEXT NOT NULL,
     step_id TEXT NOT NULL,
     launcher TEXT NOT NULL,
+    address TEXT NOT NULL,
     workload TEXT NOT NULL,
     captures TEXT NOT NULL,
     tier TEXT NOT NULL,
@@ -50,6 +51,7 @@ CREATE TABLE votes (
     approve INTEGER NOT NULL CHECK (approve IN (0, 1)),
     reason TEXT NOT NULL,
     at INTEGER NOT NULL,
+    good_for INTEGER, -- microseconds
     PRIMARY KEY (approval_id, operator)
 ) STRICT, WITHOUT ROWID;
 

@@ -10,6 +10,7 @@ from stepcred.cli._admin import _broker, _freezes, _stories
 from stepcred.cli._admin._approvals import approvals, reviews
 from stepcred.cli._admin._guard import guard
 from stepcred.cli._admin._leases import leases, steps
+from stepcred.cli._top.command import top
 
 app = typer.Typer(
     name="admin",
@@ -30,6 +31,7 @@ _COMMANDS: Mapping[str, Callable[..., int]] = {
     "freezes": _freezes.freezes,
     "alerts": _broker.alerts,
     "health": _broker.health,
+    "top": top,
     "scopes": _broker.scopes,
     "explain": _stories.explain,
     "timeline": _stories.timeline,
