@@ -55,7 +55,10 @@ class FakeOffice:
 
     def _handler(self, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
         request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-        codec: dict[str, Any] = {"request_deserializer": request.FromString, "response_serializer": response.SerializeToString}
+        codec: dict[str, Any] = {
+            "request_deserializer": request.FromString,
+            "response_serializer": response.SerializeToString,
+        }
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 lambda asked, context: self._stream(method.name, asked, context), **codec
