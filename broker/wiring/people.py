@@ -55,4 +55,5 @@ def operators_parts(  # noqa: PLR0917 - what they work with, in one order
         environment=config.environment,
         problems=lambda: [*readiness.problems(), *readiness.remarks()],
         provider_problems=readiness.provider_problems,
+        sinks=(*config.alerts.alertmanager, *config.alerts.webhook),
     )

@@ -15,7 +15,7 @@ import uvloop
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from hyperframe.frame import RstStreamFrame, SettingsFrame
 
-from broker.rpc.loop import CallTask, Loop, interruptible
+from broker.rpc.loop import CallTask, Loop, interruptible, left_alone
 from tests.attack.wire import PREFACE, block_of, call, headers_of, message, serialized
 
 CALLS = 3000
@@ -157,6 +157,46 @@ def test_a_cancelled_call_is_interrupted_in_our_part_alone() -> None:
         assert passed == ["received"]
         await cancelled(early=False)
         assert passed == ["received", "handled"]
+
+    run(work)
+
+
+def test_a_message_on_its_way_is_not_interrupted_and_what_comes_after_it_is() -> None:
+    async def work() -> None:
+        passed: list[str] = []
+        sent = asyncio.Event()
+
+        async def served() -> None:
+            with interruptible():
+                with left_alone():
+                    await sent.wait()
+                    passed.append("sent")
+                passed.append("went on")
+
+        task = asyncio.get_running_loop().create_task(served(), name=NAME)
+        await asyncio.sleep(0.01)
+        assert not task.cancel()
+        sent.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert passed == ["sent"]
+
+    run(work)
+
+
+def test_between_two_messages_it_is_our_part_again() -> None:
+    async def work() -> None:
+        async def served() -> None:
+            with interruptible():
+                with left_alone():
+                    await asyncio.sleep(0)
+                await asyncio.Event().wait()
+
+        task = asyncio.get_running_loop().create_task(served(), name=NAME)
+        await asyncio.sleep(0.01)
+        assert task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     run(work)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from enum import Enum
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,21 @@ steps = typer.Typer(no_args_is_help=True, help="Steps: which are open, and their
 _STYLES = {"IN_DOUBT": "bold red", "REVOKING": "yellow", "INTENT": "cyan", "ACTIVE": "green", "high": "bold"}
 
 
+class State(Enum):
+    """Of a lease."""
+
+    INTENT = "INTENT"
+    ACTIVE = "ACTIVE"
+    REVOKING = "REVOKING"
+    IN_DOUBT = "IN_DOUBT"
+    REVOKED = "REVOKED"
+    EXPIRED = "EXPIRED"
+    VOID = "VOID"
+
+
+_TERMINAL = frozenset({"REVOKED", "EXPIRED", "VOID"})
+
+
 def where(row: Any) -> str:
     """A step's names, in one word."""
     return f"{row.workflow}/{row.run}/{row.step}"
@@ -33,17 +50,20 @@ def list_leases(
     step: o.StepName = "",
     scope: o.Scope = "",
     provider: o.Provider = "",
+    state: Annotated[State | None, typer.Option(help="In this state.", case_sensitive=False)] = None,
     ended: o.Ended = False,
     limit: o.Limit = o.MANY,
     every: o.Watch = None,
     as_json_: o.Json = False,
 ) -> int:
     """Show leases, the newest first."""
+    ended = ended or (state is not None and state.value in _TERMINAL)
     asked = o.selection(agent=agent, workflow=workflow, run=run, step=step, scope=scope, provider=provider)
     with Office() as office:
 
         def show() -> int:
-            found = list(o.rows(office, "ListLeases", "leases", limit=limit, selection=asked, ended_too=ended))
+            rows = o.rows(office, "ListLeases", "leases", limit=limit, selection=asked, ended_too=ended)
+            found = [row for row in rows if state is None or row.state == state.value]
             if as_json_:
                 as_json({"leases": found}, compact=every is not None)
             else:
@@ -53,10 +73,10 @@ def list_leases(
         return watch(every, show)
 
 
-def print_leases(found: Iterable[Any]) -> None:
-    """As a table."""
+def print_leases(found: Sequence[Any]) -> None:
+    """As a table; with what is in the way, where something is."""
     at = now()
-    columns = (
+    columns = [
         Column(title="LEASE", fixed=True),
         Column(title="STATE", fixed=True),
         Column(title="TIER", fixed=True),
@@ -64,14 +84,23 @@ def print_leases(found: Iterable[Any]) -> None:
         Column(title="WORKFLOW/RUN/STEP"),
         Column(title="AGE", fixed=True, right=True),
         Column(title="LEFT", fixed=True, right=True),
-    )
-    table(columns, (_lease_row(row, at) for row in found), styles=_STYLES)
+    ]
+    rows = [_lease_row(row, at) for row in found]
+    if any(map(_problem, found)):
+        columns.append(Column(title="IN THE WAY"))
+        rows = [(*told, _problem(row)) for told, row in zip(rows, found, strict=True)]
+    table(columns, rows, styles=_STYLES)
 
 
-def _lease_row(row: Any, at: Any) -> tuple[str, ...]:
+def _lease_row(row: Any, at: datetime) -> tuple[str, ...]:
     ends = row.evidence if row.HasField("ended_at") else left(row.lease.expires_at, at)
-    state = f"{row.state}+" if row.doomed and row.state == "INTENT" else row.state
+    state = f"{row.state}, DOOMED" if row.doomed and row.state == "INTENT" else row.state
     return (row.lease.lease_id, state, row.tier, row.lease.scope, where(row), ago(row.intent_at, at), ends)
+
+
+def _problem(row: Any) -> str:
+    """Of what is not over yet."""
+    return f"{row.last_problem} ({row.attempts} tries)" if row.last_problem and not row.HasField("ended_at") else ""
 
 
 @leases.command("revoke")
