@@ -140,7 +140,7 @@ def test_two_see_the_same_and_one_of_them_ends_it(house: House, client: Wire) ->
             f"spiffe://{TRUST_DOMAIN}/{LOAD}",
         )
     told = house.run("ann", "leases", "revoke", "--run", run, "--dry-run")
-    assert (told.returncode, "1 leases would die" in told.stdout, lease in told.stdout) == (0, True, True)
+    assert (told.returncode, "1 lease would die" in told.stdout, lease in told.stdout) == (0, True, True)
     assert leases(house.deployment)[lease].state.value == "ACTIVE"
     refused = house.run("vic", "leases", "revoke", "--run", run, "--yes", *WHY)
     assert (refused.returncode, "ROLE_MISSING" in refused.stderr, "role: responder" in refused.stderr) == (

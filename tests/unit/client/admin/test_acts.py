@@ -76,7 +76,7 @@ def test_what_would_die_is_shown_and_its_number_typed(admin: Admin, office: Fake
     told = admin("leases", "revoke", "--run", "r1", "--end-steps", *WHY)
     assert told.code == 0
     assert "0000000000000001" in told.out
-    assert "2 leases would die, 1 steps would end" in told.out
+    assert "2 leases would die, 1 step would end" in told.out
     assert "type 2:" in told.err
     assert sent(office, "RevokeLeases") == [(True, ""), (False, "a leak")]
     assert all(one.selection.run == "r1" and one.end_steps for one in office.requests("RevokeLeases"))

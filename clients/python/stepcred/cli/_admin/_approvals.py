@@ -60,7 +60,7 @@ def _table(found: Any) -> None:
         Column(title="WORKFLOW/RUN/STEP"),
         Column(title="YES", fixed=True),
         Column(title="LEFT", fixed=True, right=True),
-        Column(title="YOU"),
+        Column(title="YOU", words=True),
     )
     rows = (
         (
@@ -166,7 +166,7 @@ def _details(row: Any) -> None:
             ("asked", f"{date(row.requested_at)}, to be decided or used until {date(row.expires_at)}"),
             ("votes", f"{_given(row)} of {row.needed} said yes"),
             *(
-                ("", f"{'yes' if vote.approve else 'no'} by {vote.operator}, {date(vote.at)}: {vote.reason}")
+                ("", f"{'yes' if vote.approve else 'no'} by {vote.operator} at {date(vote.at)}: {vote.reason}")
                 for vote in row.votes
             ),
             *([("used by", row.lease_id)] if row.lease_id else []),
@@ -207,8 +207,8 @@ def _review_table(found: Any) -> None:
         Column(title="WHAT", fixed=True),
         Column(title="BY"),
         Column(title="AT", fixed=True),
-        Column(title="WHY"),
-        Column(title="SIGNED"),
+        Column(title="WHY", words=True),
+        Column(title="SIGNED", words=True),
     )
     rows = (
         (

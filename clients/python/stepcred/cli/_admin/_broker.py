@@ -17,6 +17,7 @@ from stepcred.cli._admin._output import (
     date,
     grid,
     is_terminal,
+    many,
     moment,
     now,
     plain,
@@ -112,10 +113,10 @@ def _health(told: Any) -> None:
         [
             ("environment", f"{told.environment}, epoch {told.epoch}" + (", stopping" if told.draining else "")),
             ("server time", date(told.server_time)),
-            ("steps", f"{told.open_steps} open; {told.intents} leases being minted"),
+            ("steps", f"{told.open_steps} open; {many(told.intents, 'lease')} being minted"),
             ("revocations", f"{told.overdue} overdue{oldest}"),
-            ("people", f"{told.approvals_waiting} approvals wait, {told.freezes} freezes"),
-            ("guard", f"{told.keys_locked} keys locked, {told.keys_held} held"),
+            ("people", f"{many(told.approvals_waiting, 'approval')} to decide, {many(told.freezes, 'freeze')}"),
+            ("guard", f"{many(told.keys_locked, 'key')} locked, {told.keys_held} held"),
             ("alerts", f"{told.alerts_firing} firing"),
         ]
     )
@@ -126,7 +127,7 @@ def _health(told: Any) -> None:
         Column(title="ACTIVE", fixed=True, right=True),
         Column(title="REVOKING", fixed=True, right=True),
         Column(title="IN DOUBT", fixed=True, right=True),
-        Column(title="IN THE WAY"),
+        Column(title="IN THE WAY", words=True),
     )
     rows = (
         (
@@ -200,7 +201,7 @@ def _alerts(found: Any) -> None:
         Column(title="RULE", fixed=True),
         Column(title="FOR", fixed=True, right=True),
         Column(title="TIMES", fixed=True, right=True),
-        Column(title="WHAT"),
+        Column(title="WHAT", words=True),
         Column(title="WAITS FOR"),
     )
     rows = (

@@ -11,7 +11,7 @@ from stepcred.cli import _exits
 from stepcred.cli._admin import _options as o
 from stepcred.cli._admin._consent import typed
 from stepcred.cli._admin._leases import print_leases
-from stepcred.cli._admin._output import Column, as_json, date, plain, safe, say, table, watch
+from stepcred.cli._admin._output import Column, as_json, date, many, plain, safe, say, table, watch
 
 _NAMES = ("agent", "workflow", "run", "scope", "provider")
 
@@ -69,7 +69,7 @@ def _show_leases(would: Any, *, revoke: bool) -> None:
         say()
     hidden = would.lease_count - len(would.leases)
     more = f" ({hidden} of them are not shown)" if hidden else ""
-    say(f"{would.lease_count} leases {'would die' if revoke else 'are being minted and would die'}{more}")
+    say(f"{many(would.lease_count, 'lease')} {'' if revoke else 'that are being minted '}would die{more}")
 
 
 def _word(office: Office, asked: Any, would: Any) -> str:
@@ -135,7 +135,7 @@ def _table(found: Any) -> None:
         Column(title="WHAT"),
         Column(title="BY"),
         Column(title="SINCE", fixed=True),
-        Column(title="WHY"),
+        Column(title="WHY", words=True),
     )
     table(columns, ((row.freeze_id, _what(row.selection), row.by, date(row.at), row.reason) for row in found))
 

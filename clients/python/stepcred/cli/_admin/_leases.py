@@ -13,7 +13,7 @@ from stepcred._admin import Office
 from stepcred.cli import _exits
 from stepcred.cli._admin import _options as o
 from stepcred.cli._admin._consent import typed
-from stepcred.cli._admin._output import Column, ago, as_json, left, now, plain, safe, say, table, watch
+from stepcred.cli._admin._output import Column, ago, as_json, left, many, now, plain, say, table, watch
 
 leases = typer.Typer(no_args_is_help=True, help="Credentials: which are alive, and the kill switch.")
 steps = typer.Typer(no_args_is_help=True, help="Steps: which are open, and their end.")
@@ -87,7 +87,7 @@ def print_leases(found: Sequence[Any]) -> None:
     ]
     rows = [_lease_row(row, at) for row in found]
     if any(map(_problem, found)):
-        columns.append(Column(title="IN THE WAY"))
+        columns.append(Column(title="IN THE WAY", words=True))
         rows = [(*told, _problem(row)) for told, row in zip(rows, found, strict=True)]
     table(columns, rows, styles=_STYLES)
 
@@ -237,7 +237,7 @@ def _revoke(asked: Any, *, end_steps: bool, reason: str, dry_run: bool, yes: boo
     if json_too:
         as_json({**plain(done), "done": True})
     else:
-        say(f"asked to die: {done.lease_count} leases; ended: {done.step_count} steps")
+        say(f"asked to die: {many(done.lease_count, 'lease')}; ended: {many(done.step_count, 'step')}")
         say("how they end: stepcred admin leases list --watch 2")
     return 0
 
@@ -258,7 +258,7 @@ def _show(would: Any) -> None:
         say()
         print_steps(would.steps)
     say()
-    say(f"{would.lease_count} leases would die, {would.step_count} steps would end" + safe(_more(would)))
+    say(f"{many(would.lease_count, 'lease')} would die, {many(would.step_count, 'step')} would end{_more(would)}")
 
 
 def _more(would: Any) -> str:

@@ -29,11 +29,12 @@ _ENDLESS = 250  # characters of one cell at most, in a pipe too
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """Of a table. One that is not `fixed` gives way when the terminal is narrow."""
+    """Of a table. One that is not `fixed` gives way when the terminal is narrow: it is cut, or goes on below as `words`."""
 
     title: str
     fixed: bool = False
     right: bool = False
+    words: bool = False
 
 
 def safe(text: str) -> str:
@@ -53,12 +54,15 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, styles: M
     for column in columns:
         made.add_column(column.title, no_wrap=column.fixed, justify="right" if column.right else "left")
     for row in rows:
-        made.add_row(*(_cell(text, styles or {}) for text in row))
+        made.add_row(*(_cell(column, text, styles or {}) for column, text in zip(columns, row, strict=True)))
     emit(made)
 
 
-def _cell(text: str, styles: Mapping[str, str]) -> Text:
-    return Text(safe(text), no_wrap=True, overflow="ellipsis", style=styles.get(text, ""))
+def _cell(column: Column, text: str, styles: Mapping[str, str]) -> Text:
+    style = styles.get(text, "")
+    if column.words:
+        return Text(safe(text), overflow="fold", style=style)
+    return Text(safe(text), no_wrap=True, overflow="ellipsis", style=style)
 
 
 def grid(rows: Iterable[tuple[str, str]]) -> None:
@@ -80,6 +84,11 @@ def emit(what: Any) -> None:
     Console(file=buffer, width=_WIDE, markup=False, highlight=False, emoji=False, color_system=None).print(what)
     for line in buffer.getvalue().splitlines():
         say(line.rstrip())
+
+
+def many(count: int, what: str) -> str:
+    """1 lease, 2 leases."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def say(text: str = "") -> None:
