@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from broker.clock import Moment
 from broker.guard import keys
+from broker.guard.listing import Listed, is_hour, listed
 from broker.guard.rules import after_failure, after_success, assess, assess_hour
 from broker.guard.shared import Shared
 from broker.guard.tiers import DEFAULT_RULES, HOUR, TierRules
@@ -130,6 +131,12 @@ class Guard:
         fresh = GuardRow(key=row.key, hour_key=row.hour_key, tier=row.tier, about=row.about, reset_by=by, reset_at=at)
         tx.put_guard_row(fresh)
         return fresh
+
+    def listed(self, tx: Tx, row: GuardRow, *, now: Moment) -> Listed:
+        """For operators. Writes nothing."""
+        at = guard_time(tx, now)
+        charges = tx.count_charges(row.key, at - HOUR) if is_hour(row) else 0
+        return listed(row, self.rules(Tier(row.tier)), charges=charges, at=at, now=now)
 
     def _assess(self, tx: Tx, ask: GuardAsk, at: datetime) -> _Assessed:
         rules = self.rules(ask.tier)
