@@ -3,6 +3,7 @@
 from broker.config.approvals import Approvals
 from broker.config.limits import Limits
 from broker.config.load import load
+from broker.config.notices import Alerts, AlertSink, Receiver, Webhooks
 from broker.config.settings import (
     AppRole,
     Aws,
@@ -28,6 +29,8 @@ from broker.config.values import Address
 __all__ = [
     "TIER_DEFAULTS",
     "Address",
+    "AlertSink",
+    "Alerts",
     "AppRole",
     "Approvals",
     "Aws",
@@ -42,6 +45,7 @@ __all__ = [
     "LogLevel",
     "OnStop",
     "Operators",
+    "Receiver",
     "Scopes",
     "StaleCrl",
     "StoreSettings",
@@ -49,6 +53,7 @@ __all__ = [
     "Timings",
     "Tls",
     "Vault",
+    "Webhooks",
     "load",
     "part_of",
 ]

@@ -34,6 +34,12 @@ def circumstances(step: Step, asked: AccessRequest) -> dict[str, JsonValue]:
     }
 
 
+def must_be_named(step: Step, scope: str) -> None:
+    """Raises SCOPE_NOT_NAMED."""
+    if scope not in step.scopes:
+        raise BrokerError(Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=about(step, scope))
+
+
 def refused(decision: Denied, step: Step, asked: AccessRequest) -> BrokerError:
     """Rule and fix only for scopes that some grant gives to this agent (DESIGN section 8)."""
     told = {

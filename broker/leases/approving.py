@@ -55,7 +55,7 @@ class Approving:
             return None
         return Standing(approval=found, given=sum(vote.approve for vote in tx.votes(found.id)))
 
-    def asked(self, tx: Tx, step: Step, allowed: Allowed, now: Moment) -> Standing:
+    def asked(self, tx: Tx, step: Step, allowed: Allowed, now: Moment, *, address: str) -> Standing:
         """The same in the intent's transaction: what is over is ended, and what is not there is asked for.
 
         Raises RATE_LIMITED for an agent that has asked for too much.
@@ -69,7 +69,7 @@ class Approving:
             raise BrokerError(
                 Reason.RATE_LIMITED, "too many requests of this agent wait for approval", retry_after=ASK_LATER
             )
-        approval = self._request(step, allowed, now)
+        approval = self._request(step, allowed, now, address)
         tx.insert_approval(approval)
         tx.append(_record(Kind.APPROVAL_REQUESTED, approval, now, data={"needed": approval.needed}))
         return Standing(approval=approval, given=0)
@@ -79,7 +79,7 @@ class Approving:
         tx.put_approval(replace(standing.approval, state=ApprovalState.CONSUMED, lease_id=lease.id))
         return replace(lease, approval_id=standing.approval.id, approval_digest=standing.approval.digest)
 
-    def _request(self, step: Step, allowed: Allowed, now: Moment) -> Approval:
+    def _request(self, step: Step, allowed: Allowed, now: Moment, address: str) -> Approval:
         life = self.times.pending
         return Approval(
             id=new_approval_id(),
@@ -87,6 +87,7 @@ class Approving:
             scope=allowed.scope,
             step_id=step.id,
             launcher=step.opened_by if step.launched else "",
+            address=address,
             workload=allowed.workload,
             captures=dict(allowed.captures),
             tier=allowed.tier.value,

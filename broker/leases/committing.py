@@ -13,9 +13,10 @@ from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.background import Background
-from broker.leases.core import Core, PolicyMoved, frozen, ref_of, step_ended
+from broker.leases.core import Core, PolicyMoved, ref_of, step_ended
 from broker.leases.ending import ATTEMPT_LIMIT
 from broker.leases.epoch import EpochLost
+from broker.leases.freezing import frozen, stopped
 from broker.leases.standing import still_given
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
@@ -155,7 +156,7 @@ class Commit:
         control, now_step = tx.control(), tx.step(step.id)
         if now_step is None or now_step.state is not StepState.OPEN:
             return EndReason.STEP_ENDED
-        if control.frozen:
+        if stopped(tx, now_step, scope=lease.scope, provider=lease.provider):
             return EndReason.FROZEN
         if core.denies(lease.agent, lease.certificate):
             return EndReason.AGENT_DENIED

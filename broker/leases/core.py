@@ -265,11 +265,6 @@ def step_ended(step: Step) -> BrokerError:
     )
 
 
-def frozen(about: Mapping[str, str] | None = None) -> BrokerError:
-    """Nothing is minted or delivered."""
-    return BrokerError(Reason.FROZEN, "the broker is frozen by an operator", about=about)
-
-
 def must_take_new_work(core: Core) -> None:
     """Raises DRAINING while the broker stops; what is asked again is answered all the same."""
     if core.draining.is_set():

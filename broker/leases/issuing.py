@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from broker.errors import BrokerError, Reason, StoreConflict
 from broker.guard import keys
 from broker.guard.guard import GuardAsk
 from broker.guard.shared import Shared
-from broker.guard.verdicts import Admitted, Ceiling, HoldNow, LockNow, as_error
+from broker.guard.verdicts import Admitted, Ceiling, GuardRefusal, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
-from broker.leases.answers import about, circumstances, needs_approval, refused
+from broker.leases.answers import about, circumstances, must_be_named, needs_approval, refused
 from broker.leases.approving import Standing
 from broker.leases.committing import Delivered
 from broker.leases.core import (
@@ -20,22 +21,22 @@ from broker.leases.core import (
     PolicyMoved,
     check_name,
     check_request_id,
-    frozen,
     known_request,
     must_be_open,
     must_have_begun,
     must_take_new_work,
     payload_hash,
-    step_record,
 )
 from broker.leases.deciding import by_one_map
+from broker.leases.freezing import frozen, stopped
+from broker.leases.halting import Halt, Halting
 from broker.leases.ids import new_lease_id, new_nonce
 from broker.leases.minting import Minter
 from broker.leases.standing import question
 from broker.leases.successors import link_successor
 from broker.log import get_logger
-from broker.metrics import GuardBlock, IssueOutcome
-from broker.model import MIN_LEASE_LIFE, Agent, Bind, EndReason, Lease, LeaseState, Step, past_deadline
+from broker.metrics import IssueOutcome
+from broker.model import MIN_LEASE_LIFE, Agent, Bind, Lease, LeaseState, Step, past_deadline
 from broker.policy.decision import AccessRequest, Allowed, Denied
 from broker.providers.base import Foresees, TakesInput
 from broker.store.base import Request, Tx
@@ -100,6 +101,7 @@ class Issuing:
     def __init__(self, core: Core, minter: Minter) -> None:
         self._core = core
         self._minter = minter
+        self._halting = Halting(core)
 
     async def issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
         """Mint once, or answer a replay; a replay never mints. Raises BrokerError."""
@@ -109,10 +111,7 @@ class Issuing:
         core = self._core
         step = await core.step_of(agent, handle)
         must_be_open(step)
-        if asked.scope not in step.scopes:
-            raise BrokerError(
-                Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=about(step, asked.scope)
-            )
+        must_be_named(step, asked.scope)
         granted = self._granted(agent, step, asked.scope)
         allowed = granted.allowed
         self._must_fit(allowed, asked, step)
@@ -214,7 +213,7 @@ class Issuing:
         if not allowed.approvals or (older is not None and older.approval_digest == allowed.approval_digest):
             return None
         self._must_not_be_halted(tx, step, allowed)  # nobody is asked in vain
-        standing = core.approving.asked(tx, step, allowed, core.clock.moment())
+        standing = core.approving.asked(tx, step, allowed, core.clock.moment(), address=granted.asked.address)
         if standing.usable and not core.approving.off():
             return standing
         return Refusal(error=needs_approval(allowed, step, granted.asked, standing.approval, given=standing.given))
@@ -239,7 +238,7 @@ class Issuing:
         must_take_new_work(core)
         if control.policy_generation != granted.generation:
             raise PolicyMoved
-        if control.frozen:
+        if stopped(tx, step, scope=granted.allowed.scope, provider=granted.allowed.provider):
             raise frozen(about(step, granted.asked.scope))
         core.must_be_welcome(agent)
         now_step = core.own(agent, tx.step(step.id))
@@ -304,13 +303,20 @@ class Issuing:
         verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=self._core.clock.moment())
         if isinstance(verdict, Admitted):
             return None
-        if isinstance(verdict, LockNow | HoldNow):
-            self._halt(tx, agent, step, allowed, held=isinstance(verdict, HoldNow), at=at)
-        elif isinstance(verdict, Ceiling) and verdict.row is not None:
-            self._alert(tx, agent, step, allowed, kinds=(Kind.ALERT,), reason=Reason.CEILING, leases=(), at=at)
+        self._halt(tx, agent, step, allowed, verdict, at=at)
         error = as_error(verdict)
         error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
         return Refusal(error=error)
+
+    def _halt(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, verdict: GuardRefusal, *, at: datetime) -> None:
+        """Whatever else than a refusal this verdict asks for, in the same transaction."""
+        halt = partial(Halt, agent=agent, step=step, allowed=allowed)
+        if isinstance(verdict, LockNow):
+            self._halting.stop(tx, halt(reason=Reason.LOCKED, key=verdict.row.key, until=verdict.until), at=at)
+        elif isinstance(verdict, HoldNow):
+            self._halting.stop(tx, halt(reason=Reason.HELD, key=verdict.row.key), at=at)
+        elif isinstance(verdict, Ceiling) and verdict.row is not None:
+            self._halting.ceiling(tx, halt(reason=Reason.CEILING, key=verdict.row.key), at=at)
 
     def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed) -> None:
         """A successor is not charged, but gets around no lock and no hold."""
@@ -320,51 +326,15 @@ class Issuing:
             error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
             raise error
 
-    def _halt(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, *, held: bool, at: datetime) -> None:
-        """Fail safe in this ONE transaction: the step ends, all its leases go, journal, alert."""
-        doomed = moves.end_step(tx, step, at=at, reason=EndReason.GUARD_LOCK)
-        kind = Kind.GUARD_HELD if held else Kind.GUARD_LOCKED
-        reason = Reason.HELD if held else Reason.LOCKED
-        leases = tuple(lease.id for lease in doomed or ())
-        self._alert(tx, agent, step, allowed, kinds=(kind, Kind.ALERT), reason=reason, leases=leases, at=at)
-        self._core.metrics.guard_block(allowed.tier, GuardBlock.HELD if held else GuardBlock.LOCKED)
-
-    def _alert(
-        self,
-        tx: Tx,
-        agent: Agent,
-        step: Step,
-        allowed: Allowed,
-        *,
-        kinds: tuple[Kind, ...],
-        reason: Reason,
-        leases: tuple[str, ...],
-        at: datetime,
-    ) -> None:
-        data = {"tier": allowed.tier.value, "leases": list(leases)}
-        for kind in kinds:
-            tx.append(
-                step_record(
-                    step,
-                    agent,
-                    kind=kind,
-                    at=at,
-                    scope=allowed.scope,
-                    reason=reason.value,
-                    rule=str(allowed.rule),
-                    data=data,
-                )
-            )
-        log.error("guard refused for good", reason=reason.value, scope=allowed.scope, step=step.id, **data)
-
 
 def _ask(step: Step, allowed: Allowed) -> GuardAsk:
     workload, captures, scope = allowed.workload, allowed.captures, allowed.scope
+    launcher = step.opened_by if step.launched else ""
     names = {"workflow": step.key.workflow, "run": step.key.run, "step": step.key.step}
     return GuardAsk(
         key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
         hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
         tier=allowed.tier,
         shared=Shared(scope=scope, hourly=allowed.shared_hourly) if allowed.shared_hourly else None,
-        about=keys.about(workload=workload, captures=captures, scope=scope, **names),
+        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=launcher, **names),
     )

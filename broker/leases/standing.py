@@ -79,7 +79,7 @@ def still_given(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) ->
 
 def _as_approved(decision: Allowed, lease: Lease) -> bool:
     """What needs approval was approved, and for this very grant, scope and tier."""
-    return not decision.approvals or lease.approval_digest == decision.approval_digest
+    return not decision.approvals or (bool(lease.approval_id) and lease.approval_digest == decision.approval_digest)
 
 
 def is_denied(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) -> bool:

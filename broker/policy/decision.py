@@ -18,6 +18,13 @@ class Concurrent(Enum):
     SUPERSEDE = "supersede"
 
 
+class Signers(Enum):
+    """May those whose signatures a map carries approve what is asked for under it?"""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
 class Denial(Enum):
     """Why not. The first two tell an agent nothing; the rest are told of scopes that some grant gives it."""
 

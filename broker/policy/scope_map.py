@@ -24,6 +24,7 @@ class ScopeMap:
     environment: str
     trust_domain: str
     federates_with: frozenset[str]  # further trust domains, of which agents may be
+    signers_may_approve: bool  # what is asked for under this map
     workloads: Mapping[str, Workload]
     scopes: Mapping[str, Scope]
     grants: Mapping[str, Grant]
@@ -52,6 +53,11 @@ class ScopeMap:
     def workloads_of(self, agent: str) -> tuple[tuple[str, Mapping[str, str]], ...]:
         """The workloads that a SPIFFE ID fits, by name, with what their captures took."""
         return tuple((match.workload.name, match.captures) for match in self.index.matches(agent))
+
+    def owners_of(self, workload: str, launcher: str) -> frozenset[str]:
+        """Who approves and resets nothing of this workload's steps, opened by this SPIFFE ID; "" when by its own agent."""
+        known = self.workloads.get(workload)
+        return frozenset(known.owners if known else ()) | self.launchers.owners_of(launcher)
 
     def scopes_of(self, agent: str) -> tuple[str, ...]:
         """Every scope that some grant gives to this agent, under whatever conditions; sorted."""

@@ -16,6 +16,7 @@ from broker.model import (
     AwsSession,
     Credential,
     KeyValue,
+    Lease,
     SshCertificate,
     UsernamePassword,
     VaultToken,
@@ -24,7 +25,6 @@ from broker.model import (
 from broker.policy.decision import Allowed
 from broker.rpc.status import duration
 from broker.secret import Secret
-from broker.store.approvals import ApprovalState
 from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
 
 
@@ -37,7 +37,11 @@ def timestamp(at: datetime) -> timestamp_pb2.Timestamp:
 
 def lease(delivered: Delivered) -> lease_pb2.Lease:
     """As its holder sees it."""
-    row = delivered.lease
+    return lease_message(delivered.lease)
+
+
+def lease_message(row: Lease) -> lease_pb2.Lease:
+    """Without its credential."""
     return lease_pb2.Lease(
         lease_id=row.id,
         scope=row.scope,
@@ -113,7 +117,7 @@ def ended(value: Ended) -> broker_pb2.EndStepResponse:
 def _tell_approval(message: broker_pb2.ScopeVerdict, answer: ScopeAnswer, decision: Allowed) -> None:
     """Who has said yes so far. With enough of them the scope is as good as granted."""
     approval = answer.approval
-    if decision.approvals and (approval is None or approval.state is not ApprovalState.APPROVED):
+    if decision.approvals and not answer.approved:
         message.verdict, message.reason = broker_pb2.VERDICT_NEEDS_APPROVAL, Reason.NEEDS_APPROVAL.value
     message.approvals_needed = decision.approvals
     if approval is not None:

@@ -21,6 +21,7 @@ from broker.model import Bind, Certificate, EndReason, Evidence, JsonValue, Leas
 from broker.store.approvals import ApprovalsTx
 from broker.store.halts import HaltsTx
 from broker.store.notices import NoticesTx
+from broker.store.watched import WatchedTx
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ class KeptMap:
     manifest: bytes = b""  # with its signatures
 
 
-class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
+class Tx(ApprovalsTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
     """One operation's view. Writing methods raise StoreError inside `Store.read`."""
 
     # control
@@ -227,6 +228,10 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
 
     def lease_counts(self) -> Mapping[LeaseState, int]:
         """How many leases are in each state that is not terminal; states without any may be missing."""
+        ...
+
+    def revoking_since(self, before: datetime) -> tuple[int, datetime | None]:
+        """How many have been REVOKING since then or longer, and since when the oldest has."""
         ...
 
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
@@ -350,9 +355,21 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
 
     def journal_head(self) -> Head | None: ...
     def journal(self, *, after: tuple[int, int] | None = None, limit: int = 1000) -> list[Entry]: ...
+    def last_of_journal(self, limit: int) -> list[Entry]:
+        """The newest ones, in order."""
+        ...
+
     def denial(self, reference_id: str) -> Entry | None: ...
+    def journal_of_reference(self, reference_id: str, *, limit: int) -> list[Entry]:
+        """A refusal's own record, and the number of those that share its reference, in order."""
+        ...
+
     def journal_of_run(self, run: str, *, limit: int) -> list[Entry]:
-        """What names this run, in order."""
+        """What names this run, or a step of what does, in order."""
+        ...
+
+    def journal_of_step(self, step_id: str, *, limit: int) -> list[Entry]:
+        """What names this step, in order."""
         ...
 
 

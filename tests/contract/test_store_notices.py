@@ -151,25 +151,34 @@ async def test_old_resolved_alerts_are_forgotten_with_their_deliveries(store: St
     assert (row.serial, delivery) == (1, None)
 
 
+async def due(store: Store, *, now: datetime = NOW, limit: int = 10, target: str = "undo") -> list[Notice]:
+    return list(await store.read(lambda tx: tx.due_notices(target, now, limit)))
+
+
 async def test_notices_are_due_until_they_are_sent(store: Store) -> None:
     late, early = notice("b" * 16, next_try_at=after(5)), notice("a" * 16)
-    for one in (late, early):
+    other = notice("c" * 16, target="other", created_at=after(1))
+    for one in (late, early, other):
         await store.write(methodcaller("add_notice", one))
-    assert list(await store.read(lambda tx: tx.due_notices(NOW, 10))) == [early]
-    assert list(await store.read(lambda tx: tx.due_notices(after(5), 10))) == [early, late]
-    assert list(await store.read(lambda tx: tx.due_notices(after(5), 1))) == [early]
+    assert await due(store) == [early]
+    assert await due(store, now=after(5)) == [early, late]
+    assert await due(store, now=after(5), limit=1) == [early]
+    assert await due(store, target="other") == [other]
     again = replace(early, attempts=1, next_try_at=after(7))
     await store.write(lambda tx: tx.put_notice(again))
-    assert list(await store.read(lambda tx: tx.due_notices(after(9), 10))) == [late, again]
+    assert await due(store, now=after(9)) == [late, again]
     await store.write(lambda tx: tx.put_notice(replace(late, attempts=1, sent_at=after(6))))
-    assert list(await store.read(lambda tx: tx.due_notices(after(9), 10))) == [again]
-    assert await store.read(lambda tx: tx.unsent_notices()) == 1
+    assert await due(store, now=after(9)) == [again]
+    assert await store.read(lambda tx: tx.unsent_notices()) == {"undo": (1, NOW), "other": (1, after(1))}
+    assert await store.write(lambda tx: tx.forget_notices(after(6))) == 0
+    assert await store.write(lambda tx: tx.forget_notices(after(7))) == 1
+    assert await due(store, now=after(9)) == [again]
 
 
 async def test_a_notice_says_for_ever_what_it_was_made_to_say(store: Store) -> None:
     await store.write(lambda tx: tx.add_notice(notice()))
     await store.write(lambda tx: tx.put_notice(notice(body={"other": 1}, target="other", created_at=after(9))))
-    assert list(await store.read(lambda tx: tx.due_notices(NOW, 10))) == [notice()]
+    assert await due(store) == [notice()]
 
 
 async def test_a_reader_sounds_nothing(store: Store) -> None:

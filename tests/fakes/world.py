@@ -27,12 +27,14 @@ from broker.leases.engine import Ended, Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.issuing import asking
 from broker.leases.opening import opening
+from broker.leases.orders import Order
 from broker.leases.refusals import Refusals
 from broker.metrics import Metrics
 from broker.model import Agent, Lease, LeaseState, Revocability, Step
 from broker.policy.live.holder import Policies
 from broker.providers.base import Provider
 from broker.store.base import Store, tail
+from broker.store.halts import EVERYTHING, Freeze
 from broker.store.sqlite import open_store
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.launchers import SCHEDULER, with_launchers
@@ -70,6 +72,13 @@ def agent(spiffe_id: str = LOAD, *, address: str = "") -> Agent:
         peer="ipv4:1",
         address=address,
     )
+
+
+def everything(reason: str = "drill") -> Freeze:
+    return Freeze(id=EVERYTHING, by="ann", reason=reason, at=START)
+
+
+ANN = Order(by="ann", reason="drill")
 
 
 def new_id() -> str:
@@ -207,6 +216,12 @@ class World:
 
     async def end(self, handle: str, *, wait: float = 5.0, who: Agent | None = None) -> Ended:
         return await self.engine.end_step(who or agent(), request_id=new_id(), handle=handle, wait_seconds=wait)
+
+    async def freeze(self, *, frozen: bool) -> None:
+        if frozen:
+            await self.engine.orders.freeze(everything(), ANN)
+        else:
+            await self.engine.orders.unfreeze(EVERYTHING, ANN)
 
     async def lease(self, lease_id: str) -> Lease:
         row = await self.store.read(lambda tx: tx.lease(lease_id))

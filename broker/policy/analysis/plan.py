@@ -11,7 +11,7 @@ from broker.config import Guard
 from broker.model import JsonValue, RuleRef, Tier
 from broker.policy.analysis.cells import MAX_QUESTIONS
 from broker.policy.analysis.changes import Change, Comparison, Kind, for_workflows, ordered
-from broker.policy.analysis.launching import launcher_changes
+from broker.policy.analysis.launching import launcher_changes, owner_changes
 from broker.policy.analysis.limits import BUILT_IN, moves
 from broker.policy.analysis.seen import listed
 from broker.policy.decision import AccessRequest
@@ -79,9 +79,23 @@ def plan(old: ScopeMap, new: ScopeMap, now: datetime, *, limit: int = MAX_QUESTI
     found = [*compared]
     told = {change.scope for change in found if change.attribute == "tier"}
     relabelled = (one for one in _relabelled(old, new) if one.scope not in told)
-    return Plan(
-        changes=ordered((*found, *relabelled, *_limits(old, new, site), *launcher_changes(old, new), *_notes(old, new)))
-    )
+    launching = (*launcher_changes(old, new), *owner_changes(old, new))
+    rest = (*_limits(old, new, site), *launching, *_signers(old, new), *_notes(old, new))
+    return Plan(changes=ordered((*found, *relabelled, *rest)))
+
+
+def _signers(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
+    """Whether those who sign a map may approve under it: of whatever tier needs approval."""
+    before, after = old.signers_may_approve, new.signers_may_approve
+    if before != after:
+        yield Change(
+            kind=Kind.LOOSENED if after else Kind.TIGHTENED,
+            rule=RuleRef(name="approvals", file=new.file, line=1),
+            attribute="signers",
+            before="allow" if before else "refuse",
+            after="allow" if after else "refuse",
+            tiers=(Tier.HIGH, Tier.HIGH),
+        )
 
 
 def _limits(old: ScopeMap, new: ScopeMap, site: Guard) -> Iterator[Change]:

@@ -105,6 +105,16 @@ class Policies:
         return self.map.limits(tier)
 
     @property
+    def signers(self) -> frozenset[str]:
+        """Names of the keys that signed it; none when it need not be signed."""
+        return frozenset(self._kept.signers if self._kept else ())
+
+    @property
+    def loaded_at(self) -> datetime | None:
+        """When it came into force."""
+        return self._kept.loaded_at if self._kept else None
+
+    @property
     def generation(self) -> int:
         """To compare with the store's policy_generation in the intent's transaction."""
         return self.current.generation

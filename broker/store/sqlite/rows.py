@@ -173,7 +173,7 @@ _APPROVAL = Shape(
     expires_at=_TIME,
     decided_at=_TIME,
 )
-VOTE = Shape(Vote, approve=_FLAG, at=_TIME)
+VOTE = Shape(Vote, approve=_FLAG, at=_TIME, good_for=_SPAN)
 FREEZE = Shape(Freeze, at=_TIME)
 REVIEW = Shape(Review, about=_JSON, at=_TIME, closed_at=_TIME)
 SECOND_FACTOR = Shape(SecondFactor, failed_at=_TIME)

@@ -42,7 +42,7 @@ _OWN_INDEX = {  # asked every second or oftener, or a page at a time, however ma
     "lease_page": "leases_by_state",
     "high_lease_page": "leases_live_high",
 }
-_LAST = {"epoch", "journal_head"}  # steps to the end of the key
+_LAST = {"epoch", "journal_head", "last_of_journal"}  # steps to the end of the key
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from broker.config import TierOverride
 from broker.model import Bind, JsonValue
-from broker.policy.decision import Concurrent
+from broker.policy.decision import Concurrent, Signers
 from broker.policy.language.schema import values as of
 from broker.policy.patterns import TRUST_DOMAIN
 
@@ -19,6 +19,14 @@ class Strict(BaseModel):
     """Nothing is converted, nothing unknown is kept."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class ApprovalsEntry(Strict):
+    """Who may say yes under this map, beside what is so for every map."""
+
+    signers: of.MapSigners = Field(
+        default=Signers.ALLOW, description="refuse: whoever signed this map approves nothing under it."
+    )
 
 
 class Head(Strict):
@@ -32,6 +40,7 @@ class Head(Strict):
         [], description="Further trust domains that workloads, launchers and never agents may be of."
     )
     constants: dict[str, Any] = Field({}, description="Texts for {name} in ids and provider blocks.")
+    approvals: ApprovalsEntry = Field(ApprovalsEntry(), description="Who may approve under this map.")
     residency: dict[str, Any] = Field({}, description="Where data may live: a name, and its regions.")
     workloads: dict[str, Any] = Field({}, description="Who asks: patterns of certificates.")
     launchers: dict[str, Any] = Field({}, description="Schedulers that open steps for workloads.")
@@ -136,6 +145,9 @@ class LauncherEntry(Strict):
     """A scheduler, and whom it opens steps for."""
 
     id: str = Field(description="The launcher's own certificate: spiffe://trust-domain/…")
+    owners: of.Optionals = Field(
+        [], description="Operators, or group:NAME; they approve nothing of the steps that it opens."
+    )
     workloads: of.Names
     workflows: of.Workflows
     definition_digest: of.Digests | None = Field(None, description="Of the definitions it may launch; any by default.")

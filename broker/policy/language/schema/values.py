@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, GetJ
 from pydantic_core import CoreSchema, core_schema
 
 from broker.model import DEFINITION_DIGEST, MIN_LEASE_LIFE, NAME, Bind, OnLock, Revocability, Tier
-from broker.policy.decision import Concurrent, Denial
+from broker.policy.decision import Concurrent, Denial, Signers
 from broker.policy.durations import format_duration, parse_duration, parse_instant, parse_time
 from broker.policy.patterns import TRUST_DOMAIN
 from broker.policy.problems import did_you_mean
@@ -228,6 +228,7 @@ Factor = Annotated[int, _between(1, MOST_FACTOR), _count_schema(MOST_FACTOR)]
 GuardSpan = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_guard_span), _SPAN_SCHEMA]
 TierName = Annotated[Tier, Choice(Tier, "a tier")]
 Concurrency = Annotated[Concurrent, Choice(Concurrent, "concurrent")]
+MapSigners = Annotated[Signers, Choice(Signers, "signers")]
 Binding = Annotated[Bind, Choice(Bind, "bind")]
 Halting = Annotated[OnLock, Choice(OnLock, "on_lock")]
 Revocabilities = Annotated[list[Annotated[Revocability, Choice(Revocability, "revocability")]], AfterValidator(_some)]

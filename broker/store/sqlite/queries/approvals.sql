@@ -1,10 +1,10 @@
 -- name: insert_approval
 INSERT INTO approvals (
-    id, agent, workflow, run, step, scope, step_id, launcher, workload, captures, tier, rule, ttl, digest, needed, state,
+    id, agent, workflow, run, step, scope, step_id, launcher, address, workload, captures, tier, rule, ttl, digest, needed, state,
     requested_at, expires_at, boot_id, expires_boot, decided_at, lease_id
 ) VALUES (
-    :id, :agent, :workflow, :run, :step, :scope, :step_id, :launcher, :workload, :captures, :tier, :rule, :ttl, :digest,
-    :needed, :state, :requested_at, :expires_at, :boot_id, :expires_boot, :decided_at, :lease_id
+    :id, :agent, :workflow, :run, :step, :scope, :step_id, :launcher, :address, :workload, :captures, :tier, :rule, :ttl,
+    :digest, :needed, :state, :requested_at, :expires_at, :boot_id, :expires_boot, :decided_at, :lease_id
 );
 
 -- name: approval
@@ -27,7 +27,7 @@ SELECT count(*) AS approvals FROM approvals WHERE agent = :agent AND state IN ('
 -- name: put_approval
 UPDATE approvals SET
     agent = :agent, workflow = :workflow, run = :run, step = :step, scope = :scope, step_id = :step_id,
-    launcher = :launcher, workload = :workload, captures = :captures, tier = :tier, rule = :rule, ttl = :ttl,
+    launcher = :launcher, address = :address, workload = :workload, captures = :captures, tier = :tier, rule = :rule, ttl = :ttl,
     digest = :digest, needed = :needed, state = :state, requested_at = :requested_at, expires_at = :expires_at,
     boot_id = :boot_id, expires_boot = :expires_boot, decided_at = :decided_at, lease_id = :lease_id
 WHERE id = :id;
@@ -43,7 +43,8 @@ SELECT state, count(*) AS approvals FROM approvals INDEXED BY approvals_open
 WHERE state IN ('PENDING', 'APPROVED') GROUP BY state;
 
 -- name: add_vote
-INSERT INTO votes (approval_id, operator, approve, reason, at) VALUES (:approval_id, :operator, :approve, :reason, :at);
+INSERT INTO votes (approval_id, operator, approve, reason, at, good_for)
+VALUES (:approval_id, :operator, :approve, :reason, :at, :good_for);
 
 -- name: votes
 SELECT * FROM votes WHERE approval_id = :approval_id ORDER BY at, operator;

@@ -27,7 +27,7 @@ NOT_EXECUTABLE = 126  # as shells do
 NOT_FOUND = 127
 SIGNALLED = 128  # + the signal's number
 
-_BY_REASON = {"INVALID_NAME": USAGE, "INVALID_ARGUMENT": USAGE, "INTERNAL": SOFTWARE}
+_BY_REASON = {"INVALID_NAME": USAGE, "INVALID_ARGUMENT": USAGE, "INTERNAL": SOFTWARE, "NOT_FOUND": FOUND_SOMETHING}
 
 
 def exit_code(error: StepcredError) -> int:
@@ -35,7 +35,7 @@ def exit_code(error: StepcredError) -> int:
     match error:
         case SettingsError():
             return CONFIG
-        case Refused(verdict=Verdict.RETRY_AFTER) | NoIdentity(not_yet=True):
+        case Refused(verdict=Verdict.RETRY_AFTER | Verdict.NEEDS_APPROVAL) | NoIdentity(not_yet=True):
             return RETRY_LATER
         case Refused():
             return _BY_REASON.get(error.reason, DENIED)
