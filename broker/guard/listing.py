@@ -23,9 +23,18 @@ class Listed:
     allowed: int
     ceiling: int  # 0: an hour has none
 
+    @property
+    def hour(self) -> bool:
+        """A workload's rolling hour, not one step's budget."""
+        return is_hour(self.row)
+
+    def about(self, name: str) -> str:
+        """A word of what the key stands for; "" when it has none."""
+        return str(self.row.about.get(name, ""))
+
 
 def is_hour(row: GuardRow) -> bool:
-    """Of a workload's rolling hour, not of one step's budget: it stands behind itself."""
+    """It stands behind itself."""
     return row.key == row.hour_key
 
 
