@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.alert import AlertRule, Severity
 from broker.alerts import lanes
@@ -15,7 +16,6 @@ from broker.alerts.lanes import AlertLane, NoticeLane
 from broker.alerts.pace import MOST, pause
 from broker.alerts.post import Away, Post, Refused
 from broker.alerts.signature import Signer
-from broker.config.webhook_key import Ed25519PrivateKey
 from broker.errors import StoreError
 from broker.store.notices import Notice
 from tests.fakes.alerting import Desk, FakeSink, an_alert, desk
@@ -207,7 +207,7 @@ async def test_a_hanging_sink_delays_only_its_own_and_no_mint(told: Desk) -> Non
     assert well.told == [("1", "firing"), ("2", "firing")]
     assert dead.tries == 1
     waiting = await made.store.read(lambda tx: tx.waiting_for(["dead", "well"]))
-    assert sorted(waiting.values()) == [["dead"], ["dead"]]
+    assert list(waiting.values()) == [["dead"], ["dead"]]
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
