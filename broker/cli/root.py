@@ -30,6 +30,7 @@ COMMANDS = {
         "broker.cli.scopes", "app", "Scope maps, offline: lint, test, explain, who-can, plan, sign and more."
     ),
     "deny": Command("broker.cli.deny", "app", "Who is not let in: add, remove, list."),
+    "operators": Command("broker.cli.operators", "app", "The operators file and its second factors: check, key, seal."),
     "keys": Command("broker.cli.keys", "app", "The mint keys: list, rotate, prune, new."),
     "webhook-key": Command(
         "broker.cli.webhook_key", "webhook_key", "The key that webhooks are signed with: make it, print its public key."

@@ -43,8 +43,7 @@ def about(
         "run": run,
         "step": step,
         "scope": scope,
-        "launcher": launcher,
-    }
+    } | ({"launcher": launcher} if launcher else {})
 
 
 def without_step(about_key: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -28,8 +28,8 @@ from broker.policy.problems import Problem, ScopeMapError, did_you_mean, named, 
 MOST_OPERATORS = 1000
 MOST_LISTED = 100  # ids, groups, keys of one operator
 MOST_REVISIONS = 1_000_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
-_NOT_A_NAME = "not a name: letters, digits and . _ @ + -, at most 64"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
+NOT_A_NAME = "not a name: letters, digits and . _ @ + -, at most 64"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,8 +106,8 @@ class _Reader:
         """One entry; None when it has mistakes."""
         path: Path = ("operators", name)
         before = len(self.problems)
-        if not _NAME.fullmatch(name):
-            self.complain(path, _NOT_A_NAME, key=True)
+        if not NAME.fullmatch(name):
+            self.complain(path, NOT_A_NAME, key=True)
         self.mine("name", name.casefold(), path)
         entry = read_entry(_Entry, data, path, self.document, self.problems)
         if entry is None:
@@ -135,8 +135,8 @@ class _Reader:
         for number, text in enumerate(entry.ids):
             self.id(text, (*path, "ids", number))
         for number, text in enumerate(entry.groups):
-            if not _NAME.fullmatch(text):
-                self.complain((*path, "groups", number), f"{_NOT_A_NAME}; without 'group:'")
+            if not NAME.fullmatch(text):
+                self.complain((*path, "groups", number), f"{NOT_A_NAME}; without 'group:'")
         for number, text in enumerate(entry.keys):
             self.key(text, (*path, "keys", number))
         for what in ("roles", "groups"):

@@ -1,7 +1,7 @@
 """Who operators are now: the file's last good reading, looked at again while the daemon runs (I7).
 
 A start with a bad file serves agents, and nobody has a role: waiting for a person who mends a file must not end the
-nightly load, and a person whose role cannot be told has none. It alarms.
+nightly load, and a person whose role cannot be told has none. Whoever watches `problem` alarms.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from broker.alert import Alert, AlertRule
 from broker.clock import Clock
-from broker.errors import BrokerError, ConfigError, StoreError
+from broker.errors import ConfigError, StoreError
 from broker.identity.source import FileSource
 from broker.journal.records import Kind, Record
+from broker.leases.epoch import EpochLost
 from broker.log import get_logger
 from broker.model import JsonValue
 from broker.operators.file import NOBODY, OperatorsFile, read_operators
@@ -25,7 +25,6 @@ from broker.operators.model import Operator
 from broker.operators.sealing import parse_key
 from broker.policy.language.files import MAX_BYTES
 from broker.policy.problems import ScopeMapError
-from broker.store import alarms
 from broker.store.base import Store, Tx
 
 log = get_logger(__name__)
@@ -33,7 +32,6 @@ log = get_logger(__name__)
 LOOK_EVERY = 1.0  # seconds; a change has to be seen twice
 SETTLE_LOOKS = 4  # before the first call is served
 _SAID = 20  # mistakes in a journal record; the first ones say enough
-_ALERT = Alert(rule=AlertRule.OPERATORS_REFUSED, summary="the operators file is refused; the last good one stays")
 
 
 def operators_source(
@@ -71,7 +69,6 @@ class Registry:
         self._thread = ThreadPoolExecutor(1, "operators-file")  # a file system that hangs must hold up nothing else
         self._looking = asyncio.Lock()
         self._unwritten: list[Callable[[Tx], None]] = []
-        self._alarms = False
 
     @property
     def current(self) -> OperatorsFile:
@@ -120,15 +117,10 @@ class Registry:
             problems = await asyncio.get_running_loop().run_in_executor(self._thread, work)
             if problems is None:
                 self._unwritten.append(partial(self._loaded, source.value))
-                self._alarms = False
                 log.info("operators file in force", digest=source.value.digest, operators=len(source.value.operators))
             elif problems:
                 self._unwritten.append(partial(self._refused, problems))
-                self._alarms = True
                 log.error("operators file refused; the last good one stays", problems=problems)
-            elif self._alarms and not source.problems:  # it was put back as it was
-                self._unwritten.append(self._over)
-                self._alarms = False
             await self._write()
 
     @asynccontextmanager
@@ -166,8 +158,8 @@ class Registry:
 
             try:
                 await self._store.write(operation)
-            except BrokerError as error:  # without its epoch a broker writes nothing
-                raise StoreError(error.message) from None
+            except EpochLost:  # a broker without it writes nothing, and tries again
+                raise StoreError("the broker has lost its right to write") from None
             del self._unwritten[0]
 
     def _loaded(self, value: OperatorsFile, tx: Tx) -> None:
@@ -177,16 +169,11 @@ class Registry:
             "operators": {name: sorted(role.value for role in one.roles) for name, one in value.operators.items()},
         }
         tx.append(Record(kind=Kind.OPERATORS_LOADED, at=at, data=data))
-        self._over(tx)
-
-    def _over(self, tx: Tx) -> None:
-        alarms.hush(tx, _ALERT, at=self._clock.now())
 
     def _refused(self, problems: Sequence[str], tx: Tx) -> None:
         at = self._clock.now()
         data: dict[str, JsonValue] = {"problems": list(problems[:_SAID]), "count": len(problems)}
         tx.append(Record(kind=Kind.OPERATORS_REFUSED, at=at, data=data))
-        alarms.sound(tx, _ALERT, at=at)
 
 
 def _look(source: FileSource[OperatorsFile], *, closely: bool) -> Sequence[str] | None:

@@ -115,7 +115,9 @@ class SecondFactors:
     def _secret(self, operator: Operator, known: SecondFactor) -> Secret | BrokerError:
         sealed, key = operator.second_factor, self._key()
         if sealed is None or key is None:
-            return BrokerError(Reason.SECOND_FACTOR_MISSING, "no second factor is sealed for you (docs/operators.md)")
+            return BrokerError(
+                Reason.SECOND_FACTOR_MISSING, "you have no second factor; run `stepcred admin second-factor`"
+            )
         if sealed.revision < known.revision:  # an older file was put back, with a secret that was replaced
             return BrokerError(
                 Reason.SECOND_FACTOR_MISSING,

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from broker.config import TierOverride
 from broker.model import NAME, JsonValue, OnLock, Revocability, RuleRef, ScopeKind, Tier
 from broker.policy.language.document import Document, Path
 from broker.policy.language.parts import Team, TierRule
@@ -129,6 +130,7 @@ class Reader:
             approvals=max(entry.approvals, tier.approvals if tier else 0),
             shared_hourly=entry.shared_hourly or 0,
             on_lock=tier.on_lock if tier else OnLock.STEP,
+            limits=tier.limits if tier else TierOverride(),
             compensate=tier.compensate if tier else "",
             powers=tuple(self.kinds[provider].powers(block)),
             description=entry.description,

@@ -9,7 +9,9 @@ from typing import TypeVar
 
 from broker.guard.guard import Guard, GuardAsk
 from broker.guard.keys import about, guard_key, hour_key
-from broker.guard.tiers import DEFAULT_RULES, TierRules
+from broker.guard.shared import Shared
+from broker.guard.tiers import DEFAULT_RULES, HOUR, TierRules
+from broker.guard.timing import guard_time, keep_time
 from broker.guard.verdicts import GuardVerdict
 from broker.model import Lease, LeaseState, Revocability, Tier
 from broker.store.base import GuardRow, Tx
@@ -27,12 +29,14 @@ def asking(
     workflow: str = "etl",
     workload: str = "load",
     captures: Mapping[str, str] | None = None,
+    shared: int = 0,
 ) -> GuardAsk:
     bound, scope = captures or {}, f"{tier.value}-scope"
     return GuardAsk(
         key=guard_key(workload=workload, captures=bound, workflow=workflow, run=run, step=step, scope=scope),
         hour_key=hour_key(workload=workload, captures=bound, scope=scope),
         tier=tier,
+        shared=Shared(scope=scope, hourly=shared) if shared else None,
         about=about(workload=workload, captures=bound, workflow=workflow, run=run, step=step, scope=scope),
     )
 
@@ -91,6 +95,15 @@ class World:
 
     def reset(self, key: str, by: str = "ann") -> GuardRow | None:
         return self.write(lambda tx: self.guard.reset(tx, key, by=by, at=self.clock.now()))
+
+    def renew(self) -> None:
+        """As each epoch does at its beginning and every few seconds."""
+        self.write(lambda tx: keep_time(tx, self.clock.moment()))
+
+    def forget_hours_past(self) -> None:
+        """Charges that no limit looks at any more: only to make a long run cheap."""
+        since = guard_time(MemoryTx(self._state, writable=False), self.clock.moment()) - HOUR
+        self._state.charges = {name: one for name, one in self._state.charges.items() if one.at >= since}
 
     def row(self, key: str) -> GuardRow | None:
         return self.write(lambda tx: tx.guard_row(key))

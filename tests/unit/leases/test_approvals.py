@@ -152,6 +152,8 @@ async def test_successors_need_no_approval_of_their_own(broker: World) -> None:
         NEEDS.replace("ttl: 10m, tier: high", "ttl: 9m, tier: high"),
         NEEDS.replace("max_step: 2h}\n  others", "max_step: 1h}\n  others"),
         NEEDS.replace("approvals: 2", "approvals: 1"),
+        NEEDS + "tiers:\n  high: {budget: 2}\n",
+        NEEDS + "tiers:\n  high: {on_lock: run}\n",
     ],
 )
 async def test_a_changed_grant_or_scope_makes_it_worth_nothing(broker: World, changed: str) -> None:

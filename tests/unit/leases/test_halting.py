@@ -46,7 +46,7 @@ async def test_a_lock_ends_the_step_and_all_its_leases_and_tells_it(broker: Worl
     assert row.alert.rule is AlertRule.GUARD_LOCKED
     assert row.alert.labels["run"] == "r1"
     assert (await broker.journal_kinds()).count("ALERT") == 1
-    assert await broker.store.read(lambda tx: tx.unsent_notices()) == 0
+    assert await broker.store.read(lambda tx: tx.unsent_notices()) == {}
 
 
 async def test_coming_back_holds_and_alarms_louder(broker: World) -> None:
@@ -118,7 +118,7 @@ POOL = MAP.replace(
     '  pool: {id: "spiffe://dev.local/pool/{name}", owners: [group:data]}\nscopes:\n',
 ).replace(
     "grants:\n",
-    "grants:\n  pooled: {workloads: [pool], scopes: [plain, danger], max_step: 2h}\n",
+    'grants:\n  pooled: {workloads: [pool], workflows: ["*"], scopes: [plain, danger], max_step: 2h}\n',
 )
 
 
@@ -156,7 +156,7 @@ async def test_whoever_is_to_roll_back_is_told_what_was_ended(broker: World) -> 
     await use_up(broker, opened)
     await refusal(broker.issue(opened.handle, "danger"))
 
-    (notice,) = await broker.store.read(lambda tx: tx.due_notices(broker.clock.now(), 10))
+    (notice,) = await broker.store.read(lambda tx: tx.due_notices("etl-rollback", broker.clock.now(), 10))
     body = notice.body
     assert notice.target == "etl-rollback"
     assert body["type"] == "stepcred.guard.locked"

@@ -1,4 +1,4 @@
-"""The file in force: the last good one stays, changes are journalled once, and an alert fires and ends."""
+"""The file in force: the last good one stays, and changes and refusals are journalled once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from broker.errors import StoreError
 from broker.journal.records import Kind
+from broker.leases.epoch import EpochLost
 from broker.operators.file import NOBODY
 from broker.operators.registry import Registry, operators_source
 from broker.operators.sealing import generate_key, parse_key
@@ -26,8 +27,7 @@ ANN = "  ann: {ids: ['spiffe://test.acme/o/ann'], roles: [approver]}\n"
 BOB = "  bob: {ids: ['spiffe://test.acme/o/bob'], roles: [responder]}\n"
 BAD = "  bob: {ids: ['spiffe://test.acme/o/bob'], roles: [boss]}\n"
 ID = "spiffe://test.acme/o/"
-TOLD = (Kind.OPERATORS_LOADED, Kind.OPERATORS_REFUSED, Kind.ALERT, Kind.ALERT_RESOLVED)
-REFUSED = [Kind.OPERATORS_REFUSED, Kind.ALERT]
+TOLD = (Kind.OPERATORS_LOADED, Kind.OPERATORS_REFUSED)
 
 
 class QuickClock(FakeClock):
@@ -55,7 +55,7 @@ class House:
 
     def enter(self, _tx: Tx) -> None:
         if self.fenced:
-            raise StoreError("the epoch is another's")
+            raise EpochLost
 
     async def starts(self) -> Registry:
         await self.store.write(lambda tx: tx.start_epoch(replica="a", boot_id="boot", expires_boot=15.0, at=NOW))
@@ -104,7 +104,7 @@ async def test_a_change_is_in_force_once_it_was_seen_twice(house: House) -> None
 
 
 @pytest.mark.parametrize("bad", ["roles", "gone", "writable", "yaml"])
-async def test_i7_a_bad_file_keeps_the_last_good_one_and_alarms_once(house: House, bad: str) -> None:
+async def test_i7_a_bad_file_keeps_the_last_good_one_and_is_told_once(house: House, bad: str) -> None:
     house.says(ANN, BOB)
     registry = await house.starts()
     match bad:
@@ -120,14 +120,14 @@ async def test_i7_a_bad_file_keeps_the_last_good_one_and_alarms_once(house: Hous
         await house.looks()
     assert {*registry.current.operators} == {"ann", "bob"}
     assert registry.problem
-    assert await house.told() == [Kind.OPERATORS_LOADED, *REFUSED]
+    assert await house.told() == [Kind.OPERATORS_LOADED, Kind.OPERATORS_REFUSED]
     house.says(BOB)
     await house.looks()
     assert registry.problem == ""
-    assert (await house.told())[3:] == [Kind.OPERATORS_LOADED, Kind.ALERT_RESOLVED]
+    assert (await house.told())[2:] == [Kind.OPERATORS_LOADED]
 
 
-async def test_a_file_that_is_put_back_as_it_was_ends_the_alert(house: House) -> None:
+async def test_a_file_that_is_put_back_as_it_was_is_no_problem_any_more(house: House) -> None:
     house.says(ANN)
     registry = await house.starts()
     house.says(BAD)
@@ -135,7 +135,7 @@ async def test_a_file_that_is_put_back_as_it_was_ends_the_alert(house: House) ->
     house.says(ANN)
     await house.looks()
     assert registry.problem == ""
-    assert (await house.told())[-1] is Kind.ALERT_RESOLVED
+    assert await house.told() == [Kind.OPERATORS_LOADED, Kind.OPERATORS_REFUSED]
 
 
 async def test_a_start_with_a_bad_file_serves_and_nobody_has_a_role(house: House) -> None:
@@ -144,11 +144,11 @@ async def test_a_start_with_a_bad_file_serves_and_nobody_has_a_role(house: House
     assert registry.current is NOBODY
     assert registry.of(ID + "ann") is None
     assert "operators.yaml:4:" in registry.problem
-    assert await house.told() == REFUSED
+    assert await house.told() == [Kind.OPERATORS_REFUSED]
     house.says(ANN, BOB)
     await house.looks()
     assert registry.of(ID + "ann") is not None
-    assert await house.told() == [*REFUSED, Kind.OPERATORS_LOADED, Kind.ALERT_RESOLVED]
+    assert await house.told() == [Kind.OPERATORS_REFUSED, Kind.OPERATORS_LOADED]
 
 
 async def test_a_reload_of_what_is_in_force_says_nothing_again(house: House) -> None:

@@ -154,6 +154,7 @@ BY_HANDLE: dict[str, Callable[[str], Any]] = {
     "Heartbeat": lambda it: pb.HeartbeatRequest(step_handle=it, held_lease_ids=["abcdefghijklmnop"]),
     "RevokeLease": lambda it: pb.RevokeLeaseRequest(request_id=new_id(), step_handle=it, lease_id="abcdefghijklmnop"),
     "EndStep": lambda it: pb.EndStepRequest(request_id=new_id(), step_handle=it),
+    "CheckAccess": lambda it: pb.CheckAccessRequest(step_handle=it, scopes=["plain"]),
 }
 BY_LEASE: dict[str, Callable[[str, str], Any]] = {
     "RevokeLease": lambda handle, it: pb.RevokeLeaseRequest(request_id=new_id(), step_handle=handle, lease_id=it),
@@ -217,6 +218,18 @@ async def test_scopes_of_a_step(strangers: Strangers) -> None:
         )
         for scope in ("no-such", *FOREIGN_SCOPES)
     }
+    _all_alike(found)
+
+
+async def test_scopes_that_an_open_step_is_asked_about(strangers: Strangers) -> None:
+    found = {}
+    for scope in ("no-such", *FOREIGN_SCOPES):
+        strangers.trace.clear()
+        request = pb.CheckAccessRequest(step_handle=strangers.handle, scopes=[scope])
+        [verdict] = (await strangers.stub.CheckAccess(request)).scopes
+        assert (verdict.reason, verdict.scope) == ("ACCESS_DENIED", scope)
+        verdict.scope = "*"
+        found[scope] = (verdict.SerializeToString(), list(strangers.trace))
     _all_alike(found)
 
 
