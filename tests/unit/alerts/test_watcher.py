@@ -128,6 +128,8 @@ async def test_a_certificate_list_or_root_that_ends(watched: Desk, tmp_path: Pat
     watched.world.fake_clock.set_wall(root.not_valid_after_utc - timedelta(seconds=1))
     found = (await other.look())["certificate-ends"]
     assert any(labels["what"].startswith("a root in") for labels in found)
+    watched.world.fake_clock.set_wall(root.not_valid_after_utc + timedelta(days=1))
+    assert any(labels["what"].startswith("a root in") for labels in (await other.look())["certificate-ends"])
 
 
 class Login:
