@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from broker.alerts import lanes
+from broker.alerts import events, lanes, watcher
 from broker.clock import SystemClock
 from broker.config import Alerts, AlertSink, Config, Webhooks, load
-from broker.config.webhook_key import make_webhook_key
+from broker.config import Receiver as UndoReceiver
+from broker.config.webhook_key import load_webhook_key, make_webhook_key, public_text
 from broker.store import alarms
 from broker.store.anchoring import Anchoring
+from broker.store.base import GuardState, Tx
 from broker.wiring import alerting
 from tests.fakes.alerting import an_alert
-from tests.fakes.world import World, world
+from tests.fakes.world import MAP, World, refusal, world
+from tests.support import webhooks
 from tests.support.certs import TestCA
 from tests.support.daemon import without_provider
 from tests.support.doors import door
@@ -118,3 +121,49 @@ async def test_who_cannot_be_reached_is_said_without_sending(tmp_path: Path, wel
     found = await asyncio.wait_for(alerting.check_receivers(config), timeout=10)
     assert [problem.partition(":")[0] for problem in found] == ["alerts.alertmanager.gone", "compensation.undo"]
     assert well.messages == []
+
+
+async def test_a_lock_is_told_undone_and_over_when_it_is_opened(
+    made: World, tmp_path: Path, well: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine writes in the lock's transaction reaches people and whoever undoes it, signed."""
+    monkeypatch.setattr(lanes, "LOOK", 0.05)
+    monkeypatch.setattr(watcher, "EVERY", 0.05)
+    await made.load_map(MAP.replace("scopes:\n", "tiers: {high: {compensate: undo}}\nscopes:\n", 1))
+    config = settings(tmp_path, well=well)
+    config = replace(config, compensation={"undo": UndoReceiver(url=well.url + "/undo")})
+    async with alerting.alerting(config, watched(made, tmp_path)):
+        opened = await made.begin(["danger"])
+        for _ in range(3):
+            await made.issue(opened.handle, "danger")
+        await refusal(made.issue(opened.handle, "danger"))
+
+        async def told() -> bool:
+            return len(well.messages) >= 2
+
+        await made.until(told)
+        (row,) = await made.store.read(lambda tx: tx.alerts())
+        guard_key = row.alert.labels[events.KEY]
+
+        def open_it(tx: Tx) -> None:
+            guard = tx.guard_row(guard_key)
+            assert guard is not None
+            tx.put_guard_row(replace(guard, state=GuardState.OPEN))
+
+        await made.store.write(open_it)
+
+        async def over() -> bool:
+            return len(well.messages) >= 3
+
+        await made.until(over)
+    key = load_webhook_key(tmp_path / "webhook.key")
+    said = {message.json["type"]: message for message in well.messages}
+    assert said.keys() == {"stepcred.alert.firing", "stepcred.alert.resolved", "stepcred.guard.locked"}
+    assert said["stepcred.alert.firing"].json["data"]["alertname"] == "guard-locked"
+    undo = said["stepcred.guard.locked"]
+    assert (undo.path, undo.json["receiver"], undo.json["data"]["run"]) == ("/undo", "undo", "r1")
+    assert len(undo.json["data"]["leases"]) == 3
+    for message in well.messages:
+        assert webhooks.shown()(message.headers, message.body, public_text(key)) == message.json
+    (record,) = await made.journal("COMPENSATION")
+    assert record["data"]["notice"] == undo.headers["webhook-id"]
