@@ -7,8 +7,7 @@ from shlex import quote
 
 from broker.cli.check.looked import Looked
 from broker.cli.options import read_token
-from broker.config import Config
-from broker.config.notices import Receiver
+from broker.config import Config, Receiver
 from broker.errors import ConfigError
 
 _BOM = b"\xef\xbb\xbf"
