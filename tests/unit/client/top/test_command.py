@@ -28,7 +28,12 @@ def test_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert run(monkeypatch, "--once") == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "stepcred  prod  epoch 12  22:14:40 UTC  steps 6  leases 8  FROZEN 1"
-    for told in ("REVOCATIONS 3", "vault: 503 Service Unavailable: standby node is not active", "GUARD 2", "lake-write"):
+    for told in (
+        "REVOCATIONS 3",
+        "vault: 503 Service Unavailable: standby node is not active",
+        "GUARD 2",
+        "lake-write",
+    ):
         assert told in out
     assert "\x1b" not in out
     assert "…" not in out

@@ -70,9 +70,7 @@ def test_a_broker_that_went_away_comes_back(poller: Poller, service: FakeOperato
     poller.close()
 
 
-def test_silence_ends_in_time(
-    poller: Poller, service: FakeOperatorService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silence_ends_in_time(poller: Poller, service: FakeOperatorService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.3)
     service.hang()
     with pytest.raises(DeadlineExceeded):

@@ -72,9 +72,9 @@ def told(snapshot: Snapshot) -> Told:
 
 
 @asynccontextmanager
-async def driven(told: Told, size: tuple[int, int] = (80, 24)) -> AsyncIterator[Driven]:
+async def driven(told: Told, size: tuple[int, int] = (80, 24), interval: float = 0.05) -> AsyncIterator[Driven]:
     known = Answered(snapshot=told.answer) if isinstance(told.answer, Snapshot) else Answered(problem=told.answer)
-    app = TopApp(cast("Poller", told), known, 0.02)
+    app = TopApp(cast("Poller", told), known, interval)
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         yield Driven(app, pilot, told)
@@ -231,7 +231,7 @@ async def test_only_what_changed_is_drawn(told: Told, acme: Acme, monkeypatch: p
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60), (40, 10), (12, 3)])
 async def test_any_size(told: Told, size: tuple[int, int]) -> None:
-    async with driven(told, size) as view:
+    async with driven(told, size, interval=60) as view:
         for key in ("1", "2", "3", "4", "5", "6", "enter", "escape", "slash", "x", "escape", "question_mark"):
             await view.press(key)
         assert view.app.is_running

@@ -33,16 +33,21 @@ _KEYS = "1-6 tab panes  enter details  / filter  s order  p pause  ? help  q qui
 class Panes(Screen[None], inherit_bindings=False):
     """Head, panes, foot."""
 
+    # Before whatever has the focus: keys typed ahead, as over a slow line, must find the pane or the filter they are for.
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n + 1), f"pane({n})", pane.name) for n, pane in enumerate(PANES)),
-        Binding("tab", "turn(1)", "next pane"),
-        Binding("shift+tab", "turn(-1)", "pane before"),
-        Binding("slash", "filter", "filter"),
-        Binding("escape", "drop_filter", "no filter"),
-        Binding("s", "order", "order"),
-        Binding("p", "pause", "pause"),
-        Binding("question_mark", "help", "help"),
-        Binding("q", "app.quit", "quit"),
+        Binding(key, action, priority=True)
+        for key, action in (
+            *((str(n + 1), f"pane({n})") for n in range(len(PANES))),
+            ("tab", "turn(1)"),
+            ("shift+tab", "turn(-1)"),
+            ("slash", "filter"),
+            ("enter", "keep_filter"),
+            ("escape", "drop_filter"),
+            ("s", "order"),
+            ("p", "pause"),
+            ("question_mark", "help"),
+            ("q", "leave"),
+        )
     ]
 
     def __init__(self, known: Answered) -> None:
@@ -72,7 +77,9 @@ class Panes(Screen[None], inherit_bindings=False):
         yield Static(Text(_KEYS), classes="line keys", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one(Input).cursor_blink = False
+        entry = self.query_one(Input)
+        entry.cursor_blink = False
+        entry.display = False
         self.grid.focus()
         self.call_after_refresh(self._draw)
 
@@ -113,7 +120,7 @@ class Panes(Screen[None], inherit_bindings=False):
     def action_pane(self, number: int) -> None:
         self._chosen = number
         self.query_one(ContentSwitcher).current = self.pane.name.lower()
-        self.grid.focus()
+        self.set_focus(self.grid)
         self.call_after_refresh(self._draw)  # it has its size by then
 
     def action_turn(self, by: int) -> None:
@@ -127,33 +134,38 @@ class Panes(Screen[None], inherit_bindings=False):
         self.paused = not self.paused
         self._draw()
 
+    def action_leave(self) -> None:
+        self.app.exit(0)
+
     def action_help(self) -> None:
         self.app.push_screen(help_page())
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """While the filter is written, letters are letters; enter on a row is the row's."""
+        writing = isinstance(self.focused, Input)
+        return action == "drop_filter" or (action == "keep_filter") == writing
+
     def action_filter(self) -> None:
         entry = self.query_one(Input)
-        entry.add_class("on")
-        entry.focus()
+        entry.display = True
+        self.set_focus(entry)
+
+    def action_keep_filter(self) -> None:
+        self.query_one(Input).display = False
+        self.set_focus(self.grid)
 
     def action_drop_filter(self) -> None:
         self.query_one(Input).value = ""
-        self._leave_filter()
+        self.action_keep_filter()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self._needle = event.value
         self._draw()
 
-    def on_input_submitted(self) -> None:
-        self._leave_filter()
-
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         row = self.grid.selected
         if row is not None and event.data_table is self.grid:
             self.app.push_screen(Details(f"{self.pane.name}: {row.details[0][1]}", row))
-
-    def _leave_filter(self) -> None:
-        self.query_one(Input).remove_class("on")
-        self.grid.focus()
 
 
 class TopApp(App[int]):
