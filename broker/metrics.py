@@ -12,6 +12,7 @@ from enum import Enum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from broker.alert import AlertRule
 from broker.errors import Reason
 from broker.model import Evidence, LeaseState, Tier
 
@@ -38,6 +39,14 @@ class GuardBlock(Enum):
 
     LOCKED = "locked"
     HELD = "held"
+
+
+class Delivered(Enum):
+    """What became of something that was sent to a receiver of alerts or compensations."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"  # this one message
+    AWAY = "away"  # no answer, or a receiver in trouble
 
 
 class Metrics:
@@ -112,6 +121,15 @@ class Metrics:
             ["what"],
             registry=registry,
         )
+        self._alerts = Gauge("stepcred_alerts_firing", "Alerts that fire", ["rule"], registry=registry)
+        self._deliveries = Counter(
+            "stepcred_alert_deliveries",
+            "Messages to sinks of alerts and to receivers of compensations",
+            ["sink", "outcome"],
+            registry=registry,
+        )
+        for rule in AlertRule:
+            self._alerts.labels(rule.value).set(0)
         self._rpc = Histogram(
             "stepcred_rpc_seconds", "Time to answer", ["method", "code"], buckets=_RPC_BUCKETS, registry=registry
         )
@@ -183,6 +201,15 @@ class Metrics:
         self._trust_refused.set(refused)
         for what, at in ends.items():
             self._trust_ends.labels(what).set(at.timestamp())
+
+    def alerts_firing(self, counts: Mapping[AlertRule, int]) -> None:
+        """Set every rule's; those not in `counts` to zero."""
+        for rule in AlertRule:
+            self._alerts.labels(rule.value).set(counts.get(rule, 0))
+
+    def delivery(self, sink: str, outcome: Delivered) -> None:
+        """One message. `sink` is a name of the config."""
+        self._deliveries.labels(sink, outcome.value).inc()
 
     def rpc(self, method: str, code: str, took: timedelta) -> None:
         """One answered call. `method` is a name of the service's own table, never what a caller sent."""

@@ -18,7 +18,7 @@ log = get_logger(__name__)
 
 
 async def reload(daemon: Daemon) -> None:
-    """SIGHUP: scope map, front door and mint keys anew; a bad file keeps the last good one and alarms (I7)."""
+    """SIGHUP: scope map, front door, operators file and mint keys anew; a bad file keeps the last good one and alarms (I7)."""
     try:
         await daemon.core.policies.reload()
     except Exception:  # whatever it is, the rest is read
@@ -27,6 +27,10 @@ async def reload(daemon: Daemon) -> None:
         await daemon.engine.settle_door()
     except Exception:
         log.exception("the front door could not be settled; it is tried again")
+    try:
+        await daemon.registry.reload()
+    except Exception:
+        log.exception("what came of the operators file could not be journalled; it is tried again")
     try:
         if await daemon.reload_keys():
             log.info("mint key rotated", kid=daemon.core.keyring.current)

@@ -30,7 +30,11 @@ COMMANDS = {
         "broker.cli.scopes", "app", "Scope maps, offline: lint, test, explain, who-can, plan, sign and more."
     ),
     "deny": Command("broker.cli.deny", "app", "Who is not let in: add, remove, list."),
+    "operators": Command("broker.cli.operators", "app", "The operators file and its second factors: check, key, seal."),
     "keys": Command("broker.cli.keys", "app", "The mint keys: list, rotate, prune, new."),
+    "webhook-key": Command(
+        "broker.cli.webhook_key", "webhook_key", "The key that webhooks are signed with: make it, print its public key."
+    ),
     "recover": Command("broker.cli.recover", "recover", "After a restore: kill what is alive and forgotten."),
     "recheck": Command("broker.cli.recheck", "recheck", "Look again at credentials that were reported dead."),
     "audit": Command("broker.cli.audit", "app", "Read the journal offline: verify, export."),

@@ -1,14 +1,15 @@
 """The daemon's settings: one TOML file < environment STEPCRED_BROKER_* < flags, validated entirely at start."""
 
+from broker.config.approvals import Approvals
 from broker.config.limits import Limits
 from broker.config.load import load
+from broker.config.notices import Alerts, AlertSink, Receiver, Webhooks
 from broker.config.settings import (
     AppRole,
     Aws,
     Config,
     Federated,
     Grace,
-    Guard,
     Listen,
     Log,
     LogFormat,
@@ -18,16 +19,20 @@ from broker.config.settings import (
     Scopes,
     StaleCrl,
     StoreSettings,
-    TierOverride,
     Timings,
     Tls,
     Vault,
 )
+from broker.config.tiers import TIER_DEFAULTS, Guard, TierOverride, part_of
 from broker.config.values import Address
 
 __all__ = [
+    "TIER_DEFAULTS",
     "Address",
+    "AlertSink",
+    "Alerts",
     "AppRole",
+    "Approvals",
     "Aws",
     "Config",
     "Federated",
@@ -40,6 +45,7 @@ __all__ = [
     "LogLevel",
     "OnStop",
     "Operators",
+    "Receiver",
     "Scopes",
     "StaleCrl",
     "StoreSettings",
@@ -47,5 +53,7 @@ __all__ = [
     "Timings",
     "Tls",
     "Vault",
+    "Webhooks",
     "load",
+    "part_of",
 ]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict
 
+from broker.config.approvals import Approvals, check_approvals
 from broker.config.limits import Limits, check_limits
+from broker.config.notices import Alerts, Receiver, Webhooks, notice_problems
 from broker.config.signing_keys import load_public_keys
+from broker.config.tiers import Guard
 from broker.config.values import (
     Address,
     Count,
@@ -132,6 +135,8 @@ class Operators:
     client_ca_file: PublicFile
     listen: Listener = _OPERATORS
     crl_files: PublicFiles = ()
+    file: LooseFile | None = None  # who they are and what they may do; without it they see the front door, and no more
+    second_factor_key_file: LooseFile | None = None  # under which the second factors in `file` are sealed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,32 +255,6 @@ class Aws:
     read_timeout: Duration = timedelta(seconds=6)  # without a byte of the answer
     mint_workers: Count = 8  # calls to STS at the same time
     revoke_workers: Count = 4  # calls to IAM; a lane of its own, so that a hung STS delays no revocation
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TierOverride:
-    """What differs from the tier's defaults (DESIGN section 7)."""
-
-    budget: Count | None = None  # credentials that may exist, per step and scope
-    hourly: Count | None = None  # per workload and scope, in any rolling hour
-    refill: Duration | None = None
-    lock: Duration | None = None
-    cool_down: Duration | None = None
-    max_cool_down: Duration | None = None
-    ceiling_factor: Count | None = None
-
-    def changes(self) -> dict[str, Any]:
-        """What was set, by name."""
-        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Guard:
-    """Overrides by tier."""
-
-    low: TierOverride = field(default_factory=TierOverride)
-    elevated: TierOverride = field(default_factory=TierOverride)
-    high: TierOverride = field(default_factory=TierOverride)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -406,13 +385,17 @@ class Config:
     vault: Annotated[Vault, AfterValidator(_check_vault)] | None = None
     aws: Annotated[Aws, AfterValidator(_check_aws)] | None = None
     guard: Guard = field(default_factory=Guard)
+    approvals: Annotated[Approvals, AfterValidator(check_approvals)] = field(default_factory=Approvals)
+    webhooks: Webhooks | None = None
+    alerts: Alerts = field(default_factory=Alerts)
+    compensation: Mapping[Name, Receiver] = field(default_factory=dict)  # what a tier may name → who undoes
     limits: Annotated[Limits, AfterValidator(check_limits)] = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
 
 
 def whole_problems(config: Config) -> list[str]:
     """What no section can see by itself."""
-    problems = []
+    problems = notice_problems(config.webhooks, config.alerts, config.compensation)
     if config.trust_domain in config.federation:
         problems.append(
             f"federation.{config.trust_domain}: is this broker's own trust_domain; its bundle is tls.client_ca_file"
@@ -423,7 +406,9 @@ def whole_problems(config: Config) -> list[str]:
             for name, other in config.federation.items()
             if other.client_ca_file is None
         ]
-    if (operators := config.operators) and operators.listen.port:
+    if (operators := config.operators) and operators.second_factor_key_file and not operators.file:
+        problems.append("operators.second_factor_key_file: needs operators.file, in which the second factors stand")
+    if operators and operators.listen.port:
         for key, other in (("listen.grpc", config.listen.grpc), ("listen.http", config.listen.http)):
             if operators.listen == other:
                 problems.append(f"operators.listen: is {key} too; operators have an address of their own")

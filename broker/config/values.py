@@ -101,6 +101,19 @@ def parse_url(value: object) -> str:
     return value.rstrip("/")
 
 
+def parse_endpoint(value: object) -> str:
+    """Read `https://host:port/path`; plain http only to this machine."""
+    parts = urlsplit(value if isinstance(value, str) else "")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not isinstance(value, str):
+        raise ValueError('must be a URL, for example "https://alerts.example.org/hooks/stepcred"')
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must have no user, password, query or fragment; a secret goes into token_file")
+    _ = parts.port  # raises ValueError when it is no port
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("must be https: what is sent would cross the network in clear text")
+    return value.rstrip("/")
+
+
 def parse_socket(value: object) -> str:
     """Read `unix:///path`."""
     if not isinstance(value, str) or not re.fullmatch(r"unix:///[^/\0].*", value):
@@ -197,6 +210,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Patience = Annotated[timedelta, BeforeValidator(parse_patience)]  # may be zero
 Listener = Annotated[Address, BeforeValidator(parse_address)]
 Url = Annotated[str, BeforeValidator(parse_url)]
+Endpoint = Annotated[str, BeforeValidator(parse_endpoint)]
 Socket = Annotated[str, BeforeValidator(parse_socket)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Name = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9._-]{0,254}\z")]

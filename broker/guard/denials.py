@@ -49,6 +49,7 @@ class Aggregate:
     reason: str
     count: int
     minute: datetime  # its beginning
+    side: str = ""
 
 
 class _Window:
@@ -64,7 +65,7 @@ class _Window:
 
 
 class DenialCounter:
-    """Bounded memory: at most `max_windows`, and one more for each reason. For one event loop.
+    """Bounded memory: at most `max_windows`, and one more for each reason on each side. For one event loop.
 
     Call `due` every few seconds: until it does, a window with an aggregate goes on beyond its minute.
     """
@@ -79,11 +80,14 @@ class DenialCounter:
         self._in_full = in_full
         self._max = max_windows
         self._new_id = new_id
-        self._windows: dict[tuple[str, str], _Window] = {}
+        self._windows: dict[tuple[str, str, str], _Window] = {}
 
-    def note(self, agent: str, reason: str, now: datetime) -> Noted:
-        """Register one refusal; tells how it is to be journalled."""
-        window = self._window(agent, reason, _minute(now))
+    def note(self, agent: str, reason: str, now: datetime, *, side: str = "") -> Noted:
+        """Register one refusal; tells how it is to be journalled.
+
+        `side`: where it was refused. The same name on two sides is two callers, and shares no reference.
+        """
+        window = self._window(side, agent, reason, _minute(now))
         if window.full < self._in_full:
             window.full += 1
             return Full(reference_id=self._new_id())
@@ -102,23 +106,24 @@ class DenialCounter:
                 reason=reason,
                 count=window.count,
                 minute=window.minute,
+                side=side,
             )
-            for (agent, reason), window in ((key, self._windows.pop(key)) for key in closed)
+            for (side, agent, reason), window in ((key, self._windows.pop(key)) for key in closed)
             if window.count
         ]
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    def _window(self, agent: str, reason: str, minute: datetime) -> _Window:
-        known = self._windows.get((agent, reason))
+    def _window(self, side: str, agent: str, reason: str, minute: datetime) -> _Window:
+        known = self._windows.get((side, agent, reason))
         if known is None and len(self._windows) >= self._max:
             # A crowd of names gets no memory of its own: counted together, by reason.
             agent = EVERYONE
-            known = self._windows.get((agent, reason))
+            known = self._windows.get((side, agent, reason))
         if known is not None and (known.minute == minute or known.count):
             return known
-        window = self._windows[agent, reason] = _Window(minute)
+        window = self._windows[side, agent, reason] = _Window(minute)
         return window
 
 

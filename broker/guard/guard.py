@@ -1,10 +1,8 @@
 """The durable guard: reads a key's rows, asks the rules, and charges inside the caller's transaction (I4).
 
 Two rows stand behind each answer: the budget of (workload, workflow, run, step, scope), and the limit of
-(workload, scope) over the rolling hour, whose row has `key == hour_key`. The latter also remembers the latest
-moment at which it admitted anything (`refilled_at`). Guard time never runs behind that moment: with a clock
-set back, charges would be dated so early that they leave the window too soon once it is set right. A clock
-set *forward* is believed.
+(workload, scope) over the rolling hour, whose row has `key == hour_key`. A scope may have a third limit, over all
+agents. All of their times are guard time (see `timing`); those of the answers are by the wall clock.
 
 Successors of a lease are not asked for here: their count is `successors.successor_allowance`.
 A guard row that cannot be read raises StoreError, and then there is no intent at all.
@@ -13,15 +11,18 @@ A guard row that cannot be read raises StoreError, and then there is no intent a
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from broker.clock import Moment
 from broker.guard import keys
 from broker.guard.rules import after_failure, after_success, assess, assess_hour
+from broker.guard.shared import Shared
 from broker.guard.tiers import DEFAULT_RULES, HOUR, TierRules
-from broker.guard.verdicts import Admitted, GuardRefusal, GuardVerdict, Held, Locked
+from broker.guard.timing import by_wall, guard_time, keep_time
+from broker.guard.verdicts import Admitted, Cooling, GuardRefusal, GuardVerdict, Held, Locked, LockNow, Why
 from broker.model import JsonValue, Lease, Tier
 from broker.store.base import GuardRow, GuardState, Tx
 
@@ -34,48 +35,55 @@ class GuardAsk:
     hour_key: str  # keys.hour_key
     tier: Tier
     about: Mapping[str, JsonValue]  # keys.about
+    shared: Shared | None = None  # the scope's limit over all agents, if it has one
 
 
 class _Assessed(NamedTuple):
     verdict: GuardVerdict
     rows: tuple[GuardRow, ...]  # to store
-    at: datetime  # guard time
 
 
 class Guard:
     """Refuses indefinite retries. Holds no state: everything durable is in the transaction."""
 
-    def __init__(self, rules: Mapping[Tier, TierRules] = DEFAULT_RULES) -> None:
-        self._rules = dict(rules)
+    def __init__(self, rules: Callable[[Tier], TierRules] = DEFAULT_RULES.__getitem__) -> None:
+        """`rules`: what counts for a tier today."""
+        self.rules = rules
 
-    def look(self, tx: Tx, ask: GuardAsk, now: datetime) -> GuardVerdict:
+    def look(self, tx: Tx, ask: GuardAsk, now: Moment) -> GuardVerdict:
         """What `admit` would answer; writes nothing and costs no attempt."""
-        return self._assess(tx, ask, now).verdict
+        at = guard_time(tx, now)
+        return _told(self._assess(tx, ask, at).verdict, at, now)
 
-    def admit(self, tx: Tx, ask: GuardAsk, *, lease_id: str, now: datetime) -> GuardVerdict:
+    def admit(self, tx: Tx, ask: GuardAsk, *, lease_id: str, now: Moment) -> GuardVerdict:
         """Charge one attempt, or refuse.
 
         The caller commits the transaction in either case: `LockNow`, `HoldNow`, a first `Ceiling` and a counted
         exhaustion of the hour are written too. It asks only for a step that is still open, so that requests
         in flight when the lock falls do not turn it into a hold.
         """
-        verdict, rows, at = self._assess(tx, ask, now)
+        at = guard_time(tx, now)
+        verdict, rows = self._assess(tx, ask, at)
+        if rows:
+            keep_time(tx, now)
         for row in rows:
             tx.put_guard_row(row)
         if isinstance(verdict, Admitted):
-            tx.add_charge(lease_id=lease_id, key=ask.key, hour_key=ask.hour_key, at=at)
-        return verdict
+            scope = ask.shared.scope if ask.shared else None
+            tx.add_charge(lease_id=lease_id, key=ask.key, hour_key=ask.hour_key, at=at, shared=scope)
+        return _told(verdict, at, now)
 
-    def halted(self, tx: Tx, ask: GuardAsk, *, now: datetime) -> Locked | Held | None:
+    def halted(self, tx: Tx, ask: GuardAsk, *, now: Moment) -> Locked | Held | None:
         """The lock or hold that stands, if any. Writes nothing; for successors, whose count is another."""
         hour, row = _hour_row(tx, ask), _budget_row(tx, ask)
         if GuardState.HELD in (hour.state, row.state):
             return Held()
-        if row.state is GuardState.LOCKED and row.until is not None and _forward(hour, now) < row.until:
-            return Locked(until=row.until)
+        at = guard_time(tx, now)
+        if row.state is GuardState.LOCKED and row.until is not None and at < row.until:
+            return Locked(until=by_wall(row.until, guard_now=at, now=now))
         return None
 
-    def give_back(self, tx: Tx, lease: Lease, *, now: datetime) -> bool:  # noqa: ARG002 - `now` is every writer's
+    def give_back(self, tx: Tx, lease: Lease) -> bool:
         """Proven that nothing was minted: in the transaction that proves VOID. False when it was not charged.
 
         Lets go of no lock and no hold, and of no cool-down.
@@ -87,19 +95,22 @@ class Guard:
             tx.put_guard_row(replace(row, spent=max(0, row.spent - 1)))
         return True
 
-    def mint_failed(self, tx: Tx, key: str, *, now: datetime) -> datetime | None:
+    def mint_failed(self, tx: Tx, key: str, *, now: Moment) -> datetime | None:
         """Cool down. Returns when the step may ask again; None when it is locked or held."""
         row = tx.guard_row(key)
         if row is None:
-            return now
-        hour = tx.guard_row(row.hour_key)
-        row = after_failure(row, self._rules[Tier(row.tier)], _forward(hour, now))
+            return now.wall
+        at = keep_time(tx, now)
+        row = after_failure(row, self.rules(Tier(row.tier)), at)
         tx.put_guard_row(row)
+        hour = tx.guard_row(row.hour_key)
         if hour is not None:
             tx.put_guard_row(replace(hour, failures=hour.failures + 1))
-        return row.until if row.state is GuardState.COOLING else None
+        if row.state is not GuardState.COOLING or row.until is None:
+            return None
+        return by_wall(row.until, guard_now=at, now=now)
 
-    def mint_succeeded(self, tx: Tx, key: str, *, now: datetime) -> None:  # noqa: ARG002 - as above
+    def mint_succeeded(self, tx: Tx, key: str) -> None:
         """The next failure cools down as a first one. Gives no attempt back."""
         row = tx.guard_row(key)
         if row is None:
@@ -108,40 +119,54 @@ class Guard:
             if known is not None and known.failures:
                 tx.put_guard_row(after_success(known))
 
-    def reset(self, tx: Tx, key: str) -> bool:
-        """An operator's: a key, of a budget or of an hourly limit, starts anew. False when there is none.
+    def reset(self, tx: Tx, key: str, *, by: str, at: datetime) -> GuardRow | None:
+        """An operator's: a key, of a budget or of an hourly limit, starts anew. None when there is no such key.
 
         Charges of the rolling hour still count: a reset opens, it does not multiply.
         """
         row = tx.guard_row(key)
         if row is None:
-            return False
-        tx.put_guard_row(GuardRow(key=row.key, hour_key=row.hour_key, tier=row.tier, about=row.about))
-        return True
+            return None
+        fresh = GuardRow(key=row.key, hour_key=row.hour_key, tier=row.tier, about=row.about, reset_by=by, reset_at=at)
+        tx.put_guard_row(fresh)
+        return fresh
 
-    def _assess(self, tx: Tx, ask: GuardAsk, now: datetime) -> _Assessed:
-        rules = self._rules[ask.tier]
+    def _assess(self, tx: Tx, ask: GuardAsk, at: datetime) -> _Assessed:
+        rules = self.rules(ask.tier)
         hour, row = _hour_row(tx, ask), _budget_row(tx, ask)
-        now = _forward(hour, now)
         # 1. A held workload is refused before anything of its step is looked at or changed.
         if hour.state is GuardState.HELD:
-            return _Assessed(Held(), (), now)
+            return _Assessed(Held(), ())
         # 2. The step's own budget.
-        verdict = assess(row, rules, now)
+        verdict = assess(row, rules, at)
         if not isinstance(verdict, Admitted):
-            return _refused(verdict, now)
+            return _refused(verdict)
         # 3. The workload's rolling hour.
-        charges = tx.count_charges(ask.hour_key, now - HOUR)
-        frees_at = _frees_at(tx, ask.hour_key, rules.hourly, now) if charges >= rules.hourly else now
-        limit = assess_hour(hour, rules, now, charges=charges, frees_at=frees_at)
+        charges = tx.count_charges(ask.hour_key, at - HOUR)
+        free = at
+        if charges >= rules.hourly:
+            free = _frees_at(at, lambda since: tx.count_charges(ask.hour_key, since) < rules.hourly)
+        limit = assess_hour(hour, rules, at, charges=charges, frees_at=free)
         if not isinstance(limit, Admitted):
-            return _refused(limit, now)
-        return _Assessed(verdict, (verdict.row, limit.row), now)
+            return _refused(limit)
+        # 4. The scope's, over all agents. It changes no row: it locks, holds and counts nobody.
+        shared = ask.shared
+        if shared is not None and not shared.has_room(tx, ask.hour_key, at - HOUR):
+            free = _frees_at(at, lambda since: shared.has_room(tx, ask.hour_key, since))
+            return _refused(Cooling(until=free, wait=free - at, why=Why.SHARED))
+        return _Assessed(verdict, (verdict.row, limit.row))
 
 
-def _refused(verdict: GuardRefusal, now: datetime) -> _Assessed:
+def _refused(verdict: GuardRefusal) -> _Assessed:
     row = None if isinstance(verdict, Locked | Held) else verdict.row
-    return _Assessed(verdict, () if row is None else (row,), now)
+    return _Assessed(verdict, () if row is None else (row,))
+
+
+def _told(verdict: GuardVerdict, at: datetime, now: Moment) -> GuardVerdict:
+    """By the wall clock, as people and agents read it."""
+    if isinstance(verdict, Cooling | LockNow | Locked):
+        return replace(verdict, until=by_wall(verdict.until, guard_now=at, now=now))
+    return verdict
 
 
 def _budget_row(tx: Tx, ask: GuardAsk) -> GuardRow:
@@ -159,15 +184,10 @@ def _hour_row(tx: Tx, ask: GuardAsk) -> GuardRow:
     return GuardRow(key=ask.hour_key, hour_key=ask.hour_key, tier=ask.tier.value, about=about)
 
 
-def _forward(hour: GuardRow | None, now: datetime) -> datetime:
-    """Guard time: never behind the latest admission, whatever the wall clock was set to."""
-    return now if hour is None or hour.refilled_at is None else max(now, hour.refilled_at)
-
-
-def _frees_at(tx: Tx, hour_key: str, hourly: int, now: datetime) -> datetime:
-    """The first whole second from now on at which fewer than `hourly` charges are in the window."""
+def _frees_at(at: datetime, has_room: Callable[[datetime], bool]) -> datetime:
+    """The first whole second from now on at which the window, from its beginning, has room for one more."""
 
     def open_after(seconds: int) -> bool:
-        return tx.count_charges(hour_key, now + timedelta(seconds=seconds) - HOUR) < hourly
+        return has_room(at + timedelta(seconds=seconds) - HOUR)
 
-    return now + timedelta(seconds=1 + bisect_left(range(1, 3601), True, key=open_after))
+    return at + timedelta(seconds=1 + bisect_left(range(1, 3601), True, key=open_after))

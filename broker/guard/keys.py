@@ -26,9 +26,16 @@ def hour_key(*, workload: str, captures: Mapping[str, str], scope: str) -> str:
 
 
 def about(
-    *, workload: str, captures: Mapping[str, str], workflow: str, run: str, step: str, scope: str
+    *,
+    workload: str,
+    captures: Mapping[str, str],
+    workflow: str,
+    run: str,
+    step: str,
+    scope: str,
+    launcher: str = "",
 ) -> dict[str, JsonValue]:
-    """What a budget's key stands for, for people."""
+    """What a budget's key stands for, for people. `launcher`: SPIFFE ID of whoever opened the step for its agent."""
     return {
         "workload": workload,
         "captures": dict(_bound(captures)),
@@ -36,7 +43,7 @@ def about(
         "run": run,
         "step": step,
         "scope": scope,
-    }
+    } | ({"launcher": launcher} if launcher else {})
 
 
 def without_step(about_key: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

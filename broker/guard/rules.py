@@ -7,7 +7,7 @@ Where the tables are silent:
   nothing by it.
 - Exhaustion comes before cool-downs: what locks need not wait for a timer to be locked.
 - Windows are closed on both sides: what happened exactly an hour (or 24 h) ago still counts.
-- Time never runs backwards: a `now` before the row's last refill grants nothing, and no timer is shortened.
+- `now` is guard time, which never runs backwards (see `timing`). One before the row's last refill would grant nothing.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""The three tiers as numbers (DESIGN section 7). Defaults; a deployment may configure each of them."""
+"""The three tiers as rules (DESIGN section 7). Their numbers are set by the deployment, and above it by the scope map."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
+from broker.config import TIER_DEFAULTS, TierOverride
 from broker.config import Guard as GuardSettings
 from broker.model import Tier
 
@@ -41,10 +43,10 @@ class TierRules:
     after_lock: AfterLock = AfterLock.RESTORE
     locks_to_hold: int | None = None  # the n-th lock in 24 h holds
     hour_exhaustions_to_hold: int | None = None  # the n-th in 24 h holds, at most one counted an hour
-    lock: timedelta = HOUR
-    cool_down: timedelta = timedelta(seconds=10)  # the first one; each further one doubles
-    max_cool_down: timedelta = timedelta(minutes=5)
-    ceiling_factor: int = 5  # admitted intents in a step's life, as a multiple of the budget
+    lock: timedelta
+    cool_down: timedelta
+    max_cool_down: timedelta
+    ceiling_factor: int  # admitted intents in a step's life, as a multiple of the budget
 
     def __post_init__(self) -> None:
         if self.budget < 1 or self.hourly < 1 or self.ceiling_factor < 1:
@@ -67,21 +69,28 @@ class TierRules:
         return min(self.cool_down * factor, self.max_cool_down)
 
 
+_KINDS: Mapping[Tier, Mapping[str, Any]] = {
+    Tier.LOW: {"when_empty": WhenEmpty.COOL},
+    Tier.ELEVATED: {"when_empty": WhenEmpty.LOCK, "cool_from": 2, "locks_to_hold": 2},
+    Tier.HIGH: {"when_empty": WhenEmpty.LOCK, "after_lock": AfterLock.HOLD, "hour_exhaustions_to_hold": 3},
+}
+
 DEFAULT_RULES: Mapping[Tier, TierRules] = MappingProxyType(
-    {
-        Tier.LOW: TierRules(budget=10, hourly=240, when_empty=WhenEmpty.COOL, refill=timedelta(minutes=1)),
-        Tier.ELEVATED: TierRules(budget=5, hourly=60, when_empty=WhenEmpty.LOCK, cool_from=2, locks_to_hold=2),
-        Tier.HIGH: TierRules(
-            budget=3,
-            hourly=12,
-            when_empty=WhenEmpty.LOCK,
-            after_lock=AfterLock.HOLD,
-            hour_exhaustions_to_hold=3,
-        ),
-    }
+    {tier: TierRules(**TIER_DEFAULTS[tier], **kind) for tier, kind in _KINDS.items()}
 )
 
 
 def configured(settings: GuardSettings) -> dict[Tier, TierRules]:
     """The defaults with what a deployment sets otherwise. Raises ValueError for rules that cannot work."""
-    return {tier: replace(rules, **getattr(settings, tier.value).changes()) for tier, rules in DEFAULT_RULES.items()}
+    return {tier: replace(rules, **settings.of(tier).changes()) for tier, rules in DEFAULT_RULES.items()}
+
+
+def rules_of(settings: GuardSettings, of_map: Callable[[Tier], TierOverride]) -> Callable[[Tier], TierRules]:
+    """What counts today: the defaults, above them the deployment's numbers, above those the scope map's."""
+    own = configured(settings)
+
+    def rules(tier: Tier) -> TierRules:
+        changes = of_map(tier).changes()
+        return replace(own[tier], **changes) if changes else own[tier]
+
+    return rules

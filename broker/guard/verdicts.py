@@ -19,6 +19,7 @@ class Why(Enum):
     ATTEMPT = "ATTEMPT"  # the cool-down after an attempt
     FAILURE = "FAILURE"  # the cool-down after failed mints
     HOUR = "HOUR"  # the rolling hour
+    SHARED = "SHARED"  # the scope's rolling hour over all agents, or its part of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

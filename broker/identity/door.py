@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from broker.errors import ConfigError
@@ -79,6 +79,26 @@ class FrontDoor:
         found = {"server certificate": self._server.value.not_after} if self._server else {}
         lists = [one.next_update for one in self._lists()]
         return found | ({"revocation lists": min(lists)} if lists else {})
+
+    def ending(self, now: datetime, *, ahead: timedelta) -> dict[str, datetime]:
+        """What of it must be replaced soon, and when it ends: a list or root in `ahead`, or in a tenth of its life.
+
+        A server's certificate that is replaced by itself says by when it should have been.
+        """
+        found = {"server certificate": self.server.not_after} if self._server and now > self.server.renew_by else {}
+        for one in self._lists():
+            if one.next_update - now < min(ahead, (one.next_update - one.this_update) / 10):
+                found[f"revocation list of {one.issuer}"] = one.next_update
+        for source in self._bundles():
+            ends = [
+                root.not_valid_after_utc
+                for root in source.value.roots
+                if root.not_valid_after_utc - now
+                < min(ahead, (root.not_valid_after_utc - root.not_valid_before_utc) / 10)
+            ]
+            if ends:
+                found[f"a root in {source.name}"] = min(ends)
+        return found
 
     def denies(self, spiffe_id: str, certificate: Certificate) -> bool:
         """By the trust of this moment."""

@@ -123,6 +123,7 @@ class FileSource(LastGood[T]):
         *,
         max_bytes: int,
         secrets: Collection[Path] = (),
+        otherwise: T | None = None,
     ) -> None:
         """Load for the first time.
 
@@ -132,16 +133,22 @@ class FileSource(LastGood[T]):
             parse: contents and the value in force → value; raises ConfigError.
             max_bytes: of one file; more is not read.
             secrets: those that nobody else may read.
+            otherwise: in force as long as nothing good was read.
 
-        Raises ConfigError when it is not good: there is no last good one to keep.
+        Raises ConfigError when it is not good, and there is nothing else: no last good one to keep.
         """
         self.name = name  # in what `_read` raises
         self._paths = tuple(paths)
         self._parse = parse
         self._max_bytes = max_bytes
         self._secrets = frozenset(secrets)
-        contents = self._read()
-        super().__init__(name, parse(contents, None), digest_of(contents))
+        try:
+            contents = self._read()
+            super().__init__(name, parse(contents, None), digest_of(contents))
+        except ConfigError:
+            if otherwise is None:
+                raise
+            super().__init__(name, otherwise, b"")  # the first look says what is wrong
         self._marks = self._look_at()
         self._restless = _RESTLESS
 

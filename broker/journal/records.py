@@ -39,6 +39,7 @@ class Kind(Enum):
     LEASE_VOID = "LEASE_VOID"
     GUARD_LOCKED = "GUARD_LOCKED"
     GUARD_HELD = "GUARD_HELD"
+    GUARD_CEILING = "GUARD_CEILING"
     GUARD_RESET = "GUARD_RESET"  # an operator opened it
     BREAK_GLASS = "BREAK_GLASS"  # the same, alone
     REVIEW_SIGNED = "REVIEW_SIGNED"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker.errors import BrokerError, Reason, access_denied
 from broker.model import JsonValue, Step, Verdict
 from broker.policy.decision import AccessRequest, Allowed, Denial, Denied
+from broker.store.approvals import Approval
 
 
 def about(step: Step, scope: str) -> dict[str, JsonValue]:
@@ -33,6 +34,12 @@ def circumstances(step: Step, asked: AccessRequest) -> dict[str, JsonValue]:
     }
 
 
+def must_be_named(step: Step, scope: str) -> None:
+    """Raises SCOPE_NOT_NAMED."""
+    if scope not in step.scopes:
+        raise BrokerError(Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=about(step, scope))
+
+
 def refused(decision: Denied, step: Step, asked: AccessRequest) -> BrokerError:
     """Rule and fix only for scopes that some grant gives to this agent (DESIGN section 8)."""
     told = {
@@ -49,12 +56,20 @@ def refused(decision: Denied, step: Step, asked: AccessRequest) -> BrokerError:
     return BrokerError(reason, decision.message, metadata=told, about=details)
 
 
-def needs_approval(allowed: Allowed, step: Step, asked: AccessRequest) -> BrokerError:
-    """The grant is there; so many operators have not said yes."""
-    told = {"approvals": str(allowed.approvals), "rule": str(allowed.rule)}
+def needs_approval(
+    allowed: Allowed, step: Step, asked: AccessRequest, approval: Approval, *, given: int
+) -> BrokerError:
+    """The grant is there; so many operators have not said yes. It can be waited for by asking CheckAccess."""
+    told = {
+        "approval_id": approval.id,
+        "approvals_needed": str(approval.needed),
+        "approvals_given": str(given),
+        "approval_expires_at": approval.expires_at.isoformat(),
+        "rule": str(allowed.rule),
+    }
     return BrokerError(
         Reason.NEEDS_APPROVAL,
-        "an operator must approve this scope first",
+        "operators must approve this scope first; ask again when they have",
         verdict=Verdict.NEEDS_APPROVAL,
         metadata=told,
         about=about(step, asked.scope) | circumstances(step, asked) | told,

@@ -12,7 +12,7 @@ from broker.errors import BrokerError, Reason, access_denied
 from broker.journal.records import Kind
 from broker.keyring import hash_handle
 from broker.leases import moves
-from broker.leases.answers import circumstances
+from broker.leases.answers import circumstances, must_be_named
 from broker.leases.core import (
     Core,
     PolicyMoved,
@@ -26,10 +26,11 @@ from broker.leases.core import (
 from broker.leases.deciding import by_one_map
 from broker.leases.ids import new_step_id
 from broker.leases.opening import MAX_STEP, Opening, not_theirs
-from broker.leases.standing import launch_of
+from broker.leases.standing import launch_of, question
 from broker.model import Agent, Bind, Certificate, EndReason, JsonValue, Step, StepKey, StepState
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denied
 from broker.policy.scope_map import ScopeMap
+from broker.store.approvals import Approval
 from broker.store.base import Tx
 
 
@@ -40,6 +41,9 @@ class ScopeAnswer:
     asked: AccessRequest
     decision: Decision
     reference_id: str = ""
+    approval: Approval | None = None  # what is open for it
+    approvals_given: int = 0
+    approved: bool = False  # the next intent may use it
 
     @property
     def scope(self) -> str:
@@ -70,7 +74,39 @@ class Beginning:
         core = self._core
         like = _question(key, address=address, now=core.clock.now())
         verdicts = _verdicts_of(core.policies.map, scopes, like)
-        return verdicts(_next_of(await core.store.read(lambda tx: tx.latest_attempt(key))))
+
+        def look(tx: Tx) -> tuple[ScopeAnswer, ...]:
+            return self._with_approvals(tx, key, verdicts(_next_of(tx.latest_attempt(key))))
+
+        return await core.store.read(look)
+
+    async def check_open(self, agent: Agent, handle: str, scopes: Sequence[str]) -> tuple[ScopeAnswer, ...]:
+        """What IssueCredential would be answered in this open step; journals nothing. So approvals are waited for."""
+        core = self._core
+        step = await core.step_of(agent, handle)
+        must_be_open(step)
+        scope_map, now = core.policies.map, core.clock.now()
+        asked = [question(scope_map, step, scope, address=agent.address, now=now) for scope in scopes]
+        for one in asked:
+            must_be_named(step, one.scope)
+        answers = tuple(ScopeAnswer(asked=one, decision=scope_map.decide(one)) for one in asked)
+        return await core.store.read(lambda tx: self._with_approvals(tx, step.key, answers))
+
+    def _with_approvals(self, tx: Tx, key: StepKey, answers: tuple[ScopeAnswer, ...]) -> tuple[ScopeAnswer, ...]:
+        """What was asked to be approved for this step, told and not changed."""
+        approving, now = self._core.approving, self._core.clock.moment()
+
+        def one(answer: ScopeAnswer) -> ScopeAnswer:
+            decision = answer.decision
+            if isinstance(decision, Denied) or not decision.approvals:
+                return answer
+            found = approving.standing(tx, key, decision, now)
+            if found is None:
+                return answer
+            approved = found.usable and not approving.off()
+            return replace(answer, approval=found.approval, approvals_given=found.given, approved=approved)
+
+        return tuple(map(one, answers))
 
     async def begin(self, agent: Agent, asked: Opening) -> Opened:
         """Open the step, or its next attempt, or answer a replay. Costs nothing."""
@@ -91,7 +127,10 @@ class Beginning:
         core.heard.setdefault(step.id, core.clock.boottime())
         core.lane.set()  # an older attempt's leases may have to go
         core.epoch.must_be_fresh()
-        return Opened(step=step, handle=core.handle(step), answers=verdicts(step.attempt))
+        answers = verdicts(step.attempt)
+        if any(isinstance(answer.decision, Allowed) and answer.decision.approvals for answer in answers):
+            answers = await core.store.read(lambda tx: self._with_approvals(tx, step.key, verdicts(step.attempt)))
+        return Opened(step=step, handle=core.handle(step), answers=answers)
 
     def _open(self, tx: Tx, agent: Agent, asked: Opening, verdicts: Verdicts, generation: int) -> Step:
         """Write the step, in ONE transaction.

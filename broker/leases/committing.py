@@ -13,9 +13,10 @@ from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.background import Background
-from broker.leases.core import Core, PolicyMoved, frozen, ref_of, step_ended
+from broker.leases.core import Core, PolicyMoved, ref_of, step_ended
 from broker.leases.ending import ATTEMPT_LIMIT
 from broker.leases.epoch import EpochLost
+from broker.leases.freezing import frozen, stopped
 from broker.leases.standing import still_given
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
@@ -52,7 +53,7 @@ class Commit:
         def operation(tx: Tx) -> None:
             at = core.clock.now()
             if moves.end_lease(tx, lease, LeaseState.VOID, evidence=Evidence.NOT_MINTED, at=at, problem=why):
-                core.guard.give_back(tx, lease, now=at)
+                core.give_back(tx, lease)
             self._fail(tx, lease, why)
 
         await self._background.write_surely(operation, then=lambda: core.endings.tell(lease.id))
@@ -74,7 +75,7 @@ class Commit:
         raise mint_failed(lease, why)
 
     def _fail(self, tx: Tx, lease: Lease, why: str) -> None:
-        self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.now())
+        self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.moment())
         if lease.replaces:
             tx.clear_replaced_by(lease.replaces, lease.id)
         tx.finish_request(
@@ -132,7 +133,7 @@ class Commit:
         why = self._must_not_live(tx, lease, step, wait=wait)
         refs = dict(lease.refs) | dict(minted.refs)
         if why is None and tx.activate(lease.id, epoch=lease.epoch, refs=refs, at=at):
-            core.guard.mint_succeeded(tx, lease.guard_key, now=at)
+            core.guard.mint_succeeded(tx, lease.guard_key)
             tx.finish_request(lease.agent, lease.request_id, RequestOutcome.DONE)
             data = {"provider_request_id": minted.provider_request_id, "refs": dict(minted.refs)}
             moves.record_lease(tx, Kind.LEASE_ACTIVE, lease, at=at, data=data)
@@ -155,7 +156,7 @@ class Commit:
         control, now_step = tx.control(), tx.step(step.id)
         if now_step is None or now_step.state is not StepState.OPEN:
             return EndReason.STEP_ENDED
-        if control.frozen:
+        if stopped(tx, now_step, scope=lease.scope, provider=lease.provider):
             return EndReason.FROZEN
         if core.denies(lease.agent, lease.certificate):
             return EndReason.AGENT_DENIED

@@ -16,6 +16,8 @@ from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.guard.guard import Guard
 from broker.journal.records import Kind, Record
 from broker.keyring import Keyring, handle_of, hash_handle
+from broker.leases.approving import Approving
+from broker.leases.approving import give_back as give_back_approval
 from broker.leases.breaker import Breaker
 from broker.leases.epoch import ASK_AGAIN, EpochKeeper, EpochLost, epoch_lost
 from broker.leases.standing import held_to
@@ -85,6 +87,7 @@ class Core:
     epoch: EpochKeeper
     metrics: Metrics
     grace: Grace = field(default_factory=Grace)
+    approving: Approving = field(default_factory=Approving)
     denies: Callable[[str, Certificate], bool] = nobody  # (SPIFFE ID, its certificate); asked from any thread
     endings: Endings = field(default_factory=Endings)
     lane: asyncio.Event = field(default_factory=asyncio.Event)  # set: the revocation lane has work
@@ -134,6 +137,11 @@ class Core:
             raise BrokerError(
                 Reason.PROVIDER_FAILED, "the provider gives no answer; nothing was sent to it", retry_after=after
             )
+
+    def give_back(self, tx: Tx, lease: Lease) -> None:
+        """Proven that nothing was minted: in the transaction that proves VOID."""
+        self.guard.give_back(tx, lease)
+        give_back_approval(tx, lease, self.clock.moment())
 
     def must_be_welcome(self, agent: Agent) -> None:
         """Raises AGENT_DENIED for one who was let in and has been denied since."""
@@ -255,11 +263,6 @@ def step_ended(step: Step) -> BrokerError:
         metadata={"ended_by": why},
         about={"step_id": step.id},
     )
-
-
-def frozen(about: Mapping[str, str] | None = None) -> BrokerError:
-    """Nothing is minted or delivered."""
-    return BrokerError(Reason.FROZEN, "the broker is frozen by an operator", about=about)
 
 
 def must_take_new_work(core: Core) -> None:

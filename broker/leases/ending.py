@@ -206,7 +206,7 @@ class Ending:
                 moves.revoke_settled(tx, lease, at=at, reason=lease.end_reason or EndReason.MINT_FAILED)
             ended = moves.end_lease(tx, lease, state, evidence=evidence, at=at)
             if ended and state is LeaseState.VOID:
-                core.guard.give_back(tx, lease, now=at)
+                core.give_back(tx, lease)
             return ended
 
         if await core.store.write(operation):

@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from broker.errors import StoreError, access_denied
 from broker.identity.door import FrontDoor
-from broker.journal.records import Kind, Record
 from broker.leases import moves
 from broker.leases.admission import Admission
 from broker.leases.answers import refused
@@ -20,17 +19,16 @@ from broker.leases.issuing import Asking, Issuing
 from broker.leases.lane import RevocationLane
 from broker.leases.minting import Minter
 from broker.leases.opening import Opening
+from broker.leases.orders import Orders
 from broker.leases.outcomes import Outcome, wait_for_evidence
 from broker.leases.policy_sweep import PolicySweep
 from broker.leases.reaper import Reaper
 from broker.leases.refusals import Refusals
-from broker.leases.selection import Selection
 from broker.leases.steps import Beat, Steps
 from broker.log import get_logger
-from broker.model import Agent, EndReason, Lease, LeaseState, Step, StepKey
+from broker.model import Agent, EndReason, Lease, LeaseState, StepKey
 from broker.policy.decision import Denied
 from broker.store.base import Tx
-from broker.store.halts import EVERYTHING, Freeze
 
 log = get_logger(__name__)
 
@@ -66,6 +64,7 @@ class Engine:
         self._sweep = PolicySweep(core)
         self._admission = Admission(core, self._steps, door) if door else None
         self._tasks: list[asyncio.Task[None]] = []
+        self.orders = Orders(core)
 
     @property
     def draining(self) -> bool:
@@ -148,53 +147,9 @@ class Engine:
         """The verdicts of BeginStep; opens nothing and journals nothing."""
         return await self._beginning.check(key, scopes, address=address)
 
-    # --- what operators and signals ask ---
-
-    async def freeze(self, *, frozen: bool, revoke: bool = False, by: str = "") -> None:
-        """Stop (or allow) new mints. Those in flight are doomed: what they make is never delivered, whatever comes next.
-
-        `revoke`: with what is alive, too.
-        """
-        core = self._core
-
-        def operation(tx: Tx) -> None:
-            core.enter(tx)
-            at = core.clock.now()
-            if frozen:
-                changed = tx.add_freeze(Freeze(id=EVERYTHING, by=by, reason="", at=at))
-            else:
-                changed = tx.remove_freeze(EVERYTHING)
-            if changed:
-                tx.append(Record(kind=Kind.FROZEN if frozen else Kind.UNFROZEN, at=at, data={"by": by}))
-            doomed = [LeaseState.INTENT] * frozen + [LeaseState.ACTIVE] * (frozen and revoke)
-            for lease in tx.leases_in(*doomed) if doomed else ():
-                moves.withdraw(tx, lease, at=at, reason=EndReason.FROZEN, by=by)
-
-        await core.store.write(operation)
-        core.lane.set()
-
-    async def live(self, selection: Selection) -> list[Lease]:
-        """What `revoke` would ask to die now."""
-        return await self._core.store.read(lambda tx: _live(tx, selection))
-
-    async def revoke(self, selection: Selection, *, by: str) -> list[Lease]:
-        """Ask leases to die, also those that are being minted; their steps go on. Returns those that were live."""
-        core = self._core
-
-        def operation(tx: Tx) -> list[Lease]:
-            core.enter(tx)
-            at = core.clock.now()
-            asked = _live(tx, selection)
-            return [row for row in asked if moves.withdraw(tx, row, at=at, reason=EndReason.OPERATOR, by=by)]
-
-        leases = await core.store.write(operation)
-        core.lane.set()
-        return leases
-
-    async def end_steps(self, selection: Selection, *, by: str) -> list[Step]:
-        """End open steps with all of their leases. Returns them."""
-        asked = await self._core.store.read(lambda tx: [step for step in tx.open_steps() if selection.of_step(step)])
-        return await self._steps.end_all([(step, EndReason.OPERATOR) for step in asked], by=by)
+    async def check_open(self, agent: Agent, handle: str, scopes: Sequence[str]) -> tuple[ScopeAnswer, ...]:
+        """The verdicts of IssueCredential in an open step; mints nothing and journals nothing."""
+        return await self._beginning.check_open(agent, handle, scopes)
 
     # --- its own life ---
 
@@ -215,7 +170,9 @@ class Engine:
         """Take the epoch, take up what was left, and run."""
         await self.take_up()
         if (await self._core.store.read(lambda tx: tx.control())).frozen:
-            log.warning("the broker is frozen: it ends and answers, and mints nothing until recover --unfreeze")
+            log.warning(
+                "the broker is frozen: it ends and answers, and mints nothing until stepcred admin unfreeze all, or recover --unfreeze"
+            )
         self._run(self._renew_for_ever(), "epoch")
         self._run(self._lane.run(), "revocations")
         self._run(self._reaper.run(), "reaper")
@@ -314,8 +271,3 @@ class Engine:
                 await self._refusals.flush()
             except StoreError:
                 log.warning("counted refusals could not be written")
-
-
-def _live(tx: Tx, selection: Selection) -> list[Lease]:
-    rows = tx.leases_in(LeaseState.INTENT, LeaseState.IN_DOUBT, LeaseState.ACTIVE)
-    return [row for row in rows if selection.of_lease(row, tx.step(row.step_id))]

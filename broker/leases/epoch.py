@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from broker.clock import Clock
 from broker.config import Timings
 from broker.errors import BrokerError, Reason
+from broker.guard.timing import keep_time
 from broker.journal.records import Kind, Record
 from broker.leases import moves
 from broker.log import get_logger
@@ -85,7 +86,14 @@ class EpochKeeper:
     async def renew(self) -> bool:
         """Extend the epoch; when it has run out, take a new one. True when it is a new one."""
         expires = self._clock.boottime() + self._timings.epoch_life.total_seconds()
-        renewed = self.fresh() and await self._store.write(lambda tx: tx.renew_epoch(self.id, expires))
+
+        def operation(tx: Tx) -> bool:
+            renewed = tx.renew_epoch(self.id, expires)
+            if renewed:
+                keep_time(tx, self._clock.moment())
+            return renewed
+
+        renewed = self.fresh() and await self._store.write(operation)
         # It may have run out while the disk took its time. What was refused in that gap left its rows to the next
         # epoch: going on with this one would leave them to nobody.
         if not renewed or not self.fresh():
@@ -111,6 +119,7 @@ def _adopt(tx: Tx, clock: Clock) -> tuple[int, int]:
     at = clock.now()
     tx.steps_go_on_in(clock.moment())
     tx.leases_go_on_in(clock.moment())
+    keep_time(tx, clock.moment())
     tx.make_due(at)
     doubtful = tx.leases_in(LeaseState.INTENT)
     for lease in doubtful:

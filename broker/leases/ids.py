@@ -17,6 +17,26 @@ def new_lease_id() -> str:
     return _base32(10)
 
 
+def new_approval_id() -> str:
+    """As a lease's: it is read out on the telephone."""
+    return _base32(10)
+
+
+def new_notice_id() -> str:
+    """Its receiver knows a repetition by it."""
+    return _base32(10)
+
+
+def new_freeze_id() -> str:
+    """It is typed to lift it."""
+    return _base32(10)
+
+
+def new_review_id() -> str:
+    """The same for what has to be reviewed."""
+    return _base32(10)
+
+
 def new_step_id() -> str:
     """24 characters of [a-z2-7]."""
     return _base32(15)

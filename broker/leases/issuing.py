@@ -4,36 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from broker.errors import BrokerError, Reason, StoreConflict
 from broker.guard import keys
 from broker.guard.guard import GuardAsk
-from broker.guard.verdicts import Admitted, Ceiling, HoldNow, LockNow, as_error
+from broker.guard.shared import Shared
+from broker.guard.verdicts import Admitted, Ceiling, GuardRefusal, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
-from broker.leases.answers import about, circumstances, needs_approval, refused
+from broker.leases.answers import about, circumstances, must_be_named, needs_approval, refused
+from broker.leases.approving import Standing
 from broker.leases.committing import Delivered
 from broker.leases.core import (
     Core,
     PolicyMoved,
     check_name,
     check_request_id,
-    frozen,
     known_request,
     must_be_open,
     must_have_begun,
     must_take_new_work,
     payload_hash,
-    step_record,
 )
 from broker.leases.deciding import by_one_map
+from broker.leases.freezing import frozen, stopped
+from broker.leases.halting import Halt, Halting
 from broker.leases.ids import new_lease_id, new_nonce
 from broker.leases.minting import Minter
 from broker.leases.standing import question
 from broker.leases.successors import link_successor
 from broker.log import get_logger
-from broker.metrics import GuardBlock, IssueOutcome
-from broker.model import MIN_LEASE_LIFE, Agent, Bind, EndReason, Lease, LeaseState, Step, past_deadline
+from broker.metrics import IssueOutcome
+from broker.model import MIN_LEASE_LIFE, Agent, Bind, Lease, LeaseState, Step, past_deadline
 from broker.policy.decision import AccessRequest, Allowed, Denied
 from broker.providers.base import Foresees, TakesInput
 from broker.store.base import Request, Tx
@@ -98,6 +101,7 @@ class Issuing:
     def __init__(self, core: Core, minter: Minter) -> None:
         self._core = core
         self._minter = minter
+        self._halting = Halting(core)
 
     async def issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
         """Mint once, or answer a replay; a replay never mints. Raises BrokerError."""
@@ -107,10 +111,7 @@ class Issuing:
         core = self._core
         step = await core.step_of(agent, handle)
         must_be_open(step)
-        if asked.scope not in step.scopes:
-            raise BrokerError(
-                Reason.SCOPE_NOT_NAMED, "the scope was not named at BeginStep", about=about(step, asked.scope)
-            )
+        must_be_named(step, asked.scope)
         granted = self._granted(agent, step, asked.scope)
         allowed = granted.allowed
         self._must_fit(allowed, asked, step)
@@ -144,8 +145,6 @@ class Issuing:
             raise refused(decision, step, asked)
         if decision.bind is Bind.KEY:  # by today's map, whatever the step itself is held to
             must_have_begun(step, agent)
-        if decision.approvals:
-            raise needs_approval(decision, step, asked)
         if decision.provider not in core.providers:
             raise BrokerError(Reason.PROVIDER_FAILED, "the scope's provider is not configured at this broker")
         return Granted(allowed=decision, asked=asked, generation=policy.generation)
@@ -160,8 +159,8 @@ class Issuing:
         """The intent's ONE transaction. No durable intent, no mint (I1).
 
         1. the epoch is ours; 2. a replay is answered, not minted; 3. the policy decided with is still the
-        current one, nothing is frozen, the step is open, the provider answers; 4. the lease's life; 5. the guard admits and is
-        charged; 6. lease row, idempotency row and journal.
+        current one, nothing is frozen, the step is open, the provider answers; 4. the lease's life; 5. operators have
+        approved; 6. the guard admits and is charged, and the approval is used; 7. lease row, idempotency row and journal.
         """
         core, at, allowed = self._core, self._core.clock.now(), granted.allowed
         core.enter(tx)  # 1
@@ -171,18 +170,20 @@ class Issuing:
             return Known(request=known)
         now_step = self._must_be_possible(tx, agent, step, granted)  # 3
         lease = self._draft(agent, step, asked, granted, at=at)  # 4
+        approval = self._approval(tx, now_step, granted, asked.replaces)  # 5
+        if isinstance(approval, Refusal):
+            return approval
         if asked.replaces:
-            self._must_not_be_halted(tx, now_step, allowed, at=at)
-            lease = link_successor(tx, lease, step, allowed, now=core.clock.moment())
-            expires_at = self._expiry(step, allowed, at=at, first=lease.first_mint_at)
-            earlier = (lease.expires_at - expires_at).total_seconds()
-            lease = replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
+            self._must_not_be_halted(tx, now_step, allowed)
+            lease = self._linked(tx, lease, step, allowed, at=at)
         else:
-            refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 5
+            refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 6
             if refusal is not None:
                 return refusal
+        if approval is not None:
+            lease = core.approving.use(tx, approval, lease)
         try:
-            tx.insert_lease(lease)  # 6
+            tx.insert_lease(lease)  # 7
         except StoreConflict:  # its idempotency row is forgotten after a day, its lease is not
             raise BrokerError(Reason.REQUEST_ID_REUSED, "this request_id was used for another request") from None
         core.remember(
@@ -198,6 +199,25 @@ class Issuing:
         self._record_intent(tx, agent, step, lease, granted)
         return lease
 
+    def _linked(self, tx: Tx, lease: Lease, step: Step, allowed: Allowed, *, at: datetime) -> Lease:
+        """As a successor, within the chain's `max_ttl`."""
+        lease = link_successor(tx, lease, step, allowed, now=self._core.clock.moment())
+        expires_at = self._expiry(step, allowed, at=at, first=lease.first_mint_at)
+        earlier = (lease.expires_at - expires_at).total_seconds()
+        return replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
+
+    def _approval(self, tx: Tx, step: Step, granted: Granted, replaces: str) -> Standing | Refusal | None:
+        """None: none is needed, or a successor has its predecessor's. What is asked for here costs no attempt."""
+        core, allowed = self._core, granted.allowed
+        older = tx.lease(replaces) if replaces else None
+        if not allowed.approvals or (older is not None and older.approval_digest == allowed.approval_digest):
+            return None
+        self._must_not_be_halted(tx, step, allowed)  # nobody is asked in vain
+        standing = core.approving.asked(tx, step, allowed, core.clock.moment(), address=granted.asked.address)
+        if standing.usable and not core.approving.off():
+            return standing
+        return Refusal(error=needs_approval(allowed, step, granted.asked, standing.approval, given=standing.given))
+
     def _record_intent(self, tx: Tx, agent: Agent, step: Step, lease: Lease, granted: Granted) -> None:
         data = {
             "cert_sha256": agent.cert_sha256,
@@ -207,6 +227,7 @@ class Issuing:
             "bind": granted.allowed.bind.value,
             "policy_generation": granted.generation,
             "replaces": lease.replaces or "",
+            "approval_id": lease.approval_id,
         } | circumstances(step, granted.asked)
         rule = str(granted.allowed.rule)
         moves.record_lease(tx, Kind.LEASE_INTENT, lease, at=lease.intent_at, rule=rule, key=step.key, data=data)
@@ -217,7 +238,7 @@ class Issuing:
         must_take_new_work(core)
         if control.policy_generation != granted.generation:
             raise PolicyMoved
-        if control.frozen:
+        if stopped(tx, step, scope=granted.allowed.scope, provider=granted.allowed.provider):
             raise frozen(about(step, granted.asked.scope))
         core.must_be_welcome(agent)
         now_step = core.own(agent, tx.step(step.id))
@@ -279,69 +300,41 @@ class Issuing:
         self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, lease: Lease, *, at: datetime
     ) -> Refusal | None:
         ask = _ask(step, allowed)
-        verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=at)
+        verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=self._core.clock.moment())
         if isinstance(verdict, Admitted):
             return None
-        if isinstance(verdict, LockNow | HoldNow):
-            self._halt(tx, agent, step, allowed, held=isinstance(verdict, HoldNow), at=at)
-        elif isinstance(verdict, Ceiling) and verdict.row is not None:
-            self._alert(tx, agent, step, allowed, kinds=(Kind.ALERT,), reason=Reason.CEILING, leases=(), at=at)
+        self._halt(tx, agent, step, allowed, verdict, at=at)
         error = as_error(verdict)
         error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
         return Refusal(error=error)
 
-    def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed, *, at: datetime) -> None:
+    def _halt(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, verdict: GuardRefusal, *, at: datetime) -> None:
+        """Whatever else than a refusal this verdict asks for, in the same transaction."""
+        halt = partial(Halt, agent=agent, step=step, allowed=allowed)
+        if isinstance(verdict, LockNow):
+            self._halting.stop(tx, halt(reason=Reason.LOCKED, key=verdict.row.key, until=verdict.until), at=at)
+        elif isinstance(verdict, HoldNow):
+            self._halting.stop(tx, halt(reason=Reason.HELD, key=verdict.row.key), at=at)
+        elif isinstance(verdict, Ceiling) and verdict.row is not None:
+            self._halting.ceiling(tx, halt(reason=Reason.CEILING, key=verdict.row.key), at=at)
+
+    def _must_not_be_halted(self, tx: Tx, step: Step, allowed: Allowed) -> None:
         """A successor is not charged, but gets around no lock and no hold."""
-        halted = self._core.guard.halted(tx, _ask(step, allowed), now=at)
+        halted = self._core.guard.halted(tx, _ask(step, allowed), now=self._core.clock.moment())
         if halted is not None:
             error = as_error(halted)
             error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
             raise error
 
-    def _halt(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, *, held: bool, at: datetime) -> None:
-        """Fail safe in this ONE transaction: the step ends, all its leases go, journal, alert."""
-        doomed = moves.end_step(tx, step, at=at, reason=EndReason.GUARD_LOCK)
-        kind = Kind.GUARD_HELD if held else Kind.GUARD_LOCKED
-        reason = Reason.HELD if held else Reason.LOCKED
-        leases = tuple(lease.id for lease in doomed or ())
-        self._alert(tx, agent, step, allowed, kinds=(kind, Kind.ALERT), reason=reason, leases=leases, at=at)
-        self._core.metrics.guard_block(allowed.tier, GuardBlock.HELD if held else GuardBlock.LOCKED)
-
-    def _alert(
-        self,
-        tx: Tx,
-        agent: Agent,
-        step: Step,
-        allowed: Allowed,
-        *,
-        kinds: tuple[Kind, ...],
-        reason: Reason,
-        leases: tuple[str, ...],
-        at: datetime,
-    ) -> None:
-        data = {"tier": allowed.tier.value, "leases": list(leases)}
-        for kind in kinds:
-            tx.append(
-                step_record(
-                    step,
-                    agent,
-                    kind=kind,
-                    at=at,
-                    scope=allowed.scope,
-                    reason=reason.value,
-                    rule=str(allowed.rule),
-                    data=data,
-                )
-            )
-        log.error("guard refused for good", reason=reason.value, scope=allowed.scope, step=step.id, **data)
-
 
 def _ask(step: Step, allowed: Allowed) -> GuardAsk:
     workload, captures, scope = allowed.workload, allowed.captures, allowed.scope
+    launcher = step.opened_by if step.launched else ""
     names = {"workflow": step.key.workflow, "run": step.key.run, "step": step.key.step}
     return GuardAsk(
         key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
         hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
         tier=allowed.tier,
-        about=keys.about(workload=workload, captures=captures, scope=scope, **names),
+        shared=Shared(scope=scope, hourly=allowed.shared_hourly) if allowed.shared_hourly else None,
+        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=launcher, **names),
     )

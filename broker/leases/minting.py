@@ -16,8 +16,9 @@ from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.background import Background
 from broker.leases.committing import Commit, Delivered, lease_ended, mint_failed
-from broker.leases.core import Core, frozen, ref_of
+from broker.leases.core import Core, ref_of
 from broker.leases.epoch import EpochLost, epoch_lost
+from broker.leases.freezing import frozen, stopped
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
 from broker.model import EndReason, JsonValue, Lease, LeaseState, Step
@@ -76,8 +77,8 @@ class Minter:
         task = self._tasks.get((request.caller, request.request_id))
         if task is not None:
             delivered = await _answer(task)
-            lease, control = await core.store.read(lambda tx: (tx.lease(request.lease_id), tx.control()))
-            if control.frozen:
+            lease, halted = await core.store.read(lambda tx: _as_it_stands(tx, request))
+            if halted:
                 raise frozen()
             if lease is not None and lease.state is LeaseState.ACTIVE:
                 core.epoch.must_be_fresh()
@@ -168,6 +169,15 @@ class Minter:
             moves.record_lease(tx, Kind.LEASE_NOTED, lease, at=self._core.clock.now(), data={"refs": dict(refs)})
 
         await self._core.store.write(operation)
+
+
+def _as_it_stands(tx: Tx, request: Request) -> tuple[Lease | None, bool]:
+    """The lease, and whether an operator has stopped its like since."""
+    lease = tx.lease(request.lease_id)
+    step = tx.step(lease.step_id) if lease else None
+    if lease is None or step is None:
+        return lease, False
+    return lease, stopped(tx, step, scope=lease.scope, provider=lease.provider) is not None
 
 
 def _ends_the_process() -> bool:

@@ -12,10 +12,12 @@ from functools import partial
 
 from broker.clock import Moment
 from broker.leases import moves
+from broker.leases.approving import end, expired
 from broker.leases.core import Core
 from broker.leases.steps import Steps
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, Lease, LeaseState, Step, past_deadline, past_expiry
+from broker.store.approvals import ApprovalState
 from broker.store.base import Tx
 
 log = get_logger(__name__)
@@ -75,6 +77,20 @@ class Reaper:
         core.metrics.frozen(frozen=control.frozen)
         core.metrics.lease_counts(leases)
         core.metrics.steps_open(steps)
+        await self._end_approvals()
+
+    async def _end_approvals(self) -> None:
+        """What nobody decided or used in time."""
+        core, now = self._core, self._core.clock.moment()
+        if not core.epoch.fresh() or not await core.store.read(lambda tx: expired(tx, now)):
+            return
+
+        def operation(tx: Tx) -> None:
+            core.epoch.fence(tx)
+            for approval in expired(tx, now):
+                end(tx, approval, ApprovalState.EXPIRED, now)
+
+        await core.store.write(operation)
 
     async def _end_steps(self, boot: float) -> None:
         core = self._core

@@ -36,11 +36,15 @@ class Refusals:
         self._flushing = asyncio.Lock()
         self._writes: set[asyncio.Task[None]] = set()
 
-    async def record(self, agent: Agent, method: str, error: BrokerError) -> None:
-        """Sets `error.reference_id`, durably journalled. A store that cannot write refuses all the same."""
+    async def record(self, agent: Agent, method: str, error: BrokerError, *, kind: Kind = Kind.DENIED) -> None:
+        """Sets `error.reference_id`, durably journalled. A store that cannot write refuses all the same.
+
+        `kind`: OPERATOR_DENIED for operators, who share no count with an agent of the same name.
+        """
         at = self._clock.now()
         self._metrics.refusal(error.reason)
-        noted = self._counter.note(agent.spiffe_id, error.reason.value, at)
+        side = "" if kind is Kind.DENIED else kind.value
+        noted = self._counter.note(agent.spiffe_id, error.reason.value, at, side=side)
         error.reference_id = noted.reference_id
         if not isinstance(noted, Full):
             if not noted.first_of_aggregate:
@@ -50,7 +54,7 @@ class Refusals:
         fields = {name: error.about[name] for name in _RECORD_FIELDS if name in error.about}
         rest = {name: value for name, value in error.about.items() if name not in _RECORD_FIELDS}
         record = Record(
-            kind=Kind.DENIED,
+            kind=kind,
             at=at,
             reason=error.reason.value,
             reference_id=noted.reference_id,
@@ -105,5 +109,6 @@ def _counted(aggregate: Aggregate, at: datetime) -> Record:
         data={
             "count": aggregate.count,
             "minute": aggregate.minute.isoformat(),
-        },
+        }
+        | ({"side": aggregate.side} if aggregate.side else {}),
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from broker.model import Lease, Step
+from broker.model import JsonValue, Lease, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,13 @@ class Selection:
         had = (lease.agent, *names, lease.scope, lease.provider)
         wanted = (self.agent, self.workflow, self.run, self.step, self.scope, self.provider)
         return self._fits(tuple(zip(wanted, had, strict=True)), named=bool(self.leases))
+
+    def told(self) -> dict[str, JsonValue]:
+        """What is set, for the journal."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            name: sorted(value) if isinstance(value, frozenset) else value for name, value in found.items() if value
+        }
 
     @property
     def _only_leases(self) -> bool:

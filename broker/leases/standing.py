@@ -70,11 +70,16 @@ def still_given(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) ->
     return (
         (decision.provider, decision.params) == (lease.provider, lease.params)
         and (decision.tier, decision.revocability) == (lease.tier, lease.revocability)
-        and not decision.approvals  # nobody approved what needed nobody's approval
+        and _as_approved(decision, lease)
         and (decision.bind is Bind.IDENTITY or step.began_with(lease.certificate))
         and lease.expires_at <= lease.intent_at + decision.ttl
         and (decision.until is None or lease.expires_at <= decision.until)
     )
+
+
+def _as_approved(decision: Allowed, lease: Lease) -> bool:
+    """What needs approval was approved, and for this very grant, scope and tier."""
+    return not decision.approvals or (bool(lease.approval_id) and lease.approval_digest == decision.approval_digest)
 
 
 def is_denied(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) -> bool:

@@ -42,7 +42,13 @@ def link_successor(tx: Tx, draft: Lease, step: Step, allowed: Allowed, *, now: M
     if older.replaced_by:
         tx.clear_replaced_by(older.id, older.replaced_by)
     tx.set_replaced_by(older.id, draft.id)
-    return replace(draft, first_mint_at=first, successor_no=number)
+    return replace(
+        draft,
+        first_mint_at=first,
+        successor_no=number,
+        approval_id=older.approval_id,
+        approval_digest=older.approval_digest,
+    )
 
 
 def _ripe(lease: Lease, now: Moment) -> bool:

@@ -20,6 +20,7 @@ from datetime import datetime
 from broker.model import MIN_LEASE_LIFE, Bind, RuleRef
 from broker.policy import fixes
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denial, Denied
+from broker.policy.fingerprint import approval_digest
 from broker.policy.index import Index
 from broker.policy.patterns import BINDING
 from broker.policy.rules import Deny, Grant, Match, Scope
@@ -97,10 +98,12 @@ def _granted(index: Index, scope: Scope, request: AccessRequest, matches: tuple[
 def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest) -> Allowed:
     chosen = min(matching, key=lambda candidate: candidate.grant.position)
     refuse = any(candidate.grant.concurrent is Concurrent.REFUSE for candidate in matching)
+    params = fill(scope.block, _values(chosen.match, request))
+    approvals = max(scope.approvals, *(candidate.grant.approvals for candidate in matching))
     return Allowed(
         scope=scope.name,
         provider=scope.provider,
-        params=fill(scope.block, _values(chosen.match, request)),
+        params=params,
         tier=scope.tier,
         revocability=scope.revocability,
         ttl=scope.ttl,
@@ -113,8 +116,12 @@ def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest) ->
         rule=chosen.grant.rule,
         workload=chosen.match.workload.name,
         captures=dict(chosen.match.captures),
+        shared_hourly=scope.shared_hourly,
+        on_lock=scope.on_lock,
+        compensate=scope.compensate,
         bind=Bind.strictest(candidate.grant.bind for candidate in matching),
-        approvals=max(scope.approvals, *(candidate.grant.approvals for candidate in matching)),
+        approvals=approvals,
+        approval_digest=approval_digest(scope, (one.grant for one in matching), params) if approvals else "",
     )
 
 

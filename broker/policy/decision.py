@@ -18,6 +18,13 @@ class Concurrent(Enum):
     SUPERSEDE = "supersede"
 
 
+class Signers(Enum):
+    """May those whose signatures a map carries approve what is asked for under it?"""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
 class Denial(Enum):
     """Why not. The first two tell an agent nothing; the rest are told of scopes that some grant gives it."""
 
@@ -73,6 +80,7 @@ class Allowed:
     bind: Bind = Bind.IDENTITY  # the strictest of the matching grants
     approvals: int = 0  # the most that tier, scope or a matching grant asks for
     approval_digest: str = ""  # of the matching grants, scope and tier, hex; "" where nothing needs approval
+    shared_hourly: int = 0  # of the scope, over all agents in any rolling hour; 0 = no such limit
     on_lock: OnLock = OnLock.STEP  # of the tier
     compensate: str = ""  # the tier's: who is told of a lock, by its name in the broker's config
 

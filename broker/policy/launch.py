@@ -22,6 +22,7 @@ class Launcher:
 
     name: str
     pattern: Pattern
+    owners: tuple[str, ...]
     workloads: frozenset[str]
     workflows: frozenset[str] | None  # None = any
     digests: frozenset[str] | None  # None = any
@@ -50,6 +51,10 @@ class Launchers:
         self._patterns: PatternIndex[Launcher] = PatternIndex()
         for launcher in self.all:
             self._patterns.add(launcher.pattern, launcher)
+
+    def owners_of(self, spiffe_id: str) -> frozenset[str]:
+        """Of every launcher that this certificate is."""
+        return frozenset(owner for launcher, _ in self._patterns.match(spiffe_id) for owner in launcher.owners)
 
     def allows(self, asked: Launch, matches: Iterable[Match]) -> RuleRef | None:
         """The first launcher rule that allows it; `matches`: the workloads that the agent fits.

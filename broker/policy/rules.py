@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from broker.model import Bind, JsonValue, Revocability, RuleRef, Tier
+from broker.config import TierOverride
+from broker.model import Bind, JsonValue, OnLock, Revocability, RuleRef, Tier
 from broker.policy.decision import Concurrent, Denial
 from broker.policy.patterns import Pattern
 from broker.policy.windows import When
@@ -37,6 +38,10 @@ class Scope:
     revocability: Revocability
     residency: tuple[str, ...]
     approvals: int  # its own, or its tier's when that asks for more
+    shared_hourly: int  # over all agents, in any rolling hour; 0 = no such limit
+    on_lock: OnLock  # its tier's
+    limits: TierOverride  # its tier's: what was approved under other ones is approved no more
+    compensate: str  # its tier's
     powers: tuple[str, ...]  # of the provider, its role first
     description: str
     rule: RuleRef

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from broker.model import RuleRef
+from broker.config import TierOverride
+from broker.model import RuleRef, Tier
 from broker.policy.decide import decide
 from broker.policy.decision import AccessRequest, Decision
 from broker.policy.index import Index
@@ -23,6 +24,7 @@ class ScopeMap:
     environment: str
     trust_domain: str
     federates_with: frozenset[str]  # further trust domains, of which agents may be
+    signers_may_approve: bool  # what is asked for under this map
     workloads: Mapping[str, Workload]
     scopes: Mapping[str, Scope]
     grants: Mapping[str, Grant]
@@ -35,6 +37,11 @@ class ScopeMap:
     index: Index
     launchers: Launchers
 
+    def limits(self, tier: Tier) -> TierOverride:
+        """What the map says of a tier's numbers for the guard."""
+        rule = self.tiers.get(tier.value)
+        return rule.limits if rule is not None else TierOverride()
+
     def decide(self, request: AccessRequest) -> Decision:
         """Allowed or Denied, with the reason. Pure, total."""
         return decide(self.index, request)
@@ -46,6 +53,11 @@ class ScopeMap:
     def workloads_of(self, agent: str) -> tuple[tuple[str, Mapping[str, str]], ...]:
         """The workloads that a SPIFFE ID fits, by name, with what their captures took."""
         return tuple((match.workload.name, match.captures) for match in self.index.matches(agent))
+
+    def owners_of(self, workload: str, launcher: str) -> frozenset[str]:
+        """Who approves and resets nothing of this workload's steps, opened by this SPIFFE ID; "" when by its own agent."""
+        known = self.workloads.get(workload)
+        return frozenset(known.owners if known else ()) | self.launchers.owners_of(launcher)
 
     def scopes_of(self, agent: str) -> tuple[str, ...]:
         """Every scope that some grant gives to this agent, under whatever conditions; sorted."""

@@ -178,6 +178,18 @@ class KnowsTime(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsLogin(Protocol):
+    """Has a login of its own that ends."""
+
+    def login_left(self) -> float | None:
+        """What is left of the life of its token, as a share of the whole; zero or less: it has none that is good.
+
+        As far as it knows, without asking. None: nothing is known yet, or it never ends.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeclaredScope:
     """A scope as the map declares it; templates in its block are not filled."""

@@ -16,6 +16,7 @@ from broker.model import (
     AwsSession,
     Credential,
     KeyValue,
+    Lease,
     SshCertificate,
     UsernamePassword,
     VaultToken,
@@ -36,7 +37,11 @@ def timestamp(at: datetime) -> timestamp_pb2.Timestamp:
 
 def lease(delivered: Delivered) -> lease_pb2.Lease:
     """As its holder sees it."""
-    row = delivered.lease
+    return lease_message(delivered.lease)
+
+
+def lease_message(row: Lease) -> lease_pb2.Lease:
+    """Without its credential."""
     return lease_pb2.Lease(
         lease_id=row.id,
         scope=row.scope,
@@ -109,14 +114,25 @@ def ended(value: Ended) -> broker_pb2.EndStepResponse:
     return broker_pb2.EndStepResponse(leases=map(outcome, value.outcomes), all_proven=value.all_proven)
 
 
+def _tell_approval(message: broker_pb2.ScopeVerdict, answer: ScopeAnswer, decision: Allowed) -> None:
+    """Who has said yes so far. With enough of them the scope is as good as granted."""
+    approval = answer.approval
+    if decision.approvals and not answer.approved:
+        message.verdict, message.reason = broker_pb2.VERDICT_NEEDS_APPROVAL, Reason.NEEDS_APPROVAL.value
+    message.approvals_needed = decision.approvals
+    if approval is not None:
+        message.approval_id = approval.id
+        message.approvals_given = answer.approvals_given
+        message.approval_expires_at.CopyFrom(timestamp(approval.expires_at))
+
+
 def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
     """Rule and fix only where some grant gives the scope to this agent (DESIGN section 8)."""
     decision = answer.decision
     message = broker_pb2.ScopeVerdict(scope=answer.scope, reference_id=answer.reference_id)
     if isinstance(decision, Allowed):
         message.verdict = broker_pb2.VERDICT_GRANTED
-        if decision.approvals:
-            message.verdict, message.reason = broker_pb2.VERDICT_NEEDS_APPROVAL, Reason.NEEDS_APPROVAL.value
+        _tell_approval(message, answer, decision)
         message.rule = decision.rule.name
         message.position = decision.rule.position
         message.ttl.CopyFrom(duration(decision.ttl))

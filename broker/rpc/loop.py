@@ -68,3 +68,22 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         task.in_handler = False
+
+
+@contextlib.contextmanager
+def left_alone() -> Iterator[None]:
+    """Inside of `interruptible`: gRPC's own work again, for example while a stream's message is on its way.
+
+    Raises CancelledError after it when the client has gone meanwhile.
+    """
+    task = asyncio.current_task()
+    if not isinstance(task, CallTask):
+        yield
+        return
+    task.in_handler = False
+    try:
+        yield
+    finally:
+        task.in_handler = True
+    if task.asked:
+        raise asyncio.CancelledError

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from broker.journal.records import Kind
+from broker.operators.model import Role
 from stepcred.v1 import broker_pb2, operator_pb2
 
 
@@ -16,6 +18,8 @@ class MethodRule:
 
     asks: bool = True  # counted against the agent's rate; the others give back
     delivers: bool = False  # a secret: the caller's certificate is looked at again when the answer is ready
+    role: Role | None = None  # that an operator needs; None: no operator may
+    anybody: bool = False  # with a good certificate, also when the operators file does not name it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +28,7 @@ class Service:
 
     described: ServiceDescriptor
     rules: Mapping[str, MethodRule]
+    refusal: Kind = Kind.DENIED  # how its refusals are journalled
 
 
 BROKER = Service(
@@ -39,10 +44,33 @@ BROKER = Service(
     },
 )
 
+_LOOKS = MethodRule(role=Role.VIEWER)
+_RESPONDS = MethodRule(role=Role.RESPONDER)
+
 OPERATOR = Service(
     described=operator_pb2.DESCRIPTOR.services_by_name["BrokerOperator"],
+    refusal=Kind.OPERATOR_DENIED,
     rules={
-        "GetOperator": MethodRule(),
-        "GetFrontDoor": MethodRule(),
+        "GetOperator": MethodRule(anybody=True),
+        "GetFrontDoor": MethodRule(anybody=True),
+        "ListSteps": _LOOKS,
+        "ListLeases": _LOOKS,
+        "ListGuardKeys": _LOOKS,
+        "ListApprovals": _LOOKS,
+        "ListFreezes": _LOOKS,
+        "ListReviews": _LOOKS,
+        "ListAlerts": _LOOKS,
+        "GetScopeMap": _LOOKS,
+        "GetHealth": _LOOKS,
+        "Explain": _LOOKS,
+        "GetTimeline": _LOOKS,
+        "TailJournal": _LOOKS,
+        "RevokeLeases": _RESPONDS,
+        "Freeze": _RESPONDS,
+        "Unfreeze": _RESPONDS,
+        "ResetGuardKey": _RESPONDS,
+        "SignReview": _RESPONDS,
+        "DecideApproval": MethodRule(role=Role.APPROVER),
+        "SealSecondFactor": MethodRule(role=Role.VIEWER, delivers=True),  # for oneself
     },
 )

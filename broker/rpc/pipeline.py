@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -18,7 +18,8 @@ from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import Agent
-from broker.rpc.loop import interruptible
+from broker.rpc.admission import Admit, as_agent
+from broker.rpc.loop import interruptible, left_alone
 from broker.rpc.methods import BROKER, Service
 from broker.rpc.places import Places
 from broker.rpc.status import code_of, trailers_of
@@ -29,7 +30,13 @@ STORE_RETRY = timedelta(seconds=5)
 CALL_AGAIN = timedelta(seconds=1)
 
 
-Method = Callable[[Any, Agent, Any], Awaitable[Message]]
+T = TypeVar("T")
+Method: TypeAlias = Callable[[Any, Any, Any], Awaitable[Message]]
+Stream: TypeAlias = Callable[[Any, Any, Any], AsyncGenerator[Message, None]]
+Parse: TypeAlias = Callable[[bytes], Message]
+Serve: TypeAlias = Callable[[Any], Awaitable[T]]  # from who is let in to what is answered
+
+LOOK_AGAIN = 3.0  # seconds: how long a stream goes on at most for one who is let in no more
 
 
 class Pipeline:
@@ -46,6 +53,7 @@ class Pipeline:
         clock: Clock,
         places: Places,
         max_metadata: int,
+        admit: Admit = as_agent,
     ) -> None:
         self.service = service
         self._authenticator = authenticator
@@ -55,10 +63,9 @@ class Pipeline:
         self._clock = clock
         self._places = places
         self._max_metadata = max_metadata
+        self._admit = admit
 
-    def wrap(
-        self, name: str, method: Method, parse: Callable[[bytes], Message]
-    ) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    def wrap(self, name: str, method: Method, parse: Parse) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """The handler that grpc calls: 1. measure, 2. turn errors into statuses, 3. check, 4. parse, 5. serve.
 
         From bytes to bytes. Parsed here, after the checks: a stranger's bytes are not looked at, and what grpc says of
@@ -66,41 +73,59 @@ class Pipeline:
         """
 
         async def handler(raw: bytes, context: Any) -> bytes:
-            start = self._clock.monotonic()
-            code = "OK"
-            try:
-                with interruptible():
-                    return await self._serve(name, method, parse, raw, context)
-            except _Answered as answered:
-                code = answered.code.name
-                await context.abort(answered.code, answered.message, answered.trailers)
-                raise
-            except asyncio.CancelledError:
-                code = "CANCELLED"
-                raise
-            except Exception:
-                # While refusing: nothing is left to refuse it with, and still its text must not reach the client.
-                log.exception("a refusal could not be answered", method=name)
-                answer = _Answered(BrokerError(Reason.INTERNAL, "internal error"))  # journalled under no reference
-                code = answer.code.name
-                await context.abort(answer.code, answer.message, answer.trailers)
-                raise
-            finally:
-                took = timedelta(seconds=self._clock.monotonic() - start)
-                self._metrics.rpc(name, code, took)
+            return await self._measured(
+                name, context, lambda caller: self._answer(name, method(parse(raw), caller, context), context)
+            )
 
         return handler
 
-    async def _serve(
-        self, name: str, method: Method, parse: Callable[[bytes], Message], raw: bytes, context: Any
-    ) -> bytes:
+    def wrap_stream(self, name: str, method: Stream, parse: Parse) -> Callable[[bytes, Any], Awaitable[None]]:
+        """The same for a method that answers with many messages."""
+
+        async def handler(raw: bytes, context: Any) -> None:
+            await self._measured(
+                name,
+                context,
+                lambda caller: self._pour(name, method(parse(raw), caller, context), context),
+                streams=True,
+            )
+
+        return handler
+
+    async def _measured(self, name: str, context: Any, serve: Serve[T], *, streams: bool = False) -> T:
+        start = self._clock.monotonic()
+        code = "OK"
+        try:
+            with interruptible():
+                return await self._checked(name, context, serve, streams=streams)
+        except _Answered as answered:
+            code = answered.code.name
+            await context.abort(answered.code, answered.message, answered.trailers)
+            raise
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except Exception:
+            # While refusing: nothing is left to refuse it with, and still its text must not reach the client.
+            log.exception("a refusal could not be answered", method=name)
+            answer = _Answered(BrokerError(Reason.INTERNAL, "internal error"))  # journalled under no reference
+            code = answer.code.name
+            await context.abort(answer.code, answer.message, answer.trailers)
+            raise
+        finally:
+            took = timedelta(seconds=self._clock.monotonic() - start)
+            self._metrics.rpc(name, code, took)
+
+    async def _checked(self, name: str, context: Any, serve: Serve[T], *, streams: bool) -> T:
+        """Every check, in this order: 1. metadata, 2. certificate, 3. rate, 4. role, 5. place."""
         agent: Agent | None = None
         try:
             check_metadata(context, self._max_metadata)
             agent = authenticate(self._authenticator, context)
             self._check_rate(name, agent)
-            with self._place(name, agent):
-                return await self._answer(name, method(parse(raw), agent, context), context)
+            caller = self._admit(agent, self.service.rules[name])
+            with self._place(name, agent, streams=streams):
+                return await serve(caller)
         except BrokerError as error:
             refusal = error
         except DecodeError:
@@ -118,7 +143,7 @@ class Pipeline:
             log.exception("unexpected failure", method=name)
             refusal = BrokerError(Reason.INTERNAL, "internal error; give the reference id to the operator")
         if agent is not None:
-            await self._refusals.record(agent, name, refusal)
+            await self._refusals.record(agent, name, refusal, kind=self.service.refusal)
         else:
             self._metrics.refusal(refusal.reason)  # before identity there is only a metric: no disk for strangers
         raise _Answered(refusal)
@@ -130,8 +155,43 @@ class Pipeline:
         """
         answer = await work
         if self.service.rules[name].delivers:
-            authenticate(self._authenticator, context)
+            self._look_again(name, context)
         return answer.SerializeToString()
+
+    async def _pour(self, name: str, messages: AsyncGenerator[Message, None], context: Any) -> None:
+        """A stream may live for days: who reads it is looked at before each message, and every few seconds besides.
+
+        Whoever is let in no more reads nothing more, and is told why.
+        """
+        async with contextlib.aclosing(messages):
+            while True:
+                coming = asyncio.ensure_future(anext(messages, None))
+                try:
+                    ready = False
+                    while not ready:
+                        ready = await self._came(coming)
+                        self._look_again(name, context)
+                finally:
+                    await _given_up(coming)
+                message = coming.result()
+                if message is None:
+                    return
+                raw = message.SerializeToString()
+                with left_alone():
+                    await context.write(raw)
+
+    async def _came(self, coming: asyncio.Future[Any]) -> bool:
+        """False: not yet, and it is time to look."""
+        tick = asyncio.ensure_future(self._clock.sleep(LOOK_AGAIN))
+        try:
+            await asyncio.wait([coming, tick], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            tick.cancel()
+        return coming.done()
+
+    def _look_again(self, name: str, context: Any) -> None:
+        """Certificate and role as they are now."""
+        self._admit(authenticate(self._authenticator, context), self.service.rules[name])
 
     def _check_rate(self, name: str, agent: Agent) -> None:
         if not self.service.rules[name].asks:
@@ -143,14 +203,22 @@ class Pipeline:
             )
 
     @contextlib.contextmanager
-    def _place(self, name: str, agent: Agent) -> Iterator[None]:
+    def _place(self, name: str, agent: Agent, *, streams: bool) -> Iterator[None]:
         """One agent must not take every place: others' heartbeats need one."""
-        with self._places.taken(agent.spiffe_id, asks=self.service.rules[name].asks) as taken:
+        asks = self.service.rules[name].asks
+        with self._places.taken(agent.spiffe_id, asks=asks, streams=streams) as taken:
             if not taken:
                 raise BrokerError(
                     Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN
                 )
             yield
+
+
+async def _given_up(work: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more; it has ended when this returns, so that its generator can be closed."""
+    if not work.done():
+        work.cancel()
+        await asyncio.wait([work])
 
 
 class _Answered(Exception):

@@ -1,7 +1,7 @@
 """Who may have how many calls in flight: one agent never takes the places that others need.
 
 Calls that ask, and calls that give back, have rooms of their own: a house full of slow mints still takes heartbeats,
-revocations and ends.
+revocations and ends. So have streams, which stay for as long as their readers do.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+
+STREAMS = 32  # in-house bound: they are for people who watch
+STREAMS_OF_ONE = 4
 
 
 class Room:
@@ -51,16 +54,17 @@ class Room:
 
 
 class Places:
-    """Both rooms."""
+    """All rooms."""
 
     def __init__(self, *, room: int, most: int) -> None:
         self.asking = Room(room, most)
         self.giving_back = Room(room, most)
+        self.streaming = Room(STREAMS, STREAMS_OF_ONE)
 
     @contextlib.contextmanager
-    def taken(self, agent: str, *, asks: bool) -> Iterator[bool]:
+    def taken(self, agent: str, *, asks: bool, streams: bool = False) -> Iterator[bool]:
         """A place for the time of one call; False when there is none for this agent."""
-        room = self.asking if asks else self.giving_back
+        room = self.streaming if streams else self.asking if asks else self.giving_back
         if not room.take(agent):
             yield False
             return

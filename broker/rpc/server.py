@@ -15,7 +15,7 @@ from broker.errors import ConfigError
 from broker.identity.door import FrontDoor
 from broker.identity.trust import Domain, Trust
 from broker.rpc.limits import backlog, options
-from broker.rpc.pipeline import Method, Pipeline
+from broker.rpc.pipeline import Method, Pipeline, Stream
 
 Material: TypeAlias = tuple[bytes, bytes, bytes]  # PEM of key, certificate and roots
 
@@ -23,7 +23,7 @@ Material: TypeAlias = tuple[bytes, bytes, bytes]  # PEM of key, certificate and 
 class Servicer(Protocol):
     """Implements a service."""
 
-    def methods(self) -> Mapping[str, Method]: ...
+    def methods(self) -> Mapping[str, Method | Stream]: ...
 
 
 def credentials(door: FrontDoor, side: Callable[[Trust], Mapping[str, Domain]]) -> grpc.ServerCredentials:
@@ -90,10 +90,13 @@ def handler(pipeline: Pipeline, servicer: Servicer) -> grpc.GenericRpcHandler:
     service, methods = pipeline.service, servicer.methods()
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.described.methods:
-        if method.name not in service.rules or method.name not in methods:
+        if method.name not in service.rules or method.name not in methods or method.client_streaming:
             continue
-        request = GetMessageClass(method.input_type)
-        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            pipeline.wrap(method.name, methods[method.name], request.FromString)
-        )
+        ours: Any = methods[method.name]
+        parse = GetMessageClass(method.input_type).FromString
+        if method.server_streaming:
+            poured = pipeline.wrap_stream(method.name, ours, parse)
+            handlers[method.name] = grpc.unary_stream_rpc_method_handler(poured)
+        else:
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(pipeline.wrap(method.name, ours, parse))
     return grpc.method_handlers_generic_handler(service.described.full_name, handlers)

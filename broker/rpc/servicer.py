@@ -154,6 +154,14 @@ class Servicer:
         )
 
     async def check_access(self, request: broker_pb2.CheckAccessRequest, agent: Agent, _context: Any) -> Message:
+        if request.step_handle:
+            if request.HasField("name"):
+                raise BrokerError(
+                    Reason.INVALID_ARGUMENT, "give the name of a step or the handle of an open one, not both"
+                )
+            scopes = check_scopes(request.scopes)
+            answers = await self._engine.check_open(agent, _handle(request.step_handle), scopes)
+            return broker_pb2.CheckAccessResponse(scopes=map(convert.verdict, answers))
         key = StepKey(
             agent=agent.spiffe_id,
             workflow=check_name("workflow", request.name.workflow),

@@ -33,6 +33,7 @@ class Anchoring:
         self._clock = clock
         self._metrics = metrics
         self._written: Head | None = None
+        self.failing = False  # a database that is put back in time would not be noticed
 
     async def must_fit(self) -> None:
         """Before anything is written at a start. Raises ConfigError when the database has forgotten something."""
@@ -105,14 +106,14 @@ class Anchoring:
         return head is not None and self._written is not None and head.chain != self._written.chain
 
     async def _try(self) -> None:
-        failing = True
+        self.failing = True
         try:
             await self.write()
-            failing = False
+            self.failing = False
         except (OSError, StoreError):
             log.exception("the anchor could not be written; a restored database would not be noticed")
         if self._metrics:
-            self._metrics.anchor_failing(failing=failing)
+            self._metrics.anchor_failing(failing=self.failing)
 
 
 def misfit(tx: Tx, held: Anchor | None) -> str:

@@ -35,6 +35,7 @@ class Approval:
     scope: str
     step_id: str  # of the attempt that asked
     launcher: str  # SPIFFE ID; "" when its own agent opened the step
+    address: str  # IP address that it was asked from
     workload: str
     captures: Mapping[str, str]
     tier: str
@@ -60,6 +61,7 @@ class Vote:
     approve: bool
     reason: str
     at: datetime
+    good_for: timedelta | None = None  # less than the broker's own bound
 
 
 def past_approval(approval: Approval, now: Moment) -> timedelta:
@@ -80,6 +82,7 @@ class ApprovalsTx(Protocol):
         """PENDING or APPROVED."""
         ...
 
+    def open_approval_count(self, agent: str) -> int: ...
     def put_approval(self, approval: Approval) -> None:
         """In the place of the row with its id."""
         ...

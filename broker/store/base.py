@@ -21,6 +21,7 @@ from broker.model import Bind, Certificate, EndReason, Evidence, JsonValue, Leas
 from broker.store.approvals import ApprovalsTx
 from broker.store.halts import HaltsTx
 from broker.store.notices import NoticesTx
+from broker.store.watched import WatchedTx
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ class GuardState(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardRow:
-    """The durable attempt budget of one guard key."""
+    """The durable attempt budget of one guard key. Its times are guard time: see GuardClock."""
 
     key: str
     hour_key: str  # the key of the rolling-hour limit
@@ -99,10 +100,18 @@ class GuardRow:
     refilled_at: datetime | None = None
     locked_at: Sequence[datetime] = field(default_factory=tuple)  # locks of the last 24 h
     hour_exhausted_at: Sequence[datetime] = field(default_factory=tuple)  # of the last 24 h
-    boot_id: str = ""  # of the boot in which `until` was set
-    until_boot: float = 0.0  # the same by elapsed time: seconds of that boot's CLOCK_BOOTTIME
     reset_by: str = ""  # the operator who opened it last
-    reset_at: datetime | None = None
+    reset_at: datetime | None = None  # by the wall clock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardClock:
+    """Guard time when it was last looked at, and what the clocks said then: from there it is counted on."""
+
+    at: datetime
+    wall: datetime
+    boot: float  # seconds of CLOCK_BOOTTIME
+    boot_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +129,7 @@ class KeptMap:
     manifest: bytes = b""  # with its signatures
 
 
-class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
+class Tx(ApprovalsTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
     """One operation's view. Writing methods raise StoreError inside `Store.read`."""
 
     # control
@@ -221,6 +230,10 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
         """How many leases are in each state that is not terminal; states without any may be missing."""
         ...
 
+    def revoking_since(self, before: datetime) -> tuple[int, datetime | None]:
+        """How many have been REVOKING since then or longer, and since when the oldest has."""
+        ...
+
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
         """REVOKING and IN_DOUBT with next_try_at <= now, `high` tier first, then the longest waiting.
 
@@ -313,7 +326,10 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
         """Of those that are not OPEN; states without any may be missing."""
         ...
 
-    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None: ...
+    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime, shared: str | None = None) -> None:
+        """`shared`: the scope, when it has a limit over all agents."""
+        ...
+
     def return_charge(self, lease_id: str) -> bool:
         """Give a charge back, once."""
         ...
@@ -322,6 +338,16 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
         """Charges not given back, at >= since."""
         ...
 
+    def count_shared(self, shared: str, since: datetime) -> int:
+        """The same over all agents."""
+        ...
+
+    def guard_clock(self) -> GuardClock | None:
+        """None until it was first set."""
+        ...
+
+    def set_guard_clock(self, clock: GuardClock) -> None: ...
+
     # journal
     def append(self, record: Record) -> Head:
         """Add to the current chain; durable with this operation, or not at all."""
@@ -329,9 +355,21 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, Protocol):
 
     def journal_head(self) -> Head | None: ...
     def journal(self, *, after: tuple[int, int] | None = None, limit: int = 1000) -> list[Entry]: ...
+    def last_of_journal(self, limit: int) -> list[Entry]:
+        """The newest ones, in order."""
+        ...
+
     def denial(self, reference_id: str) -> Entry | None: ...
+    def journal_of_reference(self, reference_id: str, *, limit: int) -> list[Entry]:
+        """A refusal's own record, and the number of those that share its reference, in order."""
+        ...
+
     def journal_of_run(self, run: str, *, limit: int) -> list[Entry]:
-        """What names this run, in order."""
+        """What names this run, or a step of what does, in order."""
+        ...
+
+    def journal_of_step(self, step_id: str, *, limit: int) -> list[Entry]:
+        """What names this step, in order."""
         ...
 
 

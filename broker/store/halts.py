@@ -51,6 +51,8 @@ class SecondFactor:
     last_step: int = 0  # the 30 s step (RFC 6238) of the last code that was taken: none before or of it is taken again
     failures: int = 0  # wrong codes in a row
     failed_at: datetime | None = None
+    boot_id: str = ""
+    failed_boot: float = 0.0  # the same by elapsed time
 
 
 class HaltsTx(Protocol):

@@ -37,6 +37,7 @@ def map_verifier(config: Config) -> Verifier | None:
         threshold_high=scopes.threshold_high,
         environment=config.environment,
         trust_domain=config.trust_domain,
+        site=config.guard,
     )
 
 

@@ -24,8 +24,10 @@ from broker.leases.engine import Engine
 from broker.leases.refusals import Refusals
 from broker.rpc import limits as front
 from broker.rpc import server as rpc
+from broker.rpc.admission import Admit, as_agent, as_operator
 from broker.rpc.methods import BROKER, OPERATOR, Service
-from broker.rpc.operator_servicer import OperatorServicer
+from broker.rpc.operators.parts import Parts
+from broker.rpc.operators.servicer import OperatorServicer
 from broker.rpc.pipeline import Pipeline
 from broker.rpc.places import Places
 from broker.rpc.servicer import Servicer
@@ -102,20 +104,19 @@ def agents_listener(  # noqa: PLR0917 - what a listener is made of, in one order
     )
 
 
-def operators_listener(
-    config: Config, limits: Limits, core: Core, door: FrontDoor, refusals: Refusals
-) -> tuple[grpc.aio.Server, int]:
+def operators_listener(config: Config, limits: Limits, parts: Parts, refusals: Refusals) -> tuple[grpc.aio.Server, int]:
     """The same for operators: roots, limits and connections of its own, so that no agent stands in their way."""
     assert config.operators is not None  # noqa: S101 - asked for only where there are some
     limits = replace(limits, max_connections=OPERATOR_CONNECTIONS)
-    authenticator = Authenticator(door, core.clock, _policy(config), side=verify.operators)
+    authenticator = Authenticator(parts.door, parts.core.clock, _policy(config), side=verify.operators)
+    admit = as_operator(parts.registry)
     return rpc.build(
         listen=str(config.operators.listen),
         setting="operators.listen",
-        credentials=rpc.credentials(door, verify.operators),
+        credentials=rpc.credentials(parts.door, verify.operators),
         limits=limits,
-        pipeline=_pipeline(OPERATOR, limits, core, authenticator, refusals),
-        servicer=OperatorServicer(door, core.clock, environment=config.environment),
+        pipeline=_pipeline(OPERATOR, limits, parts.core, authenticator, refusals, admit=admit),
+        servicer=OperatorServicer(parts),
     )
 
 
@@ -126,7 +127,13 @@ def _policy(config: Config) -> CertificatePolicy:
 
 
 def _pipeline(
-    service: Service, limits: Limits, core: Core, authenticator: Authenticator, refusals: Refusals
+    service: Service,
+    limits: Limits,
+    core: Core,
+    authenticator: Authenticator,
+    refusals: Refusals,
+    *,
+    admit: Admit = as_agent,
 ) -> Pipeline:
     return Pipeline(
         service,
@@ -137,4 +144,5 @@ def _pipeline(
         clock=core.clock,
         places=Places(room=limits.room, most=limits.max_agent_rpcs),
         max_metadata=limits.max_metadata_bytes,
+        admit=admit,
     )

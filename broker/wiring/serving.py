@@ -13,16 +13,18 @@ from broker.clock import Clock, SystemClock
 from broker.config import Config
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
-from broker.guard.tiers import configured
+from broker.guard.tiers import rules_of
 from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
 from broker.identity import FrontDoor
+from broker.leases.approving import Approving
 from broker.leases.core import Core
 from broker.leases.engine import Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
+from broker.operators.registry import Registry
 from broker.policy.live.holder import SETTLE, Policies
 from broker.policy.live.watch import Watcher
 from broker.process import raise_file_limit
@@ -32,7 +34,9 @@ from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
+from broker.wiring.alerting import Watched, alerting
 from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
+from broker.wiring.people import approvals_off, operators_parts, registry_of
 
 log = get_logger(__name__)
 
@@ -47,6 +51,7 @@ class Daemon:
     core: Core
     grpc_port: int
     http_port: int
+    registry: Registry
     mint_key_file: Path
 
     async def reload_keys(self) -> bool:
@@ -73,7 +78,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         anchoring = Anchoring(store, config.store.anchor, clock, metrics)
         await anchoring.must_fit()  # before anything is written
         stack.push_async_callback(anchoring.close)
-        core = await _core(stack, store, config, clock, metrics, door)
+        core, registry = await _core(stack, store, config, clock, metrics, door)
         refusals = Refusals(core.store, clock, core.metrics, DenialCounter())
         engine = Engine(core, refusals, door)
         stack.push_async_callback(engine.stop)
@@ -83,11 +88,22 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await stack.enter_async_context(watcher.watching())
         await stack.enter_async_context(anchoring.kept())
         await engine.settle_door()
+        await registry.start()
+        await stack.enter_async_context(registry.watching())
+        watched = Watched(
+            core=core,
+            door=door,
+            anchoring=anchoring,
+            door_overdue=lambda: engine.door_overdue,
+            operators_problem=lambda: registry.problem,
+        )
+        await stack.enter_async_context(alerting(config, watched))
         listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
-        if config.operators is not None:
-            listeners["operators"] = operators_listener(config, limits, core, door, refusals)
-        readiness = Readiness(core, engine, door)
+        readiness = Readiness(core, engine, door, registry)
         stack.enter_context(readiness.watching())
+        if config.operators is not None:
+            parts = operators_parts(config, core, engine, door, registry, readiness)
+            listeners["operators"] = operators_listener(config, limits, parts, refusals)
         http = HttpServer(
             config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems, remarks=readiness.remarks
         )
@@ -102,14 +118,15 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             core=core,
             grpc_port=listeners["agents"][1],
             http_port=http_port,
+            registry=registry,
             mint_key_file=config.store.mint_key_file,
         )
 
 
 async def _core(  # noqa: PLR0917 - what it is made of, in one order
     stack: AsyncExitStack, store: Store, config: Config, clock: Clock, metrics: Metrics, door: FrontDoor
-) -> Core:
-    """Keys, policy, guard and providers, each given back by `stack`."""
+) -> tuple[Core, Registry]:
+    """Keys, policy, guard and providers, each given back by `stack`; and who operators are."""
     ring, control = await fitting_keyring(store, config.store.mint_key_file)
     epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
     table = adapters.providers(
@@ -122,25 +139,29 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
     )
     for provider in table.values():
         stack.push_async_callback(provider.close)
-    return Core(
+    policies = Policies(
+        config.scopes.file,
+        adapters.scope_kinds(config),
+        environment=config.environment,
+        trust_domain=config.trust_domain,
+        federations=config.federation,
+        verifier=adapters.map_verifier(config),
+        settle=SETTLE,
+        metrics=metrics,
+    )
+    registry = registry_of(config, store, clock, epoch)
+    core = Core(
         store=store,
         clock=clock,
         timings=config.timings,
         keyring=ring,
-        policies=Policies(
-            config.scopes.file,
-            adapters.scope_kinds(config),
-            environment=config.environment,
-            trust_domain=config.trust_domain,
-            federations=config.federation,
-            verifier=adapters.map_verifier(config),
-            settle=SETTLE,
-            metrics=metrics,
-        ),
-        guard=Guard(configured(config.guard)),
+        policies=policies,
+        guard=Guard(rules_of(config.guard, policies.limits)),
         providers=table,
         epoch=epoch,
         metrics=metrics,
         grace=config.scopes.grace,
+        approving=Approving(times=config.approvals, off=approvals_off(registry, policies)),
         denies=door.denies,
     )
+    return core, registry

@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import StoreConflict, StoreError
 from broker.model import Bind, Certificate, EndReason, StepState
-from broker.store.base import Epoch, GuardState, RequestOutcome, Store
+from broker.store.base import Epoch, GuardClock, GuardState, RequestOutcome, Store
 from broker.store.halts import EVERYTHING, Freeze
 from tests.fakes.domain import AGENT, CERTIFICATE, NOW, after, guard_row, request, step
 
@@ -174,6 +174,8 @@ async def test_a_guard_row_is_put_and_replaced(store: Store) -> None:
         refilled_at=NOW,
         locked_at=(NOW, after(1)),
         hour_exhausted_at=(after(2),),
+        reset_by="ann",
+        reset_at=after(3),
     )
     await store.write(lambda tx: tx.put_guard_row(locked))
     assert await store.read(lambda tx: tx.guard_row(first.key)) == locked
@@ -192,6 +194,33 @@ async def test_a_charge_counts_in_its_window_until_it_is_given_back(store: Store
     assert not await store.write(lambda tx: tx.return_charge("l3"))
     assert not await store.write(lambda tx: tx.return_charge("nobody"))
     assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 2
+
+
+async def test_a_charge_of_a_shared_limit_counts_over_all_agents(store: Store) -> None:
+    for lease_id, hour_key, shared, at in (
+        ("l1", "h", "lake", 0),
+        ("l2", "other", "lake", 10),
+        ("l3", "h", "lake", 20),
+        ("l4", "h", None, 20),
+        ("l5", "h", "sea", 20),
+    ):
+        charge = methodcaller("add_charge", lease_id=lease_id, key="k", hour_key=hour_key, at=after(at), shared=shared)
+        await store.write(charge)
+    assert await store.read(lambda tx: tx.count_shared("lake", after(10))) == 2
+    assert await store.write(lambda tx: tx.return_charge("l3"))
+    assert await store.read(lambda tx: tx.count_shared("lake", NOW)) == 2
+    assert await store.read(lambda tx: tx.count_shared("unknown", NOW)) == 0
+    assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 3
+
+
+async def test_the_guard_clock_is_kept_exactly(store: Store) -> None:
+    assert await store.read(lambda tx: tx.guard_clock()) is None
+    for seconds in (0.000001, 1.5):
+        clock = GuardClock(at=after(seconds), wall=after(-seconds), boot=seconds, boot_id=f"b{seconds}")
+        await store.write(methodcaller("set_guard_clock", clock))
+        assert await store.read(lambda tx: tx.guard_clock()) == clock
+    with pytest.raises(TypeError):
+        await store.write(methodcaller("set_guard_clock", replace(clock, at=NOW.replace(tzinfo=None))))
 
 
 async def test_a_naive_time_is_refused(store: Store) -> None:

@@ -11,7 +11,8 @@ from typing import Never
 import pytest
 
 from broker.errors import StoreConflict, StoreError
-from broker.journal.chain import EMPTY, verify
+from broker.journal.chain import EMPTY, Entry, verify
+from broker.journal.records import Kind
 from broker.model import EndReason, Evidence, LeaseState
 from broker.store.base import RequestOutcome, Store, Tx, tail
 from tests.fakes.domain import AGENT, NOW, after, denied, guard_row, lease, request, seed, step
@@ -67,6 +68,38 @@ async def test_a_denial_is_found_by_what_the_agent_was_told(store: Store) -> Non
     assert found is not None
     assert (found.seq, json.loads(found.body)["scope"]) == (3, "x")
     assert await store.read(lambda tx: tx.denial("r9")) is None
+
+
+async def test_the_journal_is_found_by_what_operators_ask_for(store: Store) -> None:
+    """A run with its steps' records, which do not all name it; a step; a reference; the newest ones."""
+    names = {"run": "r1", "step_id": "s1"}, {"run": "r2", "step_id": "s2"}, {"step_id": "s1"}, {"step_id": "s2"}
+    await store.write(lambda tx: [tx.append(denied("ref" if n == 1 else "", **name)) for n, name in enumerate(names)])
+    await store.write(lambda tx: tx.append(denied("ref", kind=Kind.DENIALS_COUNTED)))
+
+    async def seqs(look: Callable[[Tx], list[Entry]]) -> list[int]:
+        return [entry.seq for entry in await store.read(look)]
+
+    assert await seqs(lambda tx: tx.journal_of_run("r1", limit=9)) == [1, 3]
+    assert await seqs(lambda tx: tx.journal_of_run("r1", limit=1)) == [1]
+    assert await seqs(lambda tx: tx.journal_of_run("r9", limit=9)) == []
+    assert await seqs(lambda tx: tx.journal_of_step("s2", limit=9)) == [2, 4]
+    assert await seqs(lambda tx: tx.journal_of_reference("ref", limit=9)) == [2, 5]
+    assert await seqs(lambda tx: tx.last_of_journal(2)) == [4, 5]
+    assert await seqs(lambda tx: tx.last_of_journal(99)) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_how_long_leases_have_been_revoking(store: Store) -> None:
+    def insert(tx: Tx) -> None:
+        tx.insert_step(step("step-1"))
+        for number in range(3):
+            tx.insert_lease(lease(f"l{number}"))
+            tx.to_revoking(f"l{number}", at=after(number * 60), reason=EndReason.OPERATOR)
+        tx.to_ended("l0", LeaseState.REVOKED, evidence=Evidence.SEEN_DEAD, at=after(200))
+
+    await store.write(insert)
+    assert await store.read(lambda tx: tx.revoking_since(after(59))) == (0, None)
+    assert await store.read(lambda tx: tx.revoking_since(after(60))) == (1, after(60))
+    assert await store.read(lambda tx: tx.revoking_since(after(999))) == (2, after(60))
 
 
 async def test_an_operation_that_raises_leaves_nothing_and_its_neighbours_stay(store: Store) -> None:

@@ -25,6 +25,7 @@ from tests.e2e.test_in_flight import CREATION, LOCKS_SOON, Database
 from tests.e2e.test_lifecycle import unfinished
 from tests.e2e.wire import Refusal, Wire, issue, new_id, refusal_of, wire
 from tests.e2e.world import LOAD, Site, journal, leases
+from tests.fakes.world import ANN, everything
 from tests.support.bao import connect_database, provision_database
 from tests.support.daemon import Deployment
 from tests.support.postgres import PostgresServer
@@ -102,10 +103,10 @@ async def test_i5_frozen_while_the_login_is_made_leaves_none(site: Site, databas
         with wire(deployment, deployment.agent(LOAD)) as client:
             for _ in range(TIMES):
                 mint = await asyncio.to_thread(start_mint, client, database.pg)
-                await daemon.engine.freeze(frozen=True)
+                await daemon.engine.orders.freeze(everything(), ANN)
                 refusal = await asyncio.to_thread(mint.refusal)
                 assert refusal.reason == "FROZEN"
-                await daemon.engine.freeze(frozen=False)
+                await daemon.engine.orders.unfreeze("all", ANN)
             await asyncio.to_thread(all_gone, deployment, database)
 
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.__main__ import main
 from broker.model import LeaseState
+from broker.process import replace_file
 from stepcred.v1 import broker_pb2 as pb
 from stepcred.v1 import operator_pb2
 from stepcred.v1.operator_pb2_grpc import BrokerOperatorStub
@@ -48,6 +49,8 @@ class House:
         self.operators_port = free_port()
         self.crl, self.deny = folder / "agents.crl", folder / "denied.toml"
         self.deny.write_text("")
+        self.people = folder / "operators.yaml"
+        self.people.write_text("version: 1\noperators: [ann]\n")  # a mistake: nobody has a role
         made = site.deployment()
         text = site.scope_map.replace("workloads:\n", f"federates_with: [{PARTNER}]\nworkloads:\n" + GUEST, 1)
         made.scopes_file.write_text(text.replace("grants:\n", "grants:\n" + GUESTS, 1))
@@ -65,6 +68,7 @@ class House:
             "operators": {
                 "client_ca_file": str(made.ca.operator_root_path),
                 "listen": f"127.0.0.1:{self.operators_port}",
+                "file": str(self.people),
             },
         }
         made.write_config()
@@ -267,6 +271,27 @@ def test_an_operator_at_the_command_line(house: House, deployment: Deployment) -
     assert "certificate" in refused.stderr
     refused = admin(house, replace(ann, cert=Path("/nowhere")), "whoami")
     assert (refused.returncode, "STEPCRED_ADMIN_CERT: cannot read" in refused.stderr) == (78, True)
+
+
+def test_i7_a_bad_operators_file_gives_nobody_a_role_and_takes_none_away(house: House, deployment: Deployment) -> None:
+    identity = f"spiffe://{TRUST_DOMAIN}/operator/bob"
+    bob = house.operator(deployment.ca.operator(identity))
+
+    def roles() -> list[str]:
+        return list(bob.GetOperator(operator_pb2.GetOperatorRequest(), timeout=5).roles)
+
+    assert roles() == [], "at a start with a bad file"
+    with wire(deployment, deployment.agent(LOAD)) as client:
+        assert client.whoami(), "agents are served all the same"
+    for good, given in (("[responder]", "responder"), ("[approver]", "approver")):
+        text = f"version: 1\noperators:\n  bob: {{ids: ['{identity}'], roles: {good}}}\n"
+        replace_file(house.people, text)
+        wait_until(lambda given=given: given in roles(), within=10, what="the role")  # type: ignore[misc]
+    replace_file(house.people, text.replace("approver", "emperor"))
+    wait_until(lambda: len(journal(deployment, "OPERATORS_REFUSED")) == 2, within=10, what="the refusal")
+    assert "approver" in roles(), "the last good one stays"
+    loaded = [row["data"]["operators"] for row in journal(deployment, "OPERATORS_LOADED")]
+    assert loaded == [{"bob": ["responder"]}, {"bob": ["approver"]}]
 
 
 def test_a_partners_agent_comes_in_under_its_own_name_only(house: House, deployment: Deployment) -> None:

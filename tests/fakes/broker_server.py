@@ -41,11 +41,12 @@ class Refusal:
     retry_after: float | None = None
     pushback: str | None = None
     reference_id: str = "ref-1"
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def trailers(self) -> tuple[tuple[str, str | bytes], ...]:
         trailers: list[tuple[str, str | bytes]] = []
         if self.reason:
-            metadata = {"reference_id": self.reference_id, "verdict": self.verdict}
+            metadata = {**dict(self.metadata), "reference_id": self.reference_id, "verdict": self.verdict}
             details: list[Message] = [ErrorInfo(reason=self.reason, domain="stepcred", metadata=metadata)]
             if self.retry_after is not None:
                 retry = RetryInfo()
@@ -103,6 +104,33 @@ class FakeStep:
 
 
 @dataclass
+class FakeApproval:
+    """An open one; what is decided against, used or too late is simply gone, as the broker tells it."""
+
+    id: str
+    needed: int
+    given: int = 0
+    expires_at: datetime = field(default_factory=lambda: datetime.now(UTC) + timedelta(hours=8))
+
+    @property
+    def refusal(self) -> Refusal:
+        told = {
+            "approval_id": self.id,
+            "approvals_needed": str(self.needed),
+            "approvals_given": str(self.given),
+            "approval_expires_at": self.expires_at.isoformat(),
+        }
+        return Refusal(
+            code=grpc.StatusCode.FAILED_PRECONDITION,
+            message="operators must approve this scope first; ask again when they have",
+            reason="NEEDS_APPROVAL",
+            verdict="NEEDS_APPROVAL",
+            pushback="-1",
+            metadata=tuple(told.items()),
+        )
+
+
+@dataclass
 class FakeBroker(CredentialBrokerServicer):
     """Use in a `with`. `script("IssueCredential", UNAVAILABLE, DENIED)` makes the next two calls fail so."""
 
@@ -117,6 +145,8 @@ class FakeBroker(CredentialBrokerServicer):
     peers: list[bytes] = field(default_factory=list)  # the certificate of each call, PEM
     delay: dict[str, float] = field(default_factory=dict)
     port: int = 0
+    needs: dict[str, int] = field(default_factory=dict)  # scope → operators who must approve it
+    approvals: dict[tuple[str, str, str, str], FakeApproval] = field(default_factory=dict)  # (step key, scope) → open
 
     def __post_init__(self) -> None:
         self._scripts: dict[str, deque[Refusal]] = defaultdict(deque)
@@ -154,6 +184,10 @@ class FakeBroker(CredentialBrokerServicer):
     def script(self, method: str, *refusals: Refusal) -> None:
         self._scripts[method].extend(refusals)
 
+    def unscript(self, method: str) -> None:
+        """Whatever was scripted and not asked for."""
+        self._scripts[method].clear()
+
     def requests(self, method: str) -> list[Any]:
         with self._lock:
             return [request for called, request in self.calls if called == method]
@@ -168,13 +202,25 @@ class FakeBroker(CredentialBrokerServicer):
         (step,) = self.steps.values()
         return step
 
+    def approve(self, scope: str) -> None:
+        """One more operator says yes."""
+        with self._changed:
+            for (*_, name), approval in self.approvals.items():
+                approval.given += name == scope
+
+    def end_approvals(self, scope: str) -> None:
+        """Denied, or over."""
+        with self._changed:
+            self.approvals = {key: one for key, one in self.approvals.items() if key[-1] != scope}
+
     # --- the service
 
     def BeginStep(self, request: pb.BeginStepRequest, context: grpc.ServicerContext) -> pb.BeginStepResponse:
         def answer() -> pb.BeginStepResponse:
             step = FakeStep(handle=uuid.uuid4().hex, name=request.name, scopes=list(request.scopes))
             self.steps[step.handle] = step
-            response = pb.BeginStepResponse(step_handle=step.handle, attempt=1, scopes=self._verdicts(request.scopes))
+            response = pb.BeginStepResponse(step_handle=step.handle, attempt=1)
+            response.scopes.extend(self._verdicts(request.scopes, request.name))
             response.heartbeat_interval.FromTimedelta(timedelta(seconds=self.heartbeat))
             response.deadline.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
             if request.on_behalf_of:
@@ -191,6 +237,7 @@ class FakeBroker(CredentialBrokerServicer):
             make = self.scopes.get(request.scope)
             if make is None or request.scope not in step.scopes:
                 self._refuse(context, DENIED)
+            self._use_approval(step.name, request.scope, context)
             lease_id = f"lease-{sum(len(s.leases) for s in self.steps.values()) + 1}"
             step.leases[lease_id] = request.scope
             lease = lease_pb2.Lease(
@@ -250,9 +297,11 @@ class FakeBroker(CredentialBrokerServicer):
         return self._serve("WhoAmI", request, context, answer)
 
     def CheckAccess(self, request: pb.CheckAccessRequest, context: grpc.ServicerContext) -> pb.CheckAccessResponse:
-        return self._serve(
-            "CheckAccess", request, context, lambda: pb.CheckAccessResponse(scopes=self._verdicts(request.scopes))
-        )
+        def answer() -> pb.CheckAccessResponse:
+            name = self._open_step(request.step_handle, context).name if request.step_handle else request.name
+            return pb.CheckAccessResponse(scopes=self._verdicts(request.scopes, name))
+
+        return self._serve("CheckAccess", request, context, answer)
 
     # --- behaviour
 
@@ -289,12 +338,32 @@ class FakeBroker(CredentialBrokerServicer):
         context.abort(refusal.code, refusal.message)
         raise AssertionError  # abort raises
 
-    def _verdicts(self, scopes: Any) -> list[pb.ScopeVerdict]:
+    def _use_approval(self, name: pb.StepName, scope: str, context: grpc.ServicerContext) -> None:
+        """Used once; asked for when it is not there."""
+        needed = self.needs.get(scope, 0)
+        if not needed:
+            return
+        key = _approval_key(name, scope)
+        approval = self.approvals.setdefault(key, FakeApproval(id=f"approval{len(self.calls)}", needed=needed))
+        if approval.given < needed:
+            self._refuse(context, approval.refusal)
+        del self.approvals[key]
+
+    def _verdicts(self, scopes: Any, step: pb.StepName) -> list[pb.ScopeVerdict]:
         known = {name: pb.ScopeVerdict(scope=name, verdict=pb.VERDICT_GRANTED) for name in self.scopes}
-        for verdict in known.values():
+        for name, verdict in known.items():
             verdict.ttl.FromTimedelta(timedelta(minutes=10))
             verdict.tier, verdict.revocability = lease_pb2.TIER_LOW, lease_pb2.REVOCABILITY_EXACT
+            self._tell_approval(verdict, self.approvals.get(_approval_key(step, name)))
         return [known.get(name) or self._refused_verdict(name) for name in scopes]
+
+    def _tell_approval(self, verdict: pb.ScopeVerdict, approval: FakeApproval | None) -> None:
+        verdict.approvals_needed = self.needs.get(verdict.scope, 0)
+        if verdict.approvals_needed and (approval is None or approval.given < approval.needed):
+            verdict.verdict, verdict.reason = pb.VERDICT_NEEDS_APPROVAL, "NEEDS_APPROVAL"
+        if approval is not None:
+            verdict.approval_id, verdict.approvals_given = approval.id, approval.given
+            verdict.approval_expires_at.FromDatetime(approval.expires_at)
 
     def _refused_verdict(self, scope: str) -> pb.ScopeVerdict:
         if scope != "out-of-hours":  # of what no grant gives, nothing is told
@@ -321,3 +390,7 @@ class FakeBroker(CredentialBrokerServicer):
         outcome.evidence = lease_pb2.EVIDENCE_SEEN_DEAD
         outcome.time_to_dead.FromTimedelta(timedelta(milliseconds=41))
         return outcome
+
+
+def _approval_key(name: pb.StepName, scope: str) -> tuple[str, str, str, str]:
+    return name.workflow, name.run, name.step, scope

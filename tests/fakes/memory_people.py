@@ -59,6 +59,9 @@ class PeopleTx:
         found = (row for row in self._people.approvals.values() if (row.key, row.scope) == (key, scope))
         return next((row for row in found if row.state in OPEN), None)
 
+    def open_approval_count(self, agent: str) -> int:
+        return sum(row.key.agent == agent and row.state in OPEN for row in self._people.approvals.values())
+
     def put_approval(self, approval: Approval) -> None:
         before = self._p().approvals.get(approval.id)
         if before is None:
@@ -207,9 +210,11 @@ class PeopleTx:
     def add_notice(self, notice: Notice) -> None:
         self._p().notices[notice.id] = notice
 
-    def due_notices(self, now: datetime, limit: int) -> Sequence[Notice]:
-        due = [one for one in self._people.notices.values() if one.sent_at is None and one.next_try_at <= now]
-        return sorted(due, key=lambda one: (one.next_try_at, one.id))[:limit]
+    def due_notices(self, target: str, now: datetime, limit: int) -> Sequence[Notice]:
+        unsent = [one for one in self._people.notices.values() if one.sent_at is None and one.target == target]
+        return sorted((one for one in unsent if one.next_try_at <= now), key=lambda one: (one.next_try_at, one.id))[
+            :limit
+        ]
 
     def put_notice(self, notice: Notice) -> None:
         if known := self._p().notices.get(notice.id):
@@ -217,5 +222,15 @@ class PeopleTx:
                 known, next_try_at=notice.next_try_at, attempts=notice.attempts, sent_at=notice.sent_at
             )
 
-    def unsent_notices(self) -> int:
-        return sum(one.sent_at is None for one in self._people.notices.values())
+    def unsent_notices(self) -> Mapping[str, tuple[int, datetime]]:
+        found: dict[str, list[datetime]] = {}
+        for one in self._people.notices.values():
+            if one.sent_at is None:
+                found.setdefault(one.target, []).append(one.created_at)
+        return {target: (len(times), min(times)) for target, times in found.items()}
+
+    def forget_notices(self, before: datetime) -> int:
+        old = [one.id for one in self._p().notices.values() if one.sent_at is not None and one.sent_at < before]
+        for notice_id in old:
+            del self._people.notices[notice_id]
+        return len(old)

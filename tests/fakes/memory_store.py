@@ -29,8 +29,9 @@ from broker.model import (
     Tier,
     past_expiry,
 )
-from broker.store.base import Control, Epoch, GuardRow, GuardState, KeptMap, Request, RequestOutcome, Tx
+from broker.store.base import Control, Epoch, GuardClock, GuardRow, GuardState, KeptMap, Request, RequestOutcome, Tx
 from broker.store.halts import EVERYTHING
+from broker.store.watched import Busy, Usual
 from tests.fakes.memory_people import PeopleState, PeopleTx
 
 T = TypeVar("T")
@@ -46,8 +47,10 @@ _ENDS_FROM = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Charge:
+    key: str
     hour_key: str
     at: datetime
+    shared: str | None
     returned: bool = False
 
 
@@ -61,6 +64,7 @@ class _State:
     leases: dict[str, Lease] = field(default_factory=dict)
     requests: dict[tuple[str, str], Request] = field(default_factory=dict)
     guard: dict[str, GuardRow] = field(default_factory=dict)
+    guard_clock: list[GuardClock] = field(default_factory=list)  # one, or none
     charges: dict[str, _Charge] = field(default_factory=dict)
     journal: list[Entry] = field(default_factory=list)
     kept: dict[str, KeptMap] = field(default_factory=dict)  # one, or none
@@ -266,6 +270,11 @@ class MemoryTx(PeopleTx):
     def lease_counts(self) -> Mapping[LeaseState, int]:
         return Counter(lease.state for lease in self._state.leases.values() if not lease.state.terminal)
 
+    def revoking_since(self, before: datetime) -> tuple[int, datetime | None]:
+        since = [lease.revoking_at for lease in self.leases_in(LeaseState.REVOKING)]
+        found = [at for at in since if at is not None and at <= before]
+        return len(found), min(found, default=None)
+
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
         asked = [one for one in self.leases_in(*_DUE) if one.tier is Tier.HIGH or one.provider not in without]
         due = [(lease.next_try_at, lease) for lease in asked]
@@ -452,10 +461,10 @@ class MemoryTx(PeopleTx):
     def guard_counts(self) -> Mapping[GuardState, int]:
         return Counter(row.state for row in self._state.guard.values() if row.state is not GuardState.OPEN)
 
-    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None:
+    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime, shared: str | None = None) -> None:
         if lease_id in self._w().charges:
             raise StoreConflict("the lease is charged already")
-        self._state.charges[lease_id] = _Charge(hour_key=hour_key, at=at)
+        self._state.charges[lease_id] = _Charge(key=key, hour_key=hour_key, at=at, shared=shared)
 
     def return_charge(self, lease_id: str) -> bool:
         charge = self._w().charges.get(lease_id)
@@ -467,6 +476,49 @@ class MemoryTx(PeopleTx):
     def count_charges(self, hour_key: str, since: datetime) -> int:
         charges = self._state.charges.values()
         return sum(charge.hour_key == hour_key and charge.at >= since and not charge.returned for charge in charges)
+
+    def count_shared(self, shared: str, since: datetime) -> int:
+        charges = self._state.charges.values()
+        return sum(charge.shared == shared and charge.at >= since and not charge.returned for charge in charges)
+
+    def guard_clock(self) -> GuardClock | None:
+        return next(iter(self._state.guard_clock), None)
+
+    def set_guard_clock(self, clock: GuardClock) -> None:
+        _aware(clock.at, clock.wall)
+        self._w().guard_clock = [clock]
+
+    # watched
+
+    def stuck_leases(self, doubtful_since: datetime) -> Mapping[tuple[str, LeaseState], int]:
+        return Counter(
+            (lease.provider, lease.state)
+            for lease in self._state.leases.values()
+            if lease.state in _DUE
+            and (
+                lease.refs.get("alarmed") or (lease.state is LeaseState.IN_DOUBT and lease.intent_at <= doubtful_since)
+            )
+        )
+
+    def busy_keys(self, since: datetime, *, at_least: int) -> list[Busy]:
+        charges = sorted(self._state.charges.values(), key=lambda charge: charge.at)
+        recent: dict[str, list[str]] = {}
+        for charge in charges:
+            if charge.at >= since and not charge.returned:
+                recent.setdefault(charge.hour_key, []).append(charge.key)
+        return [
+            Busy(hour_key=name, guard_key=keys[0], charges=len(keys))
+            for name, keys in sorted(recent.items())
+            if len(keys) >= at_least
+        ]
+
+    def usual_charges(self, hour_key: str, *, since: datetime, until: datetime) -> Usual:
+        times = [
+            charge.at.timestamp() // 3600
+            for charge in self._state.charges.values()
+            if charge.hour_key == hour_key and since <= charge.at < until and not charge.returned
+        ]
+        return Usual(charges=len(times), active_hours=len(set(times)))
 
     # journal
 
@@ -495,7 +547,19 @@ class MemoryTx(PeopleTx):
         return [entry for entry in self._state.journal if (entry.chain, entry.seq) > start][:limit]
 
     def journal_of_run(self, run: str, *, limit: int) -> list[Entry]:
-        return [entry for entry in self._state.journal if json.loads(entry.body).get("run") == run][:limit]
+        told = [(entry, json.loads(entry.body)) for entry in self._state.journal]
+        steps = {body["step_id"] for _, body in told if body.get("run") == run and "step_id" in body}
+        return [entry for entry, body in told if body.get("run") == run or body.get("step_id") in steps][:limit]
+
+    def journal_of_step(self, step_id: str, *, limit: int) -> list[Entry]:
+        return [entry for entry in self._state.journal if json.loads(entry.body).get("step_id") == step_id][:limit]
+
+    def last_of_journal(self, limit: int) -> list[Entry]:
+        return self._state.journal[-limit:] if limit else []
+
+    def journal_of_reference(self, reference_id: str, *, limit: int) -> list[Entry]:
+        found = [one for one in self._state.journal if json.loads(one.body).get("reference_id") == reference_id]
+        return found[:limit]
 
     def denial(self, reference_id: str) -> Entry | None:
         found = (entry for entry in self._state.journal if json.loads(entry.body).get("reference_id") == reference_id)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from broker.clock import Clock
+from broker.config import Guard as GuardSettings
 from broker.config import Timings
 from broker.errors import BrokerError
 from broker.guard.denials import DenialCounter
 from broker.guard.guard import Guard
+from broker.guard.tiers import rules_of
 from broker.identity import FrontDoor
 from broker.keyring import Keyring
 from broker.leases.beginning import Opened
@@ -25,12 +27,14 @@ from broker.leases.engine import Ended, Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.issuing import asking
 from broker.leases.opening import opening
+from broker.leases.orders import Order
 from broker.leases.refusals import Refusals
 from broker.metrics import Metrics
 from broker.model import Agent, Lease, LeaseState, Revocability, Step
 from broker.policy.live.holder import Policies
 from broker.providers.base import Provider
 from broker.store.base import Store, tail
+from broker.store.halts import EVERYTHING, Freeze
 from broker.store.sqlite import open_store
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.launchers import SCHEDULER, with_launchers
@@ -68,6 +72,13 @@ def agent(spiffe_id: str = LOAD, *, address: str = "") -> Agent:
         peer="ipv4:1",
         address=address,
     )
+
+
+def everything(reason: str = "drill") -> Freeze:
+    return Freeze(id=EVERYTHING, by="ann", reason=reason, at=START)
+
+
+ANN = Order(by="ann", reason="drill")
 
 
 def new_id() -> str:
@@ -121,7 +132,7 @@ class World:
             timings=self.timings,
             keyring=KEYRING,
             policies=self.policies,
-            guard=Guard(),
+            guard=Guard(rules_of(GuardSettings(), self.policies.limits)),
             providers=providers,
             epoch=EpochKeeper(self.store, self.clock, self.timings, replica="test"),
             metrics=metrics,
@@ -205,6 +216,12 @@ class World:
 
     async def end(self, handle: str, *, wait: float = 5.0, who: Agent | None = None) -> Ended:
         return await self.engine.end_step(who or agent(), request_id=new_id(), handle=handle, wait_seconds=wait)
+
+    async def freeze(self, *, frozen: bool) -> None:
+        if frozen:
+            await self.engine.orders.freeze(everything(), ANN)
+        else:
+            await self.engine.orders.unfreeze(EVERYTHING, ANN)
 
     async def lease(self, lease_id: str) -> Lease:
         row = await self.store.read(lambda tx: tx.lease(lease_id))

@@ -290,7 +290,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(frozen=st.sampled_from([False, False, True]))
     def freeze(self, *, frozen: bool) -> None:
-        self.calls.append(self.loop.create_task(self.broker.engine.freeze(frozen=frozen)))
+        self.calls.append(self.loop.create_task(self.broker.freeze(frozen=frozen)))
 
     @rule(less=st.booleans())
     def reload(self, *, less: bool) -> None:

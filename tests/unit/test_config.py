@@ -334,6 +334,22 @@ def test_odd_paths_are_problems_and_not_crashes(folder: Path, value: str) -> Non
     assert len(problems(folder, GOOD.replace('"server.pem"', value))) == 1
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ('approvals = {pending = "8d"}', "approvals: pending must not be above 7d"),
+        ('approvals = {valid = "0s"}', "approvals.valid: "),
+        (
+            'operators = {client_ca_file = "ca.pem", second_factor_key_file = "x.key"}',
+            "operators.second_factor_key_file: needs operators.file, in which the second factors stand",
+        ),
+    ],
+)
+def test_what_people_are_given_is_checked(folder: Path, more: str, told: str) -> None:
+    (problem,) = problems(folder, f"{more}\n{GOOD}")
+    assert told in problem
+
+
 def test_every_key_can_be_set_from_the_environment_and_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     names = [".".join(keys) for keys in leaves(Config)]

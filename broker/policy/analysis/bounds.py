@@ -42,6 +42,11 @@ def shifts(before: Allowed, after: Allowed, owners: tuple[frozenset[str], frozen
     if before.approvals != after.approvals:
         wider = after.approvals < before.approvals
         yield Shift(attribute="approvals", wider=wider, before=str(before.approvals), after=str(after.approvals))
+    if before.shared_hourly != after.shared_hourly:
+        most = float("inf")
+        wider = (after.shared_hourly or most) > (before.shared_hourly or most)
+        old, new = (str(one.shared_hourly) if one.shared_hourly else "none" for one in (before, after))
+        yield Shift(attribute="shared_hourly", wider=wider, before=old, after=new, of_scope=True)
     if before.concurrent is not after.concurrent:
         wider = after.concurrent is Concurrent.SUPERSEDE
         yield Shift(attribute="concurrent", wider=wider, before=before.concurrent.value, after=after.concurrent.value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from broker.model import Tier
 from broker.policy.analysis.changes import Change, Kind
 from broker.policy.analysis.seen import listed, time_words
 from broker.policy.language.parts import TIER_ORDER
@@ -25,6 +26,34 @@ def launcher_changes(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
                 yield _change(kind, launcher, mine)
 
 
+def owner_changes(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
+    """Owners of launchers, which approve nothing of what it opens: with fewer of them, more people may."""
+    before, after = launcher_owners(old), launcher_owners(new)
+    for shape in before.keys() & after.keys():
+        was, (is_now, launcher) = before[shape][0], after[shape]
+        if was != is_now:
+            wider = not was <= is_now
+            highest = _highest(launcher, new)
+            yield Change(
+                kind=Kind.LOOSENED if wider else Kind.TIGHTENED,
+                rule=launcher.rule,
+                attribute=f"owners of launcher {launcher.name}",
+                before=listed({*was}) or "none",
+                after=listed({*is_now}) or "none",
+                tiers=(highest, highest),
+            )
+
+
+def launcher_owners(scope_map: ScopeMap) -> dict[object, tuple[frozenset[str], Launcher]]:
+    """By the certificates, whatever the entries are called: who owns them, and one of the entries."""
+    found: dict[object, tuple[frozenset[str], Launcher]] = {}
+    for launcher in scope_map.launchers.all:
+        shape = _plain(launcher.pattern)
+        others, first = found.get(shape, (frozenset(), launcher))
+        found[shape] = (others | {*launcher.owners}, first)
+    return found
+
+
 def covers(theirs: ScopeMap, other: Launcher, mine: ScopeMap, launcher: Launcher) -> bool:
     """May `other` do at least what `launcher` may?"""
     return (
@@ -39,9 +68,7 @@ def covers(theirs: ScopeMap, other: Launcher, mine: ScopeMap, launcher: Launcher
 
 
 def _change(kind: Kind, launcher: Launcher, own: ScopeMap) -> Change:
-    scopes = {scope for name in launcher.workloads for scope in own.index.scopes_of(name)}
-    tiers = sorted((own.scopes[scope].tier for scope in scopes), key=TIER_ORDER.__getitem__)
-    highest = tiers[-1] if tiers else None
+    highest = _highest(launcher, own)
     conditions = [f"of definition {listed({*launcher.digests})}"] if launcher.digests is not None else []
     return Change(
         kind=kind,
@@ -53,6 +80,12 @@ def _change(kind: Kind, launcher: Launcher, own: ScopeMap) -> Change:
         conditions=(*conditions, *time_words(launcher.when)),
         tiers=(None, highest) if kind is Kind.GAINED else (highest, None),
     )
+
+
+def _highest(launcher: Launcher, own: ScopeMap) -> Tier | None:
+    """Tier of what those that it opens steps for may have."""
+    scopes = {scope for name in launcher.workloads for scope in own.index.scopes_of(name)}
+    return max((own.scopes[scope].tier for scope in scopes), key=TIER_ORDER.__getitem__, default=None)
 
 
 def _shape(pattern: Pattern) -> object:

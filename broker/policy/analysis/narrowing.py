@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from broker.model import RuleRef
+from broker.model import RuleRef, Tier
 from broker.policy.analysis.changes import Change, Comparison, Kind, for_workflows, ordered
-from broker.policy.analysis.launching import covers
+from broker.policy.analysis.launching import covers, launcher_owners
+from broker.policy.analysis.limits import BUILT_IN, moves
 from broker.policy.decision import Denial, Denied
 from broker.policy.language.parts import TIER_ORDER, Team, TierRule
 from broker.policy.problems import Problem
@@ -74,6 +75,7 @@ def _structure(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
     yield from _launchers(base, extending)
     yield from _nevers(base, extending)
     yield from _owners(base, extending)
+    yield from _signers(base, extending)
     yield from _tiers(base, extending)
     yield from _teams(base, extending)
     yield from _residency(base, extending)
@@ -115,12 +117,29 @@ def _owners(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
         if gone:
             yield _problem(base, workload.rule, f"widens it: it takes owner {min(gone)!r} from the workload")
 
+    before, after = launcher_owners(base), launcher_owners(extending)
+    for shape in before.keys() & after.keys():
+        own, launcher = after[shape]
+        if lost := before[shape][0] - own:
+            yield _problem(base, launcher.rule, f"widens it: it takes owner {min(lost)!r} from the launcher")
+
+
+def _signers(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
+    if extending.signers_may_approve and not base.signers_may_approve:
+        yield _problem(base, _top(extending), "widens it: it lets its signers approve under it")
+
 
 def _tiers(base: ScopeMap, extending: ScopeMap) -> Iterator[Problem]:
     for name, tier in base.tiers.items():
         own = extending.tiers.get(name)
         if own is None or not _strict(own, tier):
             yield _problem(base, _top(extending), f"widens it: tier {name} demands less")
+    for one in Tier:
+        before, after = base.tiers.get(one.value), extending.tiers.get(one.value)
+        for move in moves(one, before, after, BUILT_IN):
+            if move.wider:
+                message = f"widens it: tier {one.value} has {move.attribute} {move.after} where it has {move.before}"
+                yield _problem(base, after.rule if after else _top(extending), message)
 
 
 def _strict(own: TierRule, other: TierRule) -> bool:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from broker.config import Guard
 from broker.model import JsonValue, RuleRef, Tier
 from broker.policy.analysis.cells import MAX_QUESTIONS
 from broker.policy.analysis.changes import Change, Comparison, Kind, for_workflows, ordered
-from broker.policy.analysis.launching import launcher_changes
+from broker.policy.analysis.launching import launcher_changes, owner_changes
+from broker.policy.analysis.limits import BUILT_IN, moves
 from broker.policy.analysis.seen import listed
 from broker.policy.decision import AccessRequest
 from broker.policy.durations import format_duration
@@ -68,13 +70,48 @@ class Plan:
         }
 
 
-def plan(old: ScopeMap, new: ScopeMap, now: datetime, *, limit: int = MAX_QUESTIONS) -> Plan:
-    """Compare what the maps allow from `now` on, with at most `limit` questions. Raises TooManyCombinations."""
+def plan(old: ScopeMap, new: ScopeMap, now: datetime, *, limit: int = MAX_QUESTIONS, site: Guard = BUILT_IN) -> Plan:
+    """Compare what the maps allow from `now` on, with at most `limit` questions. Raises TooManyCombinations.
+
+    `site`: the guard's numbers by a broker's config, where a map says nothing.
+    """
     compared = Comparison(old=old, new=new, since=now, limit=limit).changes()
     found = [*compared]
     told = {change.scope for change in found if change.attribute == "tier"}
     relabelled = (one for one in _relabelled(old, new) if one.scope not in told)
-    return Plan(changes=ordered((*found, *relabelled, *launcher_changes(old, new), *_notes(old, new))))
+    launching = (*launcher_changes(old, new), *owner_changes(old, new))
+    rest = (*_limits(old, new, site), *launching, *_signers(old, new), *_notes(old, new))
+    return Plan(changes=ordered((*found, *relabelled, *rest)))
+
+
+def _signers(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:
+    """Whether those who sign a map may approve under it: of whatever tier needs approval."""
+    before, after = old.signers_may_approve, new.signers_may_approve
+    if before != after:
+        yield Change(
+            kind=Kind.LOOSENED if after else Kind.TIGHTENED,
+            rule=RuleRef(name="approvals", file=new.file, line=1),
+            attribute="signers",
+            before="allow" if before else "refuse",
+            after="allow" if after else "refuse",
+            tiers=(Tier.HIGH, Tier.HIGH),
+        )
+
+
+def _limits(old: ScopeMap, new: ScopeMap, site: Guard) -> Iterator[Change]:
+    """Of the tiers, also where nobody has a scope of them yet: the next grant counts on them."""
+    for tier in Tier:
+        before, after = old.tiers.get(tier.value), new.tiers.get(tier.value)
+        known = after or before
+        for one in moves(tier, before, after, site):
+            yield Change(
+                kind=Kind.LOOSENED if one.wider else Kind.TIGHTENED,
+                rule=known.rule if known else RuleRef(name="tiers", file=new.file, line=0),
+                attribute=f"tier {tier.value} {one.attribute}",
+                before=one.before,
+                after=one.after,
+                tiers=(tier, tier),
+            )
 
 
 def _relabelled(old: ScopeMap, new: ScopeMap) -> Iterator[Change]:

@@ -139,5 +139,5 @@ def _scope(scope_map: ScopeMap, name: str) -> object:
 
 
 def _minted(scope: Scope) -> object:
-    bounds = (scope.ttl, scope.max_ttl, scope.tier, scope.revocability, scope.approvals)
+    bounds = (scope.ttl, scope.max_ttl, scope.tier, scope.revocability, scope.approvals, scope.shared_hourly)
     return (scope.provider, repr(scope.block), *bounds)

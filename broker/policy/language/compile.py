@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from broker.model import NAME, JsonValue, ScopeKind
+from broker.policy.decision import Signers
 from broker.policy.index import Index
 from broker.policy.language import checks
 from broker.policy.language.document import Document
@@ -148,6 +149,7 @@ def build(root: Root, digest: str) -> ScopeMap:
         environment=head.environment,
         trust_domain=head.trust_domain,
         federates_with=frozenset(head.federates_with),
+        signers_may_approve=head.approvals.signers is Signers.ALLOW,
         workloads=MappingProxyType(parts.workloads),
         scopes=MappingProxyType(parts.scopes),
         grants=MappingProxyType(parts.grants),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from broker.model import Revocability, RuleRef, Tier
+from broker.config import TierOverride
+from broker.model import OnLock, Revocability, RuleRef, Tier
 from broker.policy.launch import Launcher
 from broker.policy.rules import Deny, Grant, Never, Scope, ScopeTest, Workload
 
@@ -19,6 +20,10 @@ class TierRule:
     revocability: frozenset[Revocability]
     approvals: int
     longest_ttl: timedelta | None
+    limits: TierOverride  # of the guard
+    on_lock: OnLock
+    compensate: str
+    rule: RuleRef
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

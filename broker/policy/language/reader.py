@@ -9,12 +9,14 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from broker.model import NAME, JsonValue, Revocability, RuleRef, ScopeKind, Tier
+from broker.config import TierOverride
+from broker.model import NAME, JsonValue, OnLock, Revocability, RuleRef, ScopeKind, Tier
 from broker.policy.language.document import Document, Path
 from broker.policy.language.parts import Team, TierRule
 from broker.policy.language.schema import entries
 from broker.policy.language.schema.read import read_entry
 from broker.policy.language.schema.values import ANY
+from broker.policy.language.tiers import tier_mistakes
 from broker.policy.launch import Launcher
 from broker.policy.patterns import BINDING, Pattern, parse_pattern
 from broker.policy.problems import Problem, did_you_mean, named, show
@@ -88,6 +90,7 @@ class Reader:
         return Launcher(
             name=str(path[-1]),
             pattern=pattern,
+            owners=tuple(entry.owners),
             workloads=frozenset(entry.workloads),
             workflows=_workflows(entry.workflows),
             digests=_set(entry.definition_digest),
@@ -125,6 +128,10 @@ class Reader:
             revocability=self.kinds[provider].revocability(block),
             residency=tuple(entry.residency),
             approvals=max(entry.approvals, tier.approvals if tier else 0),
+            shared_hourly=entry.shared_hourly or 0,
+            on_lock=tier.on_lock if tier else OnLock.STEP,
+            limits=tier.limits if tier else TierOverride(),
+            compensate=tier.compensate if tier else "",
             powers=tuple(self.kinds[provider].powers(block)),
             description=entry.description,
             rule=self.rule(path, prefix="scopes."),
@@ -148,8 +155,18 @@ class Reader:
             self.complain(path, f"no tier{what}; there are {', '.join(known)}", key=True)
         if entry is None:
             return None
+        for key, message in tier_mistakes(path[-1], entry):
+            self.complain((*path, key), message, key=True)
         taken = frozenset(Revocability if entry.revocability is None else entry.revocability)
-        return TierRule(revocability=taken, approvals=entry.approvals, longest_ttl=entry.longest_ttl)
+        return TierRule(
+            revocability=taken,
+            approvals=entry.approvals,
+            longest_ttl=entry.longest_ttl,
+            limits=entry.limits,
+            on_lock=entry.on_lock or OnLock.STEP,
+            compensate=entry.compensate or "",
+            rule=self.rule(path, prefix="tiers."),
+        )
 
     def grant(self, data: object, path: Path) -> Grant | None:
         """One of `grants:`."""

@@ -7,14 +7,25 @@ from datetime import datetime
 
 from broker.model import ScopeKind
 from broker.policy.language.files import Files, Remembered
-from broker.policy.lint import claims, expectations, grants, loading, nevers, providers, scopes, wildcards, workloads
+from broker.policy.lint import (
+    claims,
+    expectations,
+    grants,
+    loading,
+    nevers,
+    providers,
+    scopes,
+    tiers,
+    wildcards,
+    workloads,
+)
 from broker.policy.lint.finding import Finding, Level, Rule
 from broker.policy.lint.subject import examine
 from broker.policy.problems import ScopeMapError
 
 __all__ = ["RULES", "Finding", "Level", "Rule", "is_rule", "lint"]
 
-FAMILIES = (grants, scopes, workloads, wildcards, claims, nevers, expectations)
+FAMILIES = (grants, scopes, tiers, workloads, wildcards, claims, nevers, expectations)
 RULES: tuple[Rule, ...] = loading.RULES + tuple(rule for family in FAMILIES for rule in family.RULES)
 
 

@@ -7,9 +7,11 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
+from broker.config import Guard
 from broker.log import get_logger
 from broker.model import JsonValue, Tier
 from broker.policy.analysis.cells import TooManyCombinations
+from broker.policy.analysis.limits import BUILT_IN
 from broker.policy.analysis.plan import plan
 from broker.policy.scope_map import ScopeMap
 
@@ -36,12 +38,15 @@ def describe(old: ScopeMap | None, new: ScopeMap, now: datetime) -> JsonValue:
     return told
 
 
-def widens_high(old: ScopeMap | None, new: ScopeMap, now: datetime) -> bool:
-    """Is more possible with anything of tier high, from now on? What cannot be said counts as yes."""
+def widens_high(old: ScopeMap | None, new: ScopeMap, now: datetime, site: Guard = BUILT_IN) -> bool:
+    """Is more possible with anything of tier high, from now on? What cannot be said counts as yes.
+
+    `site`: the guard's numbers by the broker's config, which count where a map says nothing.
+    """
     if old is None:
         return any(scope.tier is Tier.HIGH for scope in new.scopes.values())
     try:
-        return plan(old, new, now, limit=_FOR_SIGNERS).widens_tier(Tier.HIGH)
+        return plan(old, new, now, limit=_FOR_SIGNERS, site=site).widens_tier(Tier.HIGH)
     except TooManyCombinations:
         return True
     except Exception:

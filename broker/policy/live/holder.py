@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from broker.clock import Clock
+from broker.config import TierOverride
 from broker.journal.records import Record
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.model import ScopeKind
+from broker.model import ScopeKind, Tier
 from broker.policy.live import records as written
 from broker.policy.live.changes import describe
 from broker.policy.live.manifests import Verifier
@@ -98,6 +99,20 @@ class Policies:
     def map(self) -> ScopeMap:
         """Today's map."""
         return self.current.map
+
+    def limits(self, tier: Tier) -> TierOverride:
+        """What today's map says of a tier's numbers for the guard."""
+        return self.map.limits(tier)
+
+    @property
+    def signers(self) -> frozenset[str]:
+        """Names of the keys that signed it; none when it need not be signed."""
+        return frozenset(self._kept.signers if self._kept else ())
+
+    @property
+    def loaded_at(self) -> datetime | None:
+        """When it came into force."""
+        return self._kept.loaded_at if self._kept else None
 
     @property
     def generation(self) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from broker.config import Guard
 from broker.policy.language.files import Files, why_not
 from broker.policy.live.changes import widens_high
 from broker.policy.problems import Problem, ScopeMapError
@@ -54,6 +55,7 @@ class Manifests:
     threshold_high: int
     environment: str
     trust_domain: str
+    site: Guard = field(default_factory=Guard)  # what a tier is allowed where the map says nothing
 
     def check(self, files: Files, root: str, *, now: datetime, seen: Seen | None) -> Signed:
         """As the protocol says."""
@@ -83,7 +85,7 @@ class Manifests:
 
     def must_allow(self, signed: Signed, *, old: ScopeMap | None, new: ScopeMap, now: datetime) -> None:
         """As the protocol says."""
-        if len(signed.signers) < self.threshold_high and widens_high(old, new, now):
+        if len(signed.signers) < self.threshold_high and widens_high(old, new, now, self.site):
             names = ", ".join(sorted(signed.signers))
             message = f"widens what is of tier high: {self.threshold_high} must have signed it, and {names} did"
             raise self._refusal(new.file, message)

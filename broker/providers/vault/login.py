@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from broker.clock import Clock
 from broker.log import get_logger
@@ -55,6 +56,8 @@ class Session:
     life: float  # seconds
     stale_at: float
     dead_at: float
+    ends_at: float  # of the token itself; one from a file is looked at again long before
+    whole: float  # seconds from its making to its end; zero: it has none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +88,13 @@ class Login:
     def held(self) -> Session | None:
         """The last session, without asking; perhaps no longer good."""
         return self._session
+
+    def left(self) -> float | None:
+        """What is left of the token's life, as a share of the whole. None: never heard of, or it has no end."""
+        session, now = self._session, self._clock.monotonic()
+        if session is None:
+            return 0.0 if self._failure else None
+        return (session.ends_at - now) / session.whole if session.whole else None
 
     async def session(self) -> Session:
         """A session that still has life in it. Waits for a login only when there is none. Raises LoginFailed."""
@@ -178,22 +188,22 @@ class Login:
             return None
         if answer.life < old.life * FRESH_SHARE:
             return None
-        return _made(old.token, old.cluster_id, asked_at, life=answer.life, renewable=answer.renewable)
+        return _made(old.token, old.cluster_id, asked_at, _Life(answer.life, answer.renewable))
 
     async def _enter(self) -> Session:
         """Nothing is asked without something to show. Only the login itself says the definite no."""
         secret = await _read_secret(self._auth.files[0], pem=isinstance(self._auth, Cert))
         cluster_id, asked_at = await self._client.cluster_id(), self._clock.monotonic()
         try:
-            token, life, renewable = await self._show(secret)
+            token, life = await self._show(secret)
         except VaultRefused as error:
             if error.status >= BAD_REQUEST and answers.is_an_answer(error):
                 raise _Refused(str(error)) from None
             raise
-        return _made(token, cluster_id, asked_at, life=life, renewable=renewable)
+        return _made(token, cluster_id, asked_at, life)
 
-    async def _show(self, secret: Secret) -> tuple[Secret, float, bool]:
-        """A token, its life, and whether it is to be renewed."""
+    async def _show(self, secret: Secret) -> tuple[Secret, _Life]:
+        """A token, and its life."""
         match self._auth:
             case AppRole() as auth:
                 answer = await self._client.login_approle(auth.mount, auth.role_id, secret)
@@ -201,23 +211,36 @@ class Login:
                 answer = await self._client.login_kubernetes(auth.mount, auth.role, secret)
             case Cert() as auth:
                 answer = await self._client.login_cert(auth)
-                return answer.token, answer.life, False  # shown anew instead
+                return answer.token, _Life(answer.life, renewable=False)  # shown anew instead
             case TokenFile():
                 seen = await self._client.lookup_self(secret)
-                life = min(float(seen.get("ttl") or REREAD_SECONDS), REREAD_SECONDS)
-                return secret, life, False  # whoever writes the file renews it
-        return answer.token, answer.life, answer.renewable
+                left, whole = (float(seen.get(name) or 0) for name in ("ttl", "creation_ttl"))
+                life = min(left or REREAD_SECONDS, REREAD_SECONDS)
+                # Whoever writes the file renews it.
+                return secret, _Life(life, renewable=False, left=left, whole=max(left, whole) if left else 0)
+        return answer.token, _Life(answer.life, answer.renewable)
 
 
-def _made(token: Secret, cluster_id: str, asked_at: float, *, life: float, renewable: bool) -> Session:
-    life = life or REREAD_SECONDS  # 0 = unbounded: looked at again all the same
+class _Life(NamedTuple):
+    """Of a token, in seconds. `life`: until it is looked at again at the latest; `left`, `whole`: to its own end."""
+
+    life: float
+    renewable: bool
+    left: float = 0
+    whole: float = 0
+
+
+def _made(token: Secret, cluster_id: str, asked_at: float, told: _Life) -> Session:
+    life = told.life or REREAD_SECONDS  # 0 = unbounded: looked at again all the same
     return Session(
         token=token,
         cluster_id=cluster_id,
-        renewable=renewable,
+        renewable=told.renewable,
         life=life,
         stale_at=asked_at + life * FRESH_SHARE,
         dead_at=asked_at + life,
+        ends_at=asked_at + (told.left or life),
+        whole=told.whole or told.life,
     )
 
 

@@ -97,6 +97,10 @@ class VaultProvider:
         """The server's time: `KnowsTime`."""
         return self._heard.now()
 
+    def login_left(self) -> float | None:
+        """The broker's own token: `KnowsLogin`."""
+        return self._login.left()
+
     def foresee(self) -> Mapping[str, JsonValue]:
         """`Foresees`: a mint in doubt is looked for where it was asked for, and by that server's clock."""
         return self._minting.foresee(self._login.held)

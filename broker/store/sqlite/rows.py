@@ -27,7 +27,7 @@ from broker.model import (
     Tier,
 )
 from broker.store.approvals import Approval, ApprovalState, Vote
-from broker.store.base import Epoch, GuardRow, GuardState, KeptMap, Request, RequestOutcome
+from broker.store.base import Epoch, GuardClock, GuardRow, GuardState, KeptMap, Request, RequestOutcome
 from broker.store.halts import Freeze, Review, SecondFactor
 from broker.store.notices import AlertRow, Delivery, Notice
 
@@ -141,6 +141,7 @@ GUARD_ROW = Shape(
     hour_exhausted_at=_TIMES,
     reset_at=_TIME,
 )
+GUARD_CLOCK = Shape(GuardClock, at=_TIME, wall=_TIME)
 EPOCH = Shape(Epoch)
 KEPT_MAP = Shape(KeptMap, without=("contents",), loaded_at=_TIME, signers=_NAMES)
 ENTRY = Shape(Entry)
@@ -172,7 +173,7 @@ _APPROVAL = Shape(
     expires_at=_TIME,
     decided_at=_TIME,
 )
-VOTE = Shape(Vote, approve=_FLAG, at=_TIME)
+VOTE = Shape(Vote, approve=_FLAG, at=_TIME, good_for=_SPAN)
 FREEZE = Shape(Freeze, at=_TIME)
 REVIEW = Shape(Review, about=_JSON, at=_TIME, closed_at=_TIME)
 SECOND_FACTOR = Shape(SecondFactor, failed_at=_TIME)

@@ -1,64 +1,48 @@
 """The client without I/O: what to send, what an answer means, when to try again.
 
-Each operation is a generator, a *flow*: it yields `Call` (answer with the response, or throw `CallFailed` in) and
-`Pause`, and returns its result. `_sync` and `aio` are two small drivers of the same flows.
+Each operation is a generator, a *flow* (`_flow`).
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import math
 import random
 import threading
 import time
-import uuid
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 from stepcred import _models as models
 from stepcred import _wire
+from stepcred._approvals import Tell, Waiting, wait
 from stepcred._credentials import Credential
-from stepcred._errors import Refused, SettingsError, StepcredError, StepEnded
+from stepcred._errors import BrokerUnavailable, NeedsApproval, Refused, SettingsError, StepcredError, StepEnded
+from stepcred._flow import Call, Flow, Pause
+from stepcred._refusals import Given, Question, Refusals, is_final
+from stepcred._requests import (
+    as_span,
+    begin_request,
+    checked_patience,
+    checked_timeout,
+    in_seconds,
+    new_request_id,
+    scope_names,
+    step_name,
+)
 from stepcred._settings import StepName
 from stepcred._status import CallFailed, error_of, may_retry, pushback
 from stepcred.v1 import broker_pb2
 
-T = TypeVar("T")
 log = logging.getLogger("stepcred")
 
 RETRIES = 3
 FIRST_PAUSE = 0.2  # seconds, doubled each time, ± half: a restarting broker must not meet all its clients at once
 BEAT_TIMEOUT = 5.0  # seconds; well below the broker's silence bound
 BEAT_AGAIN = 2.0  # seconds until the next heartbeat after one that failed
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
-    """Send `request` to `method` once, waiting at most `timeout` seconds."""
-
-    method: str
-    request: Any = field(repr=False)
-    timeout: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait."""
-
-    seconds: float
-
-
-Flow: TypeAlias = Generator[Call | Pause, Any, T]
-
-
-def checked_timeout(timeout: float) -> float:
-    """Every call has a deadline: no None, no infinity."""
-    if not (isinstance(timeout, (int, float)) and math.isfinite(timeout) and timeout > 0):
-        raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
-    return float(timeout)
+ISSUE = "IssueCredential"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -89,19 +73,30 @@ class BrokerCore:
         return _wire.identity(response)
 
     def check(self, name: StepName, scopes: Iterable[str]) -> Flow[tuple[models.ScopeVerdict, ...]]:
-        request = broker_pb2.CheckAccessRequest(name=_name(name), scopes=_list(scopes))
+        request = broker_pb2.CheckAccessRequest(name=step_name(name), scopes=scope_names(scopes))
         response = yield from self.call("CheckAccess", request)
         return tuple(_wire.scope_verdict(verdict) for verdict in response.scopes)
 
     def step(
-        self, name: StepName, scopes: Iterable[str], *, max_duration: timedelta | float | None, wait: float
+        self,
+        name: StepName,
+        scopes: Iterable[str],
+        *,
+        max_duration: timedelta | float | None,
+        wait: float,
+        approval_timeout: timedelta | float | None,
     ) -> StepCore:
         return StepCore(
-            broker=self, name=name, scopes=tuple(_list(scopes)), max_duration=_span(max_duration), wait=wait
+            broker=self,
+            name=name,
+            scopes=tuple(scope_names(scopes)),
+            max_duration=as_span(max_duration),
+            wait=wait,
+            patience=checked_patience(approval_timeout),
         )
 
-    def join(self, handle: str, *, wait: float) -> StepCore:
-        return StepCore(broker=self, wait=wait, handle=handle)
+    def join(self, handle: str, *, wait: float, approval_timeout: timedelta | float | None = None) -> StepCore:
+        return StepCore(broker=self, wait=wait, handle=handle, patience=checked_patience(approval_timeout))
 
     def launch(
         self,
@@ -114,7 +109,7 @@ class BrokerCore:
     ) -> Flow[models.Launched]:
         if not on_behalf_of:
             raise SettingsError(["on_behalf_of is not given: the SPIFFE ID of the workload"])
-        request = _begin_request(name, _list(scopes), _span(max_duration))
+        request = begin_request(name, scope_names(scopes), as_span(max_duration))
         request.on_behalf_of, request.definition_digest = on_behalf_of, definition_digest
         return _wire.launched((yield from self.call("BeginStep", request)))
 
@@ -133,6 +128,7 @@ class StepCore:
     name: StepName | None = None  # None: opened by a launcher, who knows
     scopes: tuple[str, ...] = ()
     max_duration: timedelta | None = None
+    patience: float = 0.0  # seconds to wait for an approval, unless `issue` says otherwise
 
     handle: str = field(default="", repr=False)  # given beforehand: of a step to join
     attempt: int = 0
@@ -144,46 +140,95 @@ class StepCore:
     alive: bool = False
     ended_by_broker: bool = False
     held: dict[str, models.Lease] = field(default_factory=dict)
+    refusals: Refusals = field(default_factory=Refusals, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def begin(self) -> Flow[None]:
         """Open the step, or join it: then a first heartbeat says that we are there."""
         if self.name is None:
             response = yield from self.broker.call("Heartbeat", broker_pb2.HeartbeatRequest(step_handle=self.handle))
-            self.interval = _seconds(_wire.span_of(response, "next_heartbeat"), self.interval)
+            self.interval = in_seconds(_wire.span_of(response, "next_heartbeat"), self.interval)
             self.deadline = _wire.time_of(response, "deadline")
             self.alive = True
             return
-        request = _begin_request(self.name, self.scopes, self.max_duration)
+        request = begin_request(self.name, self.scopes, self.max_duration)
         response = yield from self.broker.call("BeginStep", request)
         self.handle, self.attempt = response.step_handle, response.attempt
-        self.interval = _seconds(_wire.span_of(response, "heartbeat_interval"), self.interval)
+        self.interval = in_seconds(_wire.span_of(response, "heartbeat_interval"), self.interval)
         self.deadline = _wire.time_of(response, "deadline")
         self.verdicts = tuple(_wire.scope_verdict(verdict) for verdict in response.scopes)
         self.alive = True
 
-    def issue(self, scope: str, *, timeout: float | None, replaces: str, public_key: str, csr: str) -> Flow[Credential]:
+    def issue(
+        self, scope: str, given: Given, *, timeout: float | None, patience: float | None, tell: Tell | None
+    ) -> Flow[Credential]:
+        """Once; with patience, once more as soon as operators have approved it."""
+        patience = self.patience if patience is None else patience
+        deadline = self.broker.monotonic() + patience
+        for waits in itertools.count(1):
+            try:
+                return (yield from self._issue(scope, given, timeout=timeout))
+            except NeedsApproval as needed:
+                if not patience:
+                    raise
+                waiting, left = needed, deadline - self.broker.monotonic()
+            yield from self.wait_for_approval([waiting], patience=left, tell=tell, waits=waits)
+        raise AssertionError  # count() does not end
+
+    def _issue(self, scope: str, given: Given, *, timeout: float | None) -> Flow[Credential]:
         request = broker_pb2.IssueCredentialRequest(
-            request_id=_request_id(), step_handle=self.handle, scope=scope, replaces=replaces
+            request_id=new_request_id(), step_handle=self.handle, scope=scope, replaces=given.replaces
         )
-        if public_key:
-            request.public_key = public_key
-        elif csr:
-            request.csr = csr
-        response = yield from self._call("IssueCredential", request, timeout=timeout)
+        if given.public_key:
+            request.public_key = given.public_key
+        elif given.csr:
+            request.csr = given.csr
+        try:
+            response = yield from self._ask(Question(method=ISSUE, about=scope, given=given), request, timeout=timeout)
+        except Refused as refused:
+            refused.scope = scope
+            raise
         credential = _wire.credential(response)
         with self.lock:
             self.held[credential.lease.lease_id] = credential.lease
         return credential
 
+    def check(self, scopes: Iterable[str], *, retries: int = RETRIES) -> Flow[tuple[models.ScopeVerdict, ...]]:
+        """What `issue` would be answered now. Costs nothing."""
+        request = broker_pb2.CheckAccessRequest(step_handle=self.handle, scopes=scope_names(scopes))
+        response = yield from self._call("CheckAccess", request, retries=retries)
+        return tuple(_wire.scope_verdict(verdict) for verdict in response.scopes)
+
+    def wait_for_approval(
+        self, waiting: Iterable[NeedsApproval], *, patience: float, tell: Tell | None, waits: int = 1
+    ) -> Flow[None]:
+        """Until all of it is granted; `patience` in seconds."""
+        monotonic, wanted = self.broker.monotonic, Waiting(waiting, tell)
+        try:
+            yield from wait(
+                lambda scopes: self.check(scopes, retries=0),
+                wanted,
+                deadline=monotonic() + patience,
+                monotonic=monotonic,
+                uniform=self.broker.uniform,
+                waits=waits,
+            )
+        except Refused as refused:
+            if refused.scope and is_final(refused):
+                self.refusals.heard(Question(method=ISSUE, about=refused.scope), refused, monotonic())
+            raise
+        for scope in wanted.scopes:
+            self.refusals.helped(Question(method=ISSUE, about=scope), monotonic())
+
     def revoke(self, lease_id: str, *, wait: float) -> Flow[models.LeaseOutcome]:
         request = broker_pb2.RevokeLeaseRequest(
-            request_id=_request_id(),
+            request_id=new_request_id(),
             step_handle=self.handle,
             lease_id=lease_id,
             wait=_wire.duration(timedelta(seconds=wait)),
         )
-        response = yield from self._call("RevokeLease", request, timeout=self.broker.timeout + wait)
+        question = Question(method="RevokeLease", about=lease_id)
+        response = yield from self._ask(question, request, timeout=self.broker.timeout + wait)
         self._drop([lease_id])
         return _wire.outcome(response.lease)
 
@@ -191,7 +236,7 @@ class StepCore:
         """Ask for the end and wait for evidence. A step that the broker has ended already is no failure."""
         self.alive = False
         request = broker_pb2.EndStepRequest(
-            request_id=_request_id(), step_handle=self.handle, wait=_wire.duration(timedelta(seconds=self.wait))
+            request_id=new_request_id(), step_handle=self.handle, wait=_wire.duration(timedelta(seconds=self.wait))
         )
         try:
             response = yield from self.broker.call("EndStep", request, timeout=self.broker.timeout + self.wait)
@@ -218,19 +263,33 @@ class StepCore:
             return self.interval
         except Refused as refused:
             log.warning("heartbeat refused: %s", refused)
+            if is_final(refused) and refused.reason != "INVALID_ARGUMENT":  # that is about what is held
+                self.alive, self.ended_by_broker = False, True
             return max(self.interval, refused.retry_after or 0.0)
         except StepcredError as error:
             log.info("heartbeat failed, trying again: %s", error)
             return min(self.interval, BEAT_AGAIN)
         self._drop(response.ended_lease_ids)
         self.deadline = _wire.time_of(response, "deadline") or self.deadline
-        return _seconds(_wire.span_of(response, "next_heartbeat"), self.interval)
+        return in_seconds(_wire.span_of(response, "next_heartbeat"), self.interval)
 
     def summary(self) -> str:
         """One line for people about the end of the step."""
         if self.ended_by_broker and not self.outcomes:
             return "the broker had already ended this step"
         return models.summary(self.outcomes)
+
+    def _ask(self, question: Question, request: Any, *, timeout: float | None) -> Flow[Any]:
+        """A call that is sent only while what was answered before leaves another answer possible."""
+        if self.alive:  # else the step's own end is the better answer
+            self.refusals.must_be_asked(question, self.broker.monotonic())
+        try:
+            response = yield from self._call(question.method, request, timeout=timeout)
+        except (Refused, BrokerUnavailable) as answer:
+            self.refusals.heard(question, answer, self.broker.monotonic())
+            raise
+        self.refusals.helped(question, self.broker.monotonic())
+        return response
 
     def _call(self, method: str, request: Any, *, timeout: float | None = None, retries: int = RETRIES) -> Flow[Any]:
         """A call about the open step; learns from the answer when it is open no more."""
@@ -248,50 +307,3 @@ class StepCore:
         with self.lock:
             for lease_id in lease_ids:
                 self.held.pop(lease_id, None)
-
-
-def lease_id_of(lease: Credential | models.Lease | str | None) -> str:
-    """Users may name a lease by its credential, by itself, or by its id."""
-    if isinstance(lease, Credential):
-        lease = lease.lease
-    return lease.lease_id if isinstance(lease, models.Lease) else lease or ""
-
-
-def note_failed_end(error: BaseException, problem: BaseException) -> None:
-    """The body's own exception stays the one that is raised; what failed at the end is added to it."""
-    error.add_note(f"the step could not be ended, the broker will end it: {problem}")
-    for note in getattr(problem, "__notes__", []):
-        error.add_note(note)
-
-
-def _request_id() -> str:
-    return str(uuid.uuid4())
-
-
-def _name(name: StepName) -> broker_pb2.StepName:
-    return broker_pb2.StepName(workflow=name.workflow, run=name.run, step=name.step)
-
-
-def _begin_request(
-    name: StepName, scopes: Sequence[str], max_duration: timedelta | None
-) -> broker_pb2.BeginStepRequest:
-    return broker_pb2.BeginStepRequest(
-        request_id=_request_id(),
-        name=_name(name),
-        scopes=scopes,
-        max_duration=_wire.duration(max_duration) if max_duration is not None else None,
-    )
-
-
-def _span(seconds: timedelta | float | None) -> timedelta | None:
-    return timedelta(seconds=seconds) if isinstance(seconds, (int, float)) else seconds
-
-
-def _list(scopes: Iterable[str]) -> list[str]:
-    if isinstance(scopes, str):
-        raise TypeError("scopes must be a list of names, not one string")
-    return list(scopes)
-
-
-def _seconds(span: timedelta | None, default: float) -> float:
-    return span.total_seconds() if span is not None and span > timedelta() else default

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Verdict(Enum):
@@ -39,6 +40,7 @@ class Refused(StepcredError):
     """The broker decided no. `reason` is stable, UPPER_SNAKE; `retry_after` is seconds, set where retrying can succeed.
 
     `reference_id` finds the decision in the broker's journal: give it to an operator. `metadata` is what else it told.
+    `scope` is set by `issue`.
     """
 
     REASONS: ClassVar[frozenset[str]] = frozenset()
@@ -52,6 +54,7 @@ class Refused(StepcredError):
         retry_after: float | None = None,
         reference_id: str = "",
         metadata: Mapping[str, str] | None = None,
+        scope: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -60,6 +63,19 @@ class Refused(StepcredError):
         self.retry_after = retry_after
         self.reference_id = reference_id
         self.metadata = dict(metadata or {})
+        self.scope = scope
+
+    def again(self, retry_after: float | None) -> Self:
+        """The same answer once more, for somebody else to catch. `retry_after`: seconds that are left by now."""
+        return type(self)(
+            self.message,
+            reason=self.reason,
+            verdict=self.verdict,
+            retry_after=retry_after,
+            reference_id=self.reference_id,
+            metadata=self.metadata,
+            scope=self.scope,
+        )
 
     def __str__(self) -> str:
         reference = f", reference {self.reference_id}" if self.reference_id else ""
@@ -75,12 +91,46 @@ class AccessDenied(Refused):
             "ACCESS_DENIED",
             "SCOPE_REFUSED",
             "SCOPE_NOT_NAMED",
-            "NEEDS_APPROVAL",
             "OPENED_BY_LAUNCHER",
             "AGENT_DENIED",
             "FROZEN",
+            "APPROVAL_DECIDED",
         }
     )
+
+
+class NeedsApproval(AccessDenied):
+    """Operators must approve it first; `issue(…, approval_timeout=…)` waits for them. No attempt was spent."""
+
+    REASONS = frozenset({"NEEDS_APPROVAL", "APPROVAL_EXPIRED"})
+
+    @property
+    def approval_id(self) -> str:
+        """What operators approve: `stepcred admin approvals approve ID`."""
+        return self.metadata.get("approval_id", "")
+
+    @property
+    def approvals_needed(self) -> int:
+        """How many operators must say yes."""
+        return _number(self.metadata.get("approvals_needed", ""))
+
+    @property
+    def approvals_given(self) -> int:
+        """How many have, so far."""
+        return _number(self.metadata.get("approvals_given", ""))
+
+    @property
+    def approval_expires_at(self) -> datetime | None:
+        """Until when it can be approved."""
+        try:
+            at = datetime.fromisoformat(self.metadata.get("approval_expires_at", ""))
+        except ValueError:
+            return None
+        return at if at.tzinfo is not None else None
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 class StepEnded(Refused):
@@ -112,6 +162,10 @@ class BrokerUnavailable(StepcredError):
         self.reference_id = reference_id
         self.retry_after = retry_after
 
+    def again(self, retry_after: float | None) -> Self:
+        """The same answer once more, for somebody else to catch. `retry_after`: seconds that are left by now."""
+        return type(self)(str(self), reason=self.reason, reference_id=self.reference_id, retry_after=retry_after)
+
 
 class TlsRefused(StepcredError):
     """No connection: one side does not accept the other's certificate. Retrying does not help."""
@@ -130,7 +184,9 @@ class UnexpectedAnswer(StepcredError):
 
 
 _BY_REASON = {
-    reason: kind for kind in (AccessDenied, StepEnded, GuardRefused, ProviderFailed) for reason in kind.REASONS
+    reason: kind
+    for kind in (AccessDenied, NeedsApproval, StepEnded, GuardRefused, ProviderFailed)
+    for reason in kind.REASONS
 }
 
 

@@ -108,6 +108,10 @@ class ScopeVerdict:
     tier: Tier
     revocability: Revocability
     reference_id: str
+    approval_id: str = ""  # of what was asked to be approved for this step and scope; "" when nothing is
+    approvals_needed: int = 0
+    approvals_given: int = 0
+    approval_expires_at: datetime | None = None  # to be decided until then; once approved, to be used
 
     @property
     def granted(self) -> bool:

@@ -12,10 +12,14 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from stepcred import _settings
-from stepcred._core import BrokerCore, Call, Flow, StepCore, checked_timeout, lease_id_of, note_failed_end
+from stepcred._approvals import Tell
+from stepcred._core import BrokerCore, StepCore
 from stepcred._credentials import Credential
-from stepcred._errors import StepcredError
+from stepcred._errors import NeedsApproval, StepcredError
+from stepcred._flow import Call, Flow
 from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
+from stepcred._refusals import Given
+from stepcred._requests import checked_patience, checked_timeout, lease_id_of, note_failed_end
 from stepcred._status import CallFailed, call_failed
 from stepcred._step import StepView
 from stepcred._transport import OPTIONS, Lanes
@@ -109,21 +113,31 @@ class Broker:
         scopes: Iterable[str],
         max_duration: timedelta | float | None = None,
         wait: float = 5.0,
+        approval_timeout: timedelta | float | None = None,
     ) -> Step:
         """One step, to use in a `with`: opened on entering, ended with all its credentials on leaving.
 
         `scopes`: what may be asked for. `max_duration`: longest life of the step (seconds or timedelta).
         `wait`: seconds to wait at the end for evidence that every credential is dead.
+        `approval_timeout`: how long `issue` waits for an approval (seconds or timedelta), where it is not told itself.
         """
         name = _settings.step_name(workflow=workflow, run=run, step=step)
-        return Step(self._driver, self._core.step(name, scopes, max_duration=max_duration, wait=wait))
+        core = self._core.step(name, scopes, max_duration=max_duration, wait=wait, approval_timeout=approval_timeout)
+        return Step(self._driver, core)
 
-    def join(self, handle: str | None = None, *, wait: float = 5.0) -> Step:
+    def join(
+        self,
+        handle: str | None = None,
+        *,
+        wait: float = 5.0,
+        approval_timeout: timedelta | float | None = None,
+    ) -> Step:
         """A step that a launcher has opened for us, to use in a `with` as one of our own; leaving it ends it.
 
         `handle`: what the launcher was given, default STEPCRED_STEP_HANDLE. Its names and scopes are the launcher's.
         """
-        return Step(self._driver, self._core.join(_settings.step_handle(handle), wait=wait))
+        core = self._core.join(_settings.step_handle(handle), wait=wait, approval_timeout=approval_timeout)
+        return Step(self._driver, core)
 
     def launch(
         self,
@@ -200,15 +214,44 @@ class Step(StepView):
         replaces: Credential | Lease | str | None = None,
         public_key: str = "",
         csr: str = "",
+        approval_timeout: timedelta | float | None = None,
+        on_waiting: Tell | None = None,
     ) -> Credential:
         """A new credential for one of the step's scopes, charged to its attempt budget.
 
-        `timeout`: seconds, default the broker's. `replaces`: an older lease that this one succeeds.
+        `timeout`: seconds, default the broker's. `replaces`: an older lease that this one succeeds. `approval_timeout`:
+        how long to wait where operators must approve it first (seconds or timedelta; default the step's, else not at
+        all); `on_waiting` is called at the start of that, and when somebody has said yes. Raises NeedsApproval when it
+        takes longer, AccessDenied as soon as it is denied. What was refused for good is not asked again (docs/sdk.md).
         """
-        flow = self._core.issue(scope, timeout=timeout, replaces=lease_id_of(replaces), public_key=public_key, csr=csr)
+        flow = self._core.issue(
+            scope,
+            Given(replaces=lease_id_of(replaces), public_key=public_key, csr=csr),
+            timeout=timeout,
+            patience=None if approval_timeout is None else checked_patience(approval_timeout),
+            tell=on_waiting,
+        )
         credential = self._driver.run(flow)
         self._wake.set()  # a heartbeat now: a credential that nobody claims is revoked
         return credential
+
+    def check(self, scopes: Iterable[str]) -> tuple[ScopeVerdict, ...]:
+        """What `issue` would be answered now, for scopes that the step has named. Costs nothing."""
+        return self._driver.run(self._core.check(scopes))
+
+    def wait_for_approval(
+        self,
+        waiting: Iterable[NeedsApproval],
+        *,
+        approval_timeout: timedelta | float,
+        on_waiting: Tell | None = None,
+    ) -> None:
+        """Wait for several at once: what `issue` has raised for each. Returns when all are granted; issues none.
+
+        Raises as `issue` does.
+        """
+        patience = checked_patience(approval_timeout)
+        self._driver.run(self._core.wait_for_approval(waiting, patience=patience, tell=on_waiting))
 
     def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
         """End one lease early, waiting up to `wait` seconds for evidence."""

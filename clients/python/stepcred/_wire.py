@@ -92,6 +92,10 @@ def scope_verdict(message: broker_pb2.ScopeVerdict) -> models.ScopeVerdict:
         tier=_tier(message.tier),
         revocability=_revocability(message.revocability),
         reference_id=message.reference_id,
+        approval_id=message.approval_id,
+        approvals_needed=message.approvals_needed,
+        approvals_given=message.approvals_given,
+        approval_expires_at=time_of(message, "approval_expires_at"),
     )
 
 

@@ -13,10 +13,14 @@ import grpc
 import grpc.aio
 
 from stepcred import _settings
-from stepcred._core import BrokerCore, Call, Flow, StepCore, checked_timeout, lease_id_of, note_failed_end
+from stepcred._approvals import Tell
+from stepcred._core import BrokerCore, StepCore
 from stepcred._credentials import Credential
-from stepcred._errors import StepcredError
+from stepcred._errors import NeedsApproval, StepcredError
+from stepcred._flow import Call, Flow
 from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
+from stepcred._refusals import Given
+from stepcred._requests import checked_patience, checked_timeout, lease_id_of, note_failed_end
 from stepcred._settings import Settings
 from stepcred._status import CallFailed, call_failed
 from stepcred._step import StepView
@@ -113,14 +117,23 @@ class Broker:
         scopes: Iterable[str],
         max_duration: timedelta | float | None = None,
         wait: float = 5.0,
+        approval_timeout: timedelta | float | None = None,
     ) -> Step:
         """As `stepcred.Broker.step`, to use in an `async with`."""
         name = _settings.step_name(workflow=workflow, run=run, step=step)
-        return Step(self._driver, self._core.step(name, scopes, max_duration=max_duration, wait=wait))
+        core = self._core.step(name, scopes, max_duration=max_duration, wait=wait, approval_timeout=approval_timeout)
+        return Step(self._driver, core)
 
-    def join(self, handle: str | None = None, *, wait: float = 5.0) -> Step:
+    def join(
+        self,
+        handle: str | None = None,
+        *,
+        wait: float = 5.0,
+        approval_timeout: timedelta | float | None = None,
+    ) -> Step:
         """As `stepcred.Broker.join`, to use in an `async with`."""
-        return Step(self._driver, self._core.join(_settings.step_handle(handle), wait=wait))
+        core = self._core.join(_settings.step_handle(handle), wait=wait, approval_timeout=approval_timeout)
+        return Step(self._driver, core)
 
     async def launch(
         self,
@@ -194,12 +207,35 @@ class Step(StepView):
         replaces: Credential | Lease | str | None = None,
         public_key: str = "",
         csr: str = "",
+        approval_timeout: timedelta | float | None = None,
+        on_waiting: Tell | None = None,
     ) -> Credential:
         """As `stepcred.Step.issue`."""
-        flow = self._core.issue(scope, timeout=timeout, replaces=lease_id_of(replaces), public_key=public_key, csr=csr)
+        flow = self._core.issue(
+            scope,
+            Given(replaces=lease_id_of(replaces), public_key=public_key, csr=csr),
+            timeout=timeout,
+            patience=None if approval_timeout is None else checked_patience(approval_timeout),
+            tell=on_waiting,
+        )
         credential = await self._driver.run(flow)
         self._wake.set()
         return credential
+
+    async def check(self, scopes: Iterable[str]) -> tuple[ScopeVerdict, ...]:
+        """As `stepcred.Step.check`."""
+        return await self._driver.run(self._core.check(scopes))
+
+    async def wait_for_approval(
+        self,
+        waiting: Iterable[NeedsApproval],
+        *,
+        approval_timeout: timedelta | float,
+        on_waiting: Tell | None = None,
+    ) -> None:
+        """As `stepcred.Step.wait_for_approval`."""
+        patience = checked_patience(approval_timeout)
+        await self._driver.run(self._core.wait_for_approval(waiting, patience=patience, tell=on_waiting))
 
     async def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
         """As `stepcred.Step.revoke`."""

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 import stepcred
-from tests.fakes.broker_server import STEP_ENDED, UNAVAILABLE, FakeBroker, Refusal
+from tests.fakes.broker_server import DENIED, STEP_ENDED, UNAVAILABLE, FakeBroker, Refusal
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,28 @@ def test_heartbeats_survive_unavailable_and_refusals(fake: FakeBroker) -> None:
     fake.heartbeat = 0.05
     fake.script("Heartbeat", UNAVAILABLE, Refusal(code=grpc.StatusCode.UNAUTHENTICATED, reason="CERTIFICATE_EXPIRED"))
     with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
+        assert fake.wait_for(lambda: len(fake.requests("Heartbeat")) >= 4)
+        assert step.alive
+
+
+def test_heartbeats_that_were_refused_for_good_are_not_repeated(fake: FakeBroker) -> None:
+    fake.heartbeat = 0.05
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
+        fake.script("Heartbeat", DENIED)
+        assert eventually(lambda: not step.alive)
+        sent = len(fake.requests("Heartbeat"))
+        time.sleep(0.3)
+        assert len(fake.requests("Heartbeat")) == sent
+        with pytest.raises(stepcred.StepEnded):
+            step.issue("orders-read")
+    assert fake.only_step().ended  # asked for once all the same: giving back is never wrong
+
+
+@pytest.mark.parametrize("reason", ["INVALID_ARGUMENT", "INTERNAL", "FROZEN"])
+def test_a_refusal_that_may_pass_keeps_no_step_from_being_heard(fake: FakeBroker, reason: str) -> None:
+    fake.heartbeat = 0.05
+    with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
+        fake.script("Heartbeat", *[Refusal(code=grpc.StatusCode.FAILED_PRECONDITION, reason=reason)] * 2)
         assert fake.wait_for(lambda: len(fake.requests("Heartbeat")) >= 4)
         assert step.alive
 

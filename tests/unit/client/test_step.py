@@ -128,7 +128,7 @@ def test_pushback_beyond_the_deadline_is_not_waited_for(fake: FakeBroker) -> Non
         ),
         (
             Refusal(code=grpc.StatusCode.FAILED_PRECONDITION, reason="NEEDS_APPROVAL", verdict="NEEDS_APPROVAL"),
-            stepcred.AccessDenied,
+            stepcred.NeedsApproval,
             "NEEDS_APPROVAL",
         ),
         (Refusal(code=grpc.StatusCode.INVALID_ARGUMENT, reason="A_NEWER_REASON"), stepcred.Refused, "NEVER"),

@@ -6,6 +6,7 @@ import pytest
 from broker.errors import StoreError
 from broker.guard.guard import Guard
 from broker.guard.tiers import DEFAULT_RULES
+from broker.guard.timing import guard_time, keep_time
 from broker.guard.verdicts import Admitted, Cooling, Held, HoldNow, Locked, LockNow, Why
 from broker.model import Tier
 from broker.store.base import GuardState, Tx
@@ -218,9 +219,9 @@ def test_an_operator_resets_a_held_key(which: str) -> None:
             world.ask(asking(run="one more"))
             world.clock.advance(HOUR + 1)
     assert isinstance(world.ask(ask), Held)
-    assert world.reset(key) is True
+    assert world.reset(key) is not None
     assert isinstance(world.ask(ask), Admitted)
-    assert world.reset("unknown") is False
+    assert world.reset("unknown") is None
 
 
 def test_a_reset_multiplies_no_hour() -> None:
@@ -241,15 +242,99 @@ def test_a_clock_set_back_and_right_again_widens_no_hour() -> None:
     assert isinstance(world.ask(asking(run="one more")), Cooling)
 
 
-def test_a_clock_set_back_by_a_day_opens_no_lock() -> None:
+@pytest.mark.parametrize("days", [-1, 1, 400])
+def test_a_moved_clock_neither_opens_nor_prolongs_a_lock(days: int) -> None:
     world, ask = World(), asking(Tier.ELEVATED)
     for _ in range(5):
         assert isinstance(world.ask(ask), Admitted)
         world.clock.advance(90)
     assert isinstance(world.ask(ask), LockNow)
+    world.clock.set_wall(world.clock.now() + timedelta(days=days))
+    world.clock.advance(HOUR - 1)
+    locked = world.ask(ask)
+    assert isinstance(locked, Locked)
+    assert locked.until == world.clock.now() + timedelta(seconds=1)  # told by the clock on the wall
+    world.clock.advance(1)
+    assert isinstance(world.ask(ask), Admitted)
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_moved_clock_ends_no_cool_down(days: int) -> None:
+    world, ask = World(), asking(Tier.LOW)
+    world.ask(ask)
+    world.fail(ask.key)
+    world.clock.set_wall(world.clock.now() + timedelta(days=days))
+    world.clock.advance(9)
+    cooling = world.ask(ask)
+    assert isinstance(cooling, Cooling)
+    assert (cooling.wait, cooling.until) == (timedelta(seconds=1), world.clock.now() + timedelta(seconds=1))
+    world.clock.advance(1)
+    assert isinstance(world.ask(ask), Admitted)
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_moved_clock_frees_no_hour_and_refills_nothing(days: int) -> None:
+    world = World()
+    admitted(world, 12)
+    for _ in range(10):
+        world.ask(asking(Tier.LOW))
+    world.clock.set_wall(world.clock.now() + timedelta(days=days))
+    assert isinstance(world.ask(asking(run="one more")), Cooling)
+    assert isinstance(world.ask(asking(Tier.LOW)), Cooling)
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_moved_clock_forgets_no_lock_of_the_day_before(days: int) -> None:
+    world, ask, seen = World(), asking(Tier.ELEVATED), []
+    for _ in range(2):
+        for _ in range(6):
+            seen.append(type(world.ask(ask)))
+            world.clock.advance(90)
+        world.clock.advance(HOUR)
+        world.clock.set_wall(world.clock.now() + timedelta(days=days))
+    assert (seen.count(LockNow), seen.count(HoldNow)) == (1, 1)
+
+
+def test_over_a_reboot_the_wall_clock_counts_and_never_backwards() -> None:
+    world = World()
+    admitted(world, 12)
     world.clock.set_wall(world.clock.now() - timedelta(days=1))
-    world.clock.advance(HOUR)
-    assert isinstance(world.ask(ask), Locked)
+    world.clock.reboot()
+    assert isinstance(world.ask(asking(run="one more")), Cooling)
+    world.clock.advance(HOUR + 1)
+    admitted(world, 12)
+    world.clock.reboot()
+    world.clock.advance(HOUR)  # the machine was off
+    assert isinstance(world.look(asking(run="one more")), Cooling)
+    world.clock.advance(1)
+    admitted(world, 1)
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_each_epoch_keeps_the_time_so_that_no_clock_set_before_or_after_a_reboot_is_believed(*, renewed: bool) -> None:
+    """`renewed=False` is the mutant."""
+    world = World()
+    admitted(world, 12)
+    for _ in range(2):
+        world.clock.set_wall(world.clock.now() + timedelta(days=1))
+        if renewed:
+            world.renew()
+        world.clock.reboot()
+        if renewed:
+            world.renew()
+    world.clock.set_wall(world.clock.now() + timedelta(days=1))
+    assert isinstance(world.ask(asking(run="one more")), Cooling if renewed else Admitted)
+
+
+def test_an_older_moment_makes_guard_time_no_faster() -> None:
+    world = World()
+    early = world.clock.moment()
+    world.clock.advance(60)
+    late = world.clock.moment()
+    for _ in range(100):
+        world.write(lambda tx: keep_time(tx, late))
+        world.write(lambda tx: keep_time(tx, early))
+    assert world.write(lambda tx: guard_time(tx, late)) == late.wall
 
 
 def test_the_tier_of_today_decides() -> None:
@@ -267,14 +352,14 @@ async def test_a_refusing_transaction_commits_and_a_failing_one_leaves_no_charge
     store, guard, clock, ask = MemoryStore(), Guard(), FakeClock(), asking(Tier.HIGH)
 
     def break_off(tx: Tx) -> None:
-        guard.admit(tx, ask, lease_id="a", now=clock.now())
+        guard.admit(tx, ask, lease_id="a", now=clock.moment())
         raise StoreError("disk full")
 
     with pytest.raises(StoreError):
         await store.write(break_off)
     assert await store.read(lambda tx: tx.guard_row(ask.key)) is None
     for n in range(4):
-        await store.write(lambda tx, n=n: guard.admit(tx, ask, lease_id=f"l{n}", now=clock.now()))  # type: ignore[misc]  # a bound default
+        await store.write(lambda tx, n=n: guard.admit(tx, ask, lease_id=f"l{n}", now=clock.moment()))  # type: ignore[misc]  # a bound default
     row = await store.read(lambda tx: tx.guard_row(ask.key))
     assert row is not None
     assert (row.state, row.spent) == (GuardState.LOCKED, 3)

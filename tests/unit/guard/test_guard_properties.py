@@ -1,17 +1,21 @@
-"""Over any sequence of events, with a clock that is also set back: what is admitted stays within bounds (I4)."""
+"""Over any sequence of events, with a clock that is set and a machine that restarts: what is admitted stays within bounds (I4)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from hypothesis import settings
+import pytest
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from broker.clock import Moment
 from broker.guard.tiers import DEFAULT_RULES
-from broker.guard.verdicts import Admitted, Held, HoldNow, LockNow
+from broker.guard.verdicts import Admitted, Cooling, Held, HoldNow, Locked, LockNow, Why
 from broker.model import Tier
+from broker.store.base import Tx
 from tests.unit.guard.world import World, asking
 
 HOUR, DAY = 3600.0, 86400.0
@@ -37,6 +41,7 @@ class Guarded(RuleBasedStateMachine):
         self.mints: list[Mint] = []
         self.locked_at: dict[str, list[float]] = {}
         self.held: set[str] = set()
+        self.not_before: dict[str, float] = {}  # ends of cool-downs that nothing shortens, in true time
 
     @property
     def true(self) -> float:
@@ -46,9 +51,16 @@ class Guarded(RuleBasedStateMachine):
     def advance(self, seconds: float) -> None:
         self.world.clock.advance(seconds)
 
-    @rule(seconds=st.sampled_from([1.0, HOUR, DAY]))
-    def set_clock_back(self, seconds: float) -> None:
-        self.world.clock.set_wall(self.world.clock.now() - timedelta(seconds=seconds))
+    @rule(seconds=st.sampled_from([1.0, HOUR, DAY, 400 * DAY]), sign=st.sampled_from([-1, 1]))
+    def set_clock(self, seconds: float, sign: int) -> None:
+        self.world.clock.set_wall(self.world.clock.now() + timedelta(seconds=sign * seconds))
+
+    @rule(seconds=SPANS)
+    def reboot(self, seconds: float) -> None:
+        self.world.renew()
+        self.world.clock.advance(seconds)  # off
+        self.world.clock.reboot()
+        self.world.renew()
 
     @rule(run=RUNS, times=st.integers(1, 12))
     def ask(self, run: str, times: int) -> None:
@@ -62,9 +74,14 @@ class Guarded(RuleBasedStateMachine):
         if isinstance(verdict, Admitted):
             assert run not in self.held
             assert all(self.true >= at + HOUR for at in locks)  # no lock reopens early
+            assert self.true >= self.not_before.get(run, 0.0)
             self.mints.append(Mint(run, self.world.last_lease, self.true))
         elif isinstance(verdict, LockNow):
             locks.append(self.true)
+        elif isinstance(verdict, Locked):
+            assert self.true < locks[-1] + HOUR  # nor late
+        elif isinstance(verdict, Cooling) and verdict.why in (Why.ATTEMPT, Why.FAILURE):
+            self.not_before[run] = max(self.true + verdict.wait.total_seconds(), self.not_before.get(run, 0.0))
         elif isinstance(verdict, HoldNow):
             self.held |= {run} if verdict.row.key == ask.key else {"r1", "r2", "r3", "r4"}
         elif run in self.held:
@@ -103,6 +120,37 @@ class Guarded(RuleBasedStateMachine):
         times = [mint.at for mint in self.mints if not mint.returned]
         for end in times:
             assert sum(end - HOUR < at <= end for at in times) <= self.tier_rules.hourly
+
+
+def by_the_wall(_tx: Tx, now: Moment) -> datetime:
+    return now.wall
+
+
+def a_clock_set_forward_is_believed(tx: Tx, now: Moment) -> datetime:
+    kept = tx.guard_clock()
+    return now.wall if kept is None else max(now.wall, kept.at)
+
+
+@pytest.mark.parametrize("mutant", [by_the_wall, a_clock_set_forward_is_believed])
+def test_mutant_that_goes_by_the_wall_clock_is_found(
+    monkeypatch: pytest.MonkeyPatch, mutant: Callable[[Tx, Moment], datetime]
+) -> None:
+    monkeypatch.setattr("broker.guard.guard.guard_time", mutant)
+    finds(Guarded)
+
+
+def finds(machine: type[RuleBasedStateMachine]) -> None:
+    quick = settings(
+        max_examples=500,
+        stateful_step_count=40,
+        deadline=None,
+        phases=[Phase.generate],
+        derandomize=True,
+        database=None,
+        report_multiple_bugs=False,
+    )
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(machine, settings=quick)  # type: ignore[no-untyped-call]  # hypothesis has none
 
 
 TestGuarded = Guarded.TestCase

@@ -21,7 +21,7 @@ from broker.store.base import GuardState
 from stepcred.v1 import broker_pb2
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.provider import FakeProvider
-from tests.fakes.world import OTHER, World, agent, new_id, refusal, world
+from tests.fakes.world import ANN, OTHER, World, agent, everything, new_id, refusal, world
 
 
 async def test_on_stop_revoke_ends_what_lives_though_a_mint_hangs(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ async def test_on_stop_revoke_ends_what_lives_though_a_mint_hangs(tmp_path: Path
 async def test_freezing_may_take_along_what_lives(broker: World) -> None:
     opened = await broker.begin()
     lease = (await broker.issue(opened.handle)).lease
-    await broker.engine.freeze(frozen=True)
+    await broker.engine.orders.freeze(everything(), ANN)
     assert (await broker.lease(lease.id)).state is LeaseState.ACTIVE
-    await broker.engine.freeze(frozen=True, revoke=True, by="ann")
+    await broker.engine.orders.freeze(everything(), ANN, revoke=True)
     await broker.until(broker.nothing_alive)
     assert (await broker.lease(lease.id)).end_reason is EndReason.FROZEN
 

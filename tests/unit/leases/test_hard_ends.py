@@ -25,7 +25,7 @@ from broker.providers.base import Contact, LeaseRef, Progress, ProviderError, Se
 from broker.store.base import tail
 from tests.fakes.domain import lease as lease_of_domain
 from tests.fakes.provider import FakeProvider
-from tests.fakes.world import World, agent, world
+from tests.fakes.world import ANN, World, agent, world
 
 
 @pytest.mark.parametrize("old", [5, 10])
@@ -55,7 +55,7 @@ async def test_without_an_epoch_the_provider_is_not_hammered(broker: World, monk
         raise StoreError("disk I/O error")
 
     monkeypatch.setattr(broker.core.epoch, "renew", cannot)
-    await broker.engine.revoke(Selection(leases=frozenset(ids)), by="test")
+    await broker.engine.orders.revoke(Selection(leases=frozenset(ids)), ANN)
     monkeypatch.setattr(broker.core.epoch, "_expires_boot", 0.0)
     broker.provider.seen.clear()
     await asyncio.sleep(0.5)

@@ -7,7 +7,7 @@ import pytest
 
 from broker.errors import Reason
 from broker.model import EndReason, Evidence, LeaseState, VaultToken
-from tests.fakes.world import MAP, OTHER, World, agent, new_id, refusal
+from tests.fakes.world import ANN, MAP, OTHER, World, agent, everything, new_id, refusal
 
 
 async def test_a_credential_is_minted_committed_and_delivered(broker: World) -> None:
@@ -172,9 +172,9 @@ async def test_freezing_stops_the_mint_that_is_in_flight_also_when_it_is_taken_b
     broker.provider.after_landing.clear()
     caller = asyncio.create_task(broker.issue(opened.handle))
     await broker.provider.landed.wait()
-    await broker.engine.freeze(frozen=True, by="operator")
+    await broker.engine.orders.freeze(everything(), ANN)
     if unfrozen:
-        await broker.engine.freeze(frozen=False, by="operator")
+        await broker.engine.orders.unfreeze("all", ANN)
     broker.provider.after_landing.set()
     error = await refusal(caller)
     assert error.reason is Reason.FROZEN

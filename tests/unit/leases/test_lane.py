@@ -15,7 +15,7 @@ from broker.leases import ending, lane
 from broker.model import EndReason, LeaseState
 from broker.providers.base import LeaseRef, Progress, ProviderError
 from tests.fakes.provider import FakeProvider
-from tests.fakes.world import World, agent, refusal, world
+from tests.fakes.world import ANN, World, agent, everything, refusal, world
 
 
 class Hanging(FakeProvider):
@@ -164,8 +164,8 @@ async def test_what_may_be_asked_again_says_when(broker: World) -> None:
 
 
 async def test_freezing_is_journalled(broker: World) -> None:
-    await broker.engine.freeze(frozen=True)
-    await broker.engine.freeze(frozen=True)
+    await broker.engine.orders.freeze(everything(), ANN)
+    await broker.engine.orders.freeze(everything(), ANN)
     assert (await broker.journal_kinds()).count("FROZEN") == 1
 
 
@@ -179,7 +179,7 @@ async def test_the_gauges_follow_the_store(broker: World) -> None:
     await broker.fake_clock.run(7)
     await broker.until(lambda: _gauge(broker, "stepcred_leases", 0, state="ACTIVE"))
     assert await _gauge(broker, "stepcred_steps_open", 0)
-    await broker.engine.freeze(frozen=True)
+    await broker.engine.orders.freeze(everything(), ANN)
     await broker.fake_clock.run(7)
     await broker.until(lambda: _gauge(broker, "stepcred_frozen", 1))
     assert await _gauge(broker, "stepcred_mint_seconds_count", 1, provider="fake")

@@ -18,12 +18,12 @@ from broker.leases.selection import Selection
 from broker.model import Lease, LeaseState
 from broker.providers.base import Contact, LeaseRef, Progress, ProviderError, Settlement
 from tests.fakes.provider import FakeProvider
-from tests.fakes.world import World, agent, refusal, world
+from tests.fakes.world import ANN, World, agent, refusal, world
 
 
 def roomy(broker: World) -> None:
     rules = {tier: replace(rule, hourly=10_000) for tier, rule in DEFAULT_RULES.items()}
-    object.__setattr__(broker.core, "guard", Guard(rules))
+    object.__setattr__(broker.core, "guard", Guard(rules.__getitem__))
 
 
 async def tick(broker: World, seconds: float, step: float = 0.5) -> None:
@@ -55,7 +55,7 @@ async def test_a_high_one_waits_for_no_more_than_what_is_under_way(
         return await revoke(self, ref)
 
     monkeypatch.setattr(FakeProvider, "revoke", slow)
-    await broker.engine.revoke(Selection(leases=frozenset(ids)), by="test")
+    await broker.engine.orders.revoke(Selection(leases=frozenset(ids)), ANN)
     await broker.core.make_due()  # what a new epoch, a breaker that closes or a clock set back does
     await asyncio.sleep(0.02)
     before = len(order)
@@ -69,7 +69,7 @@ async def test_a_disk_that_hiccups_keeps_no_place_for_long(broker: World, monkey
     opened = await broker.begin(["danger"], run="high")
     high = (await broker.issue(opened.handle, "danger")).lease.id
     broker.provider.proves = False
-    await broker.engine.revoke(Selection(leases=frozenset(ids)), by="test")
+    await broker.engine.orders.revoke(Selection(leases=frozenset(ids)), ANN)
     for _ in range(120):
         await tick(broker, 2, 1)
         await broker.engine.heartbeat(agent(), opened.handle, [high])

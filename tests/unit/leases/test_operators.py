@@ -11,7 +11,7 @@ from broker.errors import Reason
 from broker.leases.selection import Selection
 from broker.model import EndReason, LeaseState
 from broker.store.base import tail
-from tests.fakes.world import LOAD, OTHER, World, agent, refusal
+from tests.fakes.world import ANN, LOAD, OTHER, World, agent, refusal
 
 
 async def minted(broker: World) -> dict[str, str]:
@@ -43,8 +43,8 @@ async def test_revoking_takes_what_is_selected_and_nothing_else(
 ) -> None:
     leases = await minted(broker)
     wanted = {leases[run] for run in runs}
-    assert {lease.id for lease in await broker.engine.live(selection)} == wanted
-    assert {lease.id for lease in await broker.engine.revoke(selection, by="spiffe://ops/ann")} == wanted
+    assert {lease.id for lease in (await broker.engine.orders.would_revoke(selection)).leases} == wanted
+    assert {lease.id for lease in (await broker.engine.orders.revoke(selection, ANN)).leases} == wanted
     states = {lease_id: (await broker.lease(lease_id)).state for lease_id in leases.values()}
     assert {lease_id for lease_id, state in states.items() if state is LeaseState.ACTIVE} == set(
         leases.values()
@@ -52,7 +52,7 @@ async def test_revoking_takes_what_is_selected_and_nothing_else(
     journal = [json.loads(entry.body) for entry in await broker.store.read(lambda tx: list(tail(tx)))]
     asked = [one for one in journal if one["kind"] == "LEASE_REVOKING" and one["reason"] == "OPERATOR"]
     assert {one["lease_id"] for one in asked} == wanted
-    assert all(one["data"]["by"] == "spiffe://ops/ann" for one in asked)
+    assert all(one["data"]["by"] == "ann" for one in asked)
 
 
 async def test_what_is_being_minted_is_selected_too(broker: World) -> None:
@@ -60,7 +60,7 @@ async def test_what_is_being_minted_is_selected_too(broker: World) -> None:
     broker.provider.after_landing.clear()
     caller = asyncio.create_task(broker.issue(opened.handle))
     await broker.provider.landed.wait()
-    (lease,) = await broker.engine.revoke(Selection(everything=True), by="ann")
+    (lease,) = (await broker.engine.orders.revoke(Selection(everything=True), ANN)).leases
     broker.provider.after_landing.set()
     assert (await refusal(caller)).reason is Reason.LEASE_ENDED
     await broker.until(broker.nothing_alive)
@@ -69,9 +69,10 @@ async def test_what_is_being_minted_is_selected_too(broker: World) -> None:
 
 async def test_ending_steps_ends_their_leases_and_leaves_others_open(broker: World) -> None:
     leases = await minted(broker)
-    assert await broker.engine.end_steps(Selection(scope="plain"), by="ann") == []  # no step is a scope's
-    ended = await broker.engine.end_steps(Selection(agent=LOAD), by="ann")
-    assert {step.key.run for step in ended} == {"r1", "r2"}
+    would = await broker.engine.orders.would_revoke(Selection(scope="timed"), end_steps=True)
+    assert [step.key.run for step in would.steps] == ["r2"]  # whoever holds such a credential would ask for the next
+    ended = await broker.engine.orders.revoke(Selection(agent=LOAD), ANN, end_steps=True)
+    assert {step.key.run for step in ended.steps} == {"r1", "r2"}
     assert (await broker.lease(leases["r3"])).state is LeaseState.ACTIVE
     assert (await broker.lease(leases["r1"])).state is not LeaseState.ACTIVE
     open_ = await broker.store.read(lambda tx: tx.open_steps())

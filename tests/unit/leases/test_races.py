@@ -15,7 +15,7 @@ from broker.leases.issuing import Issuing
 from broker.leases.selection import Selection
 from broker.model import EndReason, LeaseState, StepState
 from tests.fakes.memory_store import MemoryTx
-from tests.fakes.world import World, agent, new_id, refusal
+from tests.fakes.world import ANN, World, agent, new_id, refusal
 
 
 async def test_a_caller_that_vanishes_while_the_intent_is_written_leaves_no_intent_behind(
@@ -119,7 +119,7 @@ async def test_only_the_lease_dies_when_only_the_lease_was_withdrawn_in_flight(b
     caller = asyncio.create_task(broker.issue(opened.handle))
     await broker.provider.landed.wait()
     [lease] = await broker.leases()
-    assert await broker.engine.revoke(Selection(leases=frozenset({lease.id})), by="test")
+    assert await broker.engine.orders.revoke(Selection(leases=frozenset({lease.id})), ANN)
     broker.provider.after_landing.set()
     assert (await refusal(caller)).reason is Reason.LEASE_ENDED
     await broker.engine.heartbeat(agent(), opened.handle, [])  # the step goes on

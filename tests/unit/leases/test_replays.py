@@ -9,7 +9,7 @@ import pytest
 
 from broker.errors import BrokerError, Reason
 from broker.model import EndReason
-from tests.fakes.world import World, agent, new_id, refusal
+from tests.fakes.world import ANN, World, agent, everything, new_id, refusal
 
 
 async def lost_twice(broker: World, handle: str, request_id: str) -> None:
@@ -78,5 +78,5 @@ async def test_while_the_broker_stops_it_is_answered(broker: World) -> None:
 async def test_while_the_broker_is_frozen_nothing_is_delivered(broker: World) -> None:
     opened, request_id = await broker.begin(), new_id()
     await broker.issue(opened.handle, request_id=request_id)
-    await broker.engine.freeze(frozen=True)
+    await broker.engine.orders.freeze(everything(), ANN)
     assert (await refusal(broker.issue(opened.handle, request_id=request_id))).reason is Reason.FROZEN

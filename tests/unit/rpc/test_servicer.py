@@ -169,6 +169,18 @@ async def test_check_access_opens_nothing(edge: Edge) -> None:
     assert await edge.broker.store.read(lambda tx: tx.open_steps()) == []
 
 
+async def test_check_access_of_an_open_step_is_asked_by_its_handle_alone(edge: Edge) -> None:
+    opened = await edge.begin("plain")
+    request = pb.CheckAccessRequest(step_handle=opened.step_handle, scopes=["plain"])
+    answer = await edge.stub().CheckAccess(request)
+    assert [scope.verdict for scope in answer.scopes] == [pb.VERDICT_GRANTED]
+    request.name.CopyFrom(NAME)
+    assert (await told(edge.stub().CheckAccess(request))).reason == "INVALID_ARGUMENT"
+    for handle in ("x" * 26, "x" * 9000):
+        request = pb.CheckAccessRequest(step_handle=handle, scopes=["plain"])
+        assert (await told(edge.stub().CheckAccess(request))).reason == "ACCESS_DENIED"
+
+
 async def test_who_am_i_says_what_the_certificate_says(edge: Edge) -> None:
     answer = await edge.stub().WhoAmI(pb.WhoAmIRequest())
     assert [match.workload for match in answer.workloads] == ["load"]

@@ -112,13 +112,13 @@ def _traced(edge: Edge, monkeypatch: pytest.MonkeyPatch, trace: list[str]) -> It
 
         return noted
 
-    serve = edge.pipeline._serve
+    serve = edge.pipeline._checked
 
-    async def serving(*arguments: Any) -> bytes:
+    async def serving(*arguments: Any, **named: Any) -> Any:
         _in_call.set(True)  # of this call's own task, and of those that it starts
-        return await serve(*arguments)
+        return await serve(*arguments, **named)
 
-    monkeypatch.setattr(edge.pipeline, "_serve", serving)
+    monkeypatch.setattr(edge.pipeline, "_checked", serving)
     monkeypatch.setattr(store, "read", noting("read", store.read))
     monkeypatch.setattr(store, "write", noting("write", store.write))
     for name in ("matches", "grants_of", "grants_for", "first_grant_of", "denies_of"):
@@ -154,6 +154,7 @@ BY_HANDLE: dict[str, Callable[[str], Any]] = {
     "Heartbeat": lambda it: pb.HeartbeatRequest(step_handle=it, held_lease_ids=["abcdefghijklmnop"]),
     "RevokeLease": lambda it: pb.RevokeLeaseRequest(request_id=new_id(), step_handle=it, lease_id="abcdefghijklmnop"),
     "EndStep": lambda it: pb.EndStepRequest(request_id=new_id(), step_handle=it),
+    "CheckAccess": lambda it: pb.CheckAccessRequest(step_handle=it, scopes=["plain"]),
 }
 BY_LEASE: dict[str, Callable[[str, str], Any]] = {
     "RevokeLease": lambda handle, it: pb.RevokeLeaseRequest(request_id=new_id(), step_handle=handle, lease_id=it),

@@ -18,6 +18,8 @@ _SMALL = {
     "control",
     "key_fingerprints",
     "raise_generation",
+    "open_approvals",
+    "approval_counts",
     "freezes",  # the few that there are
     "reviews",
     "firing",
@@ -27,6 +29,7 @@ _SMALL = {
     "forget_deliveries",
     "forget_alerts",
     "guard_counts",
+    "guard_clock",
     "set_anchored",
     "start_epoch",
     "raise_map_serial",
@@ -39,7 +42,7 @@ _OWN_INDEX = {  # asked every second or oftener, or a page at a time, however ma
     "lease_page": "leases_by_state",
     "high_lease_page": "leases_live_high",
 }
-_LAST = {"epoch", "journal_head"}  # steps to the end of the key
+_LAST = {"epoch", "journal_head", "last_of_journal"}  # steps to the end of the key
 
 
 @pytest.fixture(scope="module")

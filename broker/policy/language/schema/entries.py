@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from broker.config import TierOverride
 from broker.model import Bind, JsonValue
-from broker.policy.decision import Concurrent
+from broker.policy.decision import Concurrent, Signers
 from broker.policy.language.schema import values as of
 from broker.policy.patterns import TRUST_DOMAIN
 
@@ -17,6 +19,14 @@ class Strict(BaseModel):
     """Nothing is converted, nothing unknown is kept."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class ApprovalsEntry(Strict):
+    """Who may say yes under this map, beside what is so for every map."""
+
+    signers: of.MapSigners = Field(
+        default=Signers.ALLOW, description="refuse: whoever signed this map approves nothing under it."
+    )
 
 
 class Head(Strict):
@@ -30,6 +40,7 @@ class Head(Strict):
         [], description="Further trust domains that workloads, launchers and never agents may be of."
     )
     constants: dict[str, Any] = Field({}, description="Texts for {name} in ids and provider blocks.")
+    approvals: ApprovalsEntry = Field(ApprovalsEntry(), description="Who may approve under this map.")
     residency: dict[str, Any] = Field({}, description="Where data may live: a name, and its regions.")
     workloads: dict[str, Any] = Field({}, description="Who asks: patterns of certificates.")
     launchers: dict[str, Any] = Field({}, description="Schedulers that open steps for workloads.")
@@ -101,6 +112,9 @@ class ScopeEntry(Strict):
     max_ttl: of.LongSpan | None = Field(None, description="From the first credential to the end of its last successor.")
     tier: of.TierName  # no default: whoever declares a scope says how dangerous it is
     residency: of.Optionals = Field([], description="Where its data lives.")
+    shared_hourly: of.Hourly | None = Field(
+        None, description="Over all agents in any rolling hour, one workload a quarter at most; no limit by default."
+    )
     approvals: of.Approvals = Field(0, description="Operators who must say yes.")
     description: str = ""
 
@@ -131,6 +145,9 @@ class LauncherEntry(Strict):
     """A scheduler, and whom it opens steps for."""
 
     id: str = Field(description="The launcher's own certificate: spiffe://trust-domain/…")
+    owners: of.Optionals = Field(
+        [], description="Operators, or group:NAME; they approve nothing of the steps that it opens."
+    )
     workloads: of.Names
     workflows: of.Workflows
     definition_digest: of.Digests | None = Field(None, description="Of the definitions it may launch; any by default.")
@@ -184,7 +201,23 @@ class TierEntry(Strict):
     )
     approvals: of.Approvals = Field(0, description="Operators who must say yes to each of them.")
     longest_ttl: of.Ttl | None = Field(None, description="No scope of this tier may live longer.")
+    budget: of.Budget | None = Field(None, description="Credentials that may exist, per step and scope.")
+    hourly: of.Hourly | None = Field(None, description="Per workload and scope, in any rolling hour.")
+    refill: of.GuardSpan | None = Field(None, description="One attempt comes back in each such span.")
+    lock: of.GuardSpan | None = Field(None, description="How long a lock lasts.")
+    cool_down: of.GuardSpan | None = Field(None, description="The first one; each further one doubles.")
+    max_cool_down: of.GuardSpan | None = Field(None, description="Where doubling ends.")
+    ceiling_factor: of.Factor | None = Field(
+        None, description="Admitted requests in a step's life, failed ones included, as a multiple of the budget."
+    )
+    on_lock: of.Halting | None = Field(None, description="What a lock ends: the step by default, its run or workflow.")
+    compensate: of.Name | None = Field(None, description="Who is told of a lock: a [compensation.NAME] of the broker.")
     description: str = ""
+
+    @property
+    def limits(self) -> TierOverride:
+        """The guard's numbers among them."""
+        return TierOverride(**{item.name: getattr(self, item.name) for item in fields(TierOverride)})
 
 
 class TeamEntry(Strict):

@@ -32,6 +32,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
 _MODELS: tuple[type[BaseModel], ...] = (
     *_SECTIONS.values(),
     entries.TierEntry,
+    entries.ApprovalsEntry,
     entries.Expectation,
     entries.Head,
     entries.TeamHead,
@@ -90,6 +91,7 @@ def _sections() -> dict[str, JsonValue]:
     tiers = {tier.value: _reference(entries.TierEntry) for tier in Tier}
     return found | {
         "tiers": {"type": "object", "properties": tiers, "additionalProperties": False},
+        "approvals": _reference(entries.ApprovalsEntry),
         "constants": {"type": "object", "additionalProperties": _CONSTANT},
         "residency": _named(_REGIONS),
         "federates_with": DOMAINS_SCHEMA,

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
-from broker.model import DEFINITION_DIGEST, MIN_LEASE_LIFE, NAME, Bind, Revocability, Tier
-from broker.policy.decision import Concurrent, Denial
+from broker.model import DEFINITION_DIGEST, MIN_LEASE_LIFE, NAME, Bind, OnLock, Revocability, Tier
+from broker.policy.decision import Concurrent, Denial, Signers
 from broker.policy.durations import format_duration, parse_duration, parse_instant, parse_time
 from broker.policy.patterns import TRUST_DOMAIN
 from broker.policy.problems import did_you_mean
@@ -25,6 +25,9 @@ MOST_NETWORKS = 64
 _MAPPED = IPv6Network("::ffff:0:0/96")
 MOST_ATTEMPTS = 1000
 MOST_APPROVALS = 5
+MOST_BUDGET = 1000
+MOST_HOURLY = 100_000
+MOST_FACTOR = 100
 _NAME_SCHEMA = {"type": "string", "pattern": f"^{NAME.pattern}$"}
 
 
@@ -151,6 +154,16 @@ def _between(least: int, most: int) -> AfterValidator:
     return AfterValidator(bounded)
 
 
+def _count_schema(most: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "integer", "minimum": 1, "maximum": most})
+
+
+def _guard_span(span: timedelta) -> timedelta:
+    if span > LONGEST_SPAN:
+        raise ValueError(f"longer than {format_duration(LONGEST_SPAN)}")
+    return span
+
+
 def _version(value: int) -> int:
     if value != 1:
         raise ValueError("this broker reads version 1")
@@ -209,9 +222,15 @@ Attempts = Annotated[
 Approvals = Annotated[
     int, _between(0, MOST_APPROVALS), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MOST_APPROVALS})
 ]
+Budget = Annotated[int, _between(1, MOST_BUDGET), _count_schema(MOST_BUDGET)]
+Hourly = Annotated[int, _between(1, MOST_HOURLY), _count_schema(MOST_HOURLY)]
+Factor = Annotated[int, _between(1, MOST_FACTOR), _count_schema(MOST_FACTOR)]
+GuardSpan = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_guard_span), _SPAN_SCHEMA]
 TierName = Annotated[Tier, Choice(Tier, "a tier")]
 Concurrency = Annotated[Concurrent, Choice(Concurrent, "concurrent")]
+MapSigners = Annotated[Signers, Choice(Signers, "signers")]
 Binding = Annotated[Bind, Choice(Bind, "bind")]
+Halting = Annotated[OnLock, Choice(OnLock, "on_lock")]
 Revocabilities = Annotated[list[Annotated[Revocability, Choice(Revocability, "revocability")]], AfterValidator(_some)]
 Reason = Annotated[Denial, Choice(Denial, "a reason")]
 Version = Annotated[int, AfterValidator(_version), WithJsonSchema({"const": 1})]

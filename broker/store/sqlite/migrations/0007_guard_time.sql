@@ -1,14 +1,22 @@
--- Locks, cool-downs and the rolling hour also go by elapsed time: a wall clock that is moved opens nothing.
+-- The guard's own time: it passes as the machine's boot time does, so that a wall clock that is moved opens nothing.
 
-ALTER TABLE guard ADD COLUMN boot_id TEXT NOT NULL DEFAULT '';
-ALTER TABLE guard ADD COLUMN until_boot REAL NOT NULL DEFAULT 0.0; -- `until`, in seconds of that boot's CLOCK_BOOTTIME
+CREATE TABLE guard_clock (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    at INTEGER NOT NULL, -- guard time when it was last looked at
+    wall INTEGER NOT NULL, -- what the clocks said then
+    boot REAL NOT NULL, -- seconds of CLOCK_BOOTTIME
+    boot_id TEXT NOT NULL
+) STRICT;
+
+-- Times of the rows that are there are wall times: it goes on from the latest of them.
+INSERT INTO guard_clock (only, at, wall, boot, boot_id)
+SELECT 1, max(refilled_at), max(refilled_at), 0.0, '' FROM guard HAVING max(refilled_at) IS NOT NULL;
+
 ALTER TABLE guard ADD COLUMN reset_by TEXT NOT NULL DEFAULT '';
 ALTER TABLE guard ADD COLUMN reset_at INTEGER;
 
 CREATE INDEX guard_closed ON guard (key, state) WHERE state <> 'OPEN';
 
-ALTER TABLE charges ADD COLUMN boot_id TEXT NOT NULL DEFAULT '';
-ALTER TABLE charges ADD COLUMN boot REAL NOT NULL DEFAULT 0.0;
 -- Of scopes with a limit over all agents; NULL for all others, which cost nothing then.
 ALTER TABLE charges ADD COLUMN shared TEXT;
 

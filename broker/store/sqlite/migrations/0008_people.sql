@@ -9,6 +9,7 @@ CREATE TABLE approvals (
     scope TEXT NOT NULL,
     step_id TEXT NOT NULL,
     launcher TEXT NOT NULL,
+    address TEXT NOT NULL,
     workload TEXT NOT NULL,
     captures TEXT NOT NULL,
     tier TEXT NOT NULL,
@@ -50,6 +51,7 @@ CREATE TABLE votes (
     approve INTEGER NOT NULL CHECK (approve IN (0, 1)),
     reason TEXT NOT NULL,
     at INTEGER NOT NULL,
+    good_for INTEGER, -- microseconds
     PRIMARY KEY (approval_id, operator)
 ) STRICT, WITHOUT ROWID;
 
@@ -89,7 +91,9 @@ CREATE TABLE second_factors (
     revision INTEGER NOT NULL,
     last_step INTEGER NOT NULL,
     failures INTEGER NOT NULL,
-    failed_at INTEGER
+    failed_at INTEGER,
+    boot_id TEXT NOT NULL,
+    failed_boot REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 ALTER TABLE leases ADD COLUMN approval_id TEXT NOT NULL DEFAULT '';
@@ -98,4 +102,7 @@ ALTER TABLE leases ADD COLUMN approval_digest TEXT NOT NULL DEFAULT '';
 -- One run's story is asked for by its name.
 ALTER TABLE journal ADD COLUMN run TEXT GENERATED ALWAYS AS (json_extract(body, '$.run')) VIRTUAL;
 CREATE INDEX journal_by_run ON journal (run) WHERE run IS NOT NULL;
+-- Records of a lease's end name only its step.
+ALTER TABLE journal ADD COLUMN step_id TEXT GENERATED ALWAYS AS (json_extract(body, '$.step_id')) VIRTUAL;
+CREATE INDEX journal_by_step ON journal (step_id) WHERE step_id IS NOT NULL;
 CREATE INDEX steps_open_by_run ON steps (workflow, run) WHERE state = 'OPEN';

@@ -31,4 +31,5 @@ CREATE TABLE notices (
     sent_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX notices_due ON notices (next_try_at) WHERE sent_at IS NULL;
+CREATE INDEX notices_due ON notices (target, next_try_at) WHERE sent_at IS NULL;
+CREATE INDEX notices_sent ON notices (sent_at) WHERE sent_at IS NOT NULL;

@@ -26,8 +26,8 @@ SELECT * FROM reviews WHERE closed_at IS NULL OR :closed_too ORDER BY at DESC, i
 SELECT * FROM second_factors WHERE operator = :operator;
 
 -- name: put_second_factor
-INSERT INTO second_factors (operator, revision, last_step, failures, failed_at)
-VALUES (:operator, :revision, :last_step, :failures, :failed_at)
+INSERT INTO second_factors (operator, revision, last_step, failures, failed_at, boot_id, failed_boot)
+VALUES (:operator, :revision, :last_step, :failures, :failed_at, :boot_id, :failed_boot)
 ON CONFLICT (operator) DO UPDATE SET
     revision = excluded.revision, last_step = excluded.last_step, failures = excluded.failures,
-    failed_at = excluded.failed_at;
+    failed_at = excluded.failed_at, boot_id = excluded.boot_id, failed_boot = excluded.failed_boot;

@@ -53,6 +53,10 @@ WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') GROUP BY provider, s
 SELECT state, count(*) AS leases FROM leases
 WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') GROUP BY state;
 
+-- name: revoking_since
+SELECT count(*) AS leases, min(revoking_at) AS oldest FROM leases
+WHERE state = 'REVOKING' AND revoking_at <= :before;
+
 -- name: due_leases
 SELECT * FROM leases INDEXED BY leases_due
 WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at <= :now

@@ -46,10 +46,15 @@ INSERT INTO notices (id, target, body, created_at, next_try_at, attempts, sent_a
 VALUES (:id, :target, :body, :created_at, :next_try_at, :attempts, :sent_at);
 
 -- name: due_notices
-SELECT * FROM notices WHERE sent_at IS NULL AND next_try_at <= :now ORDER BY next_try_at, id LIMIT :limit;
+SELECT * FROM notices WHERE target = :target AND sent_at IS NULL AND next_try_at <= :now
+ORDER BY next_try_at, id LIMIT :limit;
 
 -- name: put_notice
 UPDATE notices SET next_try_at = :next_try_at, attempts = :attempts, sent_at = :sent_at WHERE id = :id;
 
 -- name: unsent_notices
-SELECT count(*) AS notices FROM notices INDEXED BY notices_due WHERE sent_at IS NULL AND next_try_at > 0;
+SELECT target, count(*) AS notices, min(created_at) AS oldest FROM notices INDEXED BY notices_due
+WHERE sent_at IS NULL AND target > '' GROUP BY target;
+
+-- name: forget_notices
+DELETE FROM notices WHERE sent_at < :before;

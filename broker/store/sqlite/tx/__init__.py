@@ -8,9 +8,12 @@ from broker.store.sqlite.tx.leases import LeasesArea
 from broker.store.sqlite.tx.notices import NoticesArea
 from broker.store.sqlite.tx.requests import RequestsArea
 from broker.store.sqlite.tx.steps import StepsArea
+from broker.store.sqlite.tx.watched import WatchedArea
 
 
-class SqliteTx(ControlArea, StepsArea, LeasesArea, RequestsArea, GuardArea, ApprovalsArea, HaltsArea, NoticesArea):
+class SqliteTx(
+    ControlArea, StepsArea, LeasesArea, RequestsArea, GuardArea, ApprovalsArea, HaltsArea, NoticesArea, WatchedArea
+):
     """`broker.store.base.Tx` on one connection; control brings the journal, which an epoch begins."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from broker.model import StepKey
-from broker.store.approvals import Approval, ApprovalState, Vote
+from broker.store.approvals import OPEN, Approval, ApprovalState, Vote
 from broker.store.sqlite import sql
 from broker.store.sqlite.rows import STEP_KEY, VOTE, approval_of, approval_row, canonical
 from broker.store.sqlite.tx.base import Area
@@ -28,12 +28,17 @@ class ApprovalsArea(Area):
         row = self._db.one(_SQL["open_approval"], STEP_KEY.row(key) | {"scope": scope})
         return approval_of(row) if row else None
 
+    def open_approval_count(self, agent: str) -> int:
+        (row,) = self._db.all(_SQL["open_approval_count"], {"agent": agent})
+        return int(row["approvals"])
+
     def put_approval(self, approval: Approval) -> None:
         self._db.run(_SQL["put_approval"], approval_row(approval))
 
     def approvals(self, *states: ApprovalState, after: str = "", limit: int = 200) -> list[Approval]:
         named = canonical([state.value for state in states or ApprovalState])
-        rows = self._db.all(_SQL["approvals"], {"states": named, "after": after, "limit": limit})
+        query = _SQL["open_approvals"] if states and set(states) <= set(OPEN) else _SQL["approvals"]
+        rows = self._db.all(query, {"states": named, "after": after, "limit": limit})
         return [approval_of(row) for row in rows]
 
     def approval_counts(self) -> Mapping[ApprovalState, int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from broker.store.base import GuardRow, GuardState
+from broker.store.base import GuardClock, GuardRow, GuardState
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import GUARD_ROW, micros
+from broker.store.sqlite.rows import GUARD_CLOCK, GUARD_ROW, SqlValue, micros
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("guard")
@@ -34,8 +34,15 @@ class GuardArea(Area):
     def guard_counts(self) -> Mapping[GuardState, int]:
         return {GuardState(row["state"]): int(row["keys"]) for row in self._db.all(_SQL["guard_counts"])}
 
-    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime) -> None:
-        self._db.run(_SQL["add_charge"], {"lease_id": lease_id, "key": key, "hour_key": hour_key, "at": micros(at)})
+    def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime, shared: str | None = None) -> None:
+        charge: dict[str, SqlValue] = {
+            "lease_id": lease_id,
+            "key": key,
+            "hour_key": hour_key,
+            "at": micros(at),
+            "shared": shared,
+        }
+        self._db.run(_SQL["add_charge"], charge)
 
     def return_charge(self, lease_id: str) -> bool:
         return bool(self._db.run(_SQL["return_charge"], {"lease_id": lease_id}))
@@ -43,3 +50,14 @@ class GuardArea(Area):
     def count_charges(self, hour_key: str, since: datetime) -> int:
         (row,) = self._db.all(_SQL["count_charges"], {"hour_key": hour_key, "since": micros(since)})
         return int(row["charges"])
+
+    def count_shared(self, shared: str, since: datetime) -> int:
+        (row,) = self._db.all(_SQL["count_shared"], {"shared": shared, "since": micros(since)})
+        return int(row["charges"])
+
+    def guard_clock(self) -> GuardClock | None:
+        row = self._db.one(_SQL["guard_clock"])
+        return GUARD_CLOCK.of(row) if row else None
+
+    def set_guard_clock(self, clock: GuardClock) -> None:
+        self._db.run(_SQL["set_guard_clock"], GUARD_CLOCK.row(clock))

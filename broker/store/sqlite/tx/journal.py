@@ -7,11 +7,15 @@ from broker.journal.chain import EMPTY, Entry, Head, link
 from broker.journal.records import Kind, Record
 from broker.store.sqlite import sql
 from broker.store.sqlite.database import Database
-from broker.store.sqlite.rows import ENTRY, HEAD
+from broker.store.sqlite.rows import ENTRY, HEAD, SqlValue
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("journal")
-_SPARED = (Kind.DENIED, Kind.DENIALS_COUNTED)  # a storm of refusals must not eat the room for revocations
+_SPARED = (
+    Kind.DENIED,
+    Kind.OPERATOR_DENIED,
+    Kind.DENIALS_COUNTED,
+)  # a storm of refusals must not eat the room for revocations
 
 
 class JournalArea(Area):
@@ -36,12 +40,22 @@ class JournalArea(Area):
         chain, seq = after or (-1, -1)
         return [ENTRY.of(row) for row in self._db.all(_SQL["journal"], {"chain": chain, "seq": seq, "limit": limit})]
 
+    def last_of_journal(self, limit: int) -> list[Entry]:
+        return [ENTRY.of(row) for row in self._db.all(_SQL["last_of_journal"], {"limit": limit})][::-1]
+
     def denial(self, reference_id: str) -> Entry | None:
         row = self._db.one(_SQL["denial"], {"reference_id": reference_id})
         return ENTRY.of(row) if row else None
 
     def journal_of_run(self, run: str, *, limit: int) -> list[Entry]:
         return [ENTRY.of(row) for row in self._db.all(_SQL["journal_of_run"], {"run": run, "limit": limit})]
+
+    def journal_of_step(self, step_id: str, *, limit: int) -> list[Entry]:
+        return [ENTRY.of(row) for row in self._db.all(_SQL["journal_of_step"], {"step_id": step_id, "limit": limit})]
+
+    def journal_of_reference(self, reference_id: str, *, limit: int) -> list[Entry]:
+        asked: dict[str, SqlValue] = {"reference_id": reference_id, "limit": limit}
+        return [ENTRY.of(row) for row in self._db.all(_SQL["journal_of_reference"], asked)]
 
     def _begin_chain(self, chain: int, genesis: Record) -> None:
         self._link(chain, 0, genesis)

@@ -9,7 +9,7 @@ from datetime import datetime
 from broker.clock import Moment
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import SqlValue, canonical, lease_of, lease_row, micros
+from broker.store.sqlite.rows import SqlValue, canonical, lease_of, lease_row, micros, time_of
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("leases")
@@ -50,6 +50,12 @@ class LeasesArea(Area):
 
     def lease_counts(self) -> Mapping[LeaseState, int]:
         return {LeaseState(row["state"]): int(row["leases"]) for row in self._db.all(_SQL["lease_counts"])}
+
+    def revoking_since(self, before: datetime) -> tuple[int, datetime | None]:
+        row = self._db.one(_SQL["revoking_since"], {"before": micros(before)})
+        if row is None or row["oldest"] is None:
+            return 0, None
+        return int(row["leases"]), time_of(row["oldest"])
 
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
         return self._leases("due_leases", now=micros(now), limit=limit, without=canonical(sorted(without)))

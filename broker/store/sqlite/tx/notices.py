@@ -66,13 +66,17 @@ class NoticesArea(Area):
     def add_notice(self, notice: Notice) -> None:
         self._db.run(_SQL["add_notice"], NOTICE.row(notice))
 
-    def due_notices(self, now: datetime, limit: int) -> Sequence[Notice]:
-        return [NOTICE.of(row) for row in self._db.all(_SQL["due_notices"], {"now": micros(now), "limit": limit})]
+    def due_notices(self, target: str, now: datetime, limit: int) -> Sequence[Notice]:
+        asked: dict[str, SqlValue] = {"target": target, "now": micros(now), "limit": limit}
+        return [NOTICE.of(row) for row in self._db.all(_SQL["due_notices"], asked)]
 
     def put_notice(self, notice: Notice) -> None:
         row = NOTICE.row(notice)
         self._db.run(_SQL["put_notice"], {name: row[name] for name in ("id", "next_try_at", "attempts", "sent_at")})
 
-    def unsent_notices(self) -> int:
-        (row,) = self._db.all(_SQL["unsent_notices"])
-        return int(row["notices"])
+    def unsent_notices(self) -> Mapping[str, tuple[int, datetime]]:
+        rows = self._db.all(_SQL["unsent_notices"])
+        return {row["target"]: (int(row["notices"]), time_of(row["oldest"])) for row in rows}
+
+    def forget_notices(self, before: datetime) -> int:
+        return self._db.run(_SQL["forget_notices"], {"before": micros(before)})

@@ -21,7 +21,7 @@ import stepcred
 from stepcred import _settings
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
-from stepcred.cli import _admin, _definition, _doctor, _exec, _exits, _handle
+from stepcred.cli import _admin, _definition, _doctor, _exec, _exits, _handle, _spans
 from stepcred.cli._doctor import _show
 
 app = typer.Typer(
@@ -106,11 +106,15 @@ def exec_(
         Path | None,
         typer.Option(help=f"Join the step that a launcher opened. Default: {_settings.HANDLE}.", metavar="FILE"),
     ] = None,
+    approval_timeout: Annotated[
+        str,
+        typer.Option(help="Wait so long for operators to approve: 90s, 30m, 2h.", metavar="SPAN", show_default=False),
+    ] = "",
 ) -> int:
     """Run CMD with credentials in its environment; take them back when it ends.
 
-    The exit code is CMD's own, 128+n after signal n. When CMD was not run: 64 usage, 69 broker unavailable, 75 retry
-    later, 77 denied, 78 configuration, 126 not executable, 127 not found.
+    The exit code is CMD's own, 128+n after signal n. When CMD was not run: 64 usage, 69 broker unavailable, 75 later, or
+    once operators have approved it, 77 denied, 78 configuration, 126 not executable, 127 not found.
     """
     if not command[0]:
         raise typer.BadParameter("the program has no name", param_hint="CMD")
@@ -119,8 +123,20 @@ def exec_(
         raise typer.BadParameter(
             "a step that a launcher opened has its names already", param_hint="--workflow, --run, --step"
         )
+    try:
+        patience = _spans.read(approval_timeout) if approval_timeout else None
+    except ValueError as problem:
+        raise typer.BadParameter(str(problem), param_hint="--approval-timeout") from None
     return _exec.run(
-        _exec.Job(scopes=list(dict.fromkeys(scope)), argv=command, workflow=workflow, run=run, step=step, handle=handle)
+        _exec.Job(
+            scopes=list(dict.fromkeys(scope)),
+            argv=command,
+            workflow=workflow,
+            run=run,
+            step=step,
+            handle=handle,
+            approval_timeout=patience,
+        )
     )
 
 
@@ -193,7 +209,7 @@ def can(
     if as_json:
         print(_json(verdict))  # noqa: T201
     elif verdict.granted:
-        life = f" for {_span(verdict.ttl)}" if verdict.ttl else ""
+        life = f" for {_spans.shown(verdict.ttl)}" if verdict.ttl else ""
         print(f"yes: {scope}{life} (tier {verdict.tier.value.lower()}, {verdict.revocability.value})")  # noqa: T201
     else:
         print("no: " + "\n".join(_exec.explain(verdict)))  # noqa: T201
@@ -216,7 +232,7 @@ def whoami(*, as_json: Json = False) -> int:
     table.add_row("scopes", ", ".join(identity.scopes) or "none")
     if identity.certificate_not_after:
         end, now = identity.certificate_not_after, identity.server_time or datetime.now(UTC)
-        table.add_row("certificate", f"valid until {end:%Y-%m-%d %H:%M} UTC, {_span_left(end - now)} left")
+        table.add_row("certificate", f"valid until {end:%Y-%m-%d %H:%M} UTC, {_spans.left(end - now)} left")
     table.add_row("sha256", identity.certificate_sha256)
     Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), markup=False, highlight=False).print(table)
     return 0
@@ -285,13 +301,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return dict(value) if hasattr(value, "items") else value
-
-
-def _span_left(span: timedelta) -> str:
-    return f"{span.days} days" if span.days > 1 else f"{span / timedelta(hours=1):.1f} hours"
-
-
-def _span(span: timedelta) -> str:
-    seconds = int(span.total_seconds())
-    minutes, rest = divmod(seconds, 60)
-    return f"{seconds} s" if rest or not minutes else f"{minutes} min"

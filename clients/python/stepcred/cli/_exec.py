@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import stepcred
 from stepcred._credentials import Credential, KeyValue
-from stepcred._errors import StepcredError
+from stepcred._errors import NeedsApproval, StepcredError
+from stepcred._models import Access
 from stepcred._settings import HANDLE
 from stepcred.cli import _exits
 from stepcred.cli._child import Interrupted, SignalRelay
@@ -27,6 +29,7 @@ class Job:
     run: str | None
     step: str | None
     handle: str = ""  # of a step that a launcher opened; then it has its names
+    approval_timeout: timedelta | None = None  # how long to wait for operators; None: not at all
 
 
 class Unusable(Exception):
@@ -59,12 +62,15 @@ def run(job: Job) -> int:
 
 
 def _in_step(step: stepcred.Step, job: Job, relay: SignalRelay) -> int:
-    refused = [verdict for verdict in step.verdicts if verdict.access is not stepcred.Access.GRANTED]
+    verdicts = step.check(job.scopes) if job.handle else step.verdicts
+    refused = [verdict for verdict in verdicts if verdict.access not in (Access.GRANTED, Access.NEEDS_APPROVAL)]
     if refused:  # before anything is minted for the others
         for verdict in refused:
             say(*explain(verdict))
         return _exits.DENIED
-    issued = [step.issue(scope) for scope in job.scopes]
+    issued = _issued(step, job, [one.scope for one in verdicts if one.access is Access.NEEDS_APPROVAL])
+    if issued is None:
+        return _exits.RETRY_LATER
     try:
         environ = child_environment(issued, os.environ)
         return relay.run(job.argv, environ)
@@ -75,6 +81,46 @@ def _in_step(step: stepcred.Step, job: Job, relay: SignalRelay) -> int:
         say(f"{job.argv[0]}: {error.strerror}")
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         return _exits.NOT_FOUND if missing else _exits.NOT_EXECUTABLE
+
+
+def _issued(step: stepcred.Step, job: Job, unapproved: Sequence[str]) -> list[Credential] | None:
+    """All credentials; None when operators must approve first, and we do not wait for them.
+
+    Every approval is asked for before the first is waited for, and nothing is minted before all are there: what came
+    first would be old by then.
+    """
+    early: dict[str, Credential] = {}
+    waiting: list[NeedsApproval] = []
+    for scope in unapproved:
+        try:
+            early[scope] = step.issue(scope)  # this is what asks; approved at this very moment, it is issued
+        except NeedsApproval as needed:
+            waiting.append(needed)
+    if waiting and job.approval_timeout is None:
+        for one in waiting:
+            say(_who_must_approve("needs", one))
+        return None
+    if waiting and job.approval_timeout is not None:
+        step.wait_for_approval(
+            waiting,
+            approval_timeout=job.approval_timeout,
+            on_waiting=lambda now: say(_who_must_approve("waiting for", now)),
+        )
+    return [early[scope] if scope in early else step.issue(scope) for scope in job.scopes]
+
+
+def _who_must_approve(what: str, needed: NeedsApproval) -> str:
+    by = approval(
+        needed.approval_id, given=needed.approvals_given, of=needed.approvals_needed, until=needed.approval_expires_at
+    )
+    return (
+        f"{needed.scope}: {what} approval {by}; an operator runs: stepcred admin approvals approve {needed.approval_id}"
+    )
+
+
+def approval(approval_id: str, *, given: int, of: int, until: datetime | None) -> str:
+    """For people: "abcd (1 of 2), until 2026-11-28 10:05Z"."""
+    return f"{approval_id} ({given} of {of})" + (f", until {until.astimezone(UTC):%Y-%m-%d %H:%MZ}" if until else "")
 
 
 def child_environment(issued: Sequence[Credential], environ: Mapping[str, str]) -> dict[str, str]:
@@ -109,6 +155,15 @@ def child_environment(issued: Sequence[Credential], environ: Mapping[str, str]) 
 def explain(verdict: stepcred.ScopeVerdict) -> list[str]:
     """Why a scope is not to be had, as far as the broker tells, and what would change it."""
     lines = [f"{verdict.scope}: {verdict.access.value.lower().replace('_', ' ')} [{verdict.reason}]"]
+    if verdict.approval_id:
+        given, of = verdict.approvals_given, verdict.approvals_needed
+        lines.append(
+            f"  approval   {approval(verdict.approval_id, given=given, of=of, until=verdict.approval_expires_at)}"
+        )
+    elif verdict.approvals_needed:
+        lines.append(
+            f"  approval   by {verdict.approvals_needed}; it is asked for when the step asks for the credential"
+        )
     if verdict.rule:
         lines.append(f"  rule       {verdict.rule}" + (f" ({verdict.position})" if verdict.position else ""))
     if verdict.smallest_fix:

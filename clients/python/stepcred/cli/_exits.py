@@ -35,7 +35,7 @@ def exit_code(error: StepcredError) -> int:
     match error:
         case SettingsError():
             return CONFIG
-        case Refused(verdict=Verdict.RETRY_AFTER) | NoIdentity(not_yet=True):
+        case Refused(verdict=Verdict.RETRY_AFTER | Verdict.NEEDS_APPROVAL) | NoIdentity(not_yet=True):
             return RETRY_LATER
         case Refused():
             return _BY_REASON.get(error.reason, DENIED)

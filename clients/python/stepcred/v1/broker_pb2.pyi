@@ -514,8 +514,13 @@ class CheckAccessRequest(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     SCOPES_FIELD_NUMBER: builtins.int
+    STEP_HANDLE_FIELD_NUMBER: builtins.int
+    step_handle: builtins.str
+    """Instead of a name: what IssueCredential would be answered in this open step. So approvals are waited for."""
     @property
-    def name(self) -> global___StepName: ...
+    def name(self) -> global___StepName:
+        """What would be answered to the next attempt of this step."""
+
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -523,9 +528,10 @@ class CheckAccessRequest(google.protobuf.message.Message):
         *,
         name: global___StepName | None = ...,
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
+        step_handle: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["name", b"name"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "scopes", b"scopes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "scopes", b"scopes", "step_handle", b"step_handle"]) -> None: ...
 
 global___CheckAccessRequest = CheckAccessRequest
 

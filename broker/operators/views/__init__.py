@@ -1,0 +1,1 @@
+"""What operators are shown, as values: pure functions over a transaction, a page at a time."""

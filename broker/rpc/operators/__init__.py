@@ -1,0 +1,1 @@
+"""The methods of BrokerOperator, a file for each kind of them."""

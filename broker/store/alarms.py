@@ -1,0 +1,40 @@
+"""An alert fires and is resolved in the transaction of what it tells of, and the journal says so, once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from broker.alert import Alert
+from broker.journal.records import Kind, Record
+from broker.model import JsonValue
+from broker.store.base import Tx
+
+
+def sound(tx: Tx, alert: Alert, *, at: datetime, **record_fields: str) -> bool:
+    """True when it fires now, and did not before. `record_fields`: the journal record's own (agent, workflow, scope, …)."""
+    fires = tx.raise_alert(alert, at=at)
+    if fires:
+        tx.append(Record(kind=Kind.ALERT, at=at, data=_data(alert), **record_fields))
+    return fires
+
+
+def hush(tx: Tx, alert: Alert | str, *, at: datetime) -> bool:
+    """The alert, or the one of this fingerprint, is over. False when it does not fire."""
+    fingerprint = alert if isinstance(alert, str) else alert.fingerprint
+    known = next((row for row in tx.alerts() if row.alert.fingerprint == fingerprint), None)
+    if known is None or not tx.resolve_alert(fingerprint, at=at):
+        return False
+    lasted = max(0, round((at - known.since).total_seconds()))
+    data = _data(known.alert) | {"since": known.since.isoformat(), "lasted_seconds": lasted, "noticed": known.count}
+    tx.append(Record(kind=Kind.ALERT_RESOLVED, at=at, data=data))
+    return True
+
+
+def _data(alert: Alert) -> dict[str, JsonValue]:
+    return {
+        "rule": alert.rule.value,
+        "severity": alert.rule.severity.value,
+        "labels": dict(alert.labels),
+        "summary": alert.summary,
+        "fingerprint": alert.fingerprint,
+    }

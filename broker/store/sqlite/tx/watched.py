@@ -1,0 +1,45 @@
+"""What a watcher asks, again and again, on a reader's connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from broker.model import LeaseState
+from broker.store.sqlite import sql
+from broker.store.sqlite.rows import SqlValue, micros
+from broker.store.sqlite.tx.base import Area
+from broker.store.watched import Busy, Usual
+
+_SQL = sql.queries("watched")
+
+
+class WatchedArea(Area):
+    """By indexes that are there for others."""
+
+    def stuck_leases(self, doubtful_since: datetime) -> Mapping[tuple[str, LeaseState], int]:
+        rows = self._db.all(_SQL["stuck_leases"], {"doubtful_since": micros(doubtful_since)})
+        return {(row["provider"], LeaseState(row["state"])): int(row["leases"]) for row in rows}
+
+    def busy_keys(self, since: datetime, *, at_least: int) -> Sequence[Busy]:
+        found = []
+        for hour_key in self._charged_keys():
+            asked: dict[str, SqlValue] = {"hour_key": hour_key, "since": micros(since)}
+            (row,) = self._db.all(_SQL["recent_charges"], asked)
+            if row["charges"] >= at_least and (one := self._db.one(_SQL["one_charge"], asked)):
+                found.append(Busy(hour_key=hour_key, guard_key=one["key"], charges=int(row["charges"])))
+        return found
+
+    def usual_charges(self, hour_key: str, *, since: datetime, until: datetime) -> Usual:
+        asked: dict[str, SqlValue] = {"hour_key": hour_key, "since": micros(since), "until": micros(until)}
+        (row,) = self._db.all(_SQL["usual_charges"], asked)
+        return Usual(charges=int(row["charges"]), active_hours=int(row["hours"]))
+
+    def _charged_keys(self) -> Iterator[str]:
+        after = ""
+        while True:
+            (row,) = self._db.all(_SQL["next_charged_key"], {"after": after})
+            if row["hour_key"] is None:
+                return
+            after = str(row["hour_key"])
+            yield after

@@ -1,0 +1,118 @@
+"""A desk that does what it is told, and remembers it: what the service makes of its answers is what is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from broker.errors import BrokerError, Reason
+from broker.leases.selection import Selection
+from broker.model import Lease, Step
+from broker.operators.model import Caller
+from broker.operators.second_factor import NewFactor
+from broker.secret import Secret
+from broker.store.approvals import Approval, Vote
+from broker.store.base import GuardRow, Tx
+from broker.store.halts import Freeze, Review
+from tests.fakes.world import ANN, World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    leases: Sequence[Lease] = ()
+    steps: Sequence[Step] = ()
+    freeze: Freeze | None = None
+
+
+@dataclass
+class FakeDesk:
+    broker: World
+    asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)  # method, operator, the rest
+    off: str = ""
+
+    def _note(self, method: str, by: Caller, **more: Any) -> None:
+        self.asked.append((method, by.operator.name, more))
+
+    async def revoke(self, by: Caller, selection: Selection, *, reason: str, dry_run: bool, end_steps: bool) -> Done:
+        self._note("revoke", by, selection=selection, reason=reason, dry_run=dry_run, end_steps=end_steps)
+        orders = self.broker.engine.orders
+        obey = orders.would_revoke(selection) if dry_run else orders.revoke(selection, ANN)
+        leases = (await obey).leases
+        steps: Sequence[Step] = ()
+        if end_steps:
+            of_steps = await self.broker.store.read(lambda tx: tx.open_steps())
+            steps = [step for step in of_steps if selection.of_step(step)]
+        return Done(leases=leases, steps=steps)
+
+    async def freeze(self, by: Caller, selection: Selection, *, reason: str, dry_run: bool, revoke: bool) -> Done:
+        self._note("freeze", by, selection=selection, reason=reason, dry_run=dry_run, revoke=revoke)
+        made = Freeze(
+            id="all" if selection.everything else "f" * 16,
+            by=by.operator.name,
+            reason=reason,
+            at=self.broker.clock.now(),
+            scope=selection.scope,
+        )
+        if not dry_run:
+            await self.broker.store.write(lambda tx: tx.add_freeze(made))
+        return Done(freeze=made, leases=(await self.broker.engine.orders.would_revoke(selection)).leases)
+
+    async def unfreeze(self, by: Caller, freeze_id: str, *, reason: str, dry_run: bool) -> Freeze:
+        self._note("unfreeze", by, freeze_id=freeze_id, reason=reason, dry_run=dry_run)
+        found = [one for one in await self.broker.store.read(lambda tx: tx.freezes()) if one.id == freeze_id]
+        if not found:
+            raise BrokerError(Reason.NOT_FOUND, "there is no such freeze")
+        if not dry_run:
+            await self.broker.store.write(lambda tx: tx.remove_freeze(freeze_id))
+        return found[0]
+
+    async def reset(self, by: Caller, key: str, *, reason: str, code: str, break_glass: bool) -> tuple[GuardRow, str]:
+        self._note("reset", by, key=key, reason=reason, code=code, break_glass=break_glass)
+        row = await self.broker.store.read(lambda tx: tx.guard_row(key))
+        if row is None:
+            raise BrokerError(Reason.NOT_FOUND, "there is no such key")
+        return row, "r" * 16 if break_glass else ""
+
+    async def sign_review(self, by: Caller, review_id: str, *, note: str) -> Review:
+        self._note("sign_review", by, review_id=review_id, note=note)
+        at = self.broker.clock.now()
+        await self.broker.store.write(lambda tx: tx.close_review(review_id, by=by.operator.name, at=at, note=note))
+        found = await self.broker.store.read(lambda tx: tx.review(review_id))
+        if found is None:
+            raise BrokerError(Reason.NOT_FOUND, "there is no such review")
+        return found
+
+    async def decide(
+        self,
+        by: Caller,
+        approval_id: str,
+        *,
+        approve: bool,
+        reason: str,
+        code: str,
+        digest: str,
+        good_for: timedelta | None,
+    ) -> tuple[Approval, Sequence[Vote]]:
+        self._note(
+            "decide", by, id=approval_id, approve=approve, reason=reason, code=code, digest=digest, good_for=good_for
+        )
+        found = await self.broker.store.read(lambda tx: tx.approval(approval_id))
+        if found is None:
+            raise BrokerError(Reason.NOT_FOUND, "there is no such approval")
+        vote = Vote(
+            approval_id=approval_id, operator=by.operator.name, approve=approve, reason=reason, at=found.requested_at
+        )
+        await self.broker.store.write(lambda tx: tx.add_vote(vote))
+        return found, [vote]
+
+    async def seal_second_factor(self, by: Caller) -> NewFactor:
+        self._note("seal_second_factor", by)
+        return NewFactor(uri=Secret("otpauth://totp/s3cret"), sealed="c2VhbGVk", revision=2)
+
+    def why_not(self, _tx: Tx, by: Caller, _approval: Approval, _votes: Sequence[Vote]) -> str:
+        return "" if by.operator.name == "bob" else "you are no approver"
+
+    def approvals_off(self) -> str:
+        return self.off
