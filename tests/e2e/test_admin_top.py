@@ -86,7 +86,7 @@ def test_a_session(service: FakeOperatorService, env: dict[str, str]) -> None:
         terminal.wait_for('1 of 2 with "overdue"', gone=["IN_DOUBT"])
         terminal.press("\r")
         terminal.wait_for(
-            "k4nd7tz2yq5wc3mh", "stepcred admin leases revoke --lease", "503 Service Unavailable: standby"
+            "k4nd7tz2yq5wc3mh", "stepcred admin leases revoke k4nd7tz2yq5wc3mh", "503 Service Unavailable: standby"
         )
         terminal.press("1")
         terminal.wait_for("command line 1 is with your terminal")

@@ -148,10 +148,10 @@ async def test_all_of_a_row_and_what_to_do_about_it(told: Told) -> None:
         await view.press("3", "down", "enter")
         page = view.page()
         for text in ("k4nd7tz2yq5wc3mh", "spiffe://prod.acme.internal/workflow/ml-train/step/fetch", "EXACT",
-                     "1  stepcred admin leases revoke --lease k4nd7tz2yq5wc3mh --reason"):  # fmt: skip
+                     "1  stepcred admin leases revoke k4nd7tz2yq5wc3mh --reason"):  # fmt: skip
             assert text in page
         await view.press("1")
-        assert view.app.clipboard == "stepcred admin leases revoke --lease k4nd7tz2yq5wc3mh --reason"
+        assert view.app.clipboard == "stepcred admin leases revoke k4nd7tz2yq5wc3mh --reason"
         await view.press("9")
         assert view.app.clipboard.endswith("--reason")
         await view.press("escape")

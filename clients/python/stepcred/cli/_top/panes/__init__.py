@@ -10,3 +10,5 @@ from stepcred.cli._top.panes.revocations import REVOCATIONS
 from stepcred.cli._top.panes.steps import STEPS
 
 PANES = (STEPS, LEASES, REVOCATIONS, GUARD, APPROVALS, BROKER)
+
+__all__ = ["APPROVALS", "BROKER", "GUARD", "LEASES", "PANES", "REVOCATIONS", "STEPS"]
