@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeAlias
 
 from broker.alert import Alert, AlertRule
@@ -14,8 +13,8 @@ from broker.store.notices import AlertRow
 
 EVERY = 5.0  # seconds between looks
 
-Here: TypeAlias = Callable[[datetime], Iterable[Alert]]
-Stored: TypeAlias = Callable[[Tx, datetime], Iterable[Alert]]
+Here: TypeAlias = Callable[[Moment], Iterable[Alert]]
+Stored: TypeAlias = Callable[[Tx, Moment], Iterable[Alert]]
 GoesOn: TypeAlias = Callable[[Tx, AlertRow, Moment], bool]
 
 

@@ -1,6 +1,6 @@
 """When what was sounded as an event is over.
 
-Whoever sounds one labels it so that its end can be found: `guard_key` (a lock, a hold, a ceiling), `review` =
+Whoever sounds one labels it so that its end can be found: `guard_key` = (a lock, a hold, a ceiling), `review` =
 the id of the review (break-glass). Without it, it is over after a day.
 """
 
@@ -31,9 +31,7 @@ def locked(tx: Tx, row: AlertRow, now: Moment) -> bool:
     guard = tx.guard_row(key)
     if guard is None or guard.state is not GuardState.LOCKED:
         return guard is not None and guard.state is GuardState.HELD
-    if guard.until is None:
-        return True
-    return guard_time(tx, now) < guard.until
+    return guard.until is None or guard_time(tx, now) < guard.until
 
 
 def held(tx: Tx, row: AlertRow, now: Moment) -> bool:

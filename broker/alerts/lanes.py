@@ -173,13 +173,14 @@ class NoticeLane:
 
     async def _send(self, notice: Notice) -> bool:
         """False: refused, and put off. Raises Away."""
+        data = dict(notice.body)
         body = to_json(
             {
-                "type": "stepcred.rolled_back",
+                "type": data.pop("type", "stepcred.rolled_back"),
                 "timestamp": notice.created_at.isoformat(),
                 "environment": self._environment,
                 "receiver": self.name,
-                "data": dict(notice.body),
+                "data": data,
             }
         )
         outcome = Delivered.TAKEN

@@ -7,6 +7,7 @@ import json
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -68,6 +69,20 @@ class Post:
             raise Away(f"it answered {status}")
         raise Refused(f"it answered {status}")
 
+    async def reach(self) -> str:
+        """Why nobody can be reached there; "" when somebody can. Nothing is sent."""
+        parts = urlsplit(self._url)
+        secure = parts.scheme == "https"
+        try:
+            async with asyncio.timeout(CONNECT):
+                trust = await asyncio.to_thread(self._trust) if secure else None
+                port = parts.port or (443 if secure else 80)
+                _, stream = await asyncio.open_connection(parts.hostname, port, ssl=trust)
+                stream.close()
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is one
+            return f"nobody can be reached there ({type(error).__name__})"
+        return ""
+
     async def close(self) -> None:
         """The next request opens connections anew."""
         session, self._session = self._session, None
@@ -75,15 +90,17 @@ class Post:
             await session.close()
 
     async def _open(self) -> aiohttp.ClientSession:
-        trust: ssl.SSLContext | bool = True
-        if self._url.startswith("https"):
-            trust = await asyncio.to_thread(lambda: ssl.create_default_context(cafile=self._ca_file))
+        secure = self._url.startswith("https")
+        trust = await asyncio.to_thread(self._trust) if secure else True
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT, connect=CONNECT),
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+
+    def _trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self._ca_file)
 
 
 def to_json(value: JsonValue) -> bytes:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from broker.alert import Alert, AlertRule
+from broker.alerts.events import KEY
+from broker.clock import Moment
+from broker.guard.timing import guard_time
 from broker.model import LeaseState
 from broker.store.approvals import ApprovalState
 from broker.store.base import Tx
@@ -20,24 +23,24 @@ NOTICE_OVERDUE = timedelta(minutes=5)
 EACH = 50  # alerts of one rule that agents can bring about at will; more of them are one alert
 
 
-def overdue(tx: Tx, now: datetime) -> Iterator[Alert]:
+def overdue(tx: Tx, now: Moment) -> Iterator[Alert]:
     """Credentials that should be dead and are not proven so: one alert for a provider."""
     yield from _stuck(tx, now, LeaseState.REVOKING, AlertRule.REVOCATION_OVERDUE, "should be dead, and not proven so")
 
 
-def in_doubt(tx: Tx, now: datetime) -> Iterator[Alert]:
+def in_doubt(tx: Tx, now: Moment) -> Iterator[Alert]:
     """Mints of which nobody knows whether they made something."""
     yield from _stuck(tx, now, LeaseState.IN_DOUBT, AlertRule.LEASE_IN_DOUBT, "may or may not have been made")
 
 
-def _stuck(tx: Tx, now: datetime, state: LeaseState, rule: AlertRule, what: str) -> Iterator[Alert]:
-    for (provider, found), count in tx.stuck_leases(now - IN_DOUBT_FOR).items():
+def _stuck(tx: Tx, now: Moment, state: LeaseState, rule: AlertRule, what: str) -> Iterator[Alert]:
+    for (provider, found), count in tx.stuck_leases(now.wall - IN_DOUBT_FOR).items():
         if found is state:
             labels = {"provider": provider}
             yield Alert(rule=rule, summary=f"{_count(count, 'credential')} of {provider} {what}", labels=labels)
 
 
-def frozen(tx: Tx, _now: datetime) -> Iterator[Alert]:
+def frozen(tx: Tx, _now: Moment) -> Iterator[Alert]:
     """One for each freeze."""
     for freeze in tx.freezes():
         fields = ("agent", "workflow", "run", "scope", "provider")
@@ -54,8 +57,8 @@ class Waiting:
 
     patience: timedelta
 
-    def __call__(self, tx: Tx, now: datetime) -> Iterator[Alert]:
-        pending = [row for row in tx.approvals(ApprovalState.PENDING) if now - row.requested_at >= self.patience]
+    def __call__(self, tx: Tx, now: Moment) -> Iterator[Alert]:
+        pending = [row for row in tx.approvals(ApprovalState.PENDING) if now.wall - row.requested_at >= self.patience]
         pending.sort(key=lambda row: row.requested_at)  # those that were told of stay among the first
         for row in pending[:EACH]:
             key = row.key
@@ -83,9 +86,10 @@ class Unusual:
     factor: int
     floor: int
 
-    def __call__(self, tx: Tx, now: datetime) -> Iterator[Alert]:
-        for busy in tx.busy_keys(now - HOUR, at_least=self.floor + 1)[:EACH]:
-            usual = tx.usual_charges(busy.hour_key, since=now - WEEK, until=now - HOUR)
+    def __call__(self, tx: Tx, now: Moment) -> Iterator[Alert]:
+        at = guard_time(tx, now)  # as charges have it
+        for busy in tx.busy_keys(at - HOUR, at_least=self.floor + 1)[:EACH]:
+            usual = tx.usual_charges(busy.hour_key, since=at - WEEK, until=at - HOUR)
             if usual.active_hours < USUAL_HOURS or busy.charges * usual.active_hours <= self.factor * usual.charges:
                 continue
             row = tx.guard_row(busy.guard_key)
@@ -95,7 +99,7 @@ class Unusual:
             yield Alert(
                 rule=AlertRule.MINT_RATE,
                 summary=f"far more credentials in the last hour than usual, which are {mean:.1f}",
-                labels={"key": busy.hour_key, **labels},
+                labels={KEY: busy.hour_key, **labels},
             )
 
 
@@ -105,10 +109,10 @@ class Untold:
 
     receivers: Collection[str]
 
-    def __call__(self, tx: Tx, now: datetime) -> Iterator[Alert]:
+    def __call__(self, tx: Tx, now: Moment) -> Iterator[Alert]:
         for target, (_, oldest) in tx.unsent_notices().items():
             known = target in self.receivers
-            if known and now - oldest < NOTICE_OVERDUE:
+            if known and now.wall - oldest < NOTICE_OVERDUE:
                 continue
             why = "does not take what it must undo" if known else "is not in the config, and something waits for it"
             yield Alert(

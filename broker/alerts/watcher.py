@@ -70,7 +70,7 @@ class Watcher:
         seen = _Seen(rules={condition.rule for condition in due})
         for condition in due:
             if (here := condition.here) is not None:
-                seen.look(condition.rule, partial(here, moment.wall))
+                seen.look(condition.rule, partial(here, moment))
         try:
             firing = await ledger.read(lambda tx: self._read(tx, due, seen, moment))
             await self._write(firing, seen, moment.wall)
@@ -94,7 +94,7 @@ class Watcher:
     def _read(self, tx: Tx, due: Sequence[Condition], seen: _Seen, moment: Moment) -> Sequence[AlertRow]:
         for condition in due:
             if (stored := condition.stored) is not None:
-                seen.look(condition.rule, partial(stored, tx, moment.wall))
+                seen.look(condition.rule, partial(stored, tx, moment))
         firing = tx.alerts()
         for event in self._rules.events:
             rows = (row for row in firing if row.alert.rule is event.rule)

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 
 from broker.alert import Alert, AlertRule
 from broker.alerts import events, stored
@@ -18,6 +17,7 @@ from broker.alerts.post import Post
 from broker.alerts.signature import Signer
 from broker.alerts.sinks import AlertmanagerSink, Origin, WebhookSink
 from broker.alerts.watcher import Watcher
+from broker.clock import Moment
 from broker.config import Alerts, Config, Receiver
 from broker.config.webhook_key import load_webhook_key
 from broker.identity import FrontDoor
@@ -83,12 +83,12 @@ class _Here:
         self._watched = watched
         self._fresh_at = watched.core.clock.boottime()
 
-    def down(self, _now: datetime) -> Iterator[Alert]:
+    def down(self, _now: Moment) -> Iterator[Alert]:
         for name, breaker in self._watched.core.breakers.items():
             if breaker.open:
                 yield _alert(AlertRule.PROVIDER_DOWN, f"provider {name} gives no answer", provider=name)
 
-    def map_refused(self, _now: datetime) -> Iterator[Alert]:
+    def map_refused(self, _now: Moment) -> Iterator[Alert]:
         policies = self._watched.core.policies
         if policies.last_problem:
             yield _alert(AlertRule.SCOPE_MAP_REFUSED, "the scope map on disk is refused; the last good one is in force")
@@ -96,7 +96,7 @@ class _Here:
             text = f"the file of team {team} is refused; its last good one is in force"
             yield _alert(AlertRule.SCOPE_MAP_REFUSED, text, team=team)
 
-    def door_refused(self, _now: datetime) -> Iterator[Alert]:
+    def door_refused(self, _now: Moment) -> Iterator[Alert]:
         for name in self._watched.door.refused():
             text = f"{name}: what is there now is refused; the last good one is in force"
             yield _alert(AlertRule.FRONT_DOOR_REFUSED, text, source=name)
@@ -104,11 +104,11 @@ class _Here:
             text = "the front door's files cannot be read: no denial or revocation in them is seen"
             yield _alert(AlertRule.FRONT_DOOR_REFUSED, text, source="all")
 
-    def operators_refused(self, _now: datetime) -> Iterator[Alert]:
+    def operators_refused(self, _now: Moment) -> Iterator[Alert]:
         if self._watched.operators_problem():
-            yield _alert(AlertRule.OPERATORS_REFUSED, "the operators' file is refused; the last good one is in force")
+            yield _alert(AlertRule.OPERATORS_REFUSED, "the operators file is refused; the last good one stays")
 
-    def journal_failing(self, _now: datetime) -> Iterator[Alert]:
+    def journal_failing(self, _now: Moment) -> Iterator[Alert]:
         core, boot = self._watched.core, self._watched.core.clock.boottime()
         if core.epoch.fresh():
             self._fresh_at = boot
@@ -120,12 +120,12 @@ class _Here:
             text = "the anchor cannot be written: a restored database would not be noticed"
             yield _alert(AlertRule.JOURNAL_FAILING, text, cause="anchor")
 
-    def certificates_end(self, now: datetime) -> Iterator[Alert]:
+    def certificates_end(self, now: Moment) -> Iterator[Alert]:
         ahead = self._asked.certificate_ends
-        for what, at in self._watched.door.ending(now, ahead=ahead).items():
+        for what, at in self._watched.door.ending(now.wall, ahead=ahead).items():
             yield _alert(AlertRule.CERTIFICATE_ENDS, f"{what} ends at {at:%Y-%m-%dT%H:%M:%SZ}", what=what)
 
-    def tokens_end(self, _now: datetime) -> Iterator[Alert]:
+    def tokens_end(self, _now: Moment) -> Iterator[Alert]:
         for name, provider in self._watched.core.providers.items():
             left = provider.login_left() if isinstance(provider, KnowsLogin) else None
             if left is not None and left < TOKEN_LEFT:
@@ -135,6 +135,16 @@ class _Here:
 
 def _alert(rule: AlertRule, summary: str, **labels: str) -> Alert:
     return Alert(rule=rule, summary=summary, labels=labels)
+
+
+async def check_receivers(config: Config) -> list[str]:
+    """Who of those that are told of something cannot be reached now. Nothing is sent."""
+    asked = config.alerts
+    posts = {f"alerts.alertmanager.{name}": _post(one) for name, one in asked.alertmanager.items()}
+    posts |= {f"alerts.webhook.{name}": _post(one) for name, one in asked.webhook.items()}
+    posts |= {f"compensation.{name}": _post(one) for name, one in config.compensation.items()}
+    problems = await asyncio.gather(*(post.reach() for post in posts.values()))
+    return [f"{name}: {problem}" for name, problem in zip(posts, problems, strict=True) if problem]
 
 
 def _lanes(config: Config, book: Ledger, core: Core) -> Iterator[Lane]:

@@ -7,16 +7,17 @@ import inspect
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from broker.leases import epoch, moves
+from broker.leases import epoch, halting, moves
 from broker.leases.committing import Commit
 from broker.leases.core import Core
 from broker.leases.ending import Ending
 from broker.leases.epoch import EpochKeeper
-from broker.leases.issuing import Issuing
+from broker.leases.halting import Halting
+from broker.leases.issuing import Issuing, Refusal
 from broker.leases.minting import Minter
 from broker.leases.steps import Steps
 from broker.model import Lease
@@ -50,6 +51,10 @@ def _intended(call: Call) -> bool:
     return isinstance(call.result, Lease)
 
 
+def _refused(call: Call) -> bool:
+    return isinstance(call.result, Refusal)
+
+
 def _lease_token(call: Call) -> bool:
     role: str = call.args[2]
     return role != TOMB_ROLE
@@ -64,7 +69,7 @@ def _changed(call: Call) -> bool:
 
 
 # Operations of a transaction run in the writer's thread: after one of them is before its COMMIT.
-POINTS: Mapping[str, Point] = {
+POINTS: dict[str, Point] = {
     "before intent commit": Point(owner=Issuing, name="_intend", after=True, when=_intended),
     "after intent commit": Point(owner=Minter, name="start"),
     "before mint send": Point(owner=VaultClient, name="create", when=_lease_token),
@@ -101,6 +106,19 @@ POINTS: Mapping[str, Point] = {
 }
 
 
+# What the load of the crash harness never does: the guard's lock, which is one transaction (tests/e2e/test_lock_killed.py).
+LOCK_POINTS: dict[str, Point] = {
+    "lock: nothing written": Point(owner=Halting, name="stop"),
+    "lock: step and leases written": Point(owner=moves, name="end_step", after=True),
+    "lock: journal written": Point(owner=halting, name="sound"),
+    "lock: alert written": Point(owner=halting, name="sound", after=True),
+    "lock: before commit": Point(owner=Issuing, name="_intend", after=True, when=_refused),
+    "lock: after commit": Point(owner=Issuing, name="_admit", after=True, when=_refused),
+    "lock: before the first end": Point(owner=VaultClient, name="revoke_self"),
+    "lock: after the first end": Point(owner=VaultClient, name="revoke_self", after=True),
+}
+
+
 class Fuse:
     """SIGKILL at the n-th arrival at the point."""
 
@@ -123,7 +141,7 @@ class Fuse:
 
 def arm(name: str, nth: int) -> None:
     """Wrap the point's function in this process."""
-    point = POINTS[name]
+    point = (POINTS | LOCK_POINTS)[name]
     fuse, original = Fuse(point, nth), getattr(point.owner, point.name)
 
     if inspect.iscoroutinefunction(original):

@@ -12,6 +12,7 @@ from broker.guard.guard import Guard
 from broker.guard.verdicts import Admitted
 from broker.leases import issuing
 from broker.leases.ending import Ending
+from broker.leases.halting import Halting
 from broker.leases.issuing import Issuing
 from broker.model import Lease, LeaseState
 
@@ -75,9 +76,28 @@ def doubts_given_back() -> None:
     setattr(Ending, "_end", ended)  # noqa: B010
 
 
+def told_later() -> None:
+    """Who is locked is journalled, and alarmed of, in a transaction of its own."""
+    tell, admit = Halting._tell, Issuing._admit
+    owed: list[Callable[[Any], None]] = []
+
+    def told(self: Any, _: Any, *args: Any, **more: Any) -> None:
+        owed.append(lambda tx: tell(self, tx, *args, **more))
+
+    async def admitted(self: Any, *asked: Any) -> Any:
+        result = await admit(self, *asked)
+        while owed:
+            await self._core.store.write(owed.pop())
+        return result
+
+    setattr(Halting, "_tell", told)  # noqa: B010
+    setattr(Issuing, "_admit", admitted)  # noqa: B010
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "uncharged": uncharged,
     "new-attempt-new-budget": new_attempt_new_budget,
     "charged-later": charged_later,
+    "told-later": told_later,
     "doubts-given-back": doubts_given_back,
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,3 +59,27 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield found
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """The same on a thread of its own, for tests that wait for other processes."""
+    loop = asyncio.new_event_loop()
+    made, over = threading.Event(), asyncio.Event()
+    found: list[Receiver] = []
+
+    async def serve() -> None:
+        async with receiver() as one:
+            found.append(one)
+            made.set()
+            await over.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    made.wait(timeout=10)
+    try:
+        yield found[0]
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(timeout=10)
+        loop.close()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from broker.alert import AlertRule
 from broker.errors import Reason
 from broker.rpc.status import CODES
 
@@ -13,3 +14,15 @@ def test_every_reason_is_documented_with_the_code_that_it_has_on_the_wire() -> N
     text = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
     documented = dict(_ROW.findall(text))
     assert documented == {reason.value: CODES[reason].name for reason in Reason}
+
+
+def test_every_alert_has_a_section_that_says_what_to_look_at_and_to_do() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text()
+    _, *parts = re.split(r"^### (.+)$", text.partition("\n## Rules\n")[2], flags=re.MULTILINE)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert sections.keys() == {rule.value for rule in AlertRule}
+    for rule in AlertRule:
+        section = sections[rule.value]
+        assert section.strip().startswith(f"*{rule.severity.value}.* ")
+        assert "- **Look:** " in section
+        assert "- **Do:** " in section

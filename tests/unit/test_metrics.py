@@ -5,8 +5,9 @@ from datetime import timedelta
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.alert import AlertRule
 from broker.errors import Reason
-from broker.metrics import MAX_SCOPES, GuardBlock, IssueOutcome, Metrics
+from broker.metrics import MAX_SCOPES, Delivered, GuardBlock, IssueOutcome, Metrics
 from broker.model import Evidence, LeaseState, Tier
 
 SECOND = timedelta(seconds=1)
@@ -39,6 +40,8 @@ def test_everything_counted_is_exposed_under_our_prefix() -> None:
     metrics.scope_map_load_failure()
     metrics.scope_map_refused(refused=False, teams=2)
     metrics.scope_map_refused(refused=True)
+    metrics.alerts_firing({AlertRule.GUARD_HELD: 2})
+    metrics.delivery("pager", Delivered.AWAY)
     metrics.rpc("IssueCredential", "OK", SECOND)
     found = samples(metrics)
     assert found["stepcred_leases", ("ACTIVE",)] == 3
@@ -57,6 +60,9 @@ def test_everything_counted_is_exposed_under_our_prefix() -> None:
     assert found["stepcred_policy_generation", ()] == 5
     assert found["stepcred_scope_map_load_failures_total", ()] == 1
     assert found["stepcred_scope_map_refused", ()] == 1
+    assert found["stepcred_alerts_firing", ("guard-held",)] == 2
+    assert found["stepcred_alerts_firing", ("mint-rate",)] == 0
+    assert found["stepcred_alert_deliveries_total", ("away", "pager")] == 1
     assert found["stepcred_scope_map_teams_refused", ()] == 2
     assert found["stepcred_rpc_seconds_count", ("OK", "IssueCredential")] == 1
     assert found["process_resident_memory_bytes", ()] > 0

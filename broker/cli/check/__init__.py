@@ -37,7 +37,11 @@ def check(
     config: ConfigFile,
     *,
     live: Annotated[
-        bool, typer.Option("--live", help="Also ask Vault and AWS whether the broker may mint, and what time it is.")
+        bool,
+        typer.Option(
+            "--live",
+            help="Also ask Vault and AWS whether the broker may mint, and what time it is, and look whether receivers of alerts can be reached.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -63,10 +67,11 @@ def check(
 
 
 def _ask_providers(settings: Config, report: _Report) -> None:
-    from broker.wiring import offline
+    from broker.wiring import alerting, offline
 
     found = asyncio.run(offline.check_live(settings))
     report.add("providers", Looked(errors=found, notes=found.remarks))
+    report.add("receivers", Looked(notes=asyncio.run(alerting.check_receivers(settings))))
     if found.remedy:
         report.remedy = found.remedy
         text = "this prints what to install, and with --diff how the server differs:"

@@ -45,4 +45,8 @@ def _secret_files(settings: Config) -> dict[str, Path]:
         "vault.kubernetes.jwt_file": vault and vault.kubernetes and vault.kubernetes.jwt_file,
         "aws.secret_access_key_file": aws and aws.secret_access_key_file,
     }
+    receivers = {f"alerts.alertmanager.{name}": one for name, one in settings.alerts.alertmanager.items()}
+    receivers |= {f"alerts.webhook.{name}": one for name, one in settings.alerts.webhook.items()}
+    receivers |= {f"compensation.{name}": one for name, one in settings.compensation.items()}
+    found |= {f"{name}.token_file": one.token_file for name, one in receivers.items()}
     return {option: path for option, path in found.items() if path}

@@ -67,7 +67,7 @@ def anchor(settings: Config) -> Looked:
 
 
 def scope_map(settings: Config) -> Looked:
-    """Does it load, and is there a section for each of its providers?"""
+    """Does it load, and is there a section for each of its providers, and a receiver for each name of one?"""
     from broker.policy.problems import ScopeMapError
     from broker.wiring import offline
 
@@ -81,5 +81,11 @@ def scope_map(settings: Config) -> Looked:
             f"{scope.rule.file}:{scope.rule.line}: scope {scope.name} needs a section [{scope.provider}] in the config"
             for scope in loaded.scopes.values()
             if scope.provider not in configured
-        ]
+        ],
+        notes=[
+            f"tier {name} tells {rule.compensate} of a lock, and there is no [compensation.{rule.compensate}] in the config: "
+            "what it should undo waits until there is"
+            for name, rule in loaded.tiers.items()
+            if rule.compensate and rule.compensate not in settings.compensation
+        ],
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
 
 from stepcred import _settings
 from stepcred._errors import OperatorRefused, SettingsError, StepcredError, TlsRefused
 from stepcred._settings import Settings
+from stepcred._source import Pems
 from stepcred._status import call_failed, error_of
 from stepcred._transport import OPTIONS, channel_credentials
 from stepcred.v1.operator_pb2_grpc import BrokerOperatorStub
@@ -32,14 +34,62 @@ def settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError([problem.replace("STEPCRED_", PREFIX) for problem in error.problems]) from None
 
 
+class Office:
+    """A connection to BrokerOperator, for as many calls as one likes; made anew when the certificate is another one.
+
+    Nothing is sent twice: what an operator changes is changed once, or somebody is told that it failed.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        """Raises SettingsError."""
+        self._settings = settings(environ)
+        self._pems: Pems | None = None
+        self._channel: grpc.Channel | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Calls under way end."""
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = None
+
+    def ask(self, method: str, request: Any, *, timeout: float = TIMEOUT) -> Any:
+        """One call. Raises StepcredError."""
+        try:
+            return getattr(self._stub(), method)(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise failed(error, self._settings.addr) from None
+
+    def stream(self, method: str, request: Any) -> Iterator[Any]:
+        """Every message of one call, for as long as it goes on. Raises StepcredError."""
+        call = getattr(self._stub(), method)(request)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise failed(error, self._settings.addr) from None
+        finally:
+            call.cancel()
+
+    def _stub(self) -> Any:
+        pems = self._settings.source.current()
+        if self._channel is None or pems is not self._pems:
+            self.close()
+            self._pems = pems
+            self._channel = grpc.secure_channel(self._settings.addr, channel_credentials(pems), options=OPTIONS)
+        return BrokerOperatorStub(self._channel)
+
+
 def ask(method: str, request: Any, *, environ: Mapping[str, str] = os.environ) -> Any:
     """One call of BrokerOperator. Raises StepcredError."""
-    found = settings(environ)
-    with grpc.secure_channel(found.addr, channel_credentials(found.source.current()), options=OPTIONS) as channel:
-        try:
-            return getattr(BrokerOperatorStub(channel), method)(request, timeout=TIMEOUT)
-        except grpc.RpcError as error:
-            raise failed(error, found.addr) from None
+    with Office(environ) as office:
+        return office.ask(method, request)
 
 
 def failed(error: Any, addr: str) -> StepcredError:

@@ -104,6 +104,10 @@ class NeedsApproval(AccessDenied):
 
     REASONS = frozenset({"NEEDS_APPROVAL", "APPROVAL_EXPIRED"})
 
+    def __str__(self) -> str:
+        told = f"; approval {self.approval_id} ({self.approvals_given} of {self.approvals_needed})"
+        return super().__str__() + (told if self.approval_id else "")
+
     @property
     def approval_id(self) -> str:
         """What operators approve: `stepcred admin approvals approve ID`."""

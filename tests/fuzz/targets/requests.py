@@ -57,7 +57,10 @@ def seeds() -> Iterator[bytes]:
         "RevokeLease": [pb.RevokeLeaseRequest(request_id=UUID, step_handle=handle, lease_id="l1", wait=long)],
         "EndStep": [pb.EndStepRequest(request_id=UUID, step_handle=handle, wait=hour)],
         "WhoAmI": [pb.WhoAmIRequest()],
-        "CheckAccess": [pb.CheckAccessRequest(name=name, scopes=["plain", "danger", "other"])],
+        "CheckAccess": [
+            pb.CheckAccessRequest(name=name, scopes=["plain", "danger", "other"]),
+            pb.CheckAccessRequest(step_handle=handle, scopes=["plain", "danger"]),
+        ],
     }
     for number, method in enumerate(NAMES):
         for message in known[method]:

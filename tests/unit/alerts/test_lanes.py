@@ -207,7 +207,7 @@ async def test_a_hanging_sink_delays_only_its_own_and_no_mint(told: Desk) -> Non
     assert well.told == [("1", "firing"), ("2", "firing")]
     assert dead.tries == 1
     waiting = await made.store.read(lambda tx: tx.waiting_for(["dead", "well"]))
-    assert [list(sinks) for sinks in waiting.values()] == [["dead"], ["dead"]]
+    assert list(waiting.values()) == [["dead"], ["dead"]]
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)

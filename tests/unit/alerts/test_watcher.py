@@ -15,7 +15,6 @@ from broker.alert import Alert, AlertRule
 from broker.alerts import events, stored, watcher
 from broker.alerts.conditions import Rules
 from broker.alerts.ledger import NotOurs
-from broker.clock import Moment
 from broker.config import Receiver
 from broker.errors import StoreError
 from broker.guard.timing import keep_time
@@ -173,7 +172,7 @@ def approval(watched: Desk, name: str, **changes: object) -> Approval:
     now = watched.world.clock.now()
     key = replace(step().key, run=name)
     fields: dict[str, object] = {
-        "id": name, "key": key, "scope": "danger", "step_id": "s", "launcher": "", "workload": "load", "captures": {},
+        "id": name, "key": key, "scope": "danger", "step_id": "s", "launcher": "", "address": "", "workload": "load", "captures": {},
         "tier": "high", "rule": "scopes.yaml:1", "ttl": MINUTE, "digest": "d", "needed": 2,
         "state": ApprovalState.PENDING, "requested_at": now, "expires_at": now + timedelta(hours=8),
     }  # fmt: skip
@@ -222,7 +221,7 @@ async def test_more_mints_than_usual(watched: Desk) -> None:
     await write(watched, usual)
     assert await watched.look(61) == {}
     await write(watched, lambda tx: charges(tx, "rising", 2, timedelta(minutes=1)))
-    assert await watched.look(61) == {"mint-rate": [{"key": "rising", "workload": "rising", "scope": "plain"}]}
+    assert await watched.look(61) == {"mint-rate": [{"guard_key": "rising", "workload": "rising", "scope": "plain"}]}
     assert await watched.look(3600) == {}
 
 
@@ -259,8 +258,7 @@ GUARD_ALERTS = {
 @pytest.mark.parametrize("rule", GUARD_ALERTS)
 async def test_a_lock_and_a_hold_fire_until_they_are_opened(watched: Desk, rule: AlertRule) -> None:
     clock = watched.world.fake_clock
-    now = clock.moment()
-    row = guard_row("k", state=GUARD_ALERTS[rule], until=now.wall + 10 * MINUTE)
+    row = guard_row("k", state=GUARD_ALERTS[rule], until=clock.now() + 10 * MINUTE)
     await write(watched, lambda tx: tx.put_guard_row(row))
     await watched.sound(Alert(rule=rule, summary="it is closed", labels={events.KEY: "k", "scope": "danger"}))
     assert list(await watched.look()) == [rule.value]
@@ -268,16 +266,21 @@ async def test_a_lock_and_a_hold_fire_until_they_are_opened(watched: Desk, rule:
     assert await watched.look() == {}
 
 
-def lock(now: Moment) -> GuardRow:
-    until = now.wall + 10 * MINUTE
-    return guard_row("k", state=GuardState.LOCKED, until=until)
+async def lock(watched: Desk) -> GuardRow:
+    """For ten minutes of guard time."""
+    now = watched.world.clock.moment()
+
+    def operation(tx: Tx) -> GuardRow:
+        row = guard_row("k", state=GuardState.LOCKED, until=keep_time(tx, now) + 10 * MINUTE)
+        tx.put_guard_row(row)
+        return row
+
+    return await write(watched, operation)
 
 
 async def test_a_lock_fires_until_its_time_is_over_however_the_wall_clock_is_set(watched: Desk) -> None:
     clock = watched.world.fake_clock
-    row = lock(clock.moment())
-    await write(watched, lambda tx: keep_time(tx, clock.moment()))
-    await write(watched, lambda tx: tx.put_guard_row(row))
+    await lock(watched)
     await watched.sound(Alert(rule=AlertRule.GUARD_LOCKED, summary="locked", labels={events.KEY: "k"}))
     clock.set_wall(clock.now() + timedelta(hours=20))
     assert list(await watched.look(300)) == ["guard-locked"]
@@ -285,7 +288,7 @@ async def test_a_lock_fires_until_its_time_is_over_however_the_wall_clock_is_set
 
 
 async def test_a_lock_that_became_a_hold_goes_on(watched: Desk) -> None:
-    row = lock(watched.world.clock.moment())
+    row = await lock(watched)
     await write(watched, lambda tx: tx.put_guard_row(replace(row, state=GuardState.HELD, until=None)))
     await watched.sound(Alert(rule=AlertRule.GUARD_LOCKED, summary="locked", labels={events.KEY: "k"}))
     assert list(await watched.look(7200)) == ["guard-locked"]

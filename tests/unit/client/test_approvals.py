@@ -62,6 +62,7 @@ def test_without_patience_it_is_told_what_must_be_approved(fake: FakeBroker) -> 
             step.issue(SCOPE)
         needed = caught.value
         (verdict,) = step.check([SCOPE])
+    assert str(needed).endswith(f"; approval {needed.approval_id} (0 of 2)")
     assert isinstance(needed, stepcred.AccessDenied)  # as it was before there was anything to wait for
     assert (needed.scope, needed.approvals_needed, needed.approvals_given) == (SCOPE, 2, 0)
     assert needed.approval_expires_at == verdict.approval_expires_at

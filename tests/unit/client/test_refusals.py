@@ -207,6 +207,23 @@ def test_a_loop_around_a_refusal_is_no_storm(fake: FakeBroker, reason: Reason) -
     )
 
 
+def test_a_broker_that_drains_is_not_asked_before_its_time(fake: FakeBroker) -> None:
+    time = Time()
+    fake.script(
+        "IssueCredential",
+        Refusal(code=grpc.StatusCode.UNAVAILABLE, reason="DRAINING", retry_after=60, pushback="60000"),
+    )
+    with broker(time) as connection, connection.step(scopes=SCOPES) as step:
+        for left in (60, 50, 40):
+            with pytest.raises(stepcred.BrokerUnavailable) as caught:
+                step.issue(SCOPES[0])
+            assert (caught.value.reason, caught.value.retry_after) == ("DRAINING", left)
+            time.now += 10
+        assert len(fake.requests("IssueCredential")) == 1
+        time.now += 40
+        step.issue(SCOPES[0])
+
+
 def test_a_step_that_was_locked_may_be_opened_anew(fake: FakeBroker) -> None:
     """The rule is a step's own: its next attempt is another question."""
     fake.script("IssueCredential", never("LOCKED"))

@@ -221,6 +221,18 @@ async def test_scopes_of_a_step(strangers: Strangers) -> None:
     _all_alike(found)
 
 
+async def test_scopes_that_an_open_step_is_asked_about(strangers: Strangers) -> None:
+    found = {}
+    for scope in ("no-such", *FOREIGN_SCOPES):
+        strangers.trace.clear()
+        request = pb.CheckAccessRequest(step_handle=strangers.handle, scopes=[scope])
+        [verdict] = (await strangers.stub.CheckAccess(request)).scopes
+        assert (verdict.reason, verdict.scope) == ("ACCESS_DENIED", scope)
+        verdict.scope = "*"
+        found[scope] = (verdict.SerializeToString(), list(strangers.trace))
+    _all_alike(found)
+
+
 @pytest.mark.parametrize("who", [OTHER, NO_WORKLOAD])
 async def test_scopes_that_are_asked_about(strangers: Strangers, who: str) -> None:
     stub = strangers.edge.stub(strangers.edge.ca.agent(who))
