@@ -12,3 +12,5 @@ from stepcred.cli._top.panes.steps import STEPS
 __all__ = ["APPROVALS", "BROKER", "GUARD", "LEASES", "PANES", "REVOCATIONS", "STEPS"]
 
 PANES = (STEPS, LEASES, REVOCATIONS, GUARD, APPROVALS, BROKER)
+
+__all__ = ["APPROVALS", "BROKER", "GUARD", "LEASES", "PANES", "REVOCATIONS", "STEPS"]
