@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -80,7 +81,7 @@ class House:
             argv, env=env, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
         )
 
-    def start_mint(self, client: Wire, handle: str) -> grpc.Future:
+    def start_mint(self, client: Wire, handle: str) -> grpc.Future[Any]:
         """A call in flight, with OpenBao's answer on its way."""
         path = f"/auth/token/create/{self.site.name}-token "
         self.between.inject(Fault.HELD, path, delay=HELD_FOR)

@@ -15,7 +15,7 @@ from broker.store.base import Store, Tx
 MOST = 2000  # records of a run's story, and of what was before a tail
 POLL = 0.5  # seconds between looks for new records
 _AT_ONCE = 500  # records read together
-_SEARCHED = 5000  # of the newest, for those of some kinds
+_SEARCHED = 2000  # of the newest, for those of some kinds
 _ENTRIES, _BYTES = 200, 512 * 1024  # of one message
 
 

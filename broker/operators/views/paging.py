@@ -1,16 +1,17 @@
-"""A page at a time, and so much of the database for each: no question of an operator's holds up another."""
+"""A page at a time, and so much of the database for each: no question of an operator's holds up an agent's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from broker.errors import BrokerError, Reason
+from broker.store.base import Store, Tx
 
 MOST = 200  # rows in one answer
-SCANNED = 2000  # rows looked at for one answer
-_AT_ONCE = 200  # rows read together
+SCANNED = 100  # rows looked at in one read, 8 ms (measured): agents' questions are answered by the same reader
+READS = 20  # for one answer
 _LONGEST = 128  # characters of a token; ours have 64 at most
 
 R = TypeVar("R")
@@ -47,7 +48,7 @@ def paged(
     key: Callable[[R], str],
     view: Callable[[R], V | None],
 ) -> Found[V]:
-    """Rows of one page.
+    """Rows of one page, from one short read.
 
     Args:
         page: which.
@@ -56,17 +57,26 @@ def paged(
         view: what is shown of a row; None when it does not fit the question.
     """
     found: list[V] = []
-    after, looked_at = page.after, 0
-    while looked_at < SCANNED:
-        rows = read(after, _AT_ONCE)
-        for row in rows:
-            after = key(row)
-            shown = view(row)
-            if shown is not None:
-                found.append(shown)
-            if len(found) == page.size:
-                return Found(rows=tuple(found), after=after)
-        if len(rows) < _AT_ONCE:
-            return Found(rows=tuple(found))
-        looked_at += len(rows)
-    return Found(rows=tuple(found), after=after)
+    after = page.after
+    rows = read(after, SCANNED)
+    for row in rows:
+        after = key(row)
+        shown = view(row)
+        if shown is not None:
+            found.append(shown)
+        if len(found) == page.size:
+            return Found(rows=tuple(found), after=after)
+    return Found(rows=tuple(found), after=after if len(rows) == SCANNED else "")
+
+
+async def answered(store: Store, page: Page, look: Callable[[Tx, Page], Found[V]]) -> Found[V]:
+    """A whole page by several short reads, between which agents get theirs."""
+    rows: list[V] = []
+    for _ in range(READS):
+        rest = replace(page, size=page.size - len(rows))
+        found = await store.read(lambda tx, rest=rest: look(tx, rest))  # type: ignore[misc]
+        rows += found.rows
+        page = replace(page, after=found.after)
+        if not found.after or len(rows) == page.size:
+            break
+    return Found(rows=tuple(rows), after=page.after)

@@ -22,7 +22,7 @@ from broker.store.halts import Freeze, Review
 from broker.store.notices import AlertRow
 from stepcred.v1 import operator_pb2 as pb
 
-_MAX_IDS = 1000  # lease ids in a selection
+_MAX_IDS = 500  # lease ids in a selection; more would not fit into a message
 _NAMES = ("agent", "workflow", "run", "step", "scope", "provider")
 
 

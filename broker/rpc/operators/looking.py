@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from broker.operators.model import Caller
 from broker.operators.views import guard, health, leases, people
-from broker.operators.views.paging import MOST
+from broker.operators.views.paging import MOST, answered
 from broker.rpc.convert import timestamp
 from broker.rpc.operators import convert
 from broker.rpc.operators.parts import Parts
@@ -20,7 +20,7 @@ from stepcred.v1 import operator_pb2 as pb
 
 
 class Looking:
-    """Each answer is one view of the database."""
+    """Of a list a page at a time; all else in one view of the database."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -43,19 +43,25 @@ class Looking:
 
     async def list_steps(self, request: pb.ListStepsRequest, _caller: Caller, _context: Any) -> Message:
         asked, page = convert.filter_of(request.selection), convert.page(request.page)
-        found = await self._store.read(lambda tx: leases.steps(tx, asked, page, ended_too=request.ended_too))
+        found = await answered(
+            self._store, page, lambda tx, page: leases.steps(tx, asked, page, ended_too=request.ended_too)
+        )
         return pb.ListStepsResponse(steps=map(convert.step, found.rows), next_token=found.after)
 
     async def list_leases(self, request: pb.ListLeasesRequest, _caller: Caller, _context: Any) -> Message:
         asked, page = convert.filter_of(request.selection), convert.page(request.page)
-        found = await self._store.read(lambda tx: leases.leases(tx, asked, page, ended_too=request.ended_too))
+        found = await answered(
+            self._store, page, lambda tx, page: leases.leases(tx, asked, page, ended_too=request.ended_too)
+        )
         return pb.ListLeasesResponse(leases=map(convert.lease, found.rows), next_token=found.after)
 
     async def list_guard_keys(self, request: pb.ListGuardKeysRequest, _caller: Caller, _context: Any) -> Message:
         asked, page = convert.filter_of(request.selection), convert.page(request.page)
         own, now = self._parts.core.guard, self._clock.moment()
-        found = await self._store.read(
-            lambda tx: guard.keys(tx, asked, page, open_too=request.open_too, guard=own, now=now)
+        found = await answered(
+            self._store,
+            page,
+            lambda tx, page: guard.keys(tx, asked, page, open_too=request.open_too, guard=own, now=now),
         )
         return pb.ListGuardKeysResponse(keys=map(convert.guard_key, found.rows), next_token=found.after)
 
@@ -66,10 +72,12 @@ class Looking:
         def why_not(tx: Tx, approval: Approval, votes: Sequence[Vote]) -> str:
             return desk.why_not(tx, caller, approval, votes)
 
-        found = await self._store.read(
-            lambda tx: people.approvals(
+        found = await answered(
+            self._store,
+            page,
+            lambda tx, page: people.approvals(
                 tx, asked, page, decided_too=request.decided_too, policies=policies, why_not=why_not
-            )
+            ),
         )
         return pb.ListApprovalsResponse(approvals=map(convert.approval, found.rows), next_token=found.after)
 

@@ -140,16 +140,38 @@ async def test_no_answer_is_larger_than_its_bound(house: House) -> None:
 
 async def test_so_much_is_looked_at_for_one_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit costs time, too: after so many rows the answer says where to go on."""
-    monkeypatch.setattr(paging, "SCANNED", 200)
-    await many(house, 450)
-    await minted(house, "needle")
-    asked = {"selection": selection(run="big"), "page": pb.Page(size=1)}
+    monkeypatch.setattr(paging, "READS", 2)
+    await many(house, 2 * paging.SCANNED + 50)
     oldest = {"selection": selection(lease_ids=["lease-0000"])}
-    assert len((await house.stub("vic").ListLeases(pb.ListLeasesRequest(**asked))).leases) == 1
     answer = await house.stub("vic").ListLeases(pb.ListLeasesRequest(**oldest))
     assert (len(answer.leases), bool(answer.next_token)) == (0, True)
     (found,) = await all_of(house, "ListLeases", "leases", **oldest)
     assert found.lease.lease_id == "lease-0000"
+
+
+async def test_no_read_is_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents' questions are answered by the same reader: they come between two reads."""
+    await many(house, 3 * paging.SCANNED)
+    looked: list[int] = []
+    read = house.broker.store.read
+
+    async def counting(operation: Any) -> Any:
+        def counted(tx: Any) -> Any:
+            newest = tx.newest_leases
+
+            def page(**asked: Any) -> Any:
+                looked.append(asked["limit"])
+                return newest(**asked)
+
+            monkeypatch.setattr(tx, "newest_leases", page, raising=False)
+            return operation(tx)
+
+        return await read(counted)
+
+    monkeypatch.setattr(house.broker.store, "read", counting)
+    request = pb.ListLeasesRequest(selection=selection(run="none"))
+    assert not (await house.stub("vic").ListLeases(request)).leases
+    assert looked == [paging.SCANNED] * 4
 
 
 async def test_a_token_that_was_never_given_is_refused_or_harmless(house: House) -> None:
