@@ -76,7 +76,7 @@ async def test_every_text_and_number_is_answered_or_refused_with_a_reason(house:
 async def test_bytes_that_are_no_request(house: House, method: str) -> None:
     house.people.add("all", *Role)
     path, streams = f"/stepcred.v1.BrokerOperator/{method}", OPERATOR_STREAMS[method]
-    channel = house.channel("all")
+    channel: Any = house.channel("all")
     call: Any = channel.unary_stream(path)(b"\xff\xff\xff") if streams else channel.unary_unary(path)(b"\xff\xff\xff")
     refused = await told(call.read() if streams else call)
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")

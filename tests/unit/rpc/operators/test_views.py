@@ -13,6 +13,7 @@ import pytest
 
 from broker.alert import Alert, AlertRule
 from broker.journal.chain import Entry
+from broker.journal.records import Kind, Record
 from broker.model import EndReason, StepKey
 from broker.operators.views import journal as journal_view
 from broker.operators.views import paging
@@ -393,6 +394,8 @@ async def test_what_an_agent_said_cannot_steer_a_terminal(stored: House) -> None
         tx.insert_lease(
             domain.lease("b" * 16, step_id="s", scope="\x1b]0;owned\x07", last_problem="\x1b[2J", attempts=1)
         )
+        evil: dict[str, Any] = {"reason": "\x1b[2J", "data": {"by": "\x1b]0;owned\x07", "problem": "\u202e"}}
+        tx.append(Record(kind=Kind.LEASE_REVOKING, at=domain.NOW, step_id="s", lease_id="b" * 16, **evil))
 
     await stored.broker.store.write(insert)
     found = await stored.stub("vic").Explain(pb.ExplainRequest(reference="b" * 16))
