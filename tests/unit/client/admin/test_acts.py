@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import io
 import json
+import os
+import pty
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -395,3 +398,22 @@ def test_a_refusal_is_told_and_nothing_is_sent_twice(admin: Admin, office: FakeO
     assert (told.code, len(office.requests("DecideApproval"))) == (77, 1)
     assert "CODE_REPLAYED" in told.err
     assert code not in told.err + told.out
+
+
+def test_what_is_typed_is_not_shown() -> None:
+    """On a real terminal."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        program = "from stepcred.cli._admin._consent import code; print('got', code({}) == '314159')"
+        os.execv(sys.executable, [sys.executable, "-c", program])
+    shown = b""
+    while b"factor: " not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"314159\n")
+    with contextlib.suppress(OSError):  # Linux says so that nobody is at the other end
+        while more := os.read(terminal, 1000):
+            shown += more
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert b"got True" in shown
+    assert b"314159" not in shown
