@@ -58,7 +58,8 @@ class Waiting:
     patience: timedelta
 
     def __call__(self, tx: Tx, now: Moment) -> Iterator[Alert]:
-        pending = [row for row in tx.approvals(ApprovalState.PENDING) if now.wall - row.requested_at >= self.patience]
+        waiting = tx.approvals(ApprovalState.PENDING)
+        pending = [row for row in waiting if _is_past(now.wall - row.requested_at, self.patience)]
         pending.sort(key=lambda row: row.requested_at)  # those that were told of stay among the first
         for row in pending[:EACH]:
             key = row.key
@@ -112,7 +113,7 @@ class Untold:
     def __call__(self, tx: Tx, now: Moment) -> Iterator[Alert]:
         for target, (_, oldest) in tx.unsent_notices().items():
             known = target in self.receivers
-            if known and now.wall - oldest < NOTICE_OVERDUE:
+            if known and not _is_past(now.wall - oldest, NOTICE_OVERDUE):
                 continue
             why = "does not take what it must undo" if known else "is not in the config, and something waits for it"
             yield Alert(
@@ -122,3 +123,8 @@ class Untold:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _is_past(since: timedelta, bound: timedelta) -> bool:
+    """Also when it is yet to come: the clock was set back, and nobody knows for how long it has been."""
+    return since >= bound or since < timedelta(0)

@@ -11,10 +11,13 @@ from broker.store.base import Tx
 
 
 def sound(tx: Tx, alert: Alert, *, at: datetime, **record_fields: str) -> bool:
-    """True when it fires now, and did not before. `record_fields`: the journal record's own (agent, workflow, scope, …)."""
+    """True when it fires now, and did not before.
+
+    `record_fields`: the journal record's own (agent, workflow, scope, …); its reason is the rule's name.
+    """
     fires = tx.raise_alert(alert, at=at)
     if fires:
-        tx.append(Record(kind=Kind.ALERT, at=at, data=_data(alert), **record_fields))
+        tx.append(Record(kind=Kind.ALERT, at=at, data=_data(alert), **{"reason": alert.rule.name} | record_fields))
     return fires
 
 
@@ -26,7 +29,7 @@ def hush(tx: Tx, alert: Alert | str, *, at: datetime) -> bool:
         return False
     lasted = max(0, round((at - known.since).total_seconds()))
     data = _data(known.alert) | {"since": known.since.isoformat(), "lasted_seconds": lasted, "noticed": known.count}
-    tx.append(Record(kind=Kind.ALERT_RESOLVED, at=at, data=data))
+    tx.append(Record(kind=Kind.ALERT_RESOLVED, at=at, reason=known.alert.rule.name, data=data))
     return True
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from broker.alert import Alert
 from broker.model import JsonValue
+
+FAR = timedelta(minutes=10)  # nothing is put off for so long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +69,10 @@ class NoticesTx(Protocol):
         ...
 
     def undelivered(self, sink: str, now: datetime, limit: int) -> Sequence[tuple[AlertRow, Delivery | None]]:
-        """Alerts whose serial this sink has not taken, and whose next try is due; the oldest change first."""
+        """Alerts whose serial this sink has not taken, and whose next try is due; the oldest change first.
+
+        Due is also what is to be tried in more than `FAR`: the clock was set back since.
+        """
         ...
 
     def put_delivery(self, delivery: Delivery) -> None: ...
@@ -77,7 +82,7 @@ class NoticesTx(Protocol):
 
     def add_notice(self, notice: Notice) -> None: ...
     def due_notices(self, target: str, now: datetime, limit: int) -> Sequence[Notice]:
-        """Those for this receiver, not sent, next_try_at <= now, the oldest first."""
+        """Those for this receiver, not sent, next_try_at <= now or in more than `FAR`, the oldest first."""
         ...
 
     def put_notice(self, notice: Notice) -> None:

@@ -24,6 +24,7 @@ from broker.config.webhook_key import load_webhook_key
 from broker.identity import FrontDoor
 from broker.leases.core import Core
 from broker.leases.epoch import EpochLost
+from broker.policy.live.records import MAP_ALERT, team_alert
 from broker.providers.base import KnowsLogin
 from broker.store.anchoring import Anchoring
 from broker.store.base import Tx
@@ -92,10 +93,8 @@ class _Here:
     def map_refused(self, _now: Moment) -> Iterator[Alert]:
         policies = self._watched.core.policies
         if policies.last_problem:
-            yield _alert(AlertRule.SCOPE_MAP_REFUSED, "the scope map on disk is refused; the last good one is in force")
-        for team in sorted(policies.teams_refused):
-            text = f"the file of team {team} is refused; its last good one is in force"
-            yield _alert(AlertRule.SCOPE_MAP_REFUSED, text, team=team)
+            yield MAP_ALERT
+        yield from map(team_alert, sorted(policies.teams_refused))
 
     def door_refused(self, now: Moment) -> Iterator[Alert]:
         for name in self._watched.door.refused():

@@ -175,6 +175,16 @@ async def test_notices_are_due_until_they_are_sent(store: Store) -> None:
     assert await due(store, now=after(9)) == [again]
 
 
+async def test_a_clock_that_was_set_back_puts_nothing_off(store: Store) -> None:
+    await sound(store)
+    ((row, _),) = await undelivered(store)
+    await took(store, row, serial=0, attempts=1, next_try_at=after(60))
+    await store.write(lambda tx: tx.add_notice(notice(next_try_at=after(60))))
+    for seconds, found in ((0, 0), (60 - 600, 0), (59 - 600, 1), (-86_400, 1), (60, 1)):
+        assert len(await undelivered(store, now=after(seconds))) == found
+        assert len(await due(store, now=after(seconds))) == found
+
+
 async def test_a_notice_says_for_ever_what_it_was_made_to_say(store: Store) -> None:
     await store.write(lambda tx: tx.add_notice(notice()))
     await store.write(lambda tx: tx.put_notice(notice(body={"other": 1}, target="other", created_at=after(9))))

@@ -12,9 +12,13 @@ from broker.errors import StoreConflict, StoreError
 from broker.model import StepKey
 from broker.store.approvals import OPEN, Approval, ApprovalState, Vote
 from broker.store.halts import Freeze, Review, SecondFactor
-from broker.store.notices import AlertRow, Delivery, Notice
+from broker.store.notices import FAR, AlertRow, Delivery, Notice
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def _is_due(next_try_at: datetime, now: datetime) -> bool:
+    return next_try_at <= now or next_try_at > now + FAR
 
 
 @dataclass(kw_only=True)
@@ -189,7 +193,7 @@ class PeopleTx:
         for fingerprint, row in self._people.alerts.items():
             delivery = self._people.deliveries.get((sink, fingerprint))
             taken = delivery.serial if delivery else 0
-            due = delivery is None or delivery.next_try_at is None or delivery.next_try_at <= now
+            due = delivery is None or delivery.next_try_at is None or _is_due(delivery.next_try_at, now)
             if taken < row.serial and due:
                 found.append((row, delivery))
         found.sort(key=lambda pair: (pair[0].resolved_at or pair[0].since, pair[0].alert.fingerprint))
@@ -212,9 +216,9 @@ class PeopleTx:
 
     def due_notices(self, target: str, now: datetime, limit: int) -> Sequence[Notice]:
         unsent = [one for one in self._people.notices.values() if one.sent_at is None and one.target == target]
-        return sorted((one for one in unsent if one.next_try_at <= now), key=lambda one: (one.next_try_at, one.id))[
-            :limit
-        ]
+        return sorted(
+            (one for one in unsent if _is_due(one.next_try_at, now)), key=lambda one: (one.next_try_at, one.id)
+        )[:limit]
 
     def put_notice(self, notice: Notice) -> None:
         if known := self._p().notices.get(notice.id):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from broker.clock import Clock
 from broker.config import TierOverride
-from broker.journal.records import Record
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import ScopeKind, Tier
@@ -28,6 +28,7 @@ from broker.store.base import KeptMap, Store, Tx
 
 log = get_logger(__name__)
 
+Tell: TypeAlias = Callable[[Tx], None]  # writes what is refused, in the transaction of what is taken
 SETTLE = 0.2  # seconds between two readings that must be equal
 SETTLE_TRIES = 25  # readings; what never rests is refused
 SETTLE_PATIENCE = 20  # of them; then one change is enough to be left out
@@ -216,19 +217,20 @@ class Policies:
         """A good map: into force if it is another one; what is new about its teams is told."""
         teams = found.loaded.refused
         told = ("teams", *sorted((team, *map(str, problems)) for team, problems in teams.items())) if teams else ()
-        records = written.teams_refused(teams, at=self._parts()[1].now()) if told != self._told else []
+        news = partial(written.teams_refused, teams=teams, at=self._parts()[1].now())
+        tell = news if teams and told != self._told else None
         other = self._current is None or self._current.map.digest != found.loaded.map.digest
         signed_anew = (
             found.signed is not None and self._kept is not None and found.signed.envelope != self._kept.manifest
         )
         if other or signed_anew:
-            await self._adopt(found, self._to_keep(found), also=records)
-        elif records:
-            await self._append(records)
+            await self._adopt(found, self._to_keep(found), also=tell)
+        elif tell:
+            await self._tell(tell)
         self._marks, self._told, self.last_problem = reading.marks, told, ""
         self.teams_refused = frozenset(teams)
         self._metrics.scope_map_refused(refused=False, teams=len(teams))
-        if records:
+        if tell:
             self._metrics.scope_map_load_failure()
             problems = "\n".join(str(problem) for team in sorted(teams) for problem in teams[team][:SAID])
             log.error("files of teams refused; their last good ones stay", teams=sorted(teams), problem=problems)
@@ -249,7 +251,7 @@ class Policies:
         )
 
     async def _adopt(
-        self, found: Candidate, to_keep: KeptMap, *, came_from: str = "files", also: Sequence[Record] = ()
+        self, found: Candidate, to_keep: KeptMap, *, came_from: str = "files", also: Tell | None = None
     ) -> None:
         """Into force, in one transaction with the generation, the copy that is kept and the journal."""
         store, clock = self._parts()
@@ -263,8 +265,8 @@ class Policies:
             kept = replace(to_keep, generation=generation)
             tx.keep_map(kept)
             tx.append(written.loaded(new, kept, at=at, came_from=came_from, plan=plan))
-            for record in also:
-                tx.append(record)
+            if also:
+                also(tx)
             return kept
 
         self._kept = kept = await store.write(operation)
@@ -304,18 +306,13 @@ class Policies:
         log.error("scope map refused; the last good one stays", problem=self.last_problem)
         told = ("map", reading.marks, self.last_problem)
         if told != self._told:
-            await self._append(written.refused(self._source.path, error.problems, at=clock.now()))
+            await self._tell(partial(written.refused, file=self._source.path, problems=error.problems, at=clock.now()))
             self._metrics.scope_map_load_failure()
         self._marks, self._told = reading.marks, told
 
-    async def _append(self, records: list[Record]) -> None:
+    async def _tell(self, tell: Tell) -> None:
         store, _ = self._parts()
-
-        def operation(tx: Tx) -> None:
-            for record in records:
-                tx.append(record)
-
-        await store.write(operation)
+        await store.write(tell)
 
     def _parts(self) -> tuple[Store, Clock]:
         if self._store is None or self._clock is None:

@@ -27,7 +27,8 @@ DELETE FROM alerts WHERE resolved_at < :before;
 -- name: undelivered
 SELECT alerts.*, deliveries.serial AS taken, deliveries.attempts, deliveries.next_try_at
 FROM alerts LEFT JOIN deliveries ON deliveries.fingerprint = alerts.fingerprint AND deliveries.sink = :sink
-WHERE coalesce(deliveries.serial, 0) < alerts.serial AND coalesce(deliveries.next_try_at, 0) <= :now
+WHERE coalesce(deliveries.serial, 0) < alerts.serial
+    AND (coalesce(deliveries.next_try_at, 0) <= :now OR deliveries.next_try_at > :far)
 ORDER BY coalesce(alerts.resolved_at, alerts.since), alerts.fingerprint LIMIT :limit;
 
 -- name: put_delivery
@@ -46,7 +47,7 @@ INSERT INTO notices (id, target, body, created_at, next_try_at, attempts, sent_a
 VALUES (:id, :target, :body, :created_at, :next_try_at, :attempts, :sent_at);
 
 -- name: due_notices
-SELECT * FROM notices WHERE target = :target AND sent_at IS NULL AND next_try_at <= :now
+SELECT * FROM notices WHERE target = :target AND sent_at IS NULL AND (next_try_at <= :now OR next_try_at > :far)
 ORDER BY next_try_at, id LIMIT :limit;
 
 -- name: put_notice

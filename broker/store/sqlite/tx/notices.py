@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from broker.alert import Alert
-from broker.store.notices import AlertRow, Delivery, Notice
+from broker.store.notices import FAR, AlertRow, Delivery, Notice
 from broker.store.sqlite import sql
 from broker.store.sqlite.rows import DELIVERY, NOTICE, SqlValue, alert_row_of, canonical, micros, time_of
 from broker.store.sqlite.tx.base import Area
@@ -37,7 +37,8 @@ class NoticesArea(Area):
         return self._db.run(_SQL["forget_alerts"], {"before": micros(before)})
 
     def undelivered(self, sink: str, now: datetime, limit: int) -> Sequence[tuple[AlertRow, Delivery | None]]:
-        rows = self._db.all(_SQL["undelivered"], {"sink": sink, "now": micros(now), "limit": limit})
+        asked: dict[str, SqlValue] = {"sink": sink, "now": micros(now), "far": micros(now + FAR), "limit": limit}
+        rows = self._db.all(_SQL["undelivered"], asked)
         return [
             (
                 alert_row_of(row),
@@ -67,7 +68,12 @@ class NoticesArea(Area):
         self._db.run(_SQL["add_notice"], NOTICE.row(notice))
 
     def due_notices(self, target: str, now: datetime, limit: int) -> Sequence[Notice]:
-        asked: dict[str, SqlValue] = {"target": target, "now": micros(now), "limit": limit}
+        asked: dict[str, SqlValue] = {
+            "target": target,
+            "now": micros(now),
+            "far": micros(now + FAR),
+            "limit": limit,
+        }
         return [NOTICE.of(row) for row in self._db.all(_SQL["due_notices"], asked)]
 
     def put_notice(self, notice: Notice) -> None:
