@@ -91,7 +91,7 @@ def world(folder: Path) -> Iterator[World]:
         allow_direct(bao, vault.ca.root_path)
         null = Deployment(folder / "null", scope_map(), vault=_no_vault(folder), more=CONFIG)
         vault_pid = stack.enter_context(vault.daemon()).pid
-        stack.enter_context(limited.daemon())
+        limited_pid = stack.enter_context(limited.daemon()).pid
         null_pid = stack.enter_context(_script(null, "tests.bench.null_broker", "serve", "--config", str(null.config)))
         echo_port = free_port()
         echo_pid = stack.enter_context(_echo(null, echo_port))
@@ -101,7 +101,7 @@ def world(folder: Path) -> Iterator[World]:
             vault=_endpoint(vault, vault.addr),
             limited=_endpoint(limited, limited.addr, RUNAWAY),
             direct=Direct(address=bao.address, ca=str(bao.ca_file)),
-            watch={"echo": echo_pid, "null": null_pid, "broker": vault_pid, "openbao": bao.pid},
+            watch={"echo": echo_pid, "null": null_pid, "broker": vault_pid, "limited": limited_pid, "openbao": bao.pid},
         )
         targets.save(folder / "targets.json")
         idle_mb = {pid: rss_mb(pid) for pid in (null_pid, vault_pid)}
