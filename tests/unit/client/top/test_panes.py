@@ -97,7 +97,7 @@ def test_steps_tell_what_is_left_of_the_scarcest_scope(acme: Acme) -> None:
     assert left["invoice"] == "1/3 mail"
     assert left["fetch"] == "0/5 LOCKED features-read"
     assert left["report"] == "-"
-    assert [row.key for row in arranged(STEPS.rows(snapshot_of(acme)), order=2, needle="")][0] == "ml-train-fetch-4"
+    assert next(row.key for row in arranged(STEPS.rows(snapshot_of(acme)), order=2, needle="")) == "ml-train-fetch-4"
 
 
 def test_an_hour_is_no_budget_of_a_step(acme: Acme) -> None:

@@ -22,7 +22,7 @@ def for_step(step: Step) -> tuple[str, ...]:
 
 def for_lease(lease: Lease) -> tuple[str, ...]:
     return (
-        _line("leases", "revoke", "--lease", lease.lease_id, "--reason"),
+        _line("leases", "revoke", lease.lease_id, "--reason"),
         _line("leases", "revoke", *_place(lease.place), "--reason"),
         _line("explain", lease.lease_id),
         _timeline(lease.place),

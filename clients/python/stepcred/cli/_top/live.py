@@ -8,152 +8,17 @@ import traceback
 from dataclasses import replace
 from typing import ClassVar
 
-from rich.text import Text
-from textual.app import App, ComposeResult
+from textual.app import App
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
-from textual.widgets import ContentSwitcher, DataTable, Input, Static
 
 from stepcred._errors import BrokerUnavailable, DeadlineExceeded, StepcredError
 from stepcred._settings import Settings
 from stepcred.cli import _exits
-from stepcred.cli._top import head
-from stepcred.cli._top.grid import Grid
 from stepcred.cli._top.head import Answered
-from stepcred.cli._top.pages import Details, help_page
-from stepcred.cli._top.paint import joined, text
-from stepcred.cli._top.panes import PANES
 from stepcred.cli._top.poller import Poller
-from stepcred.cli._top.table import Pane, Row, arranged
+from stepcred.cli._top.view import Panes
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-_KEYS = "1-6 tab panes  enter details  / filter  s order  p pause  ? help  q quit"
-
-
-class Panes(Screen[None], inherit_bindings=False):
-    """Head, panes, foot."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n + 1), f"pane({n})", pane.name) for n, pane in enumerate(PANES)),
-        Binding("tab", "turn(1)", "next pane"),
-        Binding("shift+tab", "turn(-1)", "pane before"),
-        Binding("slash", "filter", "filter"),
-        Binding("escape", "drop_filter", "no filter"),
-        Binding("s", "order", "order"),
-        Binding("p", "pause", "pause"),
-        Binding("question_mark", "help", "help"),
-        Binding("q", "app.quit", "quit"),
-    ]
-
-    def __init__(self, known: Answered) -> None:
-        super().__init__()
-        self._known = known
-        self._chosen = 0
-        self._orders = [0] * len(PANES)
-        self._needle = ""
-        self._drawn: dict[str, Text] = {}
-        self.paused = False
-
-    @property
-    def pane(self) -> Pane:
-        return PANES[self._chosen]
-
-    @property
-    def grid(self) -> Grid:
-        return self.query_one(f"#{self.pane.name.lower()}", Grid)
-
-    def compose(self) -> ComposeResult:
-        for name in ("title", "counts", "remark", "tabs"):
-            yield Static(id=name, classes="line", markup=False)
-        with ContentSwitcher(initial=PANES[0].name.lower()):
-            yield from (Grid(pane) for pane in PANES)
-        yield Input(placeholder="only rows with this text", id="filter")
-        yield Static(id="foot", classes="line", markup=False)
-        yield Static(Text(_KEYS), classes="line keys", markup=False)
-
-    def on_mount(self) -> None:
-        self.query_one(Input).cursor_blink = False
-        self.grid.focus()
-        self.call_after_refresh(self._draw)
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._draw)
-
-    def tell(self, known: Answered) -> None:
-        self._known = known
-        self._draw()
-
-    def _draw(self) -> None:
-        known = self._known
-        rows: list[list[Row]] = [list(pane.rows(known.snapshot)) if known.snapshot else [] for pane in PANES]
-        chosen = arranged(rows[self._chosen], order=self._orders[self._chosen], needle=self._needle)
-        self._line("title", joined(head.title(known, paused=self.paused)))
-        self._line("counts", joined(head.counts(known)))
-        self._line("remark", text(head.remark(known)))
-        self._line("tabs", joined(head.tabs(PANES, [len(each) for each in rows], self._chosen), gap=""))
-        self.grid.fill(chosen)
-        self._line("foot", Text(self._foot(len(chosen), len(rows[self._chosen]))))
-
-    def _foot(self, shown: int, of: int) -> str:
-        pane, snapshot = self.pane, self._known.snapshot
-        if not of:
-            return pane.nothing if snapshot else ""
-        parts = [f"order: {pane.orders[self._orders[self._chosen]]}"]
-        if self._needle:
-            parts.insert(0, f'{shown} of {of} with "{self._needle}"')
-        if snapshot is not None:
-            parts.append(pane.more(snapshot))
-        return "   ".join(part for part in parts if part)
-
-    def _line(self, name: str, told: Text) -> None:
-        if self._drawn.get(name) != told:
-            self._drawn[name] = told
-            self.query_one(f"#{name}", Static).update(told, layout=False)
-
-    def action_pane(self, number: int) -> None:
-        self._chosen = number
-        self.query_one(ContentSwitcher).current = self.pane.name.lower()
-        self.grid.focus()
-        self.call_after_refresh(self._draw)  # it has its size by then
-
-    def action_turn(self, by: int) -> None:
-        self.action_pane((self._chosen + by) % len(PANES))
-
-    def action_order(self) -> None:
-        self._orders[self._chosen] = (self._orders[self._chosen] + 1) % len(self.pane.orders)
-        self._draw()
-
-    def action_pause(self) -> None:
-        self.paused = not self.paused
-        self._draw()
-
-    def action_help(self) -> None:
-        self.app.push_screen(help_page())
-
-    def action_filter(self) -> None:
-        entry = self.query_one(Input)
-        entry.add_class("on")
-        entry.focus()
-
-    def action_drop_filter(self) -> None:
-        self.query_one(Input).value = ""
-        self._leave_filter()
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        self._needle = event.value
-        self._draw()
-
-    def on_input_submitted(self) -> None:
-        self._leave_filter()
-
-    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        row = self.grid.selected
-        if row is not None and event.data_table is self.grid:
-            self.app.push_screen(Details(f"{self.pane.name}: {row.details[0][1]}", row))
-
-    def _leave_filter(self) -> None:
-        self.query_one(Input).remove_class("on")
-        self.grid.focus()
 
 
 class TopApp(App[int]):

@@ -11,6 +11,7 @@ from stepcred.cli._top.model import Snapshot
 from stepcred.cli._top.words import fit
 
 GAP = 1  # blanks between two columns
+_LESS = 0.3  # of what it can use
 
 
 class Tone(Enum):
@@ -79,7 +80,8 @@ def widths(columns: Sequence[Column], rows: Sequence[Row], total: int) -> list[i
     """Of each column, in characters: with their gaps they fill `total`, where `total` has room for the least of each.
 
     No column but the last is wider than what stands in it; the numbers keep their room, so that they do not dance.
-    What is left over goes to whichever has the smallest part of what it can use.
+    What is left over goes to whichever has the smallest part of what it can use; columns that keep their end can do
+    with less.
     """
     longest = [max((len(row.cells[n].text) for row in rows), default=0) for n in range(len(columns))]
     needed = [max(len(column.title), length) for column, length in zip(columns, longest, strict=True)]
@@ -93,7 +95,7 @@ def widths(columns: Sequence[Column], rows: Sequence[Row], total: int) -> list[i
         if not hungry:
             given[-1] += spare
             break
-        given[min(hungry, key=lambda n: (given[n] / useful[n], n))] += 1
+        given[min(hungry, key=lambda n: (given[n] / useful[n] + (_LESS if columns[n].keep_end else 0), n))] += 1
         spare -= 1
     return given
 

@@ -77,7 +77,7 @@ def _name(step: Step) -> tuple[str, ...]:
 STEPS = Pane(
     name="Steps",
     columns=(
-        Column(title="AGENT", least=13, most=50, keep_end=True),
+        Column(title="AGENT", least=13, most=32, keep_end=True),
         Column(title="WORKFLOW", least=11, most=30),
         Column(title="RUN", least=12, most=40, keep_end=True),
         Column(title="STEP", least=7, most=24),
