@@ -96,7 +96,7 @@ def test_i4_a_runaway_gets_its_budget_and_not_one_more_whatever_it_tries_and_whe
         assert site.minted - before <= HOURLY
         # What certainly was not minted comes back, and no more than that.
         wait_until(lambda: settled(deployment), within=LANDING + 20, what="the doubts are settled")
-        Storm(deployment, agents, 100, new_runs=True, seed=3).finished()
+        Storm(deployment, agents, 200, new_runs=True, seed=3).finished()
         assert site.minted - before == HOURLY
 
 
