@@ -47,6 +47,7 @@ def run(plan: Plan, *, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
                 *bench.issue_vs_direct(),
                 *bench.cycle_vs_direct(),
                 *bench.steps(),
+                *bench.neighbours(),
                 *figures,
                 *bench.memory(),
             ]

@@ -47,6 +47,10 @@ class Measured:
         """Median latency in ms, by round."""
         return [median(sample.parts_ms[self.part]) for sample in self.samples]
 
+    def tails(self) -> list[float]:
+        """99th percentile of the latency in ms, by round."""
+        return [percentile(sample.parts_ms[self.part], 0.99) for sample in self.samples]
+
     def summary(self) -> Summary:
         """Over all rounds; percentiles over all calls of all rounds."""
         latencies = [took for sample in self.samples for took in sample.parts_ms[self.part]]
@@ -125,6 +129,11 @@ def throughput(key: str, what: str, concurrency: int, *, ours: Measured, theirs:
 def latency(key: str, what: str, concurrency: int, *, ours: Measured, theirs: Measured) -> Ratio:
     """Median latency."""
     return _ratio(key, what, Better.LESS, concurrency, (ours, theirs), (ours.medians(), theirs.medians()))
+
+
+def tail(key: str, what: str, concurrency: int, *, ours: Measured, theirs: Measured) -> Ratio:
+    """99th percentile of the latency."""
+    return _ratio(key, what, Better.LESS, concurrency, (ours, theirs), (ours.tails(), theirs.tails()))
 
 
 def _ratio(  # noqa: PLR0917 - one constructor for two shapes

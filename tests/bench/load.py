@@ -79,6 +79,7 @@ def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
     """Every side by name."""
     from tests.bench.brokered import Issue, SdkCycle, StepLife
     from tests.bench.direct import Create, HvacCycle, Kill
+    from tests.bench.neighbours import Neighbours
 
     step = targets.vault.agents[0]
     return {
@@ -87,6 +88,8 @@ def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
         "vault": lambda: Issue(targets.vault),
         "step": lambda: StepLife(targets.vault),
         "cycle": lambda: SdkCycle(targets.vault),
+        "calm": lambda: Neighbours(targets.limited, beset=False),
+        "beset": lambda: Neighbours(targets.limited, beset=True),
         "create": lambda: Create(targets.direct, step, login_each=False),
         "login_create": lambda: Create(targets.direct, step, login_each=True),
         "kill": lambda: Kill(targets.direct, step),

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.bench.figures import Measured, Parts, Ratio, Spread, Value, latency, throughput
+from tests.bench.figures import Measured, Parts, Ratio, Spread, Value, latency, tail, throughput
 from tests.bench.load import Sample
 from tests.bench.setup import World, rss_mb
+from tests.bench.targets import AGENTS
 
 MANY = 32  # calls in flight
 CYCLES = 16  # whole steps at a time
 ONE = 1
+NEIGHBOURS = 4.0  # samples' time: they ask seldom, and a tail needs many
 STEP_PARTS = ("begin", "issue", "end", "dead")
 
 
@@ -73,6 +75,16 @@ class Bench:
             latency("time_to_dead.busy", what, MANY, **_pair(many, "step", "kill", "end")),
             _parts("step", ONE, one["step"]),
             _parts("step.busy", MANY, many["step"]),
+        ]
+
+    def neighbours(self) -> list[Ratio]:
+        """What one agent's runaway costs the others."""
+        what = "issue of honest agents while another runs away / while none does"
+        found = self._alternate("beset", "calm", concurrency=AGENTS, share=NEIGHBOURS)
+        pair = _pair(found, "beset", "calm", "issue")
+        return [
+            latency("neighbours.p50", what, AGENTS, **pair),
+            tail("neighbours.p99", what, AGENTS, **pair),
         ]
 
     def memory(self) -> list[Value]:

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from tests.bench.load import Sample
 from tests.bench.raft import allow_broker, allow_direct
-from tests.bench.targets import AGENTS, Agent, Direct, Endpoint, Targets, scope_map
+from tests.bench.targets import AGENTS, RUNAWAY, Agent, Direct, Endpoint, Targets, scope_map
 from tests.support.daemon import Deployment
 from tests.support.processes import accepts, free_port, running, stop
 from tests.support.raft import raft_openbao
@@ -27,6 +27,7 @@ CONFIG: dict[str, Any] = {
     "limits": {"request_rate": UNLIMITED, "request_burst": UNLIMITED},
     "log": {"level": "info"},  # the default
 }
+LIMITED = {name: part for name, part in CONFIG.items() if name != "limits"}
 NO_VAULT = {"address": "http://127.0.0.1:1"}  # a config needs a provider; the null broker does not use it
 
 
@@ -84,10 +85,13 @@ def world(folder: Path) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         bao = stack.enter_context(raft_openbao(folder / "bao"))
         assert bao.ca_file is not None
-        vault = Deployment(folder / "vault", scope_map(), vault=allow_broker(bao, folder), more=CONFIG)
+        section = allow_broker(bao, folder)
+        vault = Deployment(folder / "vault", scope_map(), vault=section, more=CONFIG)
+        limited = Deployment(folder / "limited", scope_map(), vault=section, more=LIMITED)
         allow_direct(bao, vault.ca.root_path)
         null = Deployment(folder / "null", scope_map(), vault=_no_vault(folder), more=CONFIG)
         vault_pid = stack.enter_context(vault.daemon()).pid
+        limited_pid = stack.enter_context(limited.daemon()).pid
         null_pid = stack.enter_context(_script(null, "tests.bench.null_broker", "serve", "--config", str(null.config)))
         echo_port = free_port()
         echo_pid = stack.enter_context(_echo(null, echo_port))
@@ -95,8 +99,9 @@ def world(folder: Path) -> Iterator[World]:
             echo=_endpoint(null, f"127.0.0.1:{echo_port}"),
             null=_endpoint(null, null.addr),
             vault=_endpoint(vault, vault.addr),
+            limited=_endpoint(limited, limited.addr, RUNAWAY),
             direct=Direct(address=bao.address, ca=str(bao.ca_file)),
-            watch={"echo": echo_pid, "null": null_pid, "broker": vault_pid, "openbao": bao.pid},
+            watch={"echo": echo_pid, "null": null_pid, "broker": vault_pid, "limited": limited_pid, "openbao": bao.pid},
         )
         targets.save(folder / "targets.json")
         idle_mb = {pid: rss_mb(pid) for pid in (null_pid, vault_pid)}
@@ -111,11 +116,11 @@ def _no_vault(folder: Path) -> dict[str, Any]:
     return {**NO_VAULT, "token_file": str(token)}
 
 
-def _endpoint(deployment: Deployment, addr: str) -> Endpoint:
+def _endpoint(deployment: Deployment, addr: str, *more: str) -> Endpoint:
     agents = []
-    for number in range(AGENTS):
-        creds = deployment.agent(f"workflow/w{number}/step/load")
-        agents.append(Agent(workflow=f"w{number}", cert=str(creds.cert), key=str(creds.key), ca=str(creds.ca)))
+    for workflow in (*(f"w{number}" for number in range(AGENTS)), *more):
+        creds = deployment.agent(f"workflow/{workflow}/step/load")
+        agents.append(Agent(workflow=workflow, cert=str(creds.cert), key=str(creds.key), ca=str(creds.ca)))
     return Endpoint(addr=addr, agents=tuple(agents))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 AGENTS = 8  # certificates, and so connections; each carries a share of the calls in flight
+RUNAWAY = "nightly"  # the workflow of the agent that does not stop; it is none of the others'
 SCOPES = 64  # one after the other, a new one for each sample
 TRUST_DOMAIN = "dev.local"
 
@@ -30,8 +31,9 @@ workloads:
   load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:bench]}}
 scopes:
 {scopes}
+  danger: {{vault: {{role: bench}}, ttl: 10m, tier: high}}
 grants:
-  all: {{workloads: [load], workflows: ["*"], scopes: [{names}], max_step: 2h}}
+  all: {{workloads: [load], workflows: ["*"], scopes: [{names}, danger], max_step: 2h}}
 """
 
 
@@ -68,6 +70,7 @@ class Targets:
     echo: Endpoint
     null: Endpoint
     vault: Endpoint
+    limited: Endpoint  # with the limits of a daemon that nobody has configured; its last agent is the runaway
     direct: Direct
     watch: dict[str, int]
 
@@ -86,6 +89,7 @@ def read_targets(path: Path) -> Targets:
         echo=endpoint("echo"),
         null=endpoint("null"),
         vault=endpoint("vault"),
+        limited=endpoint("limited"),
         direct=Direct(**raw["direct"]),
         watch=raw["watch"],
     )

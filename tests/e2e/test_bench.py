@@ -20,6 +20,8 @@ RATIOS = {
     "issue_vs_direct.login_create",
     "cycle_vs_direct.throughput",
     "cycle_vs_direct.p50",
+    "neighbours.p50",
+    "neighbours.p99",
     "time_to_dead",
     "time_to_dead.busy",
 }

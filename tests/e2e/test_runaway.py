@@ -96,7 +96,7 @@ def test_i4_a_runaway_gets_its_budget_and_not_one_more_whatever_it_tries_and_whe
         assert site.minted - before <= HOURLY
         # What certainly was not minted comes back, and no more than that.
         wait_until(lambda: settled(deployment), within=LANDING + 20, what="the doubts are settled")
-        Storm(deployment, agents, 100, new_runs=True, seed=3).finished()
+        Storm(deployment, agents, 200, new_runs=True, seed=3).finished()
         assert site.minted - before == HOURLY
 
 
@@ -129,5 +129,5 @@ def test_i4_two_connections_that_race_for_the_last_attempt_never_both_get_it(sit
                 first.issue(handle, SCOPE)
             asked = [client.start("IssueCredential", issue(handle, SCOPE)) for client in (first, second)]
             told = Counter(refusal_of(one).reason if (one := call.exception()) else DELIVERED for call in asked)
-            assert told["LOCKED"] == 1
-            assert site.minted - before == BUDGET * (number + 1)
+            assert told["LOCKED"] == 1  # so that no more than one of them was served
+        assert site.minted - before == BUDGET * RACES

@@ -76,7 +76,7 @@ class Done:
     """What came back."""
 
     outcomes: Counter[str] = field(default_factory=Counter)  # of honest spellings: DELIVERED, OPENED or a reason
-    spelled: Counter[str] = field(default_factory=Counter)  # of the others
+    spelled: Counter[str] = field(default_factory=Counter)  # of the others, and of successors that nobody may have yet
 
 
 class Handle:
@@ -115,6 +115,7 @@ class Runaway:
         self._handle = ""
         self._rng = random.Random(f"{order.seed}.{number}")
         self._done = done
+        self._lease = ""  # the last that it was given
         self._asked: list[tuple[str, str]] = []  # handles and request ids to send again
         self._names = itertools.count()
         self._prefix = f"{order.seed}.{number}"
@@ -141,7 +142,12 @@ class Runaway:
         elif dice < 0.25 and self._asked:
             handle, request_id = self._rng.choice(self._asked)
             outcome = self._told(wire, "IssueCredential", issue(handle, SCOPE, request_id), self._done.outcomes)
-        elif dice < 0.26 and own:
+        elif dice < 0.28 and self._lease:
+            asked = pb.IssueCredentialRequest(
+                request_id=new_id(), step_handle=self._handle, scope=SCOPE, replaces=self._lease
+            )
+            outcome = self._told(wire, "IssueCredential", asked, self._done.spelled)
+        elif dice < 0.29 and own:
             request = pb.EndStepRequest(request_id=new_id(), step_handle=self._handle)
             outcome = self._told(wire, "EndStep", request, self._done.outcomes)
         else:
@@ -195,6 +201,8 @@ class Runaway:
             outcome = DELIVERED if method == "IssueCredential" else method
             if method == "BeginStep" and counted is self._done.outcomes:
                 self._newest.set(answer.step_handle)
+            elif method == "IssueCredential":
+                self._lease = answer.lease.lease_id
         counted[outcome] += 1
         return outcome
 
