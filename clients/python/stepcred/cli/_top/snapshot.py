@@ -8,10 +8,10 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stepcred.cli._admin._output import emit, say
 from stepcred.cli._top import head
 from stepcred.cli._top.head import Answered
 from stepcred.cli._top.model import Snapshot
@@ -23,20 +23,18 @@ from stepcred.cli._top.table import Pane, Row, arranged
 def show(snapshot: Snapshot) -> None:
     """On standard output. A pane without rows is one line; nothing is cut where the output is no terminal."""
     known = Answered(snapshot=snapshot)
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 1 << 16
-    for line in (head.title(known, paused=False), head.counts(known)):
-        console.print(joined(line))
-    problem = head.remark(known)
-    if problem.text:
-        console.print(text(problem))
+    lines = [joined(head.title(known, paused=False)), joined(head.counts(known)), text(head.remark(known))]
+    for line in lines:
+        if line.plain:
+            emit(line)
     for pane in PANES:
-        console.print()
         rows = arranged(pane.rows(snapshot), order=0, needle="")
-        console.print(_table(pane, rows) if rows else Text(f"{pane.name.upper()}: {pane.nothing}"))
+        say()
+        emit(Text(f"{pane.name.upper()} {len(rows)}" if rows else f"{pane.name.upper()}: {pane.nothing}", style="bold"))
+        if rows:
+            emit(_table(pane, rows))
         if pane.more(snapshot):
-            console.print(Text(pane.more(snapshot)))
+            say(pane.more(snapshot))
 
 
 def as_json(snapshot: Snapshot) -> str:
@@ -51,9 +49,7 @@ def _plain(value: Any) -> Any:
 
 
 def _table(pane: Pane, rows: Sequence[Row]) -> Table:
-    table = Table(
-        box=None, pad_edge=False, title=f"{pane.name.upper()} {len(rows)}", title_justify="left", title_style="bold"
-    )
+    table = Table(box=None, pad_edge=False)
     for column in pane.columns:
         table.add_column(column.title, justify="right" if column.right else "left")
     for row in rows:
