@@ -140,11 +140,17 @@ def test_leaving_while_the_broker_says_nothing(service: FakeOperatorService, env
         assert not terminal.alternate
 
 
-@pytest.mark.parametrize("term", ["linux", "screen"])
+@pytest.mark.parametrize("term", ["linux", "screen", "xterm-256color"])
 def test_a_small_terminal_of_any_kind(env: dict[str, str], term: str) -> None:
-    """Eight colours at most, no mouse, no keyboard protocol."""
-    with Terminal(TOP, env, columns=80, lines=24, term=term) as terminal:
+    """Eight colours at most, also where there are more; no mouse, no keyboard protocol."""
+    with Terminal(TOP, {**env, "COLORTERM": "truecolor"}, columns=80, lines=24, term=term) as terminal:
         terminal.wait_for("[1 Steps 6]", "0/5 LOCKED f…", "q quit", "alerts 3", "Broker 6")
+        terminal.press("/")
+        terminal.wait_for("only rows with this text")
+        terminal.press("\r\r")
+        terminal.wait_for("to act on it")
+        terminal.press("\x1b")
+        terminal.wait_for("[1 Steps 6]")
         terminal.press("q")
         assert terminal.ended() == 0
     colours = b"".join(_COLOURS.findall(terminal.output))
