@@ -147,10 +147,10 @@ def test_a_small_terminal_of_any_kind(env: dict[str, str], term: str) -> None:
         terminal.wait_for("[1 Steps 6]", "0/5 LOCKED f…", "q quit", "alerts 3", "Broker 6")
         terminal.press("/")
         terminal.wait_for("only rows with this text")
-        terminal.press("\r\r")
-        terminal.wait_for("to act on it")
+        terminal.press("extract\r\r")
+        terminal.wait_for("to act on it", "1-9 copy")  # with a scroll bar
         terminal.press("\x1b")
-        terminal.wait_for("[1 Steps 6]")
+        terminal.wait_for('1 of 6 with "extract"')
         terminal.press("q")
         assert terminal.ended() == 0
     colours = b"".join(_COLOURS.findall(terminal.output))
