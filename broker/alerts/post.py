@@ -94,7 +94,7 @@ class Post:
         trust = await asyncio.to_thread(self._trust) if secure else True
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT, connect=CONNECT),
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT),
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )

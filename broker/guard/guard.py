@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from broker.clock import Moment
 from broker.guard import keys
+from broker.guard.listing import Listed, is_hour, listed
 from broker.guard.rules import after_failure, after_success, assess, assess_hour
 from broker.guard.shared import Shared
 from broker.guard.tiers import DEFAULT_RULES, HOUR, TierRules
@@ -48,7 +49,7 @@ class Guard:
 
     def __init__(self, rules: Callable[[Tier], TierRules] = DEFAULT_RULES.__getitem__) -> None:
         """`rules`: what counts for a tier today."""
-        self.rules = rules
+        self._rules = rules
 
     def look(self, tx: Tx, ask: GuardAsk, now: Moment) -> GuardVerdict:
         """What `admit` would answer; writes nothing and costs no attempt."""
@@ -101,7 +102,7 @@ class Guard:
         if row is None:
             return now.wall
         at = keep_time(tx, now)
-        row = after_failure(row, self.rules(Tier(row.tier)), at)
+        row = after_failure(row, self._rules(Tier(row.tier)), at)
         tx.put_guard_row(row)
         hour = tx.guard_row(row.hour_key)
         if hour is not None:
@@ -131,8 +132,14 @@ class Guard:
         tx.put_guard_row(fresh)
         return fresh
 
+    def listed(self, tx: Tx, row: GuardRow, *, now: Moment) -> Listed:
+        """For operators. Writes nothing."""
+        at = guard_time(tx, now)
+        charges = tx.count_charges(row.key, at - HOUR) if is_hour(row) else 0
+        return listed(row, self._rules(Tier(row.tier)), charges=charges, at=at, now=now)
+
     def _assess(self, tx: Tx, ask: GuardAsk, at: datetime) -> _Assessed:
-        rules = self.rules(ask.tier)
+        rules = self._rules(ask.tier)
         hour, row = _hour_row(tx, ask), _budget_row(tx, ask)
         # 1. A held workload is refused before anything of its step is looked at or changed.
         if hour.state is GuardState.HELD:

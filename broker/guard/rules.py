@@ -35,7 +35,7 @@ def assess(  # noqa: PLR0911 - one return for each row of the tables, in their o
             return Locked(until=row.until)
         row = replace(row, state=GuardState.OPEN, until=None, spent=0)
     # 3. What time has given back.
-    row = _refilled(row, rules, now)
+    row = refilled(row, rules, now)
     exhausted = row.spent >= rules.budget
     # 4. The first request after exhaustion locks, or holds when it is the n-th lock in 24 h.
     if exhausted and rules.when_empty is WhenEmpty.LOCK and not row.failures:
@@ -91,7 +91,8 @@ def after_success(row: GuardRow) -> GuardRow:
     return replace(row, failures=0, cool=timedelta(0))
 
 
-def _refilled(row: GuardRow, rules: TierRules, now: datetime) -> GuardRow:
+def refilled(row: GuardRow, rules: TierRules, now: datetime) -> GuardRow:
+    """With the attempts that time has given back."""
     if rules.refill is None or not row.spent:
         return row
     since = row.refilled_at or now

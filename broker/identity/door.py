@@ -90,14 +90,8 @@ class FrontDoor:
             if one.next_update - now < min(ahead, (one.next_update - one.this_update) / 10):
                 found[f"revocation list of {one.issuer}"] = one.next_update
         for source in self._bundles():
-            ends = [
-                root.not_valid_after_utc
-                for root in source.value.roots
-                if root.not_valid_after_utc - now
-                < min(ahead, (root.not_valid_after_utc - root.not_valid_before_utc) / 10)
-            ]
-            if ends:
-                found[f"a root in {source.name}"] = min(ends)
+            if ends := _root_ends(source.value, now, ahead):
+                found[f"a root in {source.name}"] = ends
         return found
 
     def denies(self, spiffe_id: str, certificate: Certificate) -> bool:
@@ -173,6 +167,10 @@ class FrontDoor:
             remarks.append(problem)
         return remarks
 
+    def agent_fails(self, now: datetime) -> bool:
+        """A SPIFFE agent pushes some of it, and gives nothing now."""
+        return self._agent is not None and bool(self._agent.problem(now))
+
     @property
     def unsettled(self) -> bool:
         """Something was read that has to be seen once more."""
@@ -212,3 +210,12 @@ class FrontDoor:
 
 def _value(source: Source[Any], found: Mapping[str, Found[Any]]) -> Any:
     return found[source.name].value if source.name in found else source.value
+
+
+def _root_ends(bundle: Bundle, now: datetime, ahead: timedelta) -> datetime | None:
+    """The first to end soon. One that has ended is told of only where no other vouches: it stays in a bundle for long."""
+    roots = {root.not_valid_after_utc: root.not_valid_before_utc for root in bundle.roots}
+    soon = [end for end, begin in roots.items() if now < end and end - now < min(ahead, (end - begin) / 10)]
+    if roots and max(roots) <= now:
+        return max(roots)
+    return min(soon, default=None)

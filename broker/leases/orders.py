@@ -17,6 +17,8 @@ from broker.store.halts import Freeze
 
 _LIVE = (LeaseState.INTENT, LeaseState.IN_DOUBT, LeaseState.ACTIVE)
 
+_NAMES = ("workflow", "run", "step", "scope")  # that a record has fields for
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
@@ -27,9 +29,12 @@ class Order:
     caller: Agent | None = None  # as whom it came in; None for the broker's own commands
 
     def record(self, tx: Tx, kind: Kind, at: datetime, **data: JsonValue) -> None:
-        """Who, where and why, in the transaction of what was done."""
+        """Who, where and why, in the transaction of what was done. What names a run is part of its story."""
         who = by(self.caller) if self.caller else {}
-        tx.append(Record(kind=kind, at=at, data={"operator": self.by, "why": self.reason} | data, **who))
+        about = data.get("selection", data)
+        names = {name: about[name] for name in _NAMES if about.get(name)}
+        told = {"operator": self.by, "why": self.reason} | data
+        tx.append(Record(kind=kind, at=at, data=told, **who, **names))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

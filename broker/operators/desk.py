@@ -22,8 +22,8 @@ from broker.leases.selection import Selection
 from broker.leases.standing import question
 from broker.log import get_logger
 from broker.model import JsonValue, Lease
-from broker.operators.duties import Signers, against_reset, may_decide, may_reset, may_sign, why_off
-from broker.operators.model import Caller, Role
+from broker.operators.duties import Signers, against_reset, may_approve, may_decide, may_reset, may_sign, why_off
+from broker.operators.model import Caller
 from broker.operators.registry import Registry
 from broker.operators.second_factor import NewFactor, SecondFactors
 from broker.policy.decision import Allowed
@@ -106,19 +106,19 @@ class Desk:
 
         def operation(tx: Tx) -> tuple[GuardRow, str] | BrokerError:
             core.enter(tx)
-            now = core.clock.moment()
+            by, now = self._today_as(caller), core.clock.moment()
             row = _must_be_there(tx.guard_row(key), "guard key")
             against = against_reset(
-                caller.operator,
+                by.operator,
                 owners=self._owners(str(row.about.get("workload", "")), str(row.about.get("launcher", ""))),
                 held=row.state is GuardState.HELD,
                 last_reset_by=row.reset_by,
             )
             if error := may_reset(against, break_glass=break_glass):
                 raise error
-            if error := self._factors.check(tx, caller.operator, code, now):
+            if error := self._factors.check(tx, by.operator, code, now):
                 return error
-            return self._open(tx, caller, row, reason=reason, against=against if break_glass else None, now=now)
+            return self._open(tx, by, row, reason=reason, against=against if break_glass else None, now=now)
 
         return await self._carried_out(operation)
 
@@ -159,11 +159,11 @@ class Desk:
 
         def operation(tx: Tx) -> Review:
             core.enter(tx)
-            at = core.clock.now()
+            by, at = self._today_as(caller), core.clock.now()
             review = _must_be_there(tx.review(review_id), "review")
-            if error := may_sign(caller.operator, review):
+            if error := may_sign(by.operator, review):
                 raise error
-            if not tx.close_review(review_id, by=caller.operator.name, at=at, note=note):
+            if not tx.close_review(review_id, by=by.operator.name, at=at, note=note):
                 raise BrokerError(Reason.APPROVAL_DECIDED, "the review is closed already")
             _order(caller, note).record(tx, Kind.REVIEW_SIGNED, at, review_id=review_id, done_by=review.by)
             hush(tx, _broken(review), at=at)
@@ -192,23 +192,23 @@ class Desk:
 
         def operation(tx: Tx) -> tuple[Approval, Sequence[Vote]] | BrokerError:
             core.enter(tx)
-            now = core.clock.moment()
+            by, now = self._today_as(caller), core.clock.moment()
             approval = _must_be_there(tx.approval(approval_id), "approval")
             votes = tx.votes(approval_id)
-            if error := self._may_decide(tx, caller, approval, votes, seen=digest, now=now):
+            if error := self._may_decide(tx, by, approval, votes, seen=digest, now=now):
                 raise error
-            if error := self._factors.check(tx, caller.operator, code, now):
+            if error := self._factors.check(tx, by.operator, code, now):
                 return error
             vote = Vote(
                 approval_id=approval_id,
-                operator=caller.operator.name,
+                operator=by.operator.name,
                 approve=approve,
                 reason=reason,
                 at=now.wall,
                 good_for=good_for,
             )
             tx.add_vote(vote)
-            return self._counted(tx, caller, approval, vote, now)
+            return self._counted(tx, by, approval, vote, now)
 
         return await self._carried_out(operation)
 
@@ -252,9 +252,18 @@ class Desk:
         )
 
     def _still_counts(self, vote: Vote, approval: Approval) -> bool:
-        """Who has lost the role since, or has become an owner, has not said yes."""
+        """Whoever may not say yes today has not said it: the role is gone, or he owns or has signed what it is about."""
         operator = self._people.current.operators.get(vote.operator)
-        return operator is not None and operator.has(Role.APPROVER) and not operator.owns(self._owners_of(approval))
+        return operator is not None and not may_approve(
+            operator, approval, owners=self._owners_of(approval), signers=self.signers()
+        )
+
+    def _today_as(self, caller: Caller) -> Caller:
+        """Who the certificate stands for now: a role that was taken away since the call came in is gone."""
+        operator = self._people.of(caller.agent.spiffe_id)
+        if operator is None:
+            raise BrokerError(Reason.OPERATOR_UNKNOWN, "the operators file names nobody with this SPIFFE ID")
+        return replace(caller, operator=operator)
 
     def why_not(self, tx: Tx, caller: Caller, approval: Approval, votes: Sequence[Vote]) -> str:
         """Why this operator may not decide it; "" when it may. Writes nothing."""

@@ -57,9 +57,7 @@ def may_decide(
 
     In this order: the role; who it is to the workload; who it is to the map; what became of the request.
     """
-    if (error := must_have(operator, Role.APPROVER)) or (error := _no_owner(operator, approval, owners)):
-        return error
-    if error := _by_signers(operator, signers):
+    if error := may_approve(operator, approval, owners=owners, signers=signers):
         return error
     if error := _undecided(approval, now):
         return error
@@ -68,6 +66,15 @@ def may_decide(
     if any(vote.operator == operator.name for vote in votes):
         return BrokerError(Reason.VOTED_ALREADY, "you have decided on this already")
     return None
+
+
+def may_approve(
+    operator: Operator, approval: Approval, *, owners: Iterable[str], signers: Signers
+) -> BrokerError | None:
+    """Could this operator's yes count, whatever became of the request? Asked again of every yes when it is counted."""
+    if (error := must_have(operator, Role.APPROVER)) or (error := _no_owner(operator, approval, owners)):
+        return error
+    return _by_signers(operator, signers)
 
 
 def against_reset(

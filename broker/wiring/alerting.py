@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from broker.alert import Alert, AlertRule
 from broker.alerts import events, stored
+from broker.alerts.compensations import NoticeLane
 from broker.alerts.conditions import Condition, Event, Rules
-from broker.alerts.lanes import AlertLane, Lane, NoticeLane, run
+from broker.alerts.lanes import AlertLane, Lane, run
 from broker.alerts.ledger import Ledger, NotOurs
 from broker.alerts.post import Post
 from broker.alerts.signature import Signer
@@ -96,10 +97,13 @@ class _Here:
             text = f"the file of team {team} is refused; its last good one is in force"
             yield _alert(AlertRule.SCOPE_MAP_REFUSED, text, team=team)
 
-    def door_refused(self, _now: Moment) -> Iterator[Alert]:
+    def door_refused(self, now: Moment) -> Iterator[Alert]:
         for name in self._watched.door.refused():
             text = f"{name}: what is there now is refused; the last good one is in force"
             yield _alert(AlertRule.FRONT_DOOR_REFUSED, text, source=name)
+        if self._watched.door.agent_fails(now.wall):
+            text = "the SPIFFE agent gives nothing; what it pushed last is in force"
+            yield _alert(AlertRule.FRONT_DOOR_REFUSED, text, source="agent")
         if self._watched.door_overdue():
             text = "the front door's files cannot be read: no denial or revocation in them is seen"
             yield _alert(AlertRule.FRONT_DOOR_REFUSED, text, source="all")

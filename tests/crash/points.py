@@ -112,6 +112,7 @@ LOCK_POINTS: dict[str, Point] = {
     "lock: step and leases written": Point(owner=moves, name="end_step", after=True),
     "lock: journal written": Point(owner=halting, name="sound"),
     "lock: alert written": Point(owner=halting, name="sound", after=True),
+    "lock: compensation written": Point(owner=Halting, name="_compensate", after=True),
     "lock: before commit": Point(owner=Issuing, name="_intend", after=True, when=_refused),
     "lock: after commit": Point(owner=Issuing, name="_admit", after=True, when=_refused),
     "lock: before the first end": Point(owner=VaultClient, name="revoke_self"),

@@ -8,22 +8,16 @@ from datetime import timedelta
 from typing import Any
 
 from broker.errors import BrokerError, Reason
+from broker.leases.orders import Fallen
 from broker.leases.selection import Selection
-from broker.model import Lease, Step
+from broker.operators.desk import Frozen
 from broker.operators.model import Caller
 from broker.operators.second_factor import NewFactor
 from broker.secret import Secret
 from broker.store.approvals import Approval, Vote
 from broker.store.base import GuardRow, Tx
 from broker.store.halts import Freeze, Review
-from tests.fakes.world import ANN, World
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    leases: Sequence[Lease] = ()
-    steps: Sequence[Step] = ()
-    freeze: Freeze | None = None
+from tests.fakes.world import World
 
 
 @dataclass
@@ -32,35 +26,31 @@ class FakeDesk:
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)  # method, operator, the rest
     off: str = ""
 
-    def _note(self, method: str, by: Caller, **more: Any) -> None:
-        self.asked.append((method, by.operator.name, more))
+    def _note(self, method: str, caller: Caller, **more: Any) -> None:
+        self.asked.append((method, caller.operator.name, more))
 
-    async def revoke(self, by: Caller, selection: Selection, *, reason: str, dry_run: bool, end_steps: bool) -> Done:
-        self._note("revoke", by, selection=selection, reason=reason, dry_run=dry_run, end_steps=end_steps)
-        orders = self.broker.engine.orders
-        obey = orders.would_revoke(selection) if dry_run else orders.revoke(selection, ANN)
-        leases = (await obey).leases
-        steps: Sequence[Step] = ()
-        if end_steps:
-            of_steps = await self.broker.store.read(lambda tx: tx.open_steps())
-            steps = [step for step in of_steps if selection.of_step(step)]
-        return Done(leases=leases, steps=steps)
+    async def revoke(
+        self, caller: Caller, selection: Selection, *, reason: str, dry_run: bool, end_steps: bool
+    ) -> Fallen:
+        self._note("revoke", caller, selection=selection, reason=reason, dry_run=dry_run, end_steps=end_steps)
+        return await self.broker.engine.orders.would_revoke(selection, end_steps=end_steps)
 
-    async def freeze(self, by: Caller, selection: Selection, *, reason: str, dry_run: bool, revoke: bool) -> Done:
-        self._note("freeze", by, selection=selection, reason=reason, dry_run=dry_run, revoke=revoke)
+    async def freeze(self, caller: Caller, selection: Selection, *, reason: str, dry_run: bool, revoke: bool) -> Frozen:
+        self._note("freeze", caller, selection=selection, reason=reason, dry_run=dry_run, revoke=revoke)
         made = Freeze(
             id="all" if selection.everything else "f" * 16,
-            by=by.operator.name,
+            by=caller.operator.name,
             reason=reason,
             at=self.broker.clock.now(),
             scope=selection.scope,
         )
         if not dry_run:
             await self.broker.store.write(lambda tx: tx.add_freeze(made))
-        return Done(freeze=made, leases=(await self.broker.engine.orders.would_revoke(selection)).leases)
+        fallen = await self.broker.engine.orders.would_freeze(made, revoke=revoke)
+        return Frozen(freeze=made, leases=fallen.leases)
 
-    async def unfreeze(self, by: Caller, freeze_id: str, *, reason: str, dry_run: bool) -> Freeze:
-        self._note("unfreeze", by, freeze_id=freeze_id, reason=reason, dry_run=dry_run)
+    async def unfreeze(self, caller: Caller, freeze_id: str, *, reason: str, dry_run: bool) -> Freeze:
+        self._note("unfreeze", caller, freeze_id=freeze_id, reason=reason, dry_run=dry_run)
         found = [one for one in await self.broker.store.read(lambda tx: tx.freezes()) if one.id == freeze_id]
         if not found:
             raise BrokerError(Reason.NOT_FOUND, "there is no such freeze")
@@ -68,17 +58,19 @@ class FakeDesk:
             await self.broker.store.write(lambda tx: tx.remove_freeze(freeze_id))
         return found[0]
 
-    async def reset(self, by: Caller, key: str, *, reason: str, code: str, break_glass: bool) -> tuple[GuardRow, str]:
-        self._note("reset", by, key=key, reason=reason, code=code, break_glass=break_glass)
+    async def reset(
+        self, caller: Caller, key: str, *, reason: str, code: str, break_glass: bool
+    ) -> tuple[GuardRow, str]:
+        self._note("reset", caller, key=key, reason=reason, code=code, break_glass=break_glass)
         row = await self.broker.store.read(lambda tx: tx.guard_row(key))
         if row is None:
             raise BrokerError(Reason.NOT_FOUND, "there is no such key")
         return row, "r" * 16 if break_glass else ""
 
-    async def sign_review(self, by: Caller, review_id: str, *, note: str) -> Review:
-        self._note("sign_review", by, review_id=review_id, note=note)
+    async def sign_review(self, caller: Caller, review_id: str, *, note: str) -> Review:
+        self._note("sign_review", caller, review_id=review_id, note=note)
         at = self.broker.clock.now()
-        await self.broker.store.write(lambda tx: tx.close_review(review_id, by=by.operator.name, at=at, note=note))
+        await self.broker.store.write(lambda tx: tx.close_review(review_id, by=caller.operator.name, at=at, note=note))
         found = await self.broker.store.read(lambda tx: tx.review(review_id))
         if found is None:
             raise BrokerError(Reason.NOT_FOUND, "there is no such review")
@@ -86,7 +78,7 @@ class FakeDesk:
 
     async def decide(
         self,
-        by: Caller,
+        caller: Caller,
         approval_id: str,
         *,
         approve: bool,
@@ -96,23 +88,34 @@ class FakeDesk:
         good_for: timedelta | None,
     ) -> tuple[Approval, Sequence[Vote]]:
         self._note(
-            "decide", by, id=approval_id, approve=approve, reason=reason, code=code, digest=digest, good_for=good_for
+            "decide",
+            caller,
+            id=approval_id,
+            approve=approve,
+            reason=reason,
+            code=code,
+            digest=digest,
+            good_for=good_for,
         )
         found = await self.broker.store.read(lambda tx: tx.approval(approval_id))
         if found is None:
             raise BrokerError(Reason.NOT_FOUND, "there is no such approval")
         vote = Vote(
-            approval_id=approval_id, operator=by.operator.name, approve=approve, reason=reason, at=found.requested_at
+            approval_id=approval_id,
+            operator=caller.operator.name,
+            approve=approve,
+            reason=reason,
+            at=found.requested_at,
         )
         await self.broker.store.write(lambda tx: tx.add_vote(vote))
         return found, [vote]
 
-    async def seal_second_factor(self, by: Caller) -> NewFactor:
-        self._note("seal_second_factor", by)
+    async def seal_second_factor(self, caller: Caller) -> NewFactor:
+        self._note("seal_second_factor", caller)
         return NewFactor(uri=Secret("otpauth://totp/s3cret"), sealed="c2VhbGVk", revision=2)
 
-    def why_not(self, _tx: Tx, by: Caller, _approval: Approval, _votes: Sequence[Vote]) -> str:
-        return "" if by.operator.name == "bob" else "you are no approver"
+    def why_not(self, tx: Tx, caller: Caller, approval: Approval, votes: Sequence[Vote]) -> str:
+        return "" if caller.operator.name == "bob" else "you are no approver"
 
     def approvals_off(self) -> str:
         return self.off

@@ -93,16 +93,22 @@ async def test_a_token_is_renewed_after_two_thirds_of_its_life_and_replaced_when
 async def test_a_login_that_fails_leaves_a_good_token_in_use(transport: Transport, between: Proxy) -> None:
     clock = FakeClock()
     one = login(transport, clock)
+    assert one.left() is None  # not heard of yet
     first = await one.session()
     clock.advance(900)
+    assert one.left() == pytest.approx(0.25)  # of 1,200 s
     between.inject(Fault.REPLACE, "/v1/", times=99, answer=response("503 Service Unavailable", b'{"errors": []}'))
     assert await refreshed(one) is first
     clock.advance(301)
     with pytest.raises(LoginFailed):
         await one.session()
+    left = one.left()
+    assert left is not None
+    assert left < 0
     between.inject(Fault.NONE)
     clock.advance(2)
     assert not (await one.session()).token.matches(first.token)
+    assert one.left() == pytest.approx(1)
 
 
 async def test_a_rotated_token_file_is_read_again(bao: BaoServer, transport: Transport, tmp_path: Path) -> None:
@@ -113,16 +119,20 @@ async def test_a_rotated_token_file_is_read_again(bao: BaoServer, transport: Tra
     one = login(transport, clock, TokenFile(path=path))
     with pytest.raises(LoginFailed, match="cannot be read"):
         await one.session()
+    assert one.left() == 0
     path.write_text("")
     with pytest.raises(LoginFailed, match="is empty"):
         await one.session()
     first = token()
     path.write_text(first + "\n")
     assert (await one.session()).token.reveal() == first
+    clock.advance(1800)  # whoever writes the file has not: what is left is the token's, however often it is looked at
+    assert one.left() == pytest.approx(0.5, abs=0.01)
     second = token()
     path.write_text(second)
     clock.advance(61)
     assert (await one.session()).token.reveal() == second
+    assert one.left() == pytest.approx(1, abs=0.01)
 
 
 async def test_a_wrong_secret_id_fails_without_showing_it(transport: Transport, approle: AppRole) -> None:

@@ -67,6 +67,7 @@ class Order:
     per_connection: int
     seed: int
     handle_file: str  # what the processes share
+    handle: str  # of a step that is neither ended nor opened again; empty: they open their own
     new_runs: bool  # each step in a run, or under a step's name, that nobody has used
 
 
@@ -129,23 +130,23 @@ class Runaway:
 
     def _once(self, wire: Wire) -> int:
         """One request; 1 when it was answered."""
-        dice = self._rng.random()
-        self._handle = self._newest.get()
+        dice, own = self._rng.random(), not self._order.handle
+        self._handle = self._newest.get() if own else self._order.handle
         if not self._handle:
             outcome = self._again(wire)
-        elif dice < 0.01:
+        elif dice < 0.01 and own:
             outcome = self._begin(wire)
         elif dice < 0.15:
             outcome = self._spelled(wire)
         elif dice < 0.25 and self._asked:
             handle, request_id = self._rng.choice(self._asked)
             outcome = self._told(wire, "IssueCredential", issue(handle, SCOPE, request_id), self._done.outcomes)
-        elif dice < 0.26:
+        elif dice < 0.26 and own:
             request = pb.EndStepRequest(request_id=new_id(), step_handle=self._handle)
             outcome = self._told(wire, "EndStep", request, self._done.outcomes)
         else:
             outcome = self._issue(wire)
-        if outcome == "STEP_ENDED":
+        if outcome == "STEP_ENDED" and own:
             self._again(wire)
         if outcome == UNREACHABLE:
             time.sleep(0.05)

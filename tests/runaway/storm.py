@@ -26,6 +26,7 @@ class Storm:
     certificates: Sequence[Creds]
     requests: int
     new_runs: bool = False
+    handle: str = ""
     seed: int = 1
     per_connection: int = PER_CONNECTION
 
@@ -53,6 +54,7 @@ class Storm:
             threads=THREADS,
             per_connection=self.per_connection,
             seed=seed,
+            handle=self.handle,
             new_runs=self.new_runs,
         )
         argv = [sys.executable, "-m", "tests.runaway.client"]

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
 
 from broker.alert import AlertRule
+from broker.cli.root import build
 from broker.errors import Reason
 from broker.rpc.status import CODES
+from stepcred.cli._app import app as agents_app
 
 _ROW = re.compile(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
 
@@ -26,3 +31,19 @@ def test_every_alert_has_a_section_that_says_what_to_look_at_and_to_do() -> None
         assert section.strip().startswith(f"*{rule.severity.value}.* ")
         assert "- **Look:** " in section
         assert "- **Do:** " in section
+
+
+_COMMAND = re.compile(r"`(stepcred(?:-broker)?) ([a-z][^`]*)`")
+
+
+def test_every_command_of_the_run_book_is_one() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text()
+    said = _COMMAND.findall(text)
+    assert len(said) > 20
+    for program, rest in said:
+        words = rest.split()
+        found: Any = get_command(agents_app if program == "stepcred" else build(words))
+        while commands := getattr(found, "commands", None):
+            found = commands[words.pop(0)]
+        options = {name for one in found.params for name in one.opts}
+        assert options >= {word for word in words if word.startswith("--")}, rest

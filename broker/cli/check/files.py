@@ -7,7 +7,7 @@ from shlex import quote
 
 from broker.cli.check.looked import Looked
 from broker.cli.options import read_token
-from broker.config import Config
+from broker.config import Config, Receiver
 from broker.errors import ConfigError
 
 _BOM = b"\xef\xbb\xbf"
@@ -45,7 +45,9 @@ def _secret_files(settings: Config) -> dict[str, Path]:
         "vault.kubernetes.jwt_file": vault and vault.kubernetes and vault.kubernetes.jwt_file,
         "aws.secret_access_key_file": aws and aws.secret_access_key_file,
     }
-    receivers = {f"alerts.alertmanager.{name}": one for name, one in settings.alerts.alertmanager.items()}
+    receivers: dict[str, Receiver] = {
+        f"alerts.alertmanager.{name}": one for name, one in settings.alerts.alertmanager.items()
+    }
     receivers |= {f"alerts.webhook.{name}": one for name, one in settings.alerts.webhook.items()}
     receivers |= {f"compensation.{name}": one for name, one in settings.compensation.items()}
     found |= {f"{name}.token_file": one.token_file for name, one in receivers.items()}

@@ -21,7 +21,7 @@ class ApprovalView:
 
     approval: Approval
     votes: Sequence[Vote]
-    owners: Sequence[str]  # of its workload, in today's map
+    owners: Sequence[str]  # of its workload and its launcher, in today's map
     you_may_not: str
 
 
@@ -64,8 +64,7 @@ def approvals(
 def approval_view(tx: Tx, approval: Approval, *, policies: Policies, why_not: WhyNot) -> ApprovalView:
     """Of one."""
     votes = tx.votes(approval.id)
-    workload = policies.map.workloads.get(approval.workload)
-    owners = tuple(workload.owners) if workload else ()
+    owners = sorted(policies.map.owners_of(approval.workload, approval.launcher))
     return ApprovalView(approval=approval, votes=votes, owners=owners, you_may_not=why_not(tx, approval, votes))
 
 

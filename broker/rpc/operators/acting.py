@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from broker.errors import BrokerError, Reason
 from broker.operators.model import Caller
-from broker.operators.views import guard, leases, people
+from broker.operators.views import leases, people
 from broker.operators.views.paging import MOST
 from broker.rpc.operators import convert
 from broker.rpc.operators.parts import Parts
@@ -89,8 +89,8 @@ class Acting:
             code=request.code,
             break_glass=request.break_glass,
         )
-        rules, now = self._parts.core.guard.rules, self._parts.core.clock.now()
-        view = await self._store.read(lambda tx: guard.guard_view(tx, row, rules=rules, now=now))
+        guard, now = self._parts.core.guard, self._parts.core.clock.moment()
+        view = await self._store.read(lambda tx: guard.listed(tx, row, now=now))
         return pb.ResetGuardKeyResponse(key=convert.guard_key(view), review_id=review_id)
 
     async def sign_review(self, request: pb.SignReviewRequest, caller: Caller, _context: Any) -> Message:

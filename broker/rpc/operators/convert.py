@@ -9,10 +9,10 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 from broker.errors import BrokerError, Reason
+from broker.guard.listing import Listed
 from broker.journal.chain import Entry
 from broker.leases.selection import Selection
 from broker.model import JsonValue, StepKey
-from broker.operators.views.guard import GuardView
 from broker.operators.views.leases import LeaseView, StepView
 from broker.operators.views.paging import Page, page_of
 from broker.operators.views.people import ApprovalView
@@ -93,7 +93,7 @@ def lease(view: LeaseView) -> pb.OperatorLease:  # noqa: D103
     return message
 
 
-def guard_key(view: GuardView) -> pb.GuardKey:  # noqa: D103
+def guard_key(view: Listed) -> pb.GuardKey:  # noqa: D103
     row, captures = view.row, view.row.about.get("captures") or {}
     message = pb.GuardKey(
         key=row.key,
@@ -112,7 +112,7 @@ def guard_key(view: GuardView) -> pb.GuardKey:  # noqa: D103
         ceiling=view.ceiling,
         reset_by=row.reset_by,
     )
-    _set(message, until=row.until, reset_at=row.reset_at)
+    _set(message, until=view.until, reset_at=row.reset_at)
     return message
 
 

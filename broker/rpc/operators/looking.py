@@ -53,9 +53,9 @@ class Looking:
 
     async def list_guard_keys(self, request: pb.ListGuardKeysRequest, _caller: Caller, _context: Any) -> Message:
         asked, page = convert.filter_of(request.selection), convert.page(request.page)
-        rules, now = self._parts.core.guard.rules, self._clock.now()
+        own, now = self._parts.core.guard, self._clock.moment()
         found = await self._store.read(
-            lambda tx: guard.keys(tx, asked, page, open_too=request.open_too, rules=rules, now=now)
+            lambda tx: guard.keys(tx, asked, page, open_too=request.open_too, guard=own, now=now)
         )
         return pb.ListGuardKeysResponse(keys=map(convert.guard_key, found.rows), next_token=found.after)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from broker.identity.door import FrontDoor
 from broker.leases.core import Core
+from broker.leases.orders import Fallen
 from broker.leases.selection import Selection
+from broker.operators.desk import Frozen
 from broker.operators.model import Caller, Operator
+from broker.operators.second_factor import NewFactor
 from broker.store.approvals import Approval, Vote
-from broker.store.base import Tx
+from broker.store.base import GuardRow, Tx
+from broker.store.halts import Freeze, Review
 
 
 class Registry(Protocol):
@@ -26,19 +30,25 @@ class Registry(Protocol):
 class Desk(Protocol):
     """Whatever an operator changes."""
 
-    async def revoke(self, by: Caller, selection: Selection, *, reason: str, dry_run: bool, end_steps: bool) -> Any: ...
+    async def revoke(
+        self, caller: Caller, selection: Selection, *, reason: str, dry_run: bool, end_steps: bool
+    ) -> Fallen: ...
 
-    async def freeze(self, by: Caller, selection: Selection, *, reason: str, dry_run: bool, revoke: bool) -> Any: ...
+    async def freeze(
+        self, caller: Caller, selection: Selection, *, reason: str, dry_run: bool, revoke: bool
+    ) -> Frozen: ...
 
-    async def unfreeze(self, by: Caller, freeze_id: str, *, reason: str, dry_run: bool) -> Any: ...
+    async def unfreeze(self, caller: Caller, freeze_id: str, *, reason: str, dry_run: bool) -> Freeze: ...
 
-    async def reset(self, by: Caller, key: str, *, reason: str, code: str, break_glass: bool) -> Any: ...
+    async def reset(
+        self, caller: Caller, key: str, *, reason: str, code: str, break_glass: bool
+    ) -> tuple[GuardRow, str]: ...
 
-    async def sign_review(self, by: Caller, review_id: str, *, note: str) -> Any: ...
+    async def sign_review(self, caller: Caller, review_id: str, *, note: str) -> Review: ...
 
     async def decide(
         self,
-        by: Caller,
+        caller: Caller,
         approval_id: str,
         *,
         approve: bool,
@@ -46,11 +56,11 @@ class Desk(Protocol):
         code: str,
         digest: str,
         good_for: timedelta | None,
-    ) -> Any: ...
+    ) -> tuple[Approval, Sequence[Vote]]: ...
 
-    async def seal_second_factor(self, by: Caller) -> Any: ...
+    async def seal_second_factor(self, caller: Caller) -> NewFactor: ...
 
-    def why_not(self, tx: Tx, by: Caller, approval: Approval, votes: Sequence[Vote]) -> str:
+    def why_not(self, tx: Tx, caller: Caller, approval: Approval, votes: Sequence[Vote]) -> str:
         """Why this operator may not decide it; "" when it may. Writes nothing."""
         ...
 

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.alert import AlertRule, Severity
 from broker.alerts import lanes
-from broker.alerts.lanes import AlertLane, NoticeLane
+from broker.alerts.compensations import NoticeLane
+from broker.alerts.lanes import AlertLane
 from broker.alerts.pace import MOST, pause
 from broker.alerts.post import Away, Post, Refused
 from broker.alerts.signature import Signer

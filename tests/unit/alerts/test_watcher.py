@@ -128,6 +128,8 @@ async def test_a_certificate_list_or_root_that_ends(watched: Desk, tmp_path: Pat
     watched.world.fake_clock.set_wall(root.not_valid_after_utc - timedelta(seconds=1))
     found = (await other.look())["certificate-ends"]
     assert any(labels["what"].startswith("a root in") for labels in found)
+    watched.world.fake_clock.set_wall(root.not_valid_after_utc + timedelta(days=1))
+    assert any(labels["what"].startswith("a root in") for labels in (await other.look())["certificate-ends"])
 
 
 class Login:
@@ -209,11 +211,13 @@ async def test_more_mints_than_usual(watched: Desk) -> None:
             tx.add_charge(lease_id=f"{hour_key}-{ago}-{n}", key=f"budget-{hour_key}", hour_key=hour_key, at=now - ago)
 
     def usual(tx: Tx) -> None:
-        for name in ("rising", "new", "busy"):
+        for name in ("rising", "new", "once", "busy"):
             tx.put_guard_row(guard_row(f"budget-{name}", about={"workload": name, "scope": "plain", "run": "r"}))
         for ago in range(3, 60, 10):
             charges(tx, "rising", 2, ago * hour)
             charges(tx, "busy", 4, ago * hour)
+        charges(tx, "once", 1, 30 * hour)
+        charges(tx, "once", 50, timedelta(0))
         charges(tx, "rising", 9, timedelta(0))
         charges(tx, "busy", 19, timedelta(0))
         charges(tx, "new", 50, timedelta(0))  # nothing is usual yet; the hourly limit is the guard's

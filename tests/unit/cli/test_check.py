@@ -19,9 +19,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from broker import log
 from broker.__main__ import main
 from broker.cli import check as package
-from broker.cli.check import files, machine, tls
+from broker.cli.check import files, machine, state, tls
 from broker.cli.check.looked import Looked
-from broker.config import Config, Limits, Operators, load
+from broker.config import Config, Limits, Operators, Receiver, load
 from broker.config.values import Address
 from broker.identity.authority import Authority, key_usage, name_of, new_authority, new_builder
 from broker.providers.base import Findings
@@ -295,3 +295,19 @@ def test_a_look_is_a_function_and_a_line(
     captured = capsys.readouterr()
     assert "one more      1 problem\n              note: so it is\n" in captured.out
     assert captured.err == "error: dev is wrong\n"
+
+
+def test_a_tier_that_tells_somebody_whom_the_config_does_not_name_is_a_note(config: Config) -> None:
+    config.scopes.file.write_text(SCOPES.replace("scopes:\n", "tiers: {high: {compensate: undo}}\nscopes:\n", 1))
+    (note,) = state.scope_map(config).notes
+    assert "[compensation.undo]" in note
+    named = replace(config, compensation={"undo": Receiver(url="https://etl.acme.internal/undo")})
+    assert state.scope_map(named) == Looked()
+
+
+def test_a_receivers_token_is_a_secret_like_others(config: Config, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("one\ntwo\n")
+    receiver = Receiver(url="https://etl.acme.internal/undo", token_file=token)
+    (error,) = files.secrets(replace(config, compensation={"undo": receiver})).errors
+    assert error.startswith("compensation.undo.token_file")

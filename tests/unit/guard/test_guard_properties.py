@@ -150,7 +150,7 @@ def finds(machine: type[RuleBasedStateMachine]) -> None:
         report_multiple_bugs=False,
     )
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(machine, settings=quick)  # type: ignore[no-untyped-call]  # hypothesis has none
+        run_state_machine_as_test(machine, settings=quick)
 
 
 TestGuarded = Guarded.TestCase

@@ -4,7 +4,7 @@ from datetime import timedelta
 import pytest
 
 from broker.config import Guard, TierOverride
-from broker.guard.tiers import DEFAULT_RULES, AfterLock, WhenEmpty, configured
+from broker.guard.tiers import DEFAULT_RULES, AfterLock, WhenEmpty, configured, rules_of
 from broker.model import Tier
 
 MINUTE = timedelta(minutes=1)
@@ -46,3 +46,12 @@ def test_a_deployment_overrides_single_numbers() -> None:
 def test_rules_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"must be|needs"):
         replace(DEFAULT_RULES[Tier.LOW], **wrong)  # type: ignore[arg-type]  # a table of mixed values
+
+
+def test_the_scope_map_stands_above_the_deployment_and_both_above_the_defaults() -> None:
+    of_map = {Tier.HIGH: TierOverride(budget=2)}
+    rules = rules_of(Guard(high=TierOverride(budget=1, hourly=4)), lambda tier: of_map.get(tier, TierOverride()))
+    assert (rules(Tier.HIGH).budget, rules(Tier.HIGH).hourly, rules(Tier.HIGH).lock) == (2, 4, 60 * MINUTE)
+    assert rules(Tier.LOW) == DEFAULT_RULES[Tier.LOW]
+    of_map.clear()  # the next map
+    assert rules(Tier.HIGH).budget == 1

@@ -55,8 +55,7 @@ def runaway(
     while (now := world.clock.monotonic()) < begin + days * DAY and len(story.mints) < enough:
         known = dice.random() < 0.3  # an attempt more at what it had a moment ago
         number += not known
-        names = {"run": f"r{number}", "step": f"s{number % 3}", "workflow": f"w{number % 2}"}
-        verdict = world.ask(asking(tier, **names))
+        verdict = world.ask(asking(tier, run=f"r{number}", step=f"s{number % 3}", workflow=f"w{number % 2}"))
         if story.holds:
             story.after_hold.add(type(verdict))
         match verdict:

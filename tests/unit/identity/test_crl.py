@@ -338,3 +338,20 @@ def test_a_lists_signature_is_checked_once_for_each_issuer(ca: TestCA) -> None:
     ]
     assert not any(one.is_of(other) for other in others)
     assert len(one.known) <= 64
+
+
+def test_a_list_that_ends_soon_is_told_in_the_last_tenth_of_its_life(ca: TestCA, path: Path) -> None:
+    now = datetime.now(UTC)
+    made = revocation_list(ca.root, last_update=now, next_update=now + timedelta(days=10))
+    path.write_bytes(made.public_bytes(PEM))
+    opened = door(ca.root_path, crls=[path])
+
+    def told(after: timedelta, ahead: timedelta) -> bool:
+        return any("revocation list" in what for what in opened.ending(now + after, ahead=ahead))
+
+    week = timedelta(days=7)
+    assert not told(timedelta(days=8, hours=23), week)
+    assert told(timedelta(days=9, hours=1), week)
+    assert not told(timedelta(days=9, hours=1), timedelta(hours=1))
+    assert told(timedelta(days=9, hours=23, minutes=1), timedelta(hours=1))
+    assert told(timedelta(days=11), week)

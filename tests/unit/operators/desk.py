@@ -31,7 +31,8 @@ class Staff(Registry):
     @property
     def current(self) -> OperatorsFile:
         keys = {key: one.name for one in self.people.values() for key in one.keys}
-        return OperatorsFile(operators=self.people, by_key=keys)
+        ids = {f"spiffe://dev.local/operator/{name}": one for name, one in self.people.items()}
+        return OperatorsFile(operators=self.people, by_key=keys, by_id=ids)
 
 
 @dataclass

@@ -125,6 +125,28 @@ async def test_who_lost_the_role_since_has_not_said_yes(house: House) -> None:
     assert (await house.decide("cid", asked)).state is ApprovalState.APPROVED
 
 
+async def test_who_has_signed_the_map_since_has_not_said_yes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = NEEDS + "approvals: {signers: refuse}\n"
+    await house.world.load_map(text)
+    monkeypatch.setattr(type(house.world.policies), "signers", frozenset({"zoe-2026"}))
+    house.hire(operator("zoe", keys=frozenset({"zoe-2026"})))
+    asked = await house.asked(await house.world.begin(["danger"]))
+    await house.decide("ann", asked)
+    monkeypatch.setattr(type(house.world.policies), "signers", frozenset({"ann-2026"}))
+    house.hire(operator("ann", keys=frozenset({"ann-2026"})))
+    assert (await house.decide("bob", asked)).state is ApprovalState.PENDING
+
+
+async def test_a_role_that_was_taken_away_while_the_call_was_on_its_way_is_gone(house: House) -> None:
+    asked = await house.asked(await house.world.begin(["danger"]))
+    before = house.caller("ann")
+    house.hire(operator("ann", roles=frozenset({Role.VIEWER})))
+    late = house.desk.decide(
+        before, asked.id, approve=True, reason="r", code=house.code(), digest=asked.digest, good_for=None
+    )
+    assert (await refusal(late)).reason is Reason.ROLE_MISSING
+
+
 async def test_two_uses_of_one_code_at_once_are_one_vote(house: House) -> None:
     first = await house.asked(await house.world.begin(["danger"]))
     second = await house.asked(await house.world.begin(["danger"], run="r2"))

@@ -68,3 +68,19 @@ def test_a_query_compiles_is_used_and_scans_no_table(connection: sqlite3.Connect
 
 def test_migrations_count_from_one() -> None:
     assert [version for version, _ in sql.migrations()] == list(range(1, len(sql.migrations()) + 1))
+
+
+@pytest.mark.parametrize("latest", [None, 1_750_000_000_000_000])
+def test_the_guard_clock_goes_on_from_the_latest_admission_of_an_older_database(latest: int | None) -> None:
+    older = sqlite3.connect(":memory:")
+    scripts = dict(sql.migrations())
+    for version in range(1, 7):
+        older.executescript(scripts[version])
+    for number, at in enumerate((latest, None if latest is None else latest - 5)):
+        older.execute(
+            "INSERT INTO guard VALUES (?, 'h', 'low', '{}', 0, 0, 0, 'OPEN', NULL, 0, ?, '[]', '[]')",
+            (f"k{number}", at),
+        )
+    older.executescript(scripts[7])
+    found = older.execute("SELECT at, wall, boot_id FROM guard_clock").fetchall()
+    assert found == ([] if latest is None else [(latest, latest, "")])

@@ -35,6 +35,7 @@ def operator(pki: Pki) -> Creds:
 @pytest.fixture
 def service(pki: Pki, acme: Acme) -> Iterator[FakeOperatorService]:
     tls = (*pki.server, pki.authority.operator_root_path)
+    # The methods that top never calls are left as they were generated.
     with FakeOperatorService(tls=tls, now=acme.now, **acme.lists()) as running:
         yield running
 

@@ -56,6 +56,7 @@ def refusal(patch: str, *, base: str = ROOT) -> str:
         "denies: {more: {workloads: [plain]}}",
         "denies: {stop: {workflows: [ml, etl]}}",
         "scopes: {orders: {ttl: 5m, tier: elevated}}",
+        "scopes: {orders: {shared_hourly: 9}}",
         "launchers: {air: null}",
         "workloads: {load: {owners: [ann, bob, eve]}}",
         "tiers: {high: {approvals: 2, longest_ttl: 30m, budget: 2, on_lock: run}, elevated: {lock: 2h, hourly: 5}}",

@@ -226,6 +226,7 @@ def approval(approval_id: str, **changes: Any) -> Approval:
         "state": ApprovalState.PENDING,
         "requested_at": domain.NOW,
         "expires_at": domain.after(600),
+        "address": "",
     }
     return Approval(**{**fields, **changes})
 

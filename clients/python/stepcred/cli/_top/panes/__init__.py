@@ -9,6 +9,8 @@ from stepcred.cli._top.panes.leases import LEASES
 from stepcred.cli._top.panes.revocations import REVOCATIONS
 from stepcred.cli._top.panes.steps import STEPS
 
+__all__ = ["APPROVALS", "BROKER", "GUARD", "LEASES", "PANES", "REVOCATIONS", "STEPS"]
+
 PANES = (STEPS, LEASES, REVOCATIONS, GUARD, APPROVALS, BROKER)
 
 __all__ = ["APPROVALS", "BROKER", "GUARD", "LEASES", "PANES", "REVOCATIONS", "STEPS"]
