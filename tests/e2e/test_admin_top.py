@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.operator_server import FakeOperatorService
+from tests.support import top_picture
 from tests.support.acme import evening
 from tests.support.certs import TestCA
 from tests.support.terminal import Terminal
@@ -109,7 +110,7 @@ def test_a_session(service: FakeOperatorService, env: dict[str, str]) -> None:
         assert b"\x1b]52;" in terminal.output  # what was copied
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_gives_the_terminal_back(env: dict[str, str], number: signal.Signals) -> None:
     with Terminal(TOP, env) as terminal:
         terminal.wait_for("[1 Steps 6]")
@@ -141,9 +142,15 @@ def test_leaving_while_the_broker_says_nothing(service: FakeOperatorService, env
 
 @pytest.mark.parametrize("term", ["linux", "screen", "xterm-256color"])
 def test_a_small_terminal_of_any_kind(env: dict[str, str], term: str) -> None:
-    """Eight colours at most, no mouse, no keyboard protocol."""
-    with Terminal(TOP, env, columns=80, lines=24, term=term) as terminal:
+    """Eight colours at most, also where there are more; no mouse, no keyboard protocol."""
+    with Terminal(TOP, {**env, "COLORTERM": "truecolor"}, columns=80, lines=24, term=term) as terminal:
         terminal.wait_for("[1 Steps 6]", "0/5 LOCKED f…", "q quit", "alerts 3", "Broker 6")
+        terminal.press("/")
+        terminal.wait_for("only rows with this text")
+        terminal.press("extract\r\r")
+        terminal.wait_for("to act on it", "1-9 copy")  # with a scroll bar
+        terminal.press("\x1b")
+        terminal.wait_for('1 of 6 with "extract"')
         terminal.press("q")
         assert terminal.ended() == 0
     colours = b"".join(_COLOURS.findall(terminal.output))
@@ -158,6 +165,11 @@ def test_no_color(env: dict[str, str]) -> None:
         terminal.press("q")
         assert terminal.ended() == 0
     assert not re.search(rb"[^0-9][34][0-8][;m]", b"".join(_COLOURS.findall(terminal.output)))
+
+
+def test_the_picture_in_the_docs_is_of_today(tmp_path: Path) -> None:
+    """Else: python -m tests.support.top_picture."""
+    assert (top_picture.draw(tmp_path) == top_picture.PICTURE.read_text()) is True
 
 
 def test_names_write_nothing_but_letters(service: FakeOperatorService, env: dict[str, str]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import typer
 
 from stepcred._errors import AccessDenied, BrokerUnavailable
+from stepcred.cli import _app
 from stepcred.cli._top import head
 from stepcred.cli._top.head import Answered
 from stepcred.cli._top.model import Snapshot
@@ -165,6 +168,31 @@ def test_command_lines_survive_a_shell(pane: Pane, acme: Acme) -> None:
             words = shlex.split(command)
             assert words[:2] == ["stepcred", "admin"]
             assert "reboot" not in command or "a b;$(reboot)`x`'\"c" in words
+
+
+def test_command_lines_are_those_of_the_command(snapshot: Snapshot) -> None:
+    """Each is taken; those that change something are refused for want of a reason, and only for that."""
+    command = typer.main.get_command(_app.app)
+    for pane in PANES:
+        for row in pane.rows(snapshot):
+            for line in row.commands:
+                words = shlex.split(line)[1:]
+                with_reason = [*words, "because"] if words[-1] == "--reason" else words
+                _parsed(command, with_reason)
+                if words[-1] == "--reason":
+                    with pytest.raises(Exception, match="requires an argument"):
+                        _parsed(command, words)
+
+
+def _parsed(command: Any, words: list[str]) -> None:
+    """Down to the last command, which is not run. Raises click's UsageError."""
+    parent = None
+    while hasattr(command, "get_command"):
+        parent = command.make_context("stepcred", [], parent=parent, resilient_parsing=True)
+        name, *words = words
+        command = command.get_command(parent, name)
+        assert command is not None, name
+    command.make_context(command.name, words, parent=parent)
 
 
 def test_colours_are_never_alone(snapshot: Snapshot) -> None:

@@ -229,12 +229,24 @@ async def test_only_what_changed_is_drawn(told: Told, acme: Acme, monkeypatch: p
         assert built
 
 
-@pytest.mark.parametrize("size", [(80, 24), (200, 60), (40, 10), (12, 3)])
+@pytest.mark.parametrize("size", [(200, 60), (12, 3)])
 async def test_any_size(told: Told, size: tuple[int, int]) -> None:
     async with driven(told, size, interval=60) as view:
         for key in ("1", "2", "3", "4", "5", "6", "enter", "escape", "slash", "x", "escape", "question_mark"):
             await view.press(key)
         assert view.app.is_running
+
+
+async def test_answers_that_come_before_the_first_picture_or_after_the_last_one(told: Told, snapshot: Snapshot) -> None:
+    app = TopApp(cast("Poller", told), Answered(problem=GONE), 60)
+    app.panes.tell(Answered(snapshot=snapshot))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        assert app.panes.grid.row_count == 6
+        await app.panes.remove_children()  # as textual does on its way out, before it ends who asks
+        app._running = False
+        app.panes.tell(Answered(problem=GONE))
+        app._running = True
 
 
 async def test_quitting(told: Told) -> None:

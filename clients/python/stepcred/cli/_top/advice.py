@@ -14,7 +14,7 @@ _ADMIN = ("stepcred", "admin")
 
 def for_step(step: Step) -> tuple[str, ...]:
     return (
-        _line("leases", "revoke", *_place(step.place), "--end-steps", "--reason"),
+        _line("steps", "end", *_place(step.place), "--reason"),
         _line("freeze", "--agent", step.place.agent, "--reason"),
         _timeline(step.place),
     )

@@ -25,7 +25,7 @@ class Grid(DataTable[Text]):
         return self._shown[self.cursor_row] if 0 <= self.cursor_row < len(self._shown) else None
 
     def fill(self, rows: Sequence[Row]) -> None:
-        sizes = widths(self.pane.columns, rows, self.size.width - 1)  # one for the scroll bar
+        sizes = widths(self.pane.columns, rows, self.app.size.width - 1)  # one for the scroll bar
         if sizes == self._sizes and [row.key for row in rows] == [row.key for row in self._shown]:
             self._change(rows)
         else:

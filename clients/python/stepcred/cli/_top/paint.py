@@ -10,7 +10,7 @@ from stepcred.cli._top.table import Cell
 
 
 def text(cell: Cell) -> Text:
-    return Text(cell.text, style=cell.tone.value, no_wrap=True, end="")
+    return Text(cell.text, style=cell.tone.value, no_wrap=True, overflow="ellipsis", end="")
 
 
 def joined(cells: Iterable[Cell], gap: str = "  ") -> Text:

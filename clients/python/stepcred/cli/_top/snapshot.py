@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from shutil import get_terminal_size
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from stepcred.cli._admin._output import emit, is_terminal, say
 from stepcred.cli._top import head
 from stepcred.cli._top.head import Answered
 from stepcred.cli._top.model import Snapshot
 from stepcred.cli._top.paint import joined, text
 from stepcred.cli._top.panes import PANES
-from stepcred.cli._top.table import Pane, Row, arranged
+from stepcred.cli._top.table import GAP, Cell, Pane, Row, arranged, needed, shown, widths
 
 
 def show(snapshot: Snapshot) -> None:
     """On standard output. A pane without rows is one line; nothing is cut where the output is no terminal."""
     known = Answered(snapshot=snapshot)
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 1 << 16
-    for line in (head.title(known, paused=False), head.counts(known)):
-        console.print(joined(line))
-    problem = head.remark(known)
-    if problem.text:
-        console.print(text(problem))
+    lines = [joined(head.title(known, paused=False)), joined(head.counts(known)), text(head.remark(known))]
+    for line in lines:
+        if line.plain:
+            emit(line)
     for pane in PANES:
-        console.print()
         rows = arranged(pane.rows(snapshot), order=0, needle="")
-        console.print(_table(pane, rows) if rows else Text(f"{pane.name.upper()}: {pane.nothing}"))
+        say()
+        emit(Text(f"{pane.name.upper()} {len(rows)}" if rows else f"{pane.name.upper()}: {pane.nothing}", style="bold"))
+        for line in _lines(pane, rows) if rows else ():
+            emit(line)
         if pane.more(snapshot):
-            console.print(Text(pane.more(snapshot)))
+            say(pane.more(snapshot))
 
 
 def as_json(snapshot: Snapshot) -> str:
@@ -50,12 +48,15 @@ def _plain(value: Any) -> Any:
     return sorted(value)  # a frozenset
 
 
-def _table(pane: Pane, rows: Sequence[Row]) -> Table:
-    table = Table(
-        box=None, pad_edge=False, title=f"{pane.name.upper()} {len(rows)}", title_justify="left", title_style="bold"
-    )
-    for column in pane.columns:
-        table.add_column(column.title, justify="right" if column.right else "left")
-    for row in rows:
-        table.add_row(*(text(cell) for cell in row.cells))
-    return table
+def _lines(pane: Pane, rows: Sequence[Row]) -> Iterator[Text]:
+    columns = pane.columns
+    sizes = widths(columns, rows, get_terminal_size().columns) if is_terminal() else needed(columns, rows)
+    heads = [Cell(column.title) for column in columns]
+    for cells in (heads, *(row.cells for row in rows)):
+        fitted = [
+            Cell(shown(cell, column, size).ljust(size), cell.tone)
+            for cell, column, size in zip(cells, columns, sizes, strict=True)
+        ]
+        line = joined(fitted, " " * GAP)
+        line.rstrip()
+        yield line

@@ -76,6 +76,11 @@ def arranged(rows: Sequence[Row], *, order: int, needle: str) -> list[Row]:
     return sorted(found.values(), key=lambda row: (row.orders[order], row.key))
 
 
+def needed(columns: Sequence[Column], rows: Sequence[Row]) -> list[int]:
+    """Characters of each column, so that nothing is cut."""
+    return [max(len(column.title), *(len(row.cells[n].text) for row in rows), 0) for n, column in enumerate(columns)]
+
+
 def widths(columns: Sequence[Column], rows: Sequence[Row], total: int) -> list[int]:
     """Of each column, in characters: with their gaps they fill `total`, where `total` has room for the least of each.
 
@@ -83,12 +88,11 @@ def widths(columns: Sequence[Column], rows: Sequence[Row], total: int) -> list[i
     What is left over goes to whichever has the smallest part of what it can use; columns that keep their end can do
     with less.
     """
-    longest = [max((len(row.cells[n].text) for row in rows), default=0) for n in range(len(columns))]
-    needed = [max(len(column.title), length) for column, length in zip(columns, longest, strict=True)]
+    full = needed(columns, rows)
     given = [
-        column.least if column.right else min(column.least, need) for column, need in zip(columns, needed, strict=True)
+        column.least if column.right else min(column.least, need) for column, need in zip(columns, full, strict=True)
     ]
-    useful = [min(column.most, need) for column, need in zip(columns, needed, strict=True)]
+    useful = [min(column.most, need) for column, need in zip(columns, full, strict=True)]
     spare = total - sum(given) - GAP * (len(columns) - 1)
     while spare > 0:
         hungry = [n for n in range(len(columns)) if given[n] < useful[n]]

@@ -72,16 +72,18 @@ class Panes(Screen[None], inherit_bindings=False):
         entry = self.query_one(Input)
         entry.cursor_blink = False
         entry.display = False
-        self.grid.focus()
-        self.call_after_refresh(self._draw)
+        self.set_focus(self.grid)
+        self._draw()
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self._draw)
+        self._draw()
 
     def tell(self, known: Answered) -> None:
+        """Also before there is anything to draw on, and after."""
         self._known = known
         self._rows = _rows(known)
-        self._draw()
+        if self.is_mounted and self.app.is_running:
+            self._draw()
 
     def _draw(self) -> None:
         known, rows = self._known, self._rows
@@ -113,7 +115,7 @@ class Panes(Screen[None], inherit_bindings=False):
         self._chosen = number
         self.query_one(ContentSwitcher).current = self.pane.name.lower()
         self.set_focus(self.grid)
-        self.call_after_refresh(self._draw)  # it has its size by then
+        self._draw()
 
     def action_turn(self, by: int) -> None:
         self.action_pane((self._chosen + by) % len(PANES))
