@@ -30,9 +30,9 @@ def no_aggregation() -> None:
     """Every refusal is journalled by itself."""
     note = denials.DenialCounter.note
 
-    def in_full(self: Any, *args: Any) -> Any:
+    def in_full(self: Any, *args: Any, **named: Any) -> Any:
         self._in_full = UNLIMITED
-        return note(self, *args)
+        return note(self, *args, **named)
 
     setattr(denials.DenialCounter, "note", in_full)  # noqa: B010
 
