@@ -110,7 +110,7 @@ class Ending:
             if problem != lease.last_problem:
                 moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason=problem)
             if alarm:
-                moves.record_lease(tx, Kind.ALERT, lease, at=at, reason="REVOCATION_OVERDUE", data={"problem": problem})
+                moves.record_lease(tx, Kind.LEASE_OVERDUE, lease, at=at, data={"problem": problem})
             return True
 
         if not await core.store.write(operation):

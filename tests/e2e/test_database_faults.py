@@ -171,8 +171,7 @@ def _end_with_the_database_down(deployment: Deployment, site: Site, pg: Postgres
     assert (row.state, row.evidence, row.last_problem) == (LeaseState.REVOKING, None, "SECRET_ALIVE")
     assert lease_id not in site.live_leases()  # the token is dead, and that is not taken for the end
     assert pg.logs_in(login.username, login.password)
-    of_lease = [record["reason"] for record in journal(deployment, "ALERT") if "lease_id" in record]
-    assert of_lease == ["REVOCATION_OVERDUE"]
+    assert [record["lease_id"] for record in journal(deployment, "LEASE_OVERDUE")] == [lease_id]
     assert journal(deployment, "LEASE_REVOKED") == []
 
     line.mend()
