@@ -119,7 +119,9 @@ async def outage(folder: Path, scope: str, *, one_workload: bool, fails: str) ->
 
 
 @pytest.mark.parametrize("fails", ["refuse", "lose-request"])
-@pytest.mark.parametrize(("scope", "one_workload"), [("low", True), ("elevated", False), ("high", False)])
+@pytest.mark.parametrize(
+    ("scope", "one_workload"), [("low", True), ("elevated", True), ("elevated", False), ("high", False)]
+)
 async def test_an_outage_locks_and_holds_nobody(tmp_path: Path, scope: str, one_workload: bool, fails: str) -> None:  # noqa: FBT001 - a fixture's
     async with outage(tmp_path, scope, one_workload=one_workload, fails=fails) as (broker, fleet):
         assert fleet.served == STEPS, fleet.told
