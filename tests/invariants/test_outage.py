@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import BrokerError, Reason
+from broker.leases.breaker import LAST_PROBE
 from broker.model import Agent
 from broker.providers.base import Contact, LeaseRef, ProviderError, Settlement
 from broker.store.base import GuardState
@@ -130,3 +131,5 @@ async def test_an_outage_locks_and_holds_nobody(tmp_path: Path, scope: str, one_
         assert not {GuardState.LOCKED, GuardState.HELD} & {row.state for row in rows if row}
         assert await broker.journal("GUARD_LOCKED", "GUARD_HELD", "GUARD_CEILING") == []
         assert len(broker.backend.mints) == STEPS
+        if fails == "lose-request":  # all of them once; then one at a time finds out whether it is back
+            assert len(await broker.journal("LEASE_IN_DOUBT")) <= STEPS + OUTAGE / LAST_PROBE
