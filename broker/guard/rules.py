@@ -65,6 +65,8 @@ def assess_hour(row: GuardRow, rules: TierRules, now: datetime, *, charges: int,
     if charges < rules.hourly:
         return Admitted(row=replace(row, refilled_at=now))
     # 3. Exhausted: the n-th time in 24 h holds, counted at most once an hour, and not while mints fail.
+    if row.failures:  # an outage's doubts fill the window, and come back long before they would leave it
+        frees_at = min(frees_at, now + rules.max_cool_down)
     if rules.hour_exhaustions_to_hold is None or row.failures:
         return _cooling(frees_at, now, Why.HOUR)
     counted = tuple(at for at in row.hour_exhausted_at if at >= now - DAY)

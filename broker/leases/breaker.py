@@ -24,7 +24,7 @@ class Answered:
 
 
 class Breaker:
-    """Of one provider. Used on the event loop; `mints_after` may be read on any thread."""
+    """Of one provider. Used on the event loop; `mints_after` may be asked on any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -76,9 +76,13 @@ class Breaker:
     def mints_after(self) -> timedelta | None:
         """When to ask again for a credential; None: now.
 
-        Also when a probe is long overdue: there is nothing left to revoke, and only a mint can tell.
+        Also, for one in each LAST_PROBE, when a probe is long overdue: there is nothing left to revoke, and only a mint
+        can tell.
         """
-        overdue = self._clock.monotonic() - self._probe_at
-        if not self.open or (not self._probe and overdue > LAST_PROBE):
+        now = self._clock.monotonic()
+        if not self.open:
             return None
-        return timedelta(seconds=max(1.0, -overdue))
+        if not self._probe and now - self._probe_at > LAST_PROBE:
+            self._probe_at = now  # this one: of all that wait, each would send a mint of its own to one that is away
+            return None
+        return timedelta(seconds=max(1.0, self._probe_at - now))

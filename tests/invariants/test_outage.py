@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import BrokerError, Reason
+from broker.leases.breaker import LAST_PROBE
 from broker.model import Agent
 from broker.providers.base import Contact, LeaseRef, ProviderError, Settlement
 from broker.store.base import GuardState
@@ -119,7 +120,9 @@ async def outage(folder: Path, scope: str, *, one_workload: bool, fails: str) ->
 
 
 @pytest.mark.parametrize("fails", ["refuse", "lose-request"])
-@pytest.mark.parametrize(("scope", "one_workload"), [("low", True), ("elevated", False), ("high", False)])
+@pytest.mark.parametrize(
+    ("scope", "one_workload"), [("low", True), ("elevated", True), ("elevated", False), ("high", False)]
+)
 async def test_an_outage_locks_and_holds_nobody(tmp_path: Path, scope: str, one_workload: bool, fails: str) -> None:  # noqa: FBT001 - a fixture's
     async with outage(tmp_path, scope, one_workload=one_workload, fails=fails) as (broker, fleet):
         assert fleet.served == STEPS, fleet.told
@@ -128,3 +131,5 @@ async def test_an_outage_locks_and_holds_nobody(tmp_path: Path, scope: str, one_
         assert not {GuardState.LOCKED, GuardState.HELD} & {row.state for row in rows if row}
         assert await broker.journal("GUARD_LOCKED", "GUARD_HELD", "GUARD_CEILING") == []
         assert len(broker.backend.mints) == STEPS
+        if fails == "lose-request":  # all of them once; then one at a time finds out whether it is back
+            assert len(await broker.journal("LEASE_IN_DOUBT")) <= STEPS + OUTAGE / LAST_PROBE
