@@ -18,7 +18,7 @@ from broker.guard.timing import guard_time
 from broker.leases.ids import new_freeze_id
 from broker.leases.selection import Selection
 from broker.leases.successors import successor_from
-from broker.model import Lease, LeaseState
+from broker.model import Lease, LeaseState, Tier
 from broker.store.approvals import OPEN, Approval
 from broker.store.base import GuardRow, GuardState, Tx
 from broker.store.halts import Freeze
@@ -26,7 +26,7 @@ from tests.fakes.world import ANN, LOAD, OTHER, new_id
 from tests.invariants.driven import TICK, idle, passes
 from tests.invariants.peopled import CHANGED, FULL, LESS, OPERATORS, PENDING, ROLES, VALID, Peopled
 from tests.invariants.story import NAMES, Story
-from tests.invariants.test_machine import EXAMPLES, Asked, Machine, explore, half_done, pick
+from tests.invariants.test_machine import BUDGET, EXAMPLES, Asked, Machine, Opened, explore, half_done, pick
 
 HOUR = 3600.0  # seconds
 HOURLY = {"rationed": 1, "danger": 12, "signed": 12, "signed-anew": 12}  # by role; `rationed` over all agents
@@ -51,6 +51,29 @@ class PeopledMachine(Machine):
         super().__init__()
 
     # --- what callers do ---
+
+    def a_step(self, which: int) -> Opened:
+        """Mostly one of those who may have more than `plain`."""
+        mine = [step for step in self.steps if step.step_id in self.heard and step.who.spiffe_id == LOAD]
+        return mine[-1 - which % len(mine)] if mine and which % 4 != 3 else super().a_step(which)
+
+    @rule(run=st.sampled_from(["r1", "r2"]))
+    def all_is_well(self, run: str) -> None:
+        """Else most of what is asked for would be refused, sooner or later."""
+        self.weather(up=True, proves=True)
+        self.thaw(None)
+        if self.broker.map_text != FULL:
+            self.load(FULL)
+        self.begin(LOAD, run)
+        self.begin(OTHER, run)
+
+    @rule(run=st.sampled_from(["r1", "r2"]), scope=st.sampled_from(["danger", "danger", "elevated"]))
+    def a_run_runs_away(self, run: str, scope: str) -> None:
+        """One of its steps, up to the lock; the other one has done nothing."""
+        self.all_is_well(run)
+        self.issue(3, "plain", "answer", None)
+        for _ in range(BUDGET[Tier.HIGH] + 1):
+            self.issue(0, scope, "answer", None)
 
     @precondition(lambda self: self.steps)
     @rule(which=pick, how=how_it_goes, turns=half_done)
@@ -82,9 +105,9 @@ class PeopledMachine(Machine):
         self.load(to)
         self.issue(which, "signed", "answer", None)
 
-    @precondition(lambda self: self.steps)
     @rule(which=pick, turns=half_done)
     def a_long_step_of_what_people_approve(self, which: int, turns: int | None) -> None:
+        self.all_is_well("r1")
         self.it_is_approved_and_used(which, "answer", None)
         self.time_passes(84, beats=True)
         mine = [row for row in self.leases() if row.scope == "signed" and row.id in self.held]
@@ -136,7 +159,6 @@ class PeopledMachine(Machine):
         freeze = Freeze(id=new_freeze_id(), by="ann", reason="drill", at=self.clock.now(), **self.named(which, by))
         self.order(self.broker.engine.orders.freeze(freeze, ANN, revoke=revoke), turns)
 
-    @precondition(lambda self: self.told_so_far.freezes)
     @rule(turns=half_done)
     def thaw(self, turns: int | None) -> None:
         for freeze_id in list(self.told_so_far.freezes):
