@@ -68,17 +68,23 @@ class Story:
     fresh: list[str] = field(default_factory=list)  # condemned by what is being read
     open: dict[str, tuple[str, str]] = field(default_factory=dict)  # step id → workflow, run
     freezes: dict[str, tuple[int, Mapping[str, str]]] = field(default_factory=dict)  # id → how manieth, names
+    broken: bool = False
     frozen: int = 0  # freezes ever
     questions: dict[str, Question] = field(default_factory=dict)
     stopped: dict[str, tuple[str, tuple[str, ...], float]] = field(default_factory=dict)  # guard key → why, what, when
 
     def take(self, record: Record) -> None:
         tell = getattr(self, "_" + record["kind"].lower(), None)
-        if tell is not None:
-            tell(record)
+        if tell is None or self.broken:
+            return
+        self.broken = True  # a story that has broken off goes on nowhere
+        tell(record)
+        self.broken = False
 
     def settle(self) -> None:
         """After whole transactions."""
+        if self.broken:
+            return
         for lease_id in self.fresh:
             state, why = self.state[lease_id], self.condemned[lease_id]
             assert state is not LeaseState.ACTIVE, f"ACTIVE after {why}"
@@ -185,6 +191,8 @@ class Story:
         assert record["step_id"] not in self.open, "a lock that does not end its step"
         if told["tier"] == "high":
             assert (workflow, run) not in self.open.values(), "a lock that does not end its run"
+        else:
+            assert set(told["steps"]) <= {record["step_id"]}, "a lock that ends another step"
         reached = {self.intents[lease_id].names["run"] for lease_id in told["leases"]}
         assert reached <= {run}, "a lock that ends another run"
         assert not any(self.state[lease_id] is LeaseState.ACTIVE for lease_id in told["leases"]), "ACTIVE after a lock"

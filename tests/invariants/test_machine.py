@@ -236,7 +236,7 @@ class Machine(RuleBasedStateMachine):
         assert delivered.credential.token.reveal() == secret_of(delivered.lease.id)
         assert delivered.lease.request_id == asked.request_id
         self.held[delivered.lease.id] = asked.step
-        return delivered.lease.id
+        return str(delivered.lease.id)
 
     @precondition(lambda self: self.held)
     @rule(which=pick, turns=half_done)
@@ -541,8 +541,8 @@ class Machine(RuleBasedStateMachine):
             record = json.loads(entry.body)
             if record["kind"] in STATES:
                 self.journal[record["lease_id"]] = STATES[record["kind"]]
+            self.read += 1
             self.told(record)
-        self.read = len(entries)
 
 
 @contextmanager
