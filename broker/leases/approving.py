@@ -123,6 +123,21 @@ def expired(tx: Tx, now: Moment) -> list[Approval]:
     return [one for one in tx.approvals(*OPEN, limit=1000) if past_approval(one, now) >= timedelta(0)]
 
 
+def go_on(tx: Tx, now: Moment) -> None:
+    """Open ones of another boot: what they have left, by the wall clock, is counted in this one from now on.
+
+    No longer than their whole life, however wrong the wall clock is.
+    """
+    last = ""
+    while page := tx.approvals(*OPEN, after=last):
+        last = page[-1].id
+        for one in page:
+            if one.boot_id != now.boot_id:
+                began = one.requested_at if one.decided_at is None else one.decided_at
+                left = min(one.expires_at - now.wall, one.expires_at - began)
+                tx.put_approval(replace(one, boot_id=now.boot_id, expires_boot=now.boot + left.total_seconds()))
+
+
 def end(tx: Tx, approval: Approval, state: ApprovalState, now: Moment) -> None:
     """EXPIRED or REPLACED."""
     tx.put_approval(replace(approval, state=state, decided_at=now.wall))

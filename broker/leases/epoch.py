@@ -14,7 +14,7 @@ from broker.config import Timings
 from broker.errors import BrokerError, Reason
 from broker.guard.timing import keep_time
 from broker.journal.records import Kind, Record
-from broker.leases import moves
+from broker.leases import approving, moves
 from broker.log import get_logger
 from broker.model import EndReason, LeaseState
 from broker.store.base import Store, Tx
@@ -119,6 +119,7 @@ def _adopt(tx: Tx, clock: Clock) -> tuple[int, int]:
     at = clock.now()
     tx.steps_go_on_in(clock.moment())
     tx.leases_go_on_in(clock.moment())
+    approving.go_on(tx, clock.moment())
     keep_time(tx, clock.moment())
     tx.make_due(at)
     doubtful = tx.leases_in(LeaseState.INTENT)

@@ -48,6 +48,7 @@ class Sent:
 
     order: MintOrder
     dies_at: datetime  # of what it makes, by the verifier's clock
+    at: float  # elapsed seconds
     lands_until: float  # elapsed seconds
     answer: asyncio.Future[bool]  # did it make anything
 
@@ -72,6 +73,7 @@ class Outside:
     how: str = "answer"  # what happens to the next create
     made: dict[str, Alive] = field(default_factory=dict)
     mints: list[str] = field(default_factory=list)  # every create that landed
+    born: dict[str, Sent] = field(default_factory=dict)  # the same, as they were ordered
     occupied: set[str] = field(default_factory=set)
     sent: dict[str, Sent] = field(default_factory=dict)
 
@@ -90,6 +92,7 @@ class Outside:
         taken = lease_id in self.occupied or lease_id in self.made
         if not taken:
             self.mints.append(lease_id)
+            self.born[lease_id] = sent
             request = sent.order.ref.lease_id
             self.made[lease_id] = Alive(
                 agent=sent.order.agent, request=request, born_at=self.clock.truth, dies_at=sent.dies_at
@@ -145,6 +148,7 @@ class Remote:
         sent = Sent(
             order=order,
             dies_at=ref.expires_at if self._timed else outside.clock.truth + life,
+            at=outside.clock.elapsed,
             lands_until=outside.clock.elapsed + REQUEST_LIMIT,
             answer=asyncio.get_running_loop().create_future(),
         )

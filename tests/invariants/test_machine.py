@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -88,22 +88,27 @@ class Asked:
 class Machine(RuleBasedStateMachine):
     """Rules do what callers, operators, backend, clock and bad luck do; the invariants look at what is true."""
 
+    broker_of: Callable[[Path, TrueClock], Driven] = Driven
+    scopes: Mapping[str, Sequence[str]] = {LOAD: ("plain", "elevated", "danger", "timed"), OTHER: ("plain",)}
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="stepcred-machine"))
         self.clock = TrueClock()
         self.loop = LoopOnClock(self.clock)
-        self.broker = Driven(self.folder, self.clock)
+        self.broker = type(self).broker_of(self.folder, self.clock)
         self.steps: list[Opened] = []
         self.asked: list[Asked] = []
         self.calls: list[asyncio.Task[Any]] = []
         self.held: dict[str, Opened] = {}  # lease id → its step, as the client believes
         self.journal: dict[str, LeaseState] = {}
+        self.resets: Counter[str] = Counter()  # guard key → how often operators have opened it
         self.read = 0
         self.heard: dict[str, float] = {}  # step id → when its client was last heard, on `attentive`
         self.attentive = 0.0  # seconds for which the broker could hear
         self.deaf_until = 0.0  # on `attentive`: start of the process, end of a stall
         self.misled = False  # the machine was booted under a wrong clock
+        self.was_set = self.leapt = False  # somebody set the clock, and perhaps the machine was booted later
         self.unclaimed: dict[str, float] = {}  # lease id → when it was first seen so, on `attentive`
         self.stormy = 0.0  # elapsed seconds when something was last wrong with the backend
         self.dying: dict[str, float] = {}  # lease id → elapsed seconds when it was first seen REVOKING
@@ -119,9 +124,8 @@ class Machine(RuleBasedStateMachine):
     @rule(who=st.sampled_from([LOAD, OTHER]), run=st.sampled_from(["r1", "r2"]))
     def begin(self, who: str, run: str) -> None:
         """A step, or its next attempt."""
-        scopes = ["plain", "elevated", "danger", "timed"] if who == LOAD else ["plain"]
         try:
-            opened = self.run(self.broker.begin(scopes, who=agent(who), run=run))
+            opened = self.run(self.broker.begin(self.scopes[who], who=agent(who), run=run))
         except BrokerError:
             return
         self.steps.append(Opened(who=agent(who), handle=opened.handle, step_id=opened.step.id))
@@ -130,9 +134,8 @@ class Machine(RuleBasedStateMachine):
     @rule(who=st.sampled_from([LOAD, OTHER]), run=st.sampled_from(["r1", "r3"]))
     def launch(self, who: str, run: str) -> None:
         """A step, or its next attempt, opened by a launcher; its agent has not been heard yet."""
-        scopes = ["plain", "elevated", "danger", "timed"] if who == LOAD else ["plain"]
         try:
-            opened = self.run(self.broker.launch(scopes, workload=who, run=run))
+            opened = self.run(self.broker.launch(self.scopes[who], workload=who, run=run))
         except BrokerError:
             return
         self.steps.append(Opened(who=agent(who), handle=opened.handle, step_id=opened.step.id))
@@ -187,7 +190,8 @@ class Machine(RuleBasedStateMachine):
     )
     def issue(self, which: int, scope: str, how: str, turns: int | None) -> None:
         step = self.a_step(which)
-        asked = Asked(step=step, scope=scope if step.who.spiffe_id == LOAD else "plain", request_id=new_id())
+        named = self.scopes[step.who.spiffe_id]
+        asked = Asked(step=step, scope=scope if scope in named else "plain", request_id=new_id())
         self.asked.append(asked)
         self.broker.outside.how = how
         self.ask(asked, turns)
@@ -222,8 +226,8 @@ class Machine(RuleBasedStateMachine):
         self.calls.append(self.loop.create_task(self.deliver(asked, call)))
         self.run(passes(turns) if turns is not None else idle())
 
-    async def deliver(self, asked: Asked, call: Any) -> None:
-        """What is in the client's hands was journalled before (I3), and is what this request made."""
+    async def deliver(self, asked: Asked, call: Any) -> str:
+        """What is in the client's hands was journalled before (I3), and is what this request made: its lease's id."""
         self.hear(asked.step)
         delivered = await call
         self.read_journal()
@@ -232,6 +236,7 @@ class Machine(RuleBasedStateMachine):
         assert delivered.credential.token.reveal() == secret_of(delivered.lease.id)
         assert delivered.lease.request_id == asked.request_id
         self.held[delivered.lease.id] = asked.step
+        return str(delivered.lease.id)
 
     @precondition(lambda self: self.held)
     @rule(which=pick, turns=half_done)
@@ -340,6 +345,7 @@ class Machine(RuleBasedStateMachine):
     def clock_is_set(self, seconds: int) -> None:
         self.clock.set_wall(self.clock.now() + timedelta(seconds=seconds))
         self.ahead += max(0, seconds)
+        self.was_set = True
         self.run(self.broker.round())
 
     @rule()
@@ -371,6 +377,7 @@ class Machine(RuleBasedStateMachine):
         self.sound()
         if reboot:
             self.misled |= self.clock.now() != self.clock.truth
+            self.leapt |= self.was_set
             self.clock.reboot()
         self.deaf_until = self.attentive
         self.run(self.broker.start())
@@ -430,10 +437,12 @@ class Machine(RuleBasedStateMachine):
         """Every credential that ever existed counts, also one that was found in doubt and killed."""
         minted = [leases[made] for made in self.broker.outside.mints]
         spent = Counter((lease.guard_key, lease.tier) for lease in minted if not lease.replaces)
-        for (_, tier), count in spent.items():
+        for (key, tier), count in spent.items():
             more, period = REFILL[tier]
             refilled = more * int((self.clock.elapsed + self.ahead) / period)
-            assert count <= BUDGET[tier] + refilled, f"more mints of tier {tier.value} than the budget"
+            assert count <= BUDGET[tier] * (1 + self.resets[key]) + refilled, (
+                f"more mints of tier {tier.value} than the budget"
+            )
         for row in leases.values():
             landed = row.id in self.broker.outside.mints
             assert row.state is not LeaseState.VOID or not landed, "charge given back for a credential that existed"
@@ -521,13 +530,19 @@ class Machine(RuleBasedStateMachine):
     def look(self, operation: Callable[[Tx], T]) -> T:
         return self.broker.look(operation)
 
+    def told(self, record: dict[str, Any]) -> None:
+        """One more record, in the journal's order."""
+        if record["kind"] in {"GUARD_RESET", "BREAK_GLASS"}:
+            self.resets[record["data"]["guard_key"]] += 1
+
     def read_journal(self) -> None:
         entries = self.broker.memory._state.journal
         for entry in entries[self.read :]:
             record = json.loads(entry.body)
             if record["kind"] in STATES:
                 self.journal[record["lease_id"]] = STATES[record["kind"]]
-        self.read = len(entries)
+            self.read += 1
+            self.told(record)
 
 
 @contextmanager
@@ -541,10 +556,10 @@ def quiet() -> Iterator[None]:
         structlog.configure(**before)
 
 
-def explore(examples: int, *, seeded: bool = True, shrink: bool = True) -> None:
+def explore(examples: int, *, machine: type[Machine] = Machine, seeded: bool = True, shrink: bool = True) -> None:
     with quiet():
         run_state_machine_as_test(
-            Machine,
+            machine,
             settings=settings(
                 max_examples=examples,
                 stateful_step_count=STEPS,

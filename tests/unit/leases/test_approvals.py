@@ -12,7 +12,7 @@ from broker.errors import BrokerError, Reason
 from broker.leases import approving
 from broker.model import Evidence, LeaseState, StepKey
 from broker.policy.decision import Allowed
-from broker.store.approvals import Approval, ApprovalState, Vote
+from broker.store.approvals import Approval, ApprovalState, Vote, past_approval
 from broker.store.base import Tx
 from tests.fakes.world import LOAD, MAP, World, agent, new_id, refusal
 
@@ -208,6 +208,22 @@ async def test_a_clock_set_back_gives_it_no_longer_life(broker: World) -> None:
         await broker.fake_clock.run(30)
         await broker.engine.heartbeat(agent(), opened.handle, [])
     assert await asked(broker, opened.handle) != first
+
+
+@pytest.mark.parametrize("given", [False, True])
+async def test_a_machine_booted_by_a_clock_set_back_gives_it_no_longer_life(broker: World, *, given: bool) -> None:
+    opened = await broker.begin(["danger"])
+    first = await asked(broker, opened.handle)
+    if given:
+        await approve(broker, first)
+    before = await approval(broker, first)
+    await broker.crash()
+    broker.fake_clock.set_wall(broker.clock.now() - timedelta(days=400))
+    broker.fake_clock.reboot()
+    await broker.start()
+    now, life = broker.clock.moment(), before.expires_at - before.requested_at
+    assert past_approval(before, now) < -timedelta(days=399)
+    assert past_approval(await approval(broker, first), now) == -life
 
 
 async def test_the_reaper_ends_what_nobody_decides(broker: World) -> None:

@@ -1,0 +1,160 @@
+"""A machine that cannot fail proves nothing: without one mechanism, the machine of test_machine_people notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from broker.clock import Moment
+from broker.guard.shared import Shared
+from broker.leases import approving, committing, halting, issuing, minting, orders, successors
+from broker.leases.approving import Approving, Standing
+from broker.leases.committing import Commit
+from broker.leases.core import Core
+from broker.leases.ending import Ending
+from broker.leases.halting import Halt, Halting
+from broker.model import Evidence, Lease, LeaseState
+from broker.policy.decision import Allowed
+from broker.store.approvals import Approval, ApprovalState, past_approval
+from broker.store.base import Tx
+from tests.invariants.test_machine import explore
+from tests.invariants.test_machine_people import PeopledMachine
+
+Patch = pytest.MonkeyPatch
+EXAMPLES = 150  # the first that fails is enough
+
+
+def an_approval_is_not_used_up(patch: Patch) -> None:
+    def use(_: Approving, tx: Tx, standing: Standing, lease: Lease) -> Lease:
+        return replace(lease, approval_id=standing.approval.id, approval_digest=standing.approval.digest)
+
+    patch.setattr(Approving, "use", use)
+
+
+def what_was_asked_for_counts_as_approved(patch: Patch) -> None:
+    patch.setattr(Standing, "usable", property(lambda _: True))
+    an_approval_is_not_used_up(patch)  # else the table itself refuses
+
+
+def what_was_revoked_gives_its_approval_back(patch: Patch) -> None:
+    end = Ending._end
+
+    async def mutant(self: Ending, lease: Lease, state: LeaseState, evidence: Evidence) -> None:
+        await end(self, lease, state, evidence)
+        await self._core.store.write(lambda tx: approving.give_back(tx, lease, self._core.clock.moment()))
+
+    patch.setattr(Ending, "_end", mutant)
+
+
+def what_is_active_gives_its_approval_back(patch: Patch) -> None:
+    activate = Commit._activate
+
+    def mutant(self: Commit, tx: Tx, lease: Lease, *args: Any, **more: Any) -> Any:
+        done = activate(self, tx, lease, *args, **more)
+        approving.give_back(tx, lease, self._core.clock.moment())
+        return done
+
+    patch.setattr(Commit, "_activate", mutant)
+
+
+def nothing_gives_an_approval_back(patch: Patch) -> None:
+    patch.setattr(Core, "give_back", lambda self, tx, lease: self.guard.give_back(tx, lease))
+
+
+def another_grant_is_as_good(patch: Patch) -> None:
+    def why_over(approval: Approval, _: Allowed, now: Moment) -> ApprovalState | None:
+        return ApprovalState.EXPIRED if past_approval(approval, now) >= timedelta(0) else None
+
+    patch.setattr(approving, "_why_over", why_over)
+
+
+def an_approval_has_no_end(patch: Patch) -> None:
+    patch.setattr(approving, "past_approval", lambda *_: timedelta(seconds=-1))
+
+
+def a_successor_forgets_its_approval(patch: Patch) -> None:
+    link = successors.link_successor
+
+    def mutant(*args: Any, **more: Any) -> Lease:
+        return replace(link(*args, **more), approval_id="", approval_digest="")
+
+    patch.setattr(issuing, "link_successor", mutant)
+
+
+def a_successor_needs_nothing_approved(patch: Patch) -> None:
+    """Whatever the map says by now."""
+    approval = issuing.Issuing._approval
+
+    def mutant(self: issuing.Issuing, tx: Tx, step: Any, granted: Any, replaces: str) -> Any:
+        return None if replaces else approval(self, tx, step, granted, replaces)
+
+    patch.setattr(issuing.Issuing, "_approval", mutant)
+
+
+def a_freeze_is_not_seen_by_the_intent(patch: Patch) -> None:
+    patch.setattr(issuing, "stopped", _nothing)
+
+
+def a_freeze_is_not_seen_by_the_commit(patch: Patch) -> None:
+    """Nor does it doom what is in flight: either is enough."""
+    patch.setattr(committing, "stopped", _nothing)
+    patch.setattr(orders, "_stopped_by", lambda *_, **__: ())
+
+
+def a_freeze_is_not_seen_by_a_replay(patch: Patch) -> None:
+    patch.setattr(minting, "stopped", _nothing)
+
+
+def an_order_leaves_what_is_in_flight(patch: Patch) -> None:
+    patch.setattr(orders, "_LIVE", (LeaseState.ACTIVE,))
+
+
+def a_lock_ends_its_own_step_only(patch: Patch) -> None:
+    def reach(_self: Halting, _tx: Tx, halt: Halt, _at: Any) -> list[Any]:
+        return [halt.step]
+
+    patch.setattr(Halting, "_reach", reach)
+
+
+def a_lock_is_told_to_nobody(patch: Patch) -> None:
+    patch.setattr(halting, "sound", _nothing)
+
+
+def what_all_share_has_no_end(patch: Patch) -> None:
+    patch.setattr(Shared, "has_room", lambda *_: True)
+
+
+def _nothing(*_args: Any, **_more: Any) -> None:
+    return None
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        an_approval_is_not_used_up,
+        what_was_asked_for_counts_as_approved,
+        what_was_revoked_gives_its_approval_back,
+        what_is_active_gives_its_approval_back,
+        nothing_gives_an_approval_back,
+        another_grant_is_as_good,
+        an_approval_has_no_end,
+        a_successor_forgets_its_approval,
+        a_successor_needs_nothing_approved,
+        a_freeze_is_not_seen_by_the_intent,
+        a_freeze_is_not_seen_by_the_commit,
+        a_freeze_is_not_seen_by_a_replay,
+        an_order_leaves_what_is_in_flight,
+        a_lock_ends_its_own_step_only,
+        a_lock_is_told_to_nobody,
+        what_all_share_has_no_end,
+    ],
+)
+def test_the_machine_with_people_notices_when(mutate: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        explore(EXAMPLES, machine=PeopledMachine, shrink=False)
