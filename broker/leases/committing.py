@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from broker.errors import BrokerError, Reason, StoreError, access_denied
 from broker.journal.records import Kind
@@ -48,34 +48,35 @@ class Commit:
 
     async def void(self, lease: Lease, why: str) -> Delivered:
         """Definitely nothing made: the charge is given back with the proof."""
-        core = self._core
+        core, told = self._core, _Told()
 
         def operation(tx: Tx) -> None:
             at = core.clock.now()
             if moves.end_lease(tx, lease, LeaseState.VOID, evidence=Evidence.NOT_MINTED, at=at, problem=why):
                 core.give_back(tx, lease)
-            self._fail(tx, lease, why)
+            told.until = self._fail(tx, lease, why)
 
         await self._background.write_surely(operation, then=lambda: core.endings.tell(lease.id))
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.FAILED)
         log.warning("mint refused", provider=lease.provider, scope=lease.scope, lease=lease.id, problem=why)
-        raise mint_failed(lease, why)
+        raise mint_failed(lease, why, again=told.until, now=core.clock.now())
 
     async def in_doubt(self, lease: Lease, why: str) -> Delivered:
-        core = self._core
+        core, told = self._core, _Told()
 
         def operation(tx: Tx) -> None:
             moves.in_doubt(tx, lease, at=core.clock.now(), problem=why)
-            self._fail(tx, lease, why)
+            told.until = self._fail(tx, lease, why)
 
         await self._background.write_surely(operation, then=core.lane.set)
         core.metrics.issue(scope=lease.scope, provider=lease.provider, outcome=IssueOutcome.IN_DOUBT)
         core.metrics.mint_in_doubt(lease.provider)
         log.warning("mint in doubt", provider=lease.provider, scope=lease.scope, lease=lease.id, problem=why)
-        raise mint_failed(lease, why)
+        raise mint_failed(lease, why, again=told.until, now=core.clock.now())
 
-    def _fail(self, tx: Tx, lease: Lease, why: str) -> None:
-        self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.moment())
+    def _fail(self, tx: Tx, lease: Lease, why: str) -> datetime | None:
+        """When the guard lets the step ask again, by the wall; None: it is locked or held."""
+        until = self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.moment())
         if lease.replaces:
             tx.clear_replaced_by(lease.replaces, lease.id)
         tx.finish_request(
@@ -85,6 +86,7 @@ class Commit:
             reason=Reason.PROVIDER_FAILED.value,
             message=why,
         )
+        return until
 
     async def active(self, lease: Lease, step: Step, minted: Minted) -> Delivered:
         """ONE transaction makes it ACTIVE, or finds why it must not live. The secret is never in the row."""
@@ -190,8 +192,19 @@ def lease_ended() -> BrokerError:
     return BrokerError(Reason.LEASE_ENDED, "the lease of this request has ended")
 
 
-def mint_failed(lease: Lease | None, why: str) -> BrokerError:
+@dataclass(slots=True)
+class _Told:
+    """What a transaction found, for the answer that is given after it."""
+
+    until: datetime | None = None
+
+
+def mint_failed(
+    lease: Lease | None, why: str, *, again: datetime | None = None, now: datetime | None = None
+) -> BrokerError:
     """ABORTED, never UNAVAILABLE, which gRPC would retry by itself.
+
+    `again`: not before the guard's cool-down is over, or an honest client comes back only to be told COOLING.
 
     `why` names paths, roles and statuses that are the operators' to see: it is journalled, under the reference.
     """
@@ -201,6 +214,6 @@ def mint_failed(lease: Lease | None, why: str) -> BrokerError:
     return BrokerError(
         Reason.PROVIDER_FAILED,
         "the provider did not mint the credential; the reference leads an operator to the cause",
-        retry_after=RETRY_MINT_AFTER,
+        retry_after=max(RETRY_MINT_AFTER, again - now) if again and now else RETRY_MINT_AFTER,
         about=about,
     )

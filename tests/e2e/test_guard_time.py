@@ -18,6 +18,7 @@ from tests.support.processes import wait_until
 
 SHORT = 5.0  # seconds, of a lock and of a refill that a test sits out
 BUDGET = 2
+pytestmark = pytest.mark.usefixtures("untouched")
 PATIENCE = 30.0  # seconds
 REFUSED = {"danger": "LOCKED", "token": "COOLING"}
 
@@ -60,6 +61,11 @@ class Asking:
         with wire(self._deployment, self._creds) as client:
             wait_until(lambda: self._served(client), within=SHORT + PATIENCE, what=f"{self._scope} is served again")
 
+    def ends(self) -> None:
+        """And leaves nothing alive."""
+        with wire(self._deployment, self._creds) as client:
+            assert client.end(self._handle).all_proven
+
     def _served(self, client: Wire) -> bool:
         time.sleep(0.2)
         return self._ask(client) is None
@@ -84,6 +90,7 @@ def nothing_ends_early(site: Site, jump: int) -> None:
     with deployment.daemon(env=clock.env):
         for one in asking:
             one.still_refused()
+            one.ends()
     assert len(journal(deployment, "GUARD_LOCKED")) == 1
     assert journal(deployment, "GUARD_HELD") == []
 
@@ -96,6 +103,7 @@ def nothing_lasts_longer(site: Site, jump: int) -> None:
         clock.set(BASE + jump)
         for one in asking:
             one.served_again()
+            one.ends()
 
 
 @pytest.mark.skipif(LIBRARY is None, reason="needs faketime (Debian package) to set the daemon's clock")
