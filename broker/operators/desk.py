@@ -30,7 +30,7 @@ from broker.policy.decision import Allowed
 from broker.store.alarms import hush, sound
 from broker.store.approvals import Approval, ApprovalState, Vote
 from broker.store.base import GuardRow, GuardState, Tx
-from broker.store.halts import EVERYTHING, Freeze, Review
+from broker.store.halts import EVERYTHING, FREEZES_BY, Freeze, Review
 
 log = get_logger(__name__)
 
@@ -75,7 +75,7 @@ class Desk:
             fallen = await self._orders.would_freeze(freeze, revoke=revoke)
         else:
             fallen = await self._orders.freeze(freeze, _order(caller, reason), revoke=revoke)
-        return Frozen(freeze=freeze, leases=fallen.leases)
+        return Frozen(freeze=fallen.freeze or freeze, leases=fallen.leases)
 
     async def unfreeze(self, caller: Caller, freeze_id: str, *, reason: str, dry_run: bool) -> Freeze:
         """Let new mints through again. Raises NOT_FOUND."""
@@ -89,8 +89,7 @@ class Desk:
     def _freeze_of(self, caller: Caller, selection: Selection, reason: str) -> Freeze:
         if selection.step or selection.leases:
             raise BrokerError(Reason.INVALID_ARGUMENT, "a step or a lease cannot be frozen: revoke it, or name its run")
-        names = ("agent", "workflow", "run", "scope", "provider")
-        wanted = {name: getattr(selection, name) for name in names}
+        wanted = {name: getattr(selection, name) for name in FREEZES_BY}
         if selection.everything and any(wanted.values()):
             raise BrokerError(Reason.INVALID_ARGUMENT, "everything, or what fits some names; not both")
         freeze_id = EVERYTHING if selection.everything else new_freeze_id()

@@ -55,6 +55,7 @@ async def test_another_than_the_owner_opens_it(house: House) -> None:
     assert await reset(house, "ann", row.key) == ""
     (record,) = await house.world.journal("GUARD_RESET")
     assert (record["data"]["operator"], record["data"]["was"]) == ("ann", "HELD")
+    assert (record["run"], record["step"], record["scope"]) == ("r1", "load", "danger")  # part of the run's story
     assert await house.world.issue((await house.world.begin(["danger"])).handle, "danger")
 
 
@@ -122,6 +123,11 @@ async def test_freezing_by_name_and_lifting_it(house: House) -> None:
     assert (await refusal(lift(ann, frozen.freeze.id, reason="", dry_run=False))).reason is Reason.NOT_FOUND
     everything = await house.desk.freeze(ann, Selection(everything=True), reason="x", dry_run=False, revoke=False)
     assert everything.freeze.id == "all"
+    bob = house.caller("bob")
+    again = await house.desk.freeze(bob, Selection(everything=True), reason="y", dry_run=False, revoke=True)
+    assert (again.freeze.by, again.freeze.reason) == ("ann", "x")  # it is hers; what he asked for is on record
+    *_, record = await house.world.journal("FROZEN")
+    assert (record["data"]["operator"], record["data"]["why"], record["data"]["new"]) == ("bob", "y", False)
     for wrong in (Selection(step="load"), Selection(leases=frozenset({"a"})), Selection(everything=True, run="r")):
         error = await refusal(house.desk.freeze(ann, wrong, reason="x", dry_run=False, revoke=False))
         assert error.reason is Reason.INVALID_ARGUMENT
