@@ -112,6 +112,8 @@ def give_back(tx: Tx, lease: Lease, now: Moment) -> None:
     if newer is not None:
         end(tx, newer, ApprovalState.REPLACED, now)
     returned = replace(approval, state=ApprovalState.APPROVED, lease_id="")
+    if returned.boot_id != now.boot_id:  # it was in use when this boot began
+        returned = _counted_in(returned, now)
     tx.put_approval(returned)
     tx.append(_record(Kind.APPROVAL_RETURNED, returned, now, data={"lease_id": lease.id}))
     if past_approval(returned, now) >= timedelta(0):
@@ -124,18 +126,20 @@ def expired(tx: Tx, now: Moment) -> list[Approval]:
 
 
 def go_on(tx: Tx, now: Moment) -> None:
-    """Open ones of another boot: what they have left, by the wall clock, is counted in this one from now on.
-
-    No longer than their whole life, however wrong the wall clock is.
-    """
+    """Open ones of another boot are counted in this one from now on."""
     last = ""
     while page := tx.approvals(*OPEN, after=last):
         last = page[-1].id
         for one in page:
             if one.boot_id != now.boot_id:
-                began = one.requested_at if one.decided_at is None else one.decided_at
-                left = min(one.expires_at - now.wall, one.expires_at - began)
-                tx.put_approval(replace(one, boot_id=now.boot_id, expires_boot=now.boot + left.total_seconds()))
+                tx.put_approval(_counted_in(one, now))
+
+
+def _counted_in(approval: Approval, now: Moment) -> Approval:
+    """With what it has left counted in this boot: by the wall clock, and never more than its whole life."""
+    began = approval.requested_at if approval.decided_at is None else approval.decided_at
+    left = min(approval.expires_at - now.wall, approval.expires_at - began)
+    return replace(approval, boot_id=now.boot_id, expires_boot=now.boot + left.total_seconds())
 
 
 def end(tx: Tx, approval: Approval, state: ApprovalState, now: Moment) -> None:

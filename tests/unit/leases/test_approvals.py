@@ -210,6 +210,13 @@ async def test_a_clock_set_back_gives_it_no_longer_life(broker: World) -> None:
     assert await asked(broker, opened.handle) != first
 
 
+async def boot_in_the_past(broker: World) -> None:
+    await broker.crash()
+    broker.fake_clock.set_wall(broker.clock.now() - timedelta(days=400))
+    broker.fake_clock.reboot()
+    await broker.start()
+
+
 @pytest.mark.parametrize("given", [False, True])
 async def test_a_machine_booted_by_a_clock_set_back_gives_it_no_longer_life(broker: World, *, given: bool) -> None:
     opened = await broker.begin(["danger"])
@@ -217,13 +224,29 @@ async def test_a_machine_booted_by_a_clock_set_back_gives_it_no_longer_life(brok
     if given:
         await approve(broker, first)
     before = await approval(broker, first)
-    await broker.crash()
-    broker.fake_clock.set_wall(broker.clock.now() - timedelta(days=400))
-    broker.fake_clock.reboot()
-    await broker.start()
+    await boot_in_the_past(broker)
     now, life = broker.clock.moment(), before.expires_at - before.requested_at
     assert past_approval(before, now) < -timedelta(days=399)
     assert past_approval(await approval(broker, first), now) == -life
+
+
+async def test_nor_does_it_when_it_comes_back_after_the_boot(broker: World) -> None:
+    opened = await broker.begin(["danger"])
+    first = await asked(broker, opened.handle)
+    await approve(broker, first)
+    broker.provider.fail = "lose-request"
+    assert (await refusal(broker.issue(opened.handle, "danger"))).reason is Reason.PROVIDER_FAILED
+    broker.provider.fail = ""
+    await boot_in_the_past(broker)
+    await broker.fake_clock.run(150)
+
+    async def is_back() -> bool:
+        await broker.fake_clock.run(1)
+        return (await approval(broker, first)).state is ApprovalState.APPROVED
+
+    await broker.until(is_back)
+    returned = await approval(broker, first)
+    assert past_approval(returned, broker.clock.moment()) >= -(returned.expires_at - returned.requested_at)
 
 
 async def test_the_reaper_ends_what_nobody_decides(broker: World) -> None:
