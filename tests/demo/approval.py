@@ -11,7 +11,7 @@ from tests.demo.people import admin
 from tests.demo.site import spiffe_id, step_program
 from tests.demo.stage import RUN_ID, Stage
 
-ASKED_WITHIN = 10.0  # seconds until the request is there
+ASKED_WITHIN = 20.0  # seconds until the request is there
 WHY = "pay day, ticket FIN-311"
 
 

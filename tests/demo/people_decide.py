@@ -14,7 +14,7 @@ from tests.demo.stage import RUN_ID, Stage
 from tests.support import webhooks
 from tests.support.receiver import Message
 
-TOLD_WITHIN = 15.0  # seconds until the alerts are there
+TOLD_WITHIN = 20.0  # seconds until the alerts are there
 DENIED = 77
 WHY = "the loop is mended"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import stepcred
 
-copy: dict[str, object] = {"tokens": []}
+tokens: list[str] = []
+copy: dict[str, object] = {"tokens": tokens}  # for the demo only: the thief's copy
 
 
 def waiting(needed: stepcred.NeedsApproval) -> None:
@@ -17,11 +18,13 @@ def waiting(needed: stepcred.NeedsApproval) -> None:
 
 
 with stepcred.connect() as broker, broker.step(scopes=["payments-release"]) as step:
-    credential = step.issue("payments-release", approval_timeout=30, on_waiting=waiting)
+    credential = step.issue("payments-release", approval_timeout=60, on_waiting=waiting)
     assert isinstance(credential, stepcred.VaultToken)
-    copy["tokens"] = [credential.token]  # for the demo only: the thief's copy
+    tokens.append(credential.token)
     try:
-        step.issue("payments-release")
+        another = step.issue("payments-release")
+        assert isinstance(another, stepcred.VaultToken)
+        tokens.append(another.token)
     except stepcred.NeedsApproval as refused:
         print("payout: has one credential; another one needs another approval")
         copy |= {"second": refused.reason, "waits": refused.approval_id}
