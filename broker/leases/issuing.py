@@ -329,12 +329,11 @@ class Issuing:
 
 def _ask(step: Step, allowed: Allowed) -> GuardAsk:
     workload, captures, scope = allowed.workload, allowed.captures, allowed.scope
-    launcher = step.opened_by if step.launched else ""
     names = {"workflow": step.key.workflow, "run": step.key.run, "step": step.key.step}
     return GuardAsk(
         key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
         hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
         tier=allowed.tier,
         shared=Shared(scope=scope, hourly=allowed.shared_hourly) if allowed.shared_hourly else None,
-        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=launcher, **names),
+        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=step.launcher, **names),
     )

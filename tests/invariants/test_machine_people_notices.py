@@ -66,7 +66,7 @@ def nothing_gives_an_approval_back(patch: Patch) -> None:
 
 
 def another_grant_is_as_good(patch: Patch) -> None:
-    def why_over(approval: Approval, _: Allowed, now: Moment) -> ApprovalState | None:
+    def why_over(approval: Approval, _: Allowed, now: Moment, __: str) -> ApprovalState | None:
         return ApprovalState.EXPIRED if past_approval(approval, now) >= timedelta(0) else None
 
     patch.setattr(approving, "_why_over", why_over)
