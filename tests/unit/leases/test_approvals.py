@@ -10,6 +10,7 @@ import pytest
 
 from broker.errors import BrokerError, Reason
 from broker.leases import approving
+from broker.leases.beginning import Opened
 from broker.model import Evidence, LeaseState, StepKey
 from broker.policy.decision import Allowed
 from broker.store.approvals import Approval, ApprovalState, Vote, past_approval
@@ -236,6 +237,41 @@ async def test_the_reaper_ends_what_nobody_decides(broker: World) -> None:
         return (await approval(broker, first)).state is ApprovalState.EXPIRED
 
     await broker.until(over)
+
+
+async def used_up(broker: World) -> Opened:
+    """A step that has had all of its attempts, of which the next one would need approval."""
+    await broker.load_map(MAP)
+    opened = await broker.begin(["danger"])
+    for _ in range(3):
+        await broker.issue(opened.handle, "danger")
+    await broker.load_map(NEEDS)
+    return opened
+
+
+@pytest.mark.parametrize("later", [0, 3700])
+async def test_nobody_is_asked_for_what_the_guard_refuses_for_good(broker: World, later: int) -> None:
+    """Exhausted: it is locked all the same; and held when it comes back, whenever that is."""
+    opened = await used_up(broker)
+    assert (await refusal(broker.issue(opened.handle, "danger"))).reason is Reason.LOCKED
+    await broker.fake_clock.run(later)
+    again = await broker.begin(["danger"])
+    assert (await refusal(broker.issue(again.handle, "danger"))).reason is Reason.HELD
+    last = await broker.begin(["danger"])
+    assert (await refusal(broker.issue(last.handle, "danger"))).reason is Reason.HELD
+    assert await broker.store.read(lambda tx: tx.approvals()) == []
+
+
+async def test_while_the_guard_cools_people_are_asked_and_what_they_said_is_kept(broker: World) -> None:
+    await broker.load_map(NEEDS.replace("tier: high", "tier: elevated"))
+    opened = await broker.begin(["danger"])
+    for _ in range(2):
+        await approve(broker, await asked(broker, opened.handle))
+        await broker.issue(opened.handle, "danger")
+    last = await asked(broker, opened.handle)
+    await approve(broker, last)
+    assert (await refusal(broker.issue(opened.handle, "danger"))).reason is Reason.COOLING
+    assert (await approval(broker, last)).state is ApprovalState.APPROVED
 
 
 async def test_one_agent_does_not_bury_its_operators(broker: World) -> None:
