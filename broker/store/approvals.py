@@ -91,6 +91,10 @@ class ApprovalsTx(Protocol):
         """The newest first; of any state when none is named. `after`: the id of the last one of the page before."""
         ...
 
+    def approvals_past(self, now: Moment, *, limit: int) -> list[Approval]:
+        """The open ones that are over, as `past_approval` says; those first that were to end first."""
+        ...
+
     def approval_counts(self) -> Mapping[ApprovalState, int]:
         """Of the open ones; a state without any may be missing."""
         ...
