@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from broker.alert import Alert
+from broker.clock import Moment
 from broker.errors import StoreConflict, StoreError
 from broker.model import StepKey
-from broker.store.approvals import OPEN, Approval, ApprovalState, Vote
+from broker.store.approvals import OPEN, Approval, ApprovalState, Vote, past_approval
 from broker.store.halts import Freeze, Review, SecondFactor
 from broker.store.notices import FAR, AlertRow, Delivery, Notice
 
@@ -93,6 +94,11 @@ class PeopleTx:
             edge = (last.requested_at, last.id) if last else (datetime.max.replace(tzinfo=UTC), after)
             found = [row for row in found if (row.requested_at, row.id) < edge]
         return found[:limit]
+
+    def approvals_past(self, now: Moment, *, limit: int) -> list[Approval]:
+        found = (row for row in self._people.approvals.values() if row.state in OPEN)
+        past = [row for row in found if past_approval(row, now) >= timedelta(0)]
+        return sorted(past, key=lambda row: (row.expires_at, row.id))[:limit]
 
     def approval_counts(self) -> Mapping[ApprovalState, int]:
         return Counter(row.state for row in self._people.approvals.values() if row.state in OPEN)

@@ -155,7 +155,13 @@ class World:
             await asyncio.gather(*kill, return_exceptions=True)
 
     async def begin(
-        self, scopes: Sequence[str] = ("plain",), *, who: Agent | None = None, run: str = "r1", request_id: str = ""
+        self,
+        scopes: Sequence[str] = ("plain",),
+        *,
+        who: Agent | None = None,
+        run: str = "r1",
+        step: str = "load",
+        request_id: str = "",
     ) -> Opened:
         who = who or agent()
         asked = opening(
@@ -163,7 +169,7 @@ class World:
             request_id=request_id or new_id(),
             workflow="nightly",
             run=run,
-            step="load",
+            step=step,
             scopes=scopes,
             seconds=None,
         )

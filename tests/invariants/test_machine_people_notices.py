@@ -66,7 +66,7 @@ def nothing_gives_an_approval_back(patch: Patch) -> None:
 
 
 def another_grant_is_as_good(patch: Patch) -> None:
-    def why_over(approval: Approval, _: Allowed, now: Moment) -> ApprovalState | None:
+    def why_over(approval: Approval, _: Allowed, now: Moment, __: str) -> ApprovalState | None:
         return ApprovalState.EXPIRED if past_approval(approval, now) >= timedelta(0) else None
 
     patch.setattr(approving, "_why_over", why_over)
@@ -89,8 +89,8 @@ def a_successor_needs_nothing_approved(patch: Patch) -> None:
     """Whatever the map says by now."""
     approval = issuing.Issuing._approval
 
-    def mutant(self: issuing.Issuing, tx: Tx, step: Any, granted: Any, replaces: str) -> Any:
-        return None if replaces else approval(self, tx, step, granted, replaces)
+    def mutant(self: issuing.Issuing, *args: Any) -> Any:
+        return None if args[-1].replaces else approval(self, *args)
 
     patch.setattr(issuing.Issuing, "_approval", mutant)
 

@@ -13,7 +13,8 @@ from broker.leases.selection import Selection
 from broker.model import LeaseState, StepState
 from broker.operators.model import Role
 from broker.store.base import GuardRow, GuardState
-from tests.fakes.world import ANN, refusal, world
+from tests.fakes.launchers import launcher, with_launchers
+from tests.fakes.world import ANN, MAP, agent, refusal, world
 from tests.unit.operators.desk import House
 from tests.unit.operators.people import operator
 
@@ -43,6 +44,23 @@ async def reset(house: House, name: str, key: str, *, code: str | None = None, b
     )
     assert (row.state, row.spent, row.reset_by) == (GuardState.OPEN, 0, name)
     return review
+
+
+async def test_an_owner_of_the_launcher_of_its_latest_step_does_not_open_it(house: House) -> None:
+    """Of neither of its keys: the step's budget, and the workload's hour."""
+    first, second = "spiffe://dev.local/scheduler", "spiffe://dev.local/scheduler2"
+    launchers = launcher(owners=["group:sched"]), launcher("second", second, owners=["eve"])
+    await house.world.load_map(with_launchers(MAP, *launchers))
+    house.hire(operator("eve"))
+    for who, mints in ((first, 1), (second, 2)):
+        opened = await house.world.launch(["danger"], who=who)
+        for _ in range(mints):
+            await house.world.issue(opened.handle, "danger")
+        await house.world.end(opened.handle, who=agent(who))
+    rows = await house.world.store.read(lambda tx: tx.guard_page(after="", limit=9, open_too=True))
+    assert len(rows) == 2
+    for row in rows:
+        assert (await refusal(reset(house, "eve", row.key))).reason is Reason.OWNER_MAY_NOT
 
 
 async def test_another_than_the_owner_opens_it(house: House) -> None:
