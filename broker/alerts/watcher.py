@@ -21,6 +21,8 @@ from broker.store.notices import AlertRow
 
 log = get_logger(__name__)
 
+PAGE = 100  # changes in one transaction: the writer, which everybody waits for, is held for some 20 ms
+PAGES = 20  # of what is forgotten, in one round; the next one goes on
 FORGET_EVERY = 3600.0  # seconds
 KEEP = timedelta(days=7)  # what is resolved or sent, for whoever asks afterwards
 
@@ -113,16 +115,15 @@ class Watcher:
         ]
         over = [name for name, row in known.items() if row.alert.rule in seen.rules and name not in seen.alerts]
 
-        def operation(tx: Tx) -> None:
-            for row in late.values():
-                alarms.sound(tx, row.alert, at=row.since)
-            for alert in new:
-                alarms.sound(tx, alert, at=at)
-            for name in (*over, *seen.over, *(late.keys() - seen.alerts.keys())):
-                alarms.hush(tx, name, at=at)
-
-        if late or new or over or seen.over:
-            await self._ledger.write(operation)
+        changes: list[Callable[[Tx], bool]] = []
+        changes += [partial(alarms.sound, alert=row.alert, at=row.since) for row in late.values()]
+        changes += [partial(alarms.sound, alert=alert, at=at) for alert in new]
+        ended = (*over, *seen.over, *(late.keys() - seen.alerts.keys()))
+        changes += [partial(alarms.hush, alert=name, at=at) for name in ended]
+        for start in range(0, len(changes), PAGE):
+            page = changes[start : start + PAGE]
+            await self._ledger.write(lambda tx, page=page: [change(tx) for change in page])  # type: ignore[misc]
+        if changes:
             firing = await self._ledger.read(lambda tx: tx.alerts())
             self._firing = frozenset(row.alert.fingerprint for row in firing)
         for name in late:
@@ -133,5 +134,8 @@ class Watcher:
         now = self._ledger.clock.monotonic()
         if now - self._forgot < FORGET_EVERY:
             return
-        self._forgot = now
-        await self._ledger.write(lambda tx: (tx.forget_alerts(at - KEEP), tx.forget_notices(at - KEEP)))
+        for _ in range(PAGES):
+            if await self._ledger.write(lambda tx: tx.forget_alerts(at - KEEP, PAGE)) < PAGE:
+                await self._ledger.write(lambda tx: tx.forget_notices(at - KEEP))
+                self._forgot = now
+                return

@@ -19,6 +19,7 @@ from broker.config import Receiver
 from broker.errors import StoreError
 from broker.guard.timing import keep_time
 from broker.model import EndReason
+from broker.store import alarms
 from broker.store.approvals import Approval, ApprovalState
 from broker.store.base import GuardRow, GuardState, Tx
 from broker.store.halts import EVERYTHING, Freeze, Review
@@ -275,7 +276,7 @@ async def lock(watched: Desk) -> GuardRow:
     now = watched.world.clock.moment()
 
     def operation(tx: Tx) -> GuardRow:
-        row = guard_row("k", state=GuardState.LOCKED, until=keep_time(tx, now) + 10 * MINUTE)
+        row = guard_row("k", tier="elevated", state=GuardState.LOCKED, until=keep_time(tx, now) + 10 * MINUTE)
         tx.put_guard_row(row)
         return row
 
@@ -289,6 +290,20 @@ async def test_a_lock_fires_until_its_time_is_over_however_the_wall_clock_is_set
     clock.set_wall(clock.now() + timedelta(hours=20))
     assert list(await watched.look(300)) == ["guard-locked"]
     assert await watched.look(300) == {}
+
+
+async def test_a_lock_that_no_time_ends_fires_for_a_day_or_until_it_is_opened(watched: Desk) -> None:
+    high = replace(await lock(watched), tier="high")
+    await write(watched, lambda tx: tx.put_guard_row(high))
+    alert = Alert(rule=AlertRule.GUARD_LOCKED, summary="locked", labels={events.KEY: "k"})
+    await watched.sound(alert)
+    assert list(await watched.look(7200)) == ["guard-locked"]
+    await write(watched, lambda tx: tx.put_guard_row(replace(high, state=GuardState.OPEN)))
+    assert await watched.look() == {}
+    await write(watched, lambda tx: tx.put_guard_row(high))
+    await watched.sound(alert)
+    assert list(await watched.look(86_000)) == ["guard-locked"]
+    assert await watched.look(500) == {}
 
 
 async def test_a_lock_that_became_a_hold_goes_on(watched: Desk) -> None:
@@ -368,7 +383,7 @@ async def test_what_fires_already_is_not_told_again_while_nothing_is_written(
 async def test_a_process_without_the_right_to_write_writes_nothing(watched: Desk) -> None:
     watched.world.fake_clock.suspend(60)  # its epoch has run out
     with pytest.raises(NotOurs):
-        await watched.ledger.write(lambda tx: tx.forget_alerts(watched.world.clock.now()))
+        await watched.ledger.write(lambda tx: tx.forget_alerts(watched.world.clock.now(), 1))
     watched.operators = "bad"
     await watched.watcher.round()
     assert await watched.firing() == {}
@@ -381,6 +396,38 @@ async def test_a_database_that_is_not_written_for_long_is_told(watched: Desk) ->
     (row,) = watched.ledger.unwritten.values()
     assert dict(row.alert.labels) == {"cause": "write"}
     assert await watched.look() == {}
+
+
+async def test_many_changes_at_once_are_written_in_pages(watched: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "PAGE", 3)
+    for n in range(8):
+        await watched.sound(an_alert(n, AlertRule.GUARD_CEILING))
+    writes, write_one = 0, watched.ledger.write
+
+    async def counted(operation: Callable[[Tx], T]) -> T:
+        nonlocal writes
+        writes += 1
+        return await write_one(operation)
+
+    monkeypatch.setattr(watched.ledger, "write", counted)
+    assert await watched.look(86_500) == {}
+    assert (await kinds(watched)).count("ALERT_RESOLVED") == 8
+    assert writes >= 3
+
+
+async def test_that_more_is_held_goes_on_as_long_as_it_is_so(watched: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alarms, "MOST", 2)
+    rows = [guard_row(f"k{n}", state=GuardState.HELD) for n in range(4)]
+    for row in rows:
+        await write(watched, lambda tx, row=row: tx.put_guard_row(row))  # type: ignore[misc]
+        labels = {events.KEY: row.key}
+        await watched.sound(Alert(rule=AlertRule.GUARD_HELD, summary="held", labels=labels))
+    more = {alarms.MORE: "true"}
+    assert more in (await watched.look(200_000))["guard-held"]
+    await write(watched, lambda tx: tx.put_guard_row(replace(rows[3], state=GuardState.OPEN)))
+    assert more in (await watched.look())["guard-held"]  # k2 is held, and was not told of
+    await write(watched, lambda tx: tx.put_guard_row(replace(rows[2], state=GuardState.OPEN)))
+    assert more not in (await watched.look())["guard-held"]
 
 
 async def test_what_is_long_over_is_forgotten(watched: Desk) -> None:

@@ -1,0 +1,5 @@
+-- What is asked every few seconds costs no more when there is much of it.
+
+CREATE INDEX alerts_firing ON alerts (rule, since) WHERE resolved_at IS NULL;
+CREATE INDEX alerts_resolved ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
+CREATE INDEX deliveries_by_alert ON deliveries (fingerprint);
