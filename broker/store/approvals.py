@@ -91,6 +91,10 @@ class ApprovalsTx(Protocol):
         """The newest first; of any state when none is named. `after`: the id of the last one of the page before."""
         ...
 
+    def waiting_approvals(self, *, before: datetime, now: datetime, limit: int) -> list[Approval]:
+        """PENDING, asked for until then, or after now: the clock was set back since. The oldest first."""
+        ...
+
     def approval_counts(self) -> Mapping[ApprovalState, int]:
         """Of the open ones; a state without any may be missing."""
         ...

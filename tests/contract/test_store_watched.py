@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 from broker.model import EndReason, LeaseState
+from broker.store.approvals import ApprovalState
 from broker.store.base import Store, Tx
 from broker.store.watched import Busy, Usual
 from tests.fakes.domain import NOW, after, lease, step
+from tests.unit.operators.people import approval
 
 HOUR = 3600
 
@@ -38,6 +40,25 @@ async def test_stuck_leases_are_those_that_alarmed_and_old_doubts(store: Store) 
     await store.write(lambda tx: tx.defer("d", next_try_at=NOW, problem="still none", refs={"alarmed": True}))
     found = await store.read(lambda tx: dict(tx.stuck_leases(after(-1))))
     assert found[("vault", LeaseState.IN_DOUBT)] == 1
+
+
+async def test_approvals_that_wait_come_the_longest_first_and_so_do_those_of_a_clock_that_was_set_back(
+    store: Store,
+) -> None:
+    asked = {"new": 30, "old": 1, "older": 0, "used": 0, "ahead": 99}
+
+    def operation(tx: Tx) -> None:
+        for name, at in asked.items():
+            state = ApprovalState.DENIED if name == "used" else ApprovalState.PENDING
+            tx.insert_approval(approval(id=name, scope=name, requested_at=after(at), state=state))
+
+    async def waiting(limit: int) -> list[str]:
+        rows = await store.read(lambda tx: tx.waiting_approvals(before=after(1), now=after(60), limit=limit))
+        return [row.id for row in rows]
+
+    await store.write(operation)
+    assert await waiting(9) == ["older", "old", "ahead"]
+    assert await waiting(1) == ["older"]
 
 
 async def test_busy_keys_are_counted_since_a_time_and_without_what_was_given_back(store: Store) -> None:

@@ -94,6 +94,11 @@ class PeopleTx:
             found = [row for row in found if (row.requested_at, row.id) < edge]
         return found[:limit]
 
+    def waiting_approvals(self, *, before: datetime, now: datetime, limit: int) -> list[Approval]:
+        rows = [row for row in self._people.approvals.values() if row.state is ApprovalState.PENDING]
+        found = [row for row in rows if row.requested_at <= before or row.requested_at > now]
+        return sorted(found, key=lambda row: (row.requested_at, row.id))[:limit]
+
     def approval_counts(self) -> Mapping[ApprovalState, int]:
         return Counter(row.state for row in self._people.approvals.values() if row.state in OPEN)
 

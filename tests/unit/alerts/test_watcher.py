@@ -203,6 +203,18 @@ async def test_agents_cannot_flood_with_approvals(watched: Desk) -> None:
     assert {"approval": "more"} in found
 
 
+async def test_who_has_waited_longest_is_told_of_however_many_came_after(watched: Desk) -> None:
+    def flood(tx: Tx) -> None:
+        tx.insert_approval(approval(watched, "o" * 16))
+        for n in range(250):
+            later = watched.world.clock.now() + timedelta(seconds=40)
+            tx.insert_approval(approval(watched, f"{n:016d}", requested_at=later))
+
+    await write(watched, flood)
+    (labels,) = (await watched.look(61))["approval-waiting"]
+    assert labels["approval"] == "o" * 16
+
+
 async def test_more_mints_than_usual(watched: Desk) -> None:
     """Two an hour for days; then eleven in one."""
     now, hour = watched.world.clock.now(), timedelta(hours=1)

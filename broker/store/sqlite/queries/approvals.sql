@@ -38,6 +38,10 @@ WHERE (requested_at, id) < (coalesce((SELECT requested_at FROM approvals WHERE i
     AND state IN (SELECT value FROM json_each(:states))
 ORDER BY requested_at DESC, id DESC LIMIT :limit;
 
+-- name: waiting_approvals
+SELECT * FROM approvals INDEXED BY approvals_waiting
+WHERE state = 'PENDING' AND (requested_at <= :before OR requested_at > :now) ORDER BY requested_at, id LIMIT :limit;
+
 -- name: approval_counts
 SELECT state, count(*) AS approvals FROM approvals INDEXED BY approvals_open
 WHERE state IN ('PENDING', 'APPROVED') GROUP BY state;
