@@ -13,6 +13,7 @@ from broker.alerts.conditions import EVERY, Condition, Rules
 from broker.alerts.ledger import Ledger, NotOurs
 from broker.clock import Moment
 from broker.errors import StoreError
+from broker.guard.timing import guard_time
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.store import alarms
@@ -24,6 +25,7 @@ log = get_logger(__name__)
 PAGE = 100  # changes in one transaction: the writer, which everybody waits for, is held for some 20 ms
 PAGES = 20  # of what is forgotten, in one round; the next one goes on
 FORGET_EVERY = 3600.0  # seconds
+KEEP_CHARGES = timedelta(days=8)
 KEEP = timedelta(days=7)  # what is resolved or sent, for whoever asks afterwards
 
 
@@ -76,7 +78,7 @@ class Watcher:
         try:
             firing = await ledger.read(lambda tx: self._read(tx, due, seen, moment))
             await self._write(firing, seen, moment.wall)
-            await self._forget(moment.wall)
+            await self._forget(moment)
         except (NotOurs, StoreError):
             self._remember([alert for name, alert in seen.alerts.items() if name not in self._firing])
 
@@ -130,12 +132,23 @@ class Watcher:
             self._ledger.unwritten.pop(name, None)
         self._metrics.alerts_firing(Counter(row.alert.rule for row in firing))
 
-    async def _forget(self, at: datetime) -> None:
+    async def _forget(self, moment: Moment) -> None:
         now = self._ledger.clock.monotonic()
         if now - self._forgot < FORGET_EVERY:
             return
         for _ in range(PAGES):
-            if await self._ledger.write(lambda tx: tx.forget_alerts(at - KEEP, PAGE)) < PAGE:
-                await self._ledger.write(lambda tx: tx.forget_notices(at - KEEP))
+            gone = await self._ledger.write(
+                lambda tx: (tx.forget_alerts(moment.wall - KEEP, PAGE), _charges(tx, moment))
+            )
+            if max(gone) < PAGE:
+                await self._ledger.write(lambda tx: tx.forget_notices(moment.wall - KEEP))
                 self._forgot = now
                 return
+
+
+def _charges(tx: Tx, moment: Moment) -> int:
+    """The guard counts an hour of them, by its own time, and what is usual a week.
+
+    A lease that is in doubt for longer is proven VOID without getting its attempt back: stricter, and rare.
+    """
+    return tx.forget_charges(guard_time(tx, moment) - KEEP_CHARGES, PAGE)

@@ -78,6 +78,23 @@ async def test_busy_keys_are_counted_since_a_time_and_without_what_was_given_bac
     assert list(await store.read(lambda tx: tx.busy_keys(after(HOUR), at_least=1))) == []
 
 
+async def test_old_charges_are_forgotten_the_oldest_first_and_so_many_at_a_time(store: Store) -> None:
+    def operation(tx: Tx) -> None:
+        for number in range(5):
+            charge(tx, number, hour_key="h", at=number)
+        tx.return_charge("h-1")
+
+    async def forget(before: float, limit: int) -> int:
+        return await store.write(lambda tx: tx.forget_charges(after(before), limit))
+
+    await store.write(operation)
+    assert await forget(0, 9) == 0
+    assert await forget(3, 2) == 2
+    assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 3
+    assert await forget(4, 9) == 2
+    assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 1
+
+
 async def test_what_is_usual_counts_hours_with_a_charge_in_them(store: Store) -> None:
     def operation(tx: Tx) -> None:
         for number, at in enumerate((0, 60, HOUR, 3 * HOUR, 3 * HOUR + 1, 9 * HOUR)):

@@ -452,6 +452,41 @@ async def test_what_is_long_over_is_forgotten(watched: Desk) -> None:
     assert await watched.world.store.read(lambda tx: tx.alerts(resolved_too=True)) == []
 
 
+async def test_charges_are_forgotten_when_nobody_counts_them_by_the_guards_own_time(watched: Desk) -> None:
+    clock, day = watched.world.fake_clock, 86_400.0
+
+    def charge(tx: Tx, name: str) -> None:
+        tx.add_charge(lease_id=name, key="k", hour_key="h", at=keep_time(tx, clock.moment()))
+
+    async def left() -> int:
+        return await watched.world.store.read(lambda tx: tx.count_charges("h", clock.now() - timedelta(days=3000)))
+
+    for n in range(watcher.PAGE + 1):
+        await write(watched, lambda tx, n=n: charge(tx, f"old-{n}"))  # type: ignore[misc]
+    await watched.look(4 * day)
+    await write(watched, lambda tx: charge(tx, "new"))
+    clock.set_wall(clock.now() + timedelta(days=300))  # not the guard's time
+    await watched.look(3 * day)
+    assert await left() == watcher.PAGE + 2
+    await watched.look(2 * day)
+    assert await left() == 1
+
+
+async def test_what_is_more_than_a_round_forgets_is_forgotten_in_the_next(
+    watched: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "PAGE", 1)
+    monkeypatch.setattr(watcher, "PAGES", 2)
+    for n in range(5):
+        await watched.sound(an_alert(n))
+        await watched.hush(an_alert(n))
+    counts = []
+    for seconds in (watcher.KEEP.total_seconds() + 1, 6, 6):
+        await watched.look(seconds)
+        counts.append(len(await watched.world.store.read(lambda tx: tx.alerts(resolved_too=True))))
+    assert counts == [3, 1, 0]
+
+
 async def test_the_gauge_counts_what_fires(watched: Desk) -> None:
     watched.operators = "bad"
     await watched.look()
