@@ -95,6 +95,10 @@ class ApprovalsTx(Protocol):
         """The open ones that are over, as `past_approval` says; those first that were to end first."""
         ...
 
+    def waiting_approvals(self, *, before: datetime, now: datetime, limit: int) -> list[Approval]:
+        """PENDING, asked for until then, or after now: the clock was set back since. The oldest first."""
+        ...
+
     def approval_counts(self) -> Mapping[ApprovalState, int]:
         """Of the open ones; a state without any may be missing."""
         ...

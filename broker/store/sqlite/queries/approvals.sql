@@ -50,6 +50,10 @@ WHERE id IN (
 )
 ORDER BY expires_at, id LIMIT :limit;
 
+-- name: waiting_approvals
+SELECT * FROM approvals INDEXED BY approvals_waiting
+WHERE state = 'PENDING' AND (requested_at <= :before OR requested_at > :now) ORDER BY requested_at, id LIMIT :limit;
+
 -- name: approval_counts
 SELECT state, count(*) AS approvals FROM approvals INDEXED BY approvals_open
 WHERE state IN ('PENDING', 'APPROVED') GROUP BY state;
