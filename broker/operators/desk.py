@@ -14,6 +14,7 @@ from typing import TypeVar
 from broker.alert import Alert, AlertRule
 from broker.clock import Moment
 from broker.errors import BrokerError, Reason
+from broker.guard.keys import workloads
 from broker.journal.records import Kind
 from broker.leases.core import Core
 from broker.leases.ids import new_freeze_id, new_review_id
@@ -110,7 +111,7 @@ class Desk:
             row = _must_be_there(tx.guard_row(key), "guard key")
             against = against_reset(
                 by.operator,
-                owners=self._owners(str(row.about.get("workload", "")), str(row.about.get("launcher", ""))),
+                owners=self._owners_of_key(row),
                 held=row.state is GuardState.HELD,
                 last_reset_by=row.reset_by,
             )
@@ -305,6 +306,10 @@ class Desk:
 
     def _owners_of(self, approval: Approval) -> frozenset[str]:
         return self._owners(approval.workload, approval.launcher)
+
+    def _owners_of_key(self, row: GuardRow) -> frozenset[str]:
+        launcher = str(row.about.get("launcher", ""))
+        return frozenset().union(*(self._owners(name, launcher) for name in workloads(row.about)))
 
     def _owners(self, workload: str, launcher: str) -> frozenset[str]:
         """In today's map. `launcher`: the SPIFFE ID of whoever opened the step; "" when its own agent did."""

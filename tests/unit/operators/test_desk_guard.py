@@ -13,7 +13,7 @@ from broker.leases.selection import Selection
 from broker.model import LeaseState, StepState
 from broker.operators.model import Role
 from broker.store.base import GuardRow, GuardState
-from tests.fakes.world import ANN, refusal, world
+from tests.fakes.world import ANN, MAP, refusal, world
 from tests.unit.operators.desk import House
 from tests.unit.operators.people import operator
 
@@ -66,6 +66,17 @@ async def test_nobody_opens_the_same_twice_in_a_row(house: House) -> None:
     assert row.reset_by == "ann"
     assert (await refusal(reset(house, "ann", row.key, code=house.code(1)))).reason is Reason.OTHER_OPERATOR_NEEDED
     await reset(house, "bob", row.key)
+
+
+async def test_of_a_certificate_that_fits_two_workloads_neither_owner_opens_the_key(house: House) -> None:
+    also = 'also: {id: "spiffe://dev.local/workflow/nightly/step/{name}", owners: [eve]}'
+    grants = "grants:\n  also: {workloads: [also], workflows: [other], scopes: [danger], max_step: 2h}\n"
+    await house.world.load_map(MAP.replace("workloads:\n", f"workloads:\n  {also}\n").replace("grants:\n", grants))
+    row = await held(house)
+    house.hire(operator("eve"))
+    for owner in ("dan", "eve"):
+        assert (await refusal(reset(house, owner, row.key))).reason is Reason.OWNER_MAY_NOT
+    await reset(house, "ann", row.key)
 
 
 async def test_break_glass_opens_alone_and_stays_open_to_review_until_another_signs(house: House) -> None:
