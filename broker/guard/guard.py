@@ -21,7 +21,7 @@ from broker.guard import keys
 from broker.guard.listing import Listed, is_hour, listed
 from broker.guard.rules import after_failure, after_success, assess, assess_hour
 from broker.guard.shared import Shared
-from broker.guard.tiers import DEFAULT_RULES, HOUR, TierRules
+from broker.guard.tiers import DEFAULT_RULES, HOUR, AfterLock, TierRules
 from broker.guard.timing import by_wall, guard_time, keep_time
 from broker.guard.verdicts import Admitted, Cooling, GuardRefusal, GuardVerdict, Held, Locked, LockNow, Why
 from broker.model import JsonValue, Lease, Tier
@@ -131,6 +131,15 @@ class Guard:
         fresh = GuardRow(key=row.key, hour_key=row.hour_key, tier=row.tier, about=row.about, reset_by=by, reset_at=at)
         tx.put_guard_row(fresh)
         return fresh
+
+    def comes_back(self, row: GuardRow) -> bool:
+        """Does time alone give back all that a reset would?
+
+        Not what is closed: its locks of the last 24 h are forgotten by a reset. Nor anything of a tier whose budget never
+        comes back: reset before it is HELD, again and again, it never would be.
+        """
+        closed = row.state in (GuardState.LOCKED, GuardState.HELD)
+        return not closed and self._rules(Tier(row.tier)).after_lock is AfterLock.RESTORE
 
     def listed(self, tx: Tx, row: GuardRow, *, now: Moment) -> Listed:
         """For operators. Writes nothing."""

@@ -30,7 +30,7 @@ from broker.operators.second_factor import NewFactor, SecondFactors
 from broker.policy.decision import Allowed
 from broker.store.alarms import hush, sound
 from broker.store.approvals import Approval, ApprovalState, Vote
-from broker.store.base import GuardRow, GuardState, Tx
+from broker.store.base import GuardRow, Tx
 from broker.store.halts import EVERYTHING, Freeze, Review
 
 log = get_logger(__name__)
@@ -112,7 +112,7 @@ class Desk:
             against = against_reset(
                 by.operator,
                 owners=self._owners_of_key(row),
-                held=row.state is GuardState.HELD,
+                twice=core.guard.comes_back(row),
                 last_reset_by=row.reset_by,
             )
             if error := may_reset(against, break_glass=break_glass):
