@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -78,10 +79,10 @@ async def test_a_scope_without_a_shared_limit_leaves_nothing_behind(broker: Worl
     opened = await broker.begin()
     await broker.issue(opened.handle)
 
-    def shared(tx: Tx) -> int:
-        return tx.count_shared("plain", broker.fake_clock.now().replace(year=2000))
+    def shared(tx: Tx) -> datetime | None:
+        return tx.nth_shared(1, shared="plain", since=broker.fake_clock.now().replace(year=2000))
 
-    assert await broker.store.read(shared) == 0
+    assert await broker.store.read(shared) is None
 
 
 POOL = "spiffe://dev.local/pool/a"
