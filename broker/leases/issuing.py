@@ -339,12 +339,14 @@ class Issuing:
 
 
 def _ask(step: Step, allowed: Allowed) -> GuardAsk:
-    workload, captures, scope = allowed.workload, allowed.captures, allowed.scope
+    # Not the workload of the rule: a step picks that by the workflow that it claims, and with it one more hour.
+    (workload, captures), *others = allowed.fits
+    scope, also = allowed.scope, [name for name, _ in others]
     names = {"workflow": step.key.workflow, "run": step.key.run, "step": step.key.step}
     return GuardAsk(
         key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
         hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
         tier=allowed.tier,
         shared=Shared(scope=scope, hourly=allowed.shared_hourly) if allowed.shared_hourly else None,
-        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=step.launcher, **names),
+        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=step.launcher, also=also, **names),
     )

@@ -14,6 +14,7 @@ from typing import TypeVar
 from broker.alert import Alert, AlertRule
 from broker.clock import Moment
 from broker.errors import BrokerError, Reason
+from broker.guard.keys import workloads
 from broker.journal.records import Kind
 from broker.leases.core import Core
 from broker.leases.ids import new_freeze_id, new_review_id
@@ -29,7 +30,7 @@ from broker.operators.second_factor import NewFactor, SecondFactors
 from broker.policy.decision import Allowed
 from broker.store.alarms import hush, sound
 from broker.store.approvals import Approval, ApprovalState, Vote
-from broker.store.base import GuardRow, GuardState, Tx
+from broker.store.base import GuardRow, Tx
 from broker.store.halts import EVERYTHING, FREEZES_BY, Freeze, Review
 
 log = get_logger(__name__)
@@ -109,8 +110,8 @@ class Desk:
             row = _must_be_there(tx.guard_row(key), "guard key")
             against = against_reset(
                 by.operator,
-                owners=self._owners(str(row.about.get("workload", "")), str(row.about.get("launcher", ""))),
-                held=row.state is GuardState.HELD,
+                owners=self._owners_of_key(row),
+                twice=core.guard.comes_back(row),
                 last_reset_by=row.reset_by,
             )
             if error := may_reset(against, break_glass=break_glass):
@@ -307,6 +308,10 @@ class Desk:
         step = tx.latest_attempt(approval.key)
         owners = self._owners(approval.workload, approval.launcher)
         return owners | self._owners(approval.workload, step.launcher) if step else owners
+
+    def _owners_of_key(self, row: GuardRow) -> frozenset[str]:
+        launcher = str(row.about.get("launcher", ""))
+        return frozenset().union(*(self._owners(name, launcher) for name in workloads(row.about)))
 
     def _owners(self, workload: str, launcher: str) -> frozenset[str]:
         """In today's map. `launcher`: the SPIFFE ID of whoever opened the step; "" when its own agent did."""

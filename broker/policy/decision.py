@@ -77,6 +77,7 @@ class Allowed:
     rule: RuleRef
     workload: str
     captures: Mapping[str, str]
+    fits: tuple[tuple[str, Mapping[str, str]], ...]  # every workload that some grant gives it, by name, with captures
     bind: Bind = Bind.IDENTITY  # the strictest of the matching grants
     approvals: int = 0  # the most that tier, scope or a matching grant asks for
     approval_digest: str = ""  # of its grants, scope, tier and proven code, hex; "" where nothing needs approval

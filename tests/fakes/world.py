@@ -159,6 +159,7 @@ class World:
         scopes: Sequence[str] = ("plain",),
         *,
         who: Agent | None = None,
+        workflow: str = "nightly",
         run: str = "r1",
         step: str = "load",
         request_id: str = "",
@@ -167,7 +168,7 @@ class World:
         asked = opening(
             agent=who,
             request_id=request_id or new_id(),
-            workflow="nightly",
+            workflow=workflow,
             run=run,
             step=step,
             scopes=scopes,
