@@ -117,6 +117,15 @@ class PeopledMachine(Machine):
         self.crash(None, reboot=True)
         self.time_passes(130, beats=True)
 
+    @rule(seconds=st.sampled_from([-86400, -3600, 3600]))
+    def it_is_counted_and_the_machine_boots(self, seconds: int) -> None:
+        """By the right clock, and it was counted by a wrong one."""
+        self.clock_is_set(seconds)
+        self.all_want_what_they_share("answer", None)
+        self.clock_is_right_again()
+        self.crash(None, reboot=True)
+        self.all_want_what_they_share("answer", None)
+
     @rule(turns=half_done, reboot=st.booleans())
     def crash(self, turns: int | None, *, reboot: bool) -> None:
         if reboot:
