@@ -10,7 +10,6 @@ A guard row that cannot be read raises StoreError, and then there is no intent a
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -21,11 +20,13 @@ from broker.guard import keys
 from broker.guard.listing import Listed, is_hour, listed
 from broker.guard.rules import after_failure, after_success, assess, assess_hour
 from broker.guard.shared import Shared
-from broker.guard.tiers import DEFAULT_RULES, HOUR, TierRules
+from broker.guard.tiers import DEFAULT_RULES, HOUR, AfterLock, TierRules
 from broker.guard.timing import by_wall, guard_time, keep_time
 from broker.guard.verdicts import Admitted, Cooling, GuardRefusal, GuardVerdict, Held, Locked, LockNow, Why
 from broker.model import JsonValue, Lease, Tier
 from broker.store.base import GuardRow, GuardState, Tx
+
+SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +133,15 @@ class Guard:
         tx.put_guard_row(fresh)
         return fresh
 
+    def comes_back(self, row: GuardRow) -> bool:
+        """Does time alone give back all that a reset would?
+
+        Not what is closed: its locks of the last 24 h are forgotten by a reset. Nor anything of a tier whose budget never
+        comes back: reset before it is HELD, again and again, it never would be.
+        """
+        closed = row.state in (GuardState.LOCKED, GuardState.HELD)
+        return not closed and self._rules(Tier(row.tier)).after_lock is AfterLock.RESTORE
+
     def listed(self, tx: Tx, row: GuardRow, *, now: Moment) -> Listed:
         """For operators. Writes nothing."""
         at = guard_time(tx, now)
@@ -149,17 +159,14 @@ class Guard:
         if not isinstance(verdict, Admitted):
             return _refused(verdict)
         # 3. The workload's rolling hour.
-        charges = tx.count_charges(ask.hour_key, at - HOUR)
-        free = at
-        if charges >= rules.hourly:
-            free = _frees_at(at, lambda since: tx.count_charges(ask.hour_key, since) < rules.hourly)
-        limit = assess_hour(hour, rules, at, charges=charges, frees_at=free)
+        filled = tx.nth_charge(rules.hourly, hour_key=ask.hour_key, since=at - HOUR)
+        limit = assess_hour(hour, rules, at, frees_at=None if filled is None else _frees_at(at, filled))
         if not isinstance(limit, Admitted):
             return _refused(limit)
         # 4. The scope's, over all agents. It changes no row: it locks, holds and counts nobody.
         shared = ask.shared
-        if shared is not None and not shared.has_room(tx, ask.hour_key, at - HOUR):
-            free = _frees_at(at, lambda since: shared.has_room(tx, ask.hour_key, since))
+        if shared is not None and (filled := shared.filled(tx, ask.hour_key, at - HOUR)) is not None:
+            free = _frees_at(at, filled)
             return _refused(Cooling(until=free, wait=free - at, why=Why.SHARED))
         return _Assessed(verdict, (verdict.row, limit.row))
 
@@ -179,22 +186,19 @@ def _told(verdict: GuardVerdict, at: datetime, now: Moment) -> GuardVerdict:
 def _budget_row(tx: Tx, ask: GuardAsk) -> GuardRow:
     row = tx.guard_row(ask.key)
     if row is not None:
-        return replace(row, tier=ask.tier.value)  # the scope's tier of today
+        # The scope's tier of today, and who opened the step that asks: its owners reset nothing.
+        return replace(row, tier=ask.tier.value, about=ask.about)
     return GuardRow(key=ask.key, hour_key=ask.hour_key, tier=ask.tier.value, about=ask.about)
 
 
 def _hour_row(tx: Tx, ask: GuardAsk) -> GuardRow:
-    row = tx.guard_row(ask.hour_key)
+    row, about = tx.guard_row(ask.hour_key), keys.without_step(ask.about)
     if row is not None:
-        return replace(row, tier=ask.tier.value)
-    about = keys.without_step(ask.about)
+        return replace(row, tier=ask.tier.value, about=about)
     return GuardRow(key=ask.hour_key, hour_key=ask.hour_key, tier=ask.tier.value, about=about)
 
 
-def _frees_at(at: datetime, has_room: Callable[[datetime], bool]) -> datetime:
-    """The first whole second from now on at which the window, from its beginning, has room for one more."""
-
-    def open_after(seconds: int) -> bool:
-        return has_room(at + timedelta(seconds=seconds) - HOUR)
-
-    return at + timedelta(seconds=1 + bisect_left(range(1, 3601), True, key=open_after))
+def _frees_at(at: datetime, filled: datetime) -> datetime:
+    """The first whole second from now on at which this charge, which still counts a whole hour later, is out of the window."""
+    seconds = (filled + HOUR - at) // SECOND
+    return at + (seconds + 1) * SECOND

@@ -7,7 +7,7 @@ A capture named `run` is left out for the same reason. Certificate, connection a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from broker.keyring import encode
 from broker.model import JsonValue
@@ -34,8 +34,13 @@ def about(
     step: str,
     scope: str,
     launcher: str = "",
+    also: Sequence[str] = (),
 ) -> dict[str, JsonValue]:
-    """What a budget's key stands for, for people. `launcher`: SPIFFE ID of whoever opened the step for its agent."""
+    """What a budget's key stands for, for people.
+
+    `launcher`: SPIFFE ID of whoever opened the step for its agent. `also`: further workloads that are counted by it,
+    since the same certificate fits them.
+    """
     return {
         "workload": workload,
         "captures": dict(_bound(captures)),
@@ -43,7 +48,13 @@ def about(
         "run": run,
         "step": step,
         "scope": scope,
-    } | ({"launcher": launcher} if launcher else {})
+    } | {name: value for name, value in (("launcher", launcher), ("also", list(also))) if value}
+
+
+def workloads(about_key: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Whose key it is: all that its owners have a part in."""
+    also = about_key.get("also")
+    return str(about_key.get("workload", "")), *map(str, also if isinstance(also, list) else ())
 
 
 def without_step(about_key: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

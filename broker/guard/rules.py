@@ -52,18 +52,17 @@ def assess(  # noqa: PLR0911 - one return for each row of the tables, in their o
     return Admitted(row=_charged(row, rules, now))
 
 
-def assess_hour(row: GuardRow, rules: TierRules, now: datetime, *, charges: int, frees_at: datetime) -> GuardVerdict:
+def assess_hour(row: GuardRow, rules: TierRules, now: datetime, *, frees_at: datetime | None) -> GuardVerdict:
     """May this workload make one more attempt in this rolling hour?
 
-    `charges` are those of the window that were not given back; `frees_at` is when the window lets the next one
-    through (looked at only when it is full). `Admitted.row` remembers `now`: see `guard.Guard`.
+    `frees_at` is when the window, which is full, lets the next one through; None: it has room.
     """
     # 1. Held: only an operator ends it.
     if row.state is GuardState.HELD:
         return Held()
     # 2. Room in the window.
-    if charges < rules.hourly:
-        return Admitted(row=replace(row, refilled_at=now))
+    if frees_at is None:
+        return Admitted(row=row)
     # 3. Exhausted: the n-th time in 24 h holds, counted at most once an hour, and not while mints fail.
     if row.failures:  # an outage's doubts fill the window, and come back long before they would leave it
         frees_at = min(frees_at, now + rules.max_cool_down)
@@ -72,7 +71,7 @@ def assess_hour(row: GuardRow, rules: TierRules, now: datetime, *, charges: int,
     counted = tuple(at for at in row.hour_exhausted_at if at >= now - DAY)
     if counted and now < counted[-1] + HOUR:
         return _cooling(frees_at, now, Why.HOUR)
-    row = replace(row, hour_exhausted_at=(*counted, now), refilled_at=now)
+    row = replace(row, hour_exhausted_at=(*counted, now))
     if len(row.hour_exhausted_at) >= rules.hour_exhaustions_to_hold:
         return HoldNow(row=_held(row))
     return _cooling(frees_at, now, Why.HOUR, row)

@@ -21,6 +21,11 @@ class Shared:
         """Of one workload."""
         return part_of(self.hourly)
 
-    def has_room(self, tx: Tx, hour_key: str, since: datetime) -> bool:
-        """For one more of the workload behind `hour_key`, whose own charges of this scope are all counted."""
-        return tx.count_charges(hour_key, since) < self.each and tx.count_shared(self.scope, since) < self.hourly
+    def filled(self, tx: Tx, hour_key: str, since: datetime) -> datetime | None:
+        """The charge that has to leave the window before it has room for one more; None: it has.
+
+        Of the workload behind `hour_key`, whose own charges of this scope are all counted.
+        """
+        own = tx.nth_charge(self.each, hour_key=hour_key, since=since)
+        of_all = tx.nth_shared(self.hourly, shared=self.scope, since=since)
+        return max((at for at in (own, of_all) if at is not None), default=None)

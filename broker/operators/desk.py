@@ -14,6 +14,7 @@ from typing import TypeVar
 from broker.alert import Alert, AlertRule
 from broker.clock import Moment
 from broker.errors import BrokerError, Reason
+from broker.guard.keys import workloads
 from broker.journal.records import Kind
 from broker.leases.core import Core
 from broker.leases.ids import new_freeze_id, new_review_id
@@ -29,7 +30,7 @@ from broker.operators.second_factor import NewFactor, SecondFactors
 from broker.policy.decision import Allowed
 from broker.store.alarms import hush, sound
 from broker.store.approvals import Approval, ApprovalState, Vote
-from broker.store.base import GuardRow, GuardState, Tx
+from broker.store.base import GuardRow, Tx
 from broker.store.halts import EVERYTHING, FREEZES_BY, Freeze, Review
 
 log = get_logger(__name__)
@@ -109,8 +110,8 @@ class Desk:
             row = _must_be_there(tx.guard_row(key), "guard key")
             against = against_reset(
                 by.operator,
-                owners=self._owners(str(row.about.get("workload", "")), str(row.about.get("launcher", ""))),
-                held=row.state is GuardState.HELD,
+                owners=self._owners_of_key(row),
+                twice=core.guard.comes_back(row),
                 last_reset_by=row.reset_by,
             )
             if error := may_reset(against, break_glass=break_glass):
@@ -215,7 +216,7 @@ class Desk:
         self, tx: Tx, caller: Caller, approval: Approval, vote: Vote, now: Moment
     ) -> tuple[Approval, Sequence[Vote]]:
         votes = tx.votes(approval.id)
-        given = sum(vote.approve and self._still_counts(vote, approval) for vote in votes)
+        given = sum(vote.approve and self._still_counts(tx, vote, approval) for vote in votes)
         order = _order(caller, vote.reason)
         about: dict[str, JsonValue] = {
             "approval_id": approval.id,
@@ -250,11 +251,11 @@ class Desk:
             expires_boot=now.boot + life.total_seconds(),
         )
 
-    def _still_counts(self, vote: Vote, approval: Approval) -> bool:
+    def _still_counts(self, tx: Tx, vote: Vote, approval: Approval) -> bool:
         """Whoever may not say yes today has not said it: the role is gone, or he owns or has signed what it is about."""
         operator = self._people.current.operators.get(vote.operator)
         return operator is not None and not may_approve(
-            operator, approval, owners=self._owners_of(approval), signers=self.signers()
+            operator, approval, owners=self._owners_of(tx, approval), signers=self.signers()
         )
 
     def _today_as(self, caller: Caller) -> Caller:
@@ -280,7 +281,7 @@ class Desk:
             caller.operator,
             approval,
             votes=votes,
-            owners=self._owners_of(approval),
+            owners=self._owners_of(tx, approval),
             signers=self.signers(),
             seen=seen,
             today=self._today(tx, approval, now),
@@ -293,17 +294,24 @@ class Desk:
         return self._people.current.signers(policies.signers, may_approve=policies.map.signers_may_approve)
 
     def _today(self, tx: Tx, approval: Approval, now: Moment) -> str | None:
-        """The digest of what today's map would give; None when it gives nothing."""
+        """The digest of what today's map would give; None when it gives nothing, or another has opened the step since."""
         step = tx.latest_attempt(approval.key)
-        if step is None:
+        if step is None or step.launcher != approval.launcher:
             return None
         scope_map = self._core.policies.map
         asked = question(scope_map, step, approval.scope, address=approval.address, now=now.wall)
         decision = scope_map.decide(asked)
         return decision.approval_digest if isinstance(decision, Allowed) else None
 
-    def _owners_of(self, approval: Approval) -> frozenset[str]:
-        return self._owners(approval.workload, approval.launcher)
+    def _owners_of(self, tx: Tx, approval: Approval) -> frozenset[str]:
+        """Also of whoever has opened the step since: it is that one's attempt that would use it."""
+        step = tx.latest_attempt(approval.key)
+        owners = self._owners(approval.workload, approval.launcher)
+        return owners | self._owners(approval.workload, step.launcher) if step else owners
+
+    def _owners_of_key(self, row: GuardRow) -> frozenset[str]:
+        launcher = str(row.about.get("launcher", ""))
+        return frozenset().union(*(self._owners(name, launcher) for name in workloads(row.about)))
 
     def _owners(self, workload: str, launcher: str) -> frozenset[str]:
         """In today's map. `launcher`: the SPIFFE ID of whoever opened the step; "" when its own agent did."""

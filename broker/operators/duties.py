@@ -78,21 +78,21 @@ def may_approve(
 
 
 def against_reset(
-    operator: Operator, *, owners: Iterable[str], held: bool, last_reset_by: str
+    operator: Operator, *, owners: Iterable[str], twice: bool, last_reset_by: str
 ) -> Sequence[BrokerError]:
     """All that speaks against this operator's reset of a guard key, the gravest first.
 
     Args:
         operator: who would.
-        owners: of the key's workload, and of the launcher of its latest step.
-        held: the key is HELD.
+        owners: of the key's workloads, and of the launcher of its latest step.
+        twice: the key may be opened twice in a row by one operator.
         last_reset_by: the operator that reset it last; "" when nobody did.
     """
     found = [must_have(operator, Role.RESPONDER)]
     if operator.owns(owners):
         found.append(_owner())
-    if held and operator.name == last_reset_by:
-        text = "you reset it last, and it is held again; this takes another operator"
+    if not twice and operator.name == last_reset_by:
+        text = "you reset it last, and it is used up again; this takes another operator"
         found.append(BrokerError(Reason.OTHER_OPERATOR_NEEDED, text))
     return [error for error in found if error is not None]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from operator import methodcaller
 
 import pytest
@@ -179,8 +179,6 @@ async def test_a_guard_row_is_put_and_replaced(store: Store) -> None:
     )
     await store.write(lambda tx: tx.put_guard_row(locked))
     assert await store.read(lambda tx: tx.guard_row(first.key)) == locked
-    await store.write(lambda tx: tx.put_guard_row(guard_row("another", hour_key="hour-2")))
-    assert await store.read(lambda tx: tx.guard_rows("hour-1")) == [locked]
     assert await store.read(lambda tx: tx.guard_row("unknown")) is None
 
 
@@ -196,6 +194,20 @@ async def test_a_charge_counts_in_its_window_until_it_is_given_back(store: Store
     assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 2
 
 
+async def test_the_nth_newest_charge_says_when_a_window_was_filled(store: Store) -> None:
+    for number, at in enumerate((5, 0, 20, 10, 10)):
+        await store.write(methodcaller("add_charge", lease_id=f"l{number}", key="k", hour_key="h", at=after(at)))
+    await store.write(methodcaller("add_charge", lease_id="other", key="k", hour_key="other", at=after(30)))
+
+    async def nth(n: int, since: float = 0) -> datetime | None:
+        return await store.read(lambda tx: tx.nth_charge(n, hour_key="h", since=after(since)))
+
+    assert [await nth(n) for n in range(1, 7)] == [*map(after, (20, 10, 10, 5, 0)), None]
+    assert [await nth(n, since=10) for n in (3, 4)] == [after(10), None]
+    assert await store.write(lambda tx: tx.return_charge("l2"))
+    assert await nth(1) == after(10)
+
+
 async def test_a_charge_of_a_shared_limit_counts_over_all_agents(store: Store) -> None:
     for lease_id, hour_key, shared, at in (
         ("l1", "h", "lake", 0),
@@ -206,11 +218,16 @@ async def test_a_charge_of_a_shared_limit_counts_over_all_agents(store: Store) -
     ):
         charge = methodcaller("add_charge", lease_id=lease_id, key="k", hour_key=hour_key, at=after(at), shared=shared)
         await store.write(charge)
-    assert await store.read(lambda tx: tx.count_shared("lake", after(10))) == 2
-    assert await store.write(lambda tx: tx.return_charge("l3"))
-    assert await store.read(lambda tx: tx.count_shared("lake", NOW)) == 2
-    assert await store.read(lambda tx: tx.count_shared("unknown", NOW)) == 0
-    assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 3
+
+    async def of_all(n: int, shared: str = "lake", since: float = 0) -> datetime | None:
+        return await store.read(lambda tx: tx.nth_shared(n, shared=shared, since=after(since)))
+
+    assert [await of_all(n) for n in (1, 2, 3, 4)] == [after(20), after(10), NOW, None]
+    assert [await of_all(n, since=10) for n in (2, 3)] == [after(10), None]
+    assert await store.write(lambda tx: tx.return_charge("l2"))
+    assert [await of_all(n) for n in (1, 2, 3)] == [after(20), NOW, None]
+    assert await of_all(1, "unknown") is None
+    assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 4
 
 
 async def test_the_guard_clock_is_kept_exactly(store: Store) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -451,9 +451,6 @@ class MemoryTx(PeopleTx):
             hour_exhausted_at=tuple(row.hour_exhausted_at),
         )
 
-    def guard_rows(self, hour_key: str) -> list[GuardRow]:
-        return [row for _, row in sorted(self._state.guard.items()) if row.hour_key == hour_key]
-
     def guard_page(self, *, after: str, limit: int, open_too: bool = False) -> list[GuardRow]:
         rows = (row for key, row in sorted(self._state.guard.items()) if key > after)
         return [row for row in rows if open_too or row.state is not GuardState.OPEN][:limit]
@@ -473,13 +470,21 @@ class MemoryTx(PeopleTx):
         self._state.charges[lease_id] = replace(charge, returned=True)
         return True
 
+    def forget_charges(self, before: datetime, limit: int) -> int:
+        old = sorted((one.at, lease_id) for lease_id, one in self._w().charges.items() if one.at < before)[:limit]
+        for _, lease_id in old:
+            del self._state.charges[lease_id]
+        return len(old)
+
     def count_charges(self, hour_key: str, since: datetime) -> int:
         charges = self._state.charges.values()
         return sum(charge.hour_key == hour_key and charge.at >= since and not charge.returned for charge in charges)
 
-    def count_shared(self, shared: str, since: datetime) -> int:
-        charges = self._state.charges.values()
-        return sum(charge.shared == shared and charge.at >= since and not charge.returned for charge in charges)
+    def nth_charge(self, n: int, *, hour_key: str, since: datetime) -> datetime | None:
+        return _nth(n, since, (one for one in self._state.charges.values() if one.hour_key == hour_key))
+
+    def nth_shared(self, n: int, *, shared: str, since: datetime) -> datetime | None:
+        return _nth(n, since, (one for one in self._state.charges.values() if one.shared == shared))
 
     def guard_clock(self) -> GuardClock | None:
         return next(iter(self._state.guard_clock), None)
@@ -620,3 +625,8 @@ class MemoryStore:
         store = MemoryStore()
         store._state = self._state
         return store
+
+
+def _nth(n: int, since: datetime, charges: Iterable[_Charge]) -> datetime | None:
+    newest = sorted((one.at for one in charges if one.at >= since and not one.returned), reverse=True)
+    return newest[n - 1] if len(newest) >= n else None

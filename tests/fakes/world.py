@@ -155,15 +155,22 @@ class World:
             await asyncio.gather(*kill, return_exceptions=True)
 
     async def begin(
-        self, scopes: Sequence[str] = ("plain",), *, who: Agent | None = None, run: str = "r1", request_id: str = ""
+        self,
+        scopes: Sequence[str] = ("plain",),
+        *,
+        who: Agent | None = None,
+        workflow: str = "nightly",
+        run: str = "r1",
+        step: str = "load",
+        request_id: str = "",
     ) -> Opened:
         who = who or agent()
         asked = opening(
             agent=who,
             request_id=request_id or new_id(),
-            workflow="nightly",
+            workflow=workflow,
             run=run,
-            step="load",
+            step=step,
             scopes=scopes,
             seconds=None,
         )

@@ -127,6 +127,7 @@ def _verdict(draw: Draw) -> None:
         rule=rule,
         workload="w",
         captures={},
+        fits=(("w", {}),),
         approvals=draw.number(3),
     )
     told = convert.verdict(ScopeAnswer(asked=asked, decision=allowed))

@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.guard.keys import about, guard_key, hour_key, without_step
+from broker.guard.keys import about, guard_key, hour_key, without_step, workloads
 
 NAMES = st.text(alphabet="ab:/=,", max_size=3)  # delimiters that a careless join would trip over
 PARTS = st.fixed_dictionaries(
@@ -55,3 +55,10 @@ def test_people_are_told_what_a_key_stands_for() -> None:
     told = about(**(PLAIN | {"captures": {"team": "a", "run": "r1"}}))  # type: ignore[arg-type]  # mixed values
     assert told == PLAIN
     assert without_step(told) == HOUR
+
+
+def test_a_key_is_of_all_workloads_that_are_counted_by_it() -> None:
+    told = about(**PLAIN, also=["x", "y"])  # type: ignore[arg-type]  # mixed values
+    assert workloads(told) == (PLAIN["workload"], "x", "y")
+    assert without_step(told) == HOUR | {"also": ["x", "y"]}
+    assert workloads(PLAIN) == (PLAIN["workload"],)

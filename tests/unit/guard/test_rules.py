@@ -187,7 +187,7 @@ def test_a_failure_shortens_no_cool_down() -> None:
 
 
 def hour(row: GuardRow, now: datetime, charges: int, rules: TierRules = HIGH) -> object:
-    return assess_hour(row, rules, now, charges=charges, frees_at=now + seconds(7))
+    return assess_hour(row, rules, now, frees_at=None if charges < rules.hourly else now + seconds(7))
 
 
 def test_an_hour_with_room_admits() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.errors import Reason
 from broker.guard.shared import Shared
+from broker.guard.tiers import DEFAULT_RULES
 from broker.guard.verdicts import Admitted, Cooling, GuardVerdict, Why, as_error
 from broker.model import Tier
 from broker.store.base import GuardState
@@ -51,7 +52,7 @@ def test_mutant_without_a_quarter_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_mutant_that_does_not_count_over_all_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryTx, "count_shared", lambda *_: 0)
+    monkeypatch.setattr(MemoryTx, "nth_shared", lambda *_, **__: None)
     with pytest.raises(AssertionError):
         three_quarters(World())
 
@@ -70,6 +71,27 @@ def test_it_says_when_to_come_back_and_keeps_its_word() -> None:
     assert isinstance(ask(world, "greedy", 99), Cooling)
     world.clock.advance(1)
     assert isinstance(ask(world, "greedy", 99), Admitted)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    pauses=st.lists(st.sampled_from([0.0, 0.25, 1.0, 599.7]), min_size=5, max_size=5),
+    limit=st.sampled_from([0, LIMIT]),  # of the workload's own hour, and of all
+    last=st.sampled_from([0.0, 0.001, 0.5, 1.0]),
+)
+def test_the_wait_is_the_least_of_whole_seconds(pauses: list[float], limit: int, last: float) -> None:
+    world = World({Tier.LOW: replace(DEFAULT_RULES[Tier.LOW], hourly=240 if limit else 5)})
+    for run, pause in enumerate(pauses):
+        assert isinstance(ask(world, "greedy", run, limit=limit), Admitted)
+        world.clock.advance(pause)
+    world.clock.advance(last)
+    verdict = ask(world, "greedy", 99, limit=limit)
+    assert isinstance(verdict, Cooling)
+    assert verdict.why is (Why.SHARED if limit else Why.HOUR)
+    world.clock.advance(verdict.wait.total_seconds() - 1)
+    assert isinstance(ask(world, "greedy", 99, limit=limit), Cooling)
+    world.clock.advance(1)
+    assert isinstance(ask(world, "greedy", 99, limit=limit), Admitted)
 
 
 def test_what_was_not_minted_is_given_back_to_all() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
 
 from broker.alert import AlertRule
-from broker.errors import Reason
+from broker.errors import BrokerError, Reason
+from broker.guard.guard import Guard
 from broker.leases.selection import Selection
-from broker.model import LeaseState, StepState
+from broker.model import JsonValue, LeaseState, StepState
 from broker.operators.model import Role
 from broker.store.base import GuardRow, GuardState
-from tests.fakes.world import ANN, refusal, world
+from tests.fakes.launchers import launcher, with_launchers
+from tests.fakes.world import ANN, MAP, agent, refusal, world
 from tests.unit.operators.desk import House
 from tests.unit.operators.people import operator
 
@@ -45,6 +48,23 @@ async def reset(house: House, name: str, key: str, *, code: str | None = None, b
     return review
 
 
+async def test_an_owner_of_the_launcher_of_its_latest_step_does_not_open_it(house: House) -> None:
+    """Of neither of its keys: the step's budget, and the workload's hour."""
+    first, second = "spiffe://dev.local/scheduler", "spiffe://dev.local/scheduler2"
+    launchers = launcher(owners=["group:sched"]), launcher("second", second, owners=["eve"])
+    await house.world.load_map(with_launchers(MAP, *launchers))
+    house.hire(operator("eve"))
+    for who, mints in ((first, 1), (second, 2)):
+        opened = await house.world.launch(["danger"], who=who)
+        for _ in range(mints):
+            await house.world.issue(opened.handle, "danger")
+        await house.world.end(opened.handle, who=agent(who))
+    rows = await house.world.store.read(lambda tx: tx.guard_page(after="", limit=9, open_too=True))
+    assert len(rows) == 2
+    for row in rows:
+        assert (await refusal(reset(house, "eve", row.key))).reason is Reason.OWNER_MAY_NOT
+
+
 async def test_another_than_the_owner_opens_it(house: House) -> None:
     row = await held(house)
     assert (await refusal(reset(house, "dan", row.key))).reason is Reason.OWNER_MAY_NOT
@@ -67,6 +87,55 @@ async def test_nobody_opens_the_same_twice_in_a_row(house: House) -> None:
     assert row.reset_by == "ann"
     assert (await refusal(reset(house, "ann", row.key, code=house.code(1)))).reason is Reason.OTHER_OPERATOR_NEEDED
     await reset(house, "bob", row.key)
+
+
+async def second_reset(house: House, tier: str, state: GuardState) -> Reason | None:
+    """What ann is told when she opens again what she opened last, and bob is not."""
+    about: Mapping[str, JsonValue] = {"workload": "load", "scope": "any"}
+    row = GuardRow(key="k", hour_key="h", tier=tier, about=about, spent=1, state=state, reset_by="ann")
+    await house.world.store.write(methodcaller("put_guard_row", row))
+    reason = None
+    try:
+        await reset(house, "ann", row.key)
+    except BrokerError as error:
+        reason = error.reason
+    await house.world.store.write(methodcaller("put_guard_row", row))
+    await reset(house, "bob", row.key)
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("tier", "free"),
+    [
+        ("low", {GuardState.OPEN, GuardState.COOLING}),
+        (
+            "elevated",
+            {GuardState.OPEN, GuardState.COOLING},
+        ),  # a second lock would hold it, had no reset forgotten the first
+        ("high", set()),
+    ],
+)
+@pytest.mark.parametrize("state", GuardState)
+async def test_nobody_keeps_a_key_from_ever_being_held(
+    house: House, tier: str, state: GuardState, free: set[GuardState]
+) -> None:
+    assert await second_reset(house, tier, state) is (None if state in free else Reason.OTHER_OPERATOR_NEEDED)
+
+
+async def test_mutant_that_looks_at_held_keys_alone_is_found(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guard, "comes_back", lambda _, row: row.state is not GuardState.HELD)
+    assert await second_reset(house, "high", GuardState.LOCKED) is None
+
+
+async def test_of_a_certificate_that_fits_two_workloads_neither_owner_opens_the_key(house: House) -> None:
+    also = 'also: {id: "spiffe://dev.local/workflow/nightly/step/{name}", owners: [eve]}'
+    grants = "grants:\n  also: {workloads: [also], workflows: [other], scopes: [danger], max_step: 2h}\n"
+    await house.world.load_map(MAP.replace("workloads:\n", f"workloads:\n  {also}\n").replace("grants:\n", grants))
+    row = await held(house)
+    house.hire(operator("eve"))
+    for owner in ("dan", "eve"):
+        assert (await refusal(reset(house, owner, row.key))).reason is Reason.OWNER_MAY_NOT
+    await reset(house, "ann", row.key)
 
 
 async def test_break_glass_opens_alone_and_stays_open_to_review_until_another_signs(house: House) -> None:

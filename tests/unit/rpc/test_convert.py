@@ -130,6 +130,7 @@ def test_a_grant_says_what_it_gives() -> None:
         rule=RuleRef(name="nightly", file="scopes.yaml", line=7),
         workload="load",
         captures={},
+        fits=(("load", {}),),
     )
     made = convert.verdict(ScopeAnswer(asked=ASKED, decision=allowed))
     assert (made.verdict, made.tier) == (broker_pb2.VERDICT_GRANTED, lease_pb2.TIER_HIGH)

@@ -15,9 +15,14 @@ SELECT 1, max(refilled_at), max(refilled_at), 0.0, '' FROM guard HAVING max(refi
 ALTER TABLE guard ADD COLUMN reset_by TEXT NOT NULL DEFAULT '';
 ALTER TABLE guard ADD COLUMN reset_at INTEGER;
 
+DROP INDEX guard_by_hour_key; -- nothing looks for it
+
 CREATE INDEX guard_closed ON guard (key, state) WHERE state <> 'OPEN';
 
 -- Of scopes with a limit over all agents; NULL for all others, which cost nothing then.
 ALTER TABLE charges ADD COLUMN shared TEXT;
 
-CREATE INDEX charges_shared ON charges (shared, at) WHERE shared IS NOT NULL AND returned = 0;
+-- `returned` is in both so that a query of the window reads the index alone: else it looks at each charge itself.
+CREATE INDEX charges_shared ON charges (shared, at, returned) WHERE shared IS NOT NULL AND returned = 0;
+DROP INDEX charges_counted;
+CREATE INDEX charges_counted ON charges (hour_key, at, returned) WHERE returned = 0;

@@ -15,9 +15,6 @@ ON CONFLICT (key) DO UPDATE SET
     cool = excluded.cool, refilled_at = excluded.refilled_at, locked_at = excluded.locked_at,
     hour_exhausted_at = excluded.hour_exhausted_at, reset_by = excluded.reset_by, reset_at = excluded.reset_at;
 
--- name: guard_rows
-SELECT * FROM guard WHERE hour_key = :hour_key ORDER BY key;
-
 -- name: guard_page
 SELECT * FROM guard WHERE key > :after ORDER BY key LIMIT :limit;
 
@@ -33,11 +30,19 @@ INSERT INTO charges (lease_id, key, hour_key, at, shared) VALUES (:lease_id, :ke
 -- name: return_charge
 UPDATE charges SET returned = 1 WHERE lease_id = :lease_id AND returned = 0;
 
+-- name: forget_charges
+DELETE FROM charges WHERE lease_id IN (
+    SELECT lease_id FROM charges INDEXED BY charges_by_time WHERE at < :before ORDER BY at LIMIT :limit
+);
+
 -- name: count_charges
 SELECT count(*) AS charges FROM charges WHERE hour_key = :hour_key AND at >= :since AND returned = 0;
 
--- name: count_shared
-SELECT count(*) AS charges FROM charges WHERE shared = :shared AND at >= :since AND returned = 0;
+-- name: nth_charge
+SELECT at FROM charges WHERE hour_key = :hour_key AND at >= :since AND returned = 0 ORDER BY at DESC LIMIT 1 OFFSET :newer;
+
+-- name: nth_shared
+SELECT at FROM charges WHERE shared = :shared AND at >= :since AND returned = 0 ORDER BY at DESC LIMIT 1 OFFSET :newer;
 
 -- name: guard_clock
 SELECT at, wall, boot, boot_id FROM guard_clock WHERE only = 1;

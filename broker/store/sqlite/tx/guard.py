@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
 
 from broker.store.base import GuardClock, GuardRow, GuardState
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import GUARD_CLOCK, GUARD_ROW, SqlValue, micros
+from broker.store.sqlite.rows import GUARD_CLOCK, GUARD_ROW, SqlValue, micros, time_of
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("guard")
@@ -22,9 +23,6 @@ class GuardArea(Area):
 
     def put_guard_row(self, row: GuardRow) -> None:
         self._db.run(_SQL["put_guard_row"], GUARD_ROW.row(row))
-
-    def guard_rows(self, hour_key: str) -> list[GuardRow]:
-        return [GUARD_ROW.of(row) for row in self._db.all(_SQL["guard_rows"], {"hour_key": hour_key})]
 
     def guard_page(self, *, after: str, limit: int, open_too: bool = False) -> list[GuardRow]:
         query = _SQL["guard_page"] if open_too else _SQL["closed_guard_page"]
@@ -47,13 +45,20 @@ class GuardArea(Area):
     def return_charge(self, lease_id: str) -> bool:
         return bool(self._db.run(_SQL["return_charge"], {"lease_id": lease_id}))
 
+    def forget_charges(self, before: datetime, limit: int) -> int:
+        return self._db.run(_SQL["forget_charges"], {"before": micros(before), "limit": limit})
+
     def count_charges(self, hour_key: str, since: datetime) -> int:
         (row,) = self._db.all(_SQL["count_charges"], {"hour_key": hour_key, "since": micros(since)})
         return int(row["charges"])
 
-    def count_shared(self, shared: str, since: datetime) -> int:
-        (row,) = self._db.all(_SQL["count_shared"], {"shared": shared, "since": micros(since)})
-        return int(row["charges"])
+    def nth_charge(self, n: int, *, hour_key: str, since: datetime) -> datetime | None:
+        params: dict[str, SqlValue] = {"hour_key": hour_key, "since": micros(since), "newer": n - 1}
+        return _at(self._db.one(_SQL["nth_charge"], params))
+
+    def nth_shared(self, n: int, *, shared: str, since: datetime) -> datetime | None:
+        params: dict[str, SqlValue] = {"shared": shared, "since": micros(since), "newer": n - 1}
+        return _at(self._db.one(_SQL["nth_shared"], params))
 
     def guard_clock(self) -> GuardClock | None:
         row = self._db.one(_SQL["guard_clock"])
@@ -61,3 +66,7 @@ class GuardArea(Area):
 
     def set_guard_clock(self, clock: GuardClock) -> None:
         self._db.run(_SQL["set_guard_clock"], GUARD_CLOCK.row(clock))
+
+
+def _at(row: sqlite3.Row | None) -> datetime | None:
+    return None if row is None else time_of(row["at"])
