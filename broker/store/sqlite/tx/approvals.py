@@ -8,7 +8,7 @@ from broker.clock import Moment
 from broker.model import StepKey
 from broker.store.approvals import OPEN, Approval, ApprovalState, Vote
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import STEP_KEY, VOTE, approval_of, approval_row, canonical, micros
+from broker.store.sqlite.rows import STEP_KEY, VOTE, SqlValue, approval_of, approval_row, canonical, micros
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("approvals")
@@ -43,8 +43,8 @@ class ApprovalsArea(Area):
         return [approval_of(row) for row in rows]
 
     def approvals_past(self, now: Moment, *, limit: int) -> list[Approval]:
-        parameters = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id, "limit": limit}
-        return [approval_of(row) for row in self._db.all(_SQL["approvals_past"], parameters)]
+        moment: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
+        return [approval_of(row) for row in self._db.all(_SQL["approvals_past"], moment | {"limit": limit})]
 
     def approval_counts(self) -> Mapping[ApprovalState, int]:
         return {ApprovalState(row["state"]): int(row["approvals"]) for row in self._db.all(_SQL["approval_counts"])}
