@@ -52,6 +52,7 @@ class Kind(Enum):
     APPROVAL_RETURNED = "APPROVAL_RETURNED"  # nothing was minted with it
     OPERATORS_LOADED = "OPERATORS_LOADED"
     OPERATORS_REFUSED = "OPERATORS_REFUSED"
+    SECOND_FACTOR_SEALED = "SECOND_FACTOR_SEALED"  # made for an operator; it counts once it stands in the file
     OPERATOR_DENIED = "OPERATOR_DENIED"  # what an operator asked for was refused
     REVOKE_ORDERED = "REVOKE_ORDERED"  # the kill switch
     FROZEN = "FROZEN"

@@ -186,9 +186,12 @@ class Desk:
     ) -> tuple[Approval, Sequence[Vote]]:
         """Say yes or no. The last yes that is needed makes it APPROVED, one no makes it DENIED.
 
-        `digest`: of what the operator was shown. `good_for`: shorter than the broker's own `approvals.valid`.
+        `digest`: of what the operator was shown. `good_for`: shorter than the broker's own `approvals.valid`; for no time
+        at all is INVALID_ARGUMENT, before the code is used.
         """
         core = self._core
+        if good_for is not None and good_for <= timedelta(0):
+            raise BrokerError(Reason.INVALID_ARGUMENT, "a yes is good for some time, or it is a no")
 
         def operation(tx: Tx) -> tuple[Approval, Sequence[Vote]] | BrokerError:
             core.enter(tx)
@@ -321,9 +324,17 @@ class Desk:
 
     async def seal_second_factor(self, caller: Caller) -> NewFactor:
         """A new secret for the caller; nothing changes until it stands in the operators file."""
-        row = await self._core.store.read(lambda tx: tx.second_factor(caller.operator.name))
-        issuer = f"stepcred {self._core.policies.map.environment}"
-        return self._factors.make(caller.operator, row, issuer=issuer)
+        core = self._core
+        issuer = f"stepcred {core.policies.map.environment}"
+
+        def operation(tx: Tx) -> NewFactor:
+            core.enter(tx)
+            by = self._today_as(caller)
+            made = self._factors.make(by.operator, tx.second_factor(by.operator.name), issuer=issuer)
+            _order(by, "").record(tx, Kind.SECOND_FACTOR_SEALED, core.clock.now(), revision=made.revision)
+            return made
+
+        return await core.store.write(operation)
 
     async def _carried_out(self, operation: Callable[[Tx], T | BrokerError]) -> T:
         """Raises what the operation answers with, once it is committed."""

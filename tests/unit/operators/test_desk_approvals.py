@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 
@@ -152,6 +153,14 @@ async def test_it_is_good_for_as_long_as_the_shortest_word(house: House) -> None
     assert given.expires_at - house.world.clock.now() == timedelta(minutes=5)
 
 
+@pytest.mark.parametrize("good_for", [timedelta(0), timedelta(hours=-1)])
+async def test_a_yes_that_is_good_for_no_time_is_none_and_uses_no_code(house: House, good_for: timedelta) -> None:
+    asked = await house.asked(await house.world.begin(["danger"]))
+    error = await refusal(house.decide("ann", asked, good_for=good_for))
+    assert error.reason is Reason.INVALID_ARGUMENT
+    assert (await house.decide("ann", asked)).state is ApprovalState.PENDING  # the same code
+
+
 async def test_who_lost_the_role_since_has_not_said_yes(house: House) -> None:
     opened = await house.world.begin(["danger"])
     asked = await house.asked(opened)
@@ -213,3 +222,12 @@ async def test_a_signer_does_not_approve_when_the_map_says_so(house: House, monk
     house.hire(operator("ann", keys=frozenset({"ann-2026"})))
     assert (await refusal(house.decide("ann", asked))).reason is Reason.SIGNER_MAY_NOT
     assert (await house.decide("bob", asked)).state is ApprovalState.PENDING
+
+
+async def test_a_second_factor_that_is_made_is_journalled_without_its_secret(house: House) -> None:
+    made = await house.desk.seal_second_factor(house.caller("ann"))
+    (record,) = await house.world.journal("SECOND_FACTOR_SEALED")
+    assert (record["data"]["operator"], record["data"]["revision"]) == ("ann", made.revision)
+    assert record["cert_sha256"]
+    secret = parse_qs(urlparse(made.uri.reveal()).query)["secret"][0]
+    assert not {secret, made.sealed} & set(map(str, record["data"].values()))

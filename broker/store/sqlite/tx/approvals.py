@@ -44,13 +44,8 @@ class ApprovalsArea(Area):
         return [approval_of(row) for row in rows]
 
     def approvals_past(self, now: Moment, *, limit: int) -> list[Approval]:
-        parameters: dict[str, SqlValue] = {
-            "now": micros(now.wall),
-            "boot": now.boot,
-            "boot_id": now.boot_id,
-            "limit": limit,
-        }
-        return [approval_of(row) for row in self._db.all(_SQL["approvals_past"], parameters)]
+        moment: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
+        return [approval_of(row) for row in self._db.all(_SQL["approvals_past"], moment | {"limit": limit})]
 
     def waiting_approvals(self, *, before: datetime, now: datetime, limit: int) -> list[Approval]:
         asked: dict[str, SqlValue] = {"before": micros(before), "now": micros(now), "limit": limit}
