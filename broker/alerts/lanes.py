@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -62,10 +63,12 @@ class AlertLane:
         self._ledger = ledger
         self._metrics = metrics
         self._taken: dict[str, tuple[datetime, int]] = {}  # fingerprint → since, serial; of what is not marked
+        self._late: set[str] = set()  # fingerprints of what is over, and is told as firing first
         self._told_again = ledger.clock.monotonic()
 
     async def round(self) -> None:
-        due = await self._ledger.undelivered(self.name, PAGE)
+        self._late.clear()
+        due = [(self._next(row, last), last) for row, last in await self._ledger.undelivered(self.name, PAGE)]
         self._taken = {row.alert.fingerprint: mark for row, _ in due if (mark := self._mark_of(row))}
         fresh = [(row, last) for row, last in due if not self._mark_of(row)]
         await self._took([row for row, _ in due if self._mark_of(row)])
@@ -107,6 +110,16 @@ class AlertLane:
             self._metrics.delivery(self.name, outcome)
         return []
 
+    def _next(self, row: AlertRow, last: Delivery | None) -> AlertRow:
+        """What fired and was over while the sink was away is told as firing first: nobody looks at an end alone."""
+        fingerprint, taken = row.alert.fingerprint, last.serial if last else 0
+        if row.resolved_at is None or taken >= row.serial - 1 or not self._sink.wants(row):
+            return row
+        if self._taken.get(fingerprint) == (row.since, 0):  # told from memory
+            return row
+        self._late.add(fingerprint)
+        return replace(row, resolved_at=None, serial=row.serial - 1)
+
     def _mark_of(self, row: AlertRow) -> tuple[datetime, int] | None:
         mark = row.since, row.serial
         return mark if self._taken.get(row.alert.fingerprint) == mark else None
@@ -125,9 +138,11 @@ class AlertLane:
         """Remembered here first: a database that does not take the mark must not have it sent every second."""
         self._taken |= {row.alert.fingerprint: (row.since, row.serial) for row in rows}
         stored = [row for row in rows if row.serial]
-        await self._put(
-            [Delivery(sink=self.name, fingerprint=row.alert.fingerprint, serial=row.serial) for row in stored]
-        )
+        await self._put([self._mark(row.alert.fingerprint, row.serial) for row in stored])
+
+    def _mark(self, fingerprint: str, serial: int) -> Delivery:
+        later = self._ledger.clock.now() + self._sink.shows_for if fingerprint in self._late else None
+        return Delivery(sink=self.name, fingerprint=fingerprint, serial=serial, next_try_at=later)
 
     async def _put(self, deliveries: Sequence[Delivery]) -> None:
         def operation(tx: Tx) -> None:

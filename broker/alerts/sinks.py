@@ -41,6 +41,7 @@ class Sink(Protocol):
     name: str
     batch: int  # alerts that it takes in one message
     tell_again: float | None  # seconds between repetitions of what fires; None: it remembers
+    shows_for: timedelta  # between that it fired and that it is over, when both are told late
 
     def wants(self, row: AlertRow) -> bool: ...
     async def send(self, rows: Sequence[AlertRow]) -> None:
@@ -71,6 +72,7 @@ class WebhookSink(_Posting):
 
     batch = 1
     tell_again: float | None = None
+    shows_for = timedelta(0)
 
     def __init__(self, name: str, post: Post, origin: Origin, min_severity: Severity, signer: Signer) -> None:
         super().__init__(name, post, origin, min_severity)
@@ -102,10 +104,14 @@ class WebhookSink(_Posting):
 
 
 class AlertmanagerSink(_Posting):
-    """`POST /api/v2/alerts`. It forgets what it is not told again."""
+    """`POST /api/v2/alerts`. It forgets what it is not told again.
+
+    It tells nobody of what is over before its own waits are (`group_wait`, `group_interval`: 5 min by default).
+    """
 
     batch = 64
     tell_again: float | None = TELL_AGAIN
+    shows_for = LASTS
 
     def __init__(self, name: str, post: Post, origin: Origin, min_severity: Severity, clock: Clock) -> None:
         super().__init__(name, post, origin, min_severity)

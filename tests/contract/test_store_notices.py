@@ -152,6 +152,18 @@ async def test_old_resolved_alerts_are_forgotten_with_their_deliveries(store: St
     assert (row.serial, delivery) == (1, None)
 
 
+async def test_a_mark_of_what_was_forgotten_meanwhile_hides_no_later_alert(store: Store) -> None:
+    await sound(store)
+    await hush(store, at=after(1))
+    ((row, _),) = await undelivered(store, now=after(1))
+    await store.write(lambda tx: tx.forget_alerts(after(9), 9))
+    await took(store, row)
+    await sound(store, at=after(2))
+    await took(store, row)
+    ((again, delivery),) = await undelivered(store, now=after(2))
+    assert (again.serial, delivery) == (1, None)
+
+
 async def test_the_oldest_are_forgotten_first_and_so_many_at_a_time(store: Store) -> None:
     alerts = [replace(DOWN, labels={"provider": f"p{n}"}) for n in range(5)]
     for n, alert in enumerate(alerts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from broker.alert import Alert, AlertRule, Severity
@@ -81,6 +82,7 @@ class FakeSink:
         self.name = name
         self.batch = batch
         self.tell_again = tell_again
+        self.shows_for = timedelta(0)
         self.fails: NotSent | None = None
         self.refuses: set[str] = set()  # labels "n" of alerts
         self.min_severity = Severity.INFO

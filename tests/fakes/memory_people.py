@@ -219,7 +219,9 @@ class PeopleTx:
         return found[:limit]
 
     def put_delivery(self, delivery: Delivery) -> None:
-        self._p().deliveries[delivery.sink, delivery.fingerprint] = delivery
+        known = self._p().alerts.get(delivery.fingerprint)
+        if known is not None and known.serial >= delivery.serial:
+            self._people.deliveries[delivery.sink, delivery.fingerprint] = delivery
 
     def waiting_for(self, sinks: Collection[str]) -> Mapping[str, Sequence[str]]:
         found: dict[str, list[str]] = {}

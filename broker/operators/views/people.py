@@ -61,6 +61,12 @@ def approvals(
     )
 
 
+def one_approval(tx: Tx, approval_id: str, *, policies: Policies, why_not: WhyNot) -> Found[ApprovalView]:
+    """The one of this id, decided or not; none when there is none."""
+    found = tx.approval(approval_id)
+    return Found(rows=() if found is None else (approval_view(tx, found, policies=policies, why_not=why_not),))
+
+
 def approval_view(tx: Tx, approval: Approval, *, policies: Policies, why_not: WhyNot) -> ApprovalView:
     """Of one."""
     votes = tx.votes(approval.id)

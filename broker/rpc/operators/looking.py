@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from broker.operators.model import Caller
 from broker.operators.views import guard, health, leases, people
-from broker.operators.views.paging import MOST, answered
+from broker.operators.views.paging import MOST, Found, Page, answered
 from broker.rpc.convert import timestamp
 from broker.rpc.operators import convert
 from broker.rpc.operators.parts import Parts
@@ -72,13 +72,14 @@ class Looking:
         def why_not(tx: Tx, approval: Approval, votes: Sequence[Vote]) -> str:
             return desk.why_not(tx, caller, approval, votes)
 
-        found = await answered(
-            self._store,
-            page,
-            lambda tx, page: people.approvals(
+        def look(tx: Tx, page: Page) -> Found[people.ApprovalView]:
+            if request.approval_id:
+                return people.one_approval(tx, request.approval_id, policies=policies, why_not=why_not)
+            return people.approvals(
                 tx, asked, page, decided_too=request.decided_too, policies=policies, why_not=why_not
-            ),
-        )
+            )
+
+        found = await answered(self._store, page, look)
         return pb.ListApprovalsResponse(approvals=map(convert.approval, found.rows), next_token=found.after)
 
     async def list_freezes(self, _request: pb.ListFreezesRequest, _caller: Caller, _context: Any) -> Message:

@@ -67,12 +67,40 @@ async def test_the_same_alert_a_hundred_times_is_one_message(told: Desk) -> None
     assert deliveries(told, "taken") == 2
 
 
-async def test_what_fired_and_was_resolved_before_anybody_looked_is_told_as_resolved(told: Desk) -> None:
+async def test_what_fired_and_is_over_before_the_sink_took_it_is_told_as_firing_first(told: Desk) -> None:
     sink = FakeSink()
+    pager = lane(told, sink)
+    sink.fails = Away("no answer")
+    for _ in range(2):  # twice, and told of once
+        await told.sound(an_alert())
+        with pytest.raises(Away):
+            await pager.round()
+        await told.hush(an_alert())
+    sink.fails = None
+    for _ in range(3):
+        await pager.round()
+    assert sink.told == [("1", "firing"), ("1", "resolved")]
+    firing, resolved = (row for rows in sink.sent for row in rows)
+    assert (firing.serial, resolved.serial, firing.since) == (3, 4, resolved.since)
+
+
+async def test_a_sink_that_needs_time_to_tell_of_it_is_given_that(told: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = FakeSink(batch=8)
+    sink.shows_for = timedelta(minutes=5)
+    pager = lane(told, sink)
     await told.sound(an_alert())
     await told.hush(an_alert())
-    await lane(told, sink).round()
-    assert sink.told == [("1", "resolved")]
+    monkeypatch.setattr(told.ledger, "write", refuse_to_write)  # also when it cannot be marked at once
+    await pager.round()
+    await pager.round()
+    monkeypatch.undo()
+    await pager.round()
+    await later(told, 299)
+    await pager.round()
+    assert sink.told == [("1", "firing")]
+    await later(told, 2)
+    await pager.round()
+    assert sink.told == [("1", "firing"), ("1", "resolved")]
 
 
 async def test_a_sink_that_is_away_is_told_later_and_nothing_is_lost(told: Desk) -> None:

@@ -85,6 +85,7 @@ async def play(steps: list[Step], batch: int) -> Run:
     run.sink.fails, run.sink.refuses = None, set()
     run.clock.advance(61)
     await run.round()
+    await run.round()  # what fired and is over by now
     return run
 
 
@@ -97,3 +98,6 @@ def test_in_the_end_each_alert_was_told_as_it_stands(steps: list[Step], batch: i
         told = [one for one in run.sink.told if one[0] == n]
         assert told[-1] == changes[-1]
         assert len(told) <= len(changes)
+        before = [(n, "resolved"), *told]
+        ends = [begun for begun, (_, what) in zip(before, told, strict=False) if what == "resolved"]
+        assert set(ends) <= {(n, "firing")}, "an end without its beginning"

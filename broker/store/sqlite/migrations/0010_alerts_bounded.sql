@@ -8,3 +8,6 @@ CREATE INDEX approvals_waiting ON approvals (requested_at, id) WHERE state = 'PE
 
 -- Also of those given back: it finds what is forgotten.
 CREATE INDEX charges_by_time ON charges (at, hour_key, returned);
+
+-- Of alerts that are forgotten: such a mark hid one that fired later.
+DELETE FROM deliveries WHERE fingerprint NOT IN (SELECT fingerprint FROM alerts);

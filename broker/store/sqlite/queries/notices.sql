@@ -44,7 +44,8 @@ ORDER BY coalesce(alerts.resolved_at, alerts.since), alerts.fingerprint LIMIT :l
 
 -- name: put_delivery
 INSERT INTO deliveries (sink, fingerprint, serial, attempts, next_try_at)
-VALUES (:sink, :fingerprint, :serial, :attempts, :next_try_at)
+SELECT :sink, fingerprint, :serial, :attempts, :next_try_at FROM alerts
+WHERE fingerprint = :fingerprint AND serial >= :serial
 ON CONFLICT (sink, fingerprint) DO UPDATE SET
     serial = excluded.serial, attempts = excluded.attempts, next_try_at = excluded.next_try_at;
 

@@ -786,8 +786,11 @@ class ListApprovalsRequest(google.protobuf.message.Message):
     SELECTION_FIELD_NUMBER: builtins.int
     DECIDED_TOO_FIELD_NUMBER: builtins.int
     PAGE_FIELD_NUMBER: builtins.int
+    APPROVAL_ID_FIELD_NUMBER: builtins.int
     decided_too: builtins.bool
     """Those that wait for nobody as well, the newest first."""
+    approval_id: builtins.str
+    """Only this one, decided or not; the rest of the question is not looked at."""
     @property
     def selection(self) -> global___Selection: ...
     @property
@@ -798,9 +801,10 @@ class ListApprovalsRequest(google.protobuf.message.Message):
         selection: global___Selection | None = ...,
         decided_too: builtins.bool = ...,
         page: global___Page | None = ...,
+        approval_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["page", b"page", "selection", b"selection"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["decided_too", b"decided_too", "page", b"page", "selection", b"selection"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id", "decided_too", b"decided_too", "page", b"page", "selection", b"selection"]) -> None: ...
 
 global___ListApprovalsRequest = ListApprovalsRequest
 

@@ -250,6 +250,8 @@ def test_a_yes_is_to_what_was_shown(admin: Admin, office: FakeOffice, waiting: A
     (request,) = office.requests("DecideApproval")
     assert (request.approval_id, request.approve, request.digest) == (waiting.approval_id, True, waiting.digest)
     assert (request.code, request.reason, request.good_for.seconds) == (code, "ticket 7", 1800)
+    (looked,) = office.requests("ListApprovals")
+    assert looked.approval_id == waiting.approval_id  # and no other is read
 
 
 def test_a_no_is_one_too(admin: Admin, office: FakeOffice, waiting: Any, code: str) -> None:

@@ -272,6 +272,9 @@ async def test_an_approval_says_who_may_decide_it(stored: House) -> None:
     assert mine.you_may_not == ""
     assert len(await all_of(stored, "ListApprovals", "approvals", decided_too=True)) == 2
     assert await all_of(stored, "ListApprovals", "approvals", selection=selection(scope="plain")) == []
+    (decided,) = await all_of(stored, "ListApprovals", "approvals", approval_id="two")
+    assert (decided.approval_id, decided.state) == ("two", "DENIED")
+    assert await all_of(stored, "ListApprovals", "approvals", approval_id="three") == []
 
 
 async def test_freezes_reviews_and_alerts(stored: House) -> None:

@@ -146,7 +146,9 @@ def _decide(approval: str, *, yes: bool, reason: str, good_for: int | None, json
 
 def _of(office: Office, approval: str) -> Any:
     """None, and said, when there is none."""
-    for row in o.rows(office, "ListApprovals", "approvals", limit=100_000, decided_too=True):
+    from stepcred.v1 import operator_pb2 as pb
+
+    for row in office.ask("ListApprovals", pb.ListApprovalsRequest(approval_id=approval)).approvals:
         if row.approval_id == approval:
             return row
     _exec.say(f"there is no approval {safe(approval)}: stepcred admin approvals list --decided")
