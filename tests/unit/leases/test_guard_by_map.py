@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from broker.errors import BrokerError, Reason
+from broker.guard.guard import GuardAsk
 from broker.guard.keys import hour_key
 from broker.guard.verdicts import Why
 from broker.leases import issuing
@@ -146,7 +147,7 @@ test_no_claim_changes_whose_hour_it_is = no_claim_changes_whose_hour_it_is(*Phas
 def test_mutant_that_counts_by_the_workload_of_the_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     original = issuing._ask
 
-    def by_rule(step: Step, allowed: Allowed) -> issuing.GuardAsk:
+    def by_rule(step: Step, allowed: Allowed) -> GuardAsk:
         key = hour_key(workload=allowed.workload, captures=allowed.captures, scope=allowed.scope)
         return replace(original(step, allowed), hour_key=key)
 
