@@ -200,6 +200,11 @@ class Step:
         """Opened by a launcher, not by its own agent."""
         return self.opened_by != self.key.agent
 
+    @property
+    def launcher(self) -> str:
+        """The SPIFFE ID of whoever opened it for its agent; "" when that did it itself."""
+        return self.opened_by if self.launched else ""
+
     def began_with(self, certificate: Certificate) -> bool:
         """Is this the key of the workload's first call? One that is not known is none's."""
         return bool(certificate.spki_sha256) and certificate.spki_sha256 == self.certificate.spki_sha256

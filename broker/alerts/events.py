@@ -6,10 +6,13 @@ the id of the review (break-glass). Without it, it is over after a day.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
+from broker.alert import AlertRule
 from broker.clock import Moment
-from broker.guard.timing import guard_time
+from broker.guard.guard import Guard
+from broker.store import alarms
 from broker.store.base import GuardState, Tx
 from broker.store.notices import AlertRow
 
@@ -20,22 +23,34 @@ DAY = timedelta(days=1)
 
 def recent(_tx: Tx, row: AlertRow, now: Moment) -> bool:
     """A ceiling: the step will not be told anything else, and nobody has to open anything."""
-    return now.wall - row.since < DAY
+    return now.wall - row.last_at < DAY
 
 
-def locked(tx: Tx, row: AlertRow, now: Moment) -> bool:
-    """Until its time is over, or it was opened. What became a hold goes on until that is opened."""
-    key = row.alert.labels.get(KEY)
-    if key is None:
-        return recent(tx, row, now)
-    guard = tx.guard_row(key)
-    if guard is None or guard.state is not GuardState.LOCKED:
-        return guard is not None and guard.state is GuardState.HELD
-    return guard.until is None or guard_time(tx, now) < guard.until
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locked:
+    """Until the lock's time is over, or it was opened. What became a hold goes on until that is opened.
+
+    A lock that no time ends is a day's news.
+    """
+
+    guard: Guard
+
+    def __call__(self, tx: Tx, row: AlertRow, now: Moment) -> bool:
+        key = row.alert.labels.get(KEY)
+        known = None if key is None else tx.guard_row(key)
+        if known is None:
+            return key is None and recent(tx, row, now)
+        found = self.guard.listed(tx, known, now=now)
+        if found.state is GuardState.LOCKED:
+            return found.until is not None or recent(tx, row, now)
+        return found.state is GuardState.HELD
 
 
 def held(tx: Tx, row: AlertRow, now: Moment) -> bool:
-    """Until an operator opens it."""
+    """Until an operator opens it; that there are more, as long as more are held than were told of."""
+    if alarms.MORE in row.alert.labels:
+        told = tx.firing_counts().get(AlertRule.GUARD_HELD, 0) - 1  # without this one
+        return tx.guard_counts().get(GuardState.HELD, 0) > told
     key = row.alert.labels.get(KEY)
     if key is None:
         return recent(tx, row, now)

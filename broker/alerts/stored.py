@@ -11,7 +11,6 @@ from broker.alerts.events import KEY
 from broker.clock import Moment
 from broker.guard.timing import guard_time
 from broker.model import LeaseState
-from broker.store.approvals import ApprovalState
 from broker.store.base import Tx
 from broker.store.halts import EVERYTHING
 
@@ -58,9 +57,7 @@ class Waiting:
     patience: timedelta
 
     def __call__(self, tx: Tx, now: Moment) -> Iterator[Alert]:
-        waiting = tx.approvals(ApprovalState.PENDING)
-        pending = [row for row in waiting if _is_past(now.wall - row.requested_at, self.patience)]
-        pending.sort(key=lambda row: row.requested_at)  # those that were told of stay among the first
+        pending = tx.waiting_approvals(before=now.wall - self.patience, now=now.wall, limit=EACH + 1)
         for row in pending[:EACH]:
             key = row.key
             yield Alert(

@@ -13,6 +13,7 @@ from broker.alerts.conditions import EVERY, Condition, Rules
 from broker.alerts.ledger import Ledger, NotOurs
 from broker.clock import Moment
 from broker.errors import StoreError
+from broker.guard.timing import guard_time
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.store import alarms
@@ -21,7 +22,10 @@ from broker.store.notices import AlertRow
 
 log = get_logger(__name__)
 
+PAGE = 100  # changes in one transaction: the writer, which everybody waits for, is held for some 20 ms
+PAGES = 20  # of what is forgotten, in one round; the next one goes on
 FORGET_EVERY = 3600.0  # seconds
+KEEP_CHARGES = timedelta(days=8)
 KEEP = timedelta(days=7)  # what is resolved or sent, for whoever asks afterwards
 
 
@@ -74,7 +78,7 @@ class Watcher:
         try:
             firing = await ledger.read(lambda tx: self._read(tx, due, seen, moment))
             await self._write(firing, seen, moment.wall)
-            await self._forget(moment.wall)
+            await self._forget(moment)
         except (NotOurs, StoreError):
             self._remember([alert for name, alert in seen.alerts.items() if name not in self._firing])
 
@@ -113,25 +117,38 @@ class Watcher:
         ]
         over = [name for name, row in known.items() if row.alert.rule in seen.rules and name not in seen.alerts]
 
-        def operation(tx: Tx) -> None:
-            for row in late.values():
-                alarms.sound(tx, row.alert, at=row.since)
-            for alert in new:
-                alarms.sound(tx, alert, at=at)
-            for name in (*over, *seen.over, *(late.keys() - seen.alerts.keys())):
-                alarms.hush(tx, name, at=at)
-
-        if late or new or over or seen.over:
-            await self._ledger.write(operation)
+        changes: list[Callable[[Tx], bool]] = []
+        changes += [partial(alarms.sound, alert=row.alert, at=row.since) for row in late.values()]
+        changes += [partial(alarms.sound, alert=alert, at=at) for alert in new]
+        ended = (*over, *seen.over, *(late.keys() - seen.alerts.keys()))
+        changes += [partial(alarms.hush, alert=name, at=at) for name in ended]
+        for start in range(0, len(changes), PAGE):
+            page = changes[start : start + PAGE]
+            await self._ledger.write(lambda tx, page=page: [change(tx) for change in page])  # type: ignore[misc]
+        if changes:
             firing = await self._ledger.read(lambda tx: tx.alerts())
             self._firing = frozenset(row.alert.fingerprint for row in firing)
         for name in late:
             self._ledger.unwritten.pop(name, None)
         self._metrics.alerts_firing(Counter(row.alert.rule for row in firing))
 
-    async def _forget(self, at: datetime) -> None:
+    async def _forget(self, moment: Moment) -> None:
         now = self._ledger.clock.monotonic()
         if now - self._forgot < FORGET_EVERY:
             return
-        self._forgot = now
-        await self._ledger.write(lambda tx: (tx.forget_alerts(at - KEEP), tx.forget_notices(at - KEEP)))
+        for _ in range(PAGES):
+            gone = await self._ledger.write(
+                lambda tx: (tx.forget_alerts(moment.wall - KEEP, PAGE), _charges(tx, moment))
+            )
+            if max(gone) < PAGE:
+                await self._ledger.write(lambda tx: tx.forget_notices(moment.wall - KEEP))
+                self._forgot = now
+                return
+
+
+def _charges(tx: Tx, moment: Moment) -> int:
+    """The guard counts an hour of them, by its own time, and what is usual a week.
+
+    A lease that is in doubt for longer is proven VOID without getting its attempt back: stricter, and rare.
+    """
+    return tx.forget_charges(guard_time(tx, moment) - KEEP_CHARGES, PAGE)

@@ -186,15 +186,15 @@ def _told(verdict: GuardVerdict, at: datetime, now: Moment) -> GuardVerdict:
 def _budget_row(tx: Tx, ask: GuardAsk) -> GuardRow:
     row = tx.guard_row(ask.key)
     if row is not None:
-        return replace(row, tier=ask.tier.value)  # the scope's tier of today
+        # The scope's tier of today, and who opened the step that asks: its owners reset nothing.
+        return replace(row, tier=ask.tier.value, about=ask.about)
     return GuardRow(key=ask.key, hour_key=ask.hour_key, tier=ask.tier.value, about=ask.about)
 
 
 def _hour_row(tx: Tx, ask: GuardAsk) -> GuardRow:
-    row = tx.guard_row(ask.hour_key)
+    row, about = tx.guard_row(ask.hour_key), keys.without_step(ask.about)
     if row is not None:
-        return replace(row, tier=ask.tier.value)
-    about = keys.without_step(ask.about)
+        return replace(row, tier=ask.tier.value, about=about)
     return GuardRow(key=ask.hour_key, hour_key=ask.hour_key, tier=ask.tier.value, about=about)
 
 

@@ -48,10 +48,13 @@ class Approving:
     times: Approvals = field(default_factory=Approvals)
     off: Callable[[], str] = always_on  # why nothing that was approved may be used under the map in force
 
-    def standing(self, tx: Tx, key: StepKey, allowed: Allowed, now: Moment) -> Standing | None:
-        """What is open for this very grant, scope and tier; None when nothing is. Writes nothing."""
+    def standing(self, tx: Tx, key: StepKey, allowed: Allowed, now: Moment, *, launcher: str) -> Standing | None:
+        """What is open for this very grant, scope and tier; None when nothing is. Writes nothing.
+
+        `launcher`: who opens the step for its agent; "" when that does it itself.
+        """
         found = tx.open_approval(key, allowed.scope)
-        if found is None or _why_over(found, allowed, now) is not None:
+        if found is None or _why_over(found, allowed, now, launcher) is not None:
             return None
         return Standing(approval=found, given=sum(vote.approve for vote in tx.votes(found.id)))
 
@@ -61,9 +64,9 @@ class Approving:
         Raises RATE_LIMITED for an agent that has asked for too much.
         """
         found = tx.open_approval(step.key, allowed.scope)
-        if found is not None and (state := _why_over(found, allowed, now)) is not None:
+        if found is not None and (state := _why_over(found, allowed, now, step.launcher)) is not None:
             end(tx, found, state, now)
-        if (standing := self.standing(tx, step.key, allowed, now)) is not None:
+        if (standing := self.standing(tx, step.key, allowed, now, launcher=step.launcher)) is not None:
             return standing
         if tx.open_approval_count(step.key.agent) >= MAX_WAITING:
             raise BrokerError(
@@ -86,7 +89,7 @@ class Approving:
             key=step.key,
             scope=allowed.scope,
             step_id=step.id,
-            launcher=step.opened_by if step.launched else "",
+            launcher=step.launcher,
             address=address,
             workload=allowed.workload,
             captures=dict(allowed.captures),
@@ -112,6 +115,8 @@ def give_back(tx: Tx, lease: Lease, now: Moment) -> None:
     if newer is not None:
         end(tx, newer, ApprovalState.REPLACED, now)
     returned = replace(approval, state=ApprovalState.APPROVED, lease_id="")
+    if returned.boot_id != now.boot_id:  # it was in use when this boot began
+        returned = _counted_in(returned, now)
     tx.put_approval(returned)
     tx.append(_record(Kind.APPROVAL_RETURNED, returned, now, data={"lease_id": lease.id}))
     if past_approval(returned, now) >= timedelta(0):
@@ -119,23 +124,25 @@ def give_back(tx: Tx, lease: Lease, now: Moment) -> None:
 
 
 def expired(tx: Tx, now: Moment) -> list[Approval]:
-    """Whatever nobody decided or used in time."""
-    return [one for one in tx.approvals(*OPEN, limit=1000) if past_approval(one, now) >= timedelta(0)]
+    """Whatever nobody decided or used in time; at most 1,000, the rest next time."""
+    return tx.approvals_past(now, limit=1000)
 
 
 def go_on(tx: Tx, now: Moment) -> None:
-    """Open ones of another boot: what they have left, by the wall clock, is counted in this one from now on.
-
-    No longer than their whole life, however wrong the wall clock is.
-    """
+    """Open ones of another boot are counted in this one from now on."""
     last = ""
     while page := tx.approvals(*OPEN, after=last):
         last = page[-1].id
         for one in page:
             if one.boot_id != now.boot_id:
-                began = one.requested_at if one.decided_at is None else one.decided_at
-                left = min(one.expires_at - now.wall, one.expires_at - began)
-                tx.put_approval(replace(one, boot_id=now.boot_id, expires_boot=now.boot + left.total_seconds()))
+                tx.put_approval(_counted_in(one, now))
+
+
+def _counted_in(approval: Approval, now: Moment) -> Approval:
+    """With what it has left counted in this boot: by the wall clock, and never more than its whole life."""
+    began = approval.requested_at if approval.decided_at is None else approval.decided_at
+    left = min(approval.expires_at - now.wall, approval.expires_at - began)
+    return replace(approval, boot_id=now.boot_id, expires_boot=now.boot + left.total_seconds())
 
 
 def end(tx: Tx, approval: Approval, state: ApprovalState, now: Moment) -> None:
@@ -144,12 +151,12 @@ def end(tx: Tx, approval: Approval, state: ApprovalState, now: Moment) -> None:
     tx.append(_record(Kind.APPROVAL_ENDED, approval, now, reason=state.value))
 
 
-def _why_over(approval: Approval, allowed: Allowed, now: Moment) -> ApprovalState | None:
-    """None while it is good."""
+def _why_over(approval: Approval, allowed: Allowed, now: Moment, launcher: str) -> ApprovalState | None:
+    """None while it is good. Another launcher has other owners, who may not have said yes."""
     if past_approval(approval, now) >= timedelta(0):
         return ApprovalState.EXPIRED
-    changed = (approval.digest, approval.needed) != (allowed.approval_digest, allowed.approvals)
-    return ApprovalState.REPLACED if changed else None
+    changed = (approval.digest, approval.launcher) != (allowed.approval_digest, launcher)
+    return ApprovalState.REPLACED if changed or approval.needed < allowed.approvals else None
 
 
 def _record(

@@ -76,7 +76,7 @@ class Beginning:
         verdicts = _verdicts_of(core.policies.map, scopes, like)
 
         def look(tx: Tx) -> tuple[ScopeAnswer, ...]:
-            return self._with_approvals(tx, key, verdicts(_next_of(tx.latest_attempt(key))))
+            return self._with_approvals(tx, key, verdicts(_next_of(tx.latest_attempt(key))), launcher="")
 
         return await core.store.read(look)
 
@@ -90,9 +90,11 @@ class Beginning:
         for one in asked:
             must_be_named(step, one.scope)
         answers = tuple(ScopeAnswer(asked=one, decision=scope_map.decide(one)) for one in asked)
-        return await core.store.read(lambda tx: self._with_approvals(tx, step.key, answers))
+        return await core.store.read(lambda tx: self._with_approvals(tx, step.key, answers, launcher=step.launcher))
 
-    def _with_approvals(self, tx: Tx, key: StepKey, answers: tuple[ScopeAnswer, ...]) -> tuple[ScopeAnswer, ...]:
+    def _with_approvals(
+        self, tx: Tx, key: StepKey, answers: tuple[ScopeAnswer, ...], *, launcher: str
+    ) -> tuple[ScopeAnswer, ...]:
         """What was asked to be approved for this step, told and not changed."""
         approving, now = self._core.approving, self._core.clock.moment()
 
@@ -100,7 +102,7 @@ class Beginning:
             decision = answer.decision
             if isinstance(decision, Denied) or not decision.approvals:
                 return answer
-            found = approving.standing(tx, key, decision, now)
+            found = approving.standing(tx, key, decision, now, launcher=launcher)
             if found is None:
                 return answer
             approved = found.usable and not approving.off()
@@ -129,7 +131,9 @@ class Beginning:
         core.epoch.must_be_fresh()
         answers = verdicts(step.attempt)
         if any(isinstance(answer.decision, Allowed) and answer.decision.approvals for answer in answers):
-            answers = await core.store.read(lambda tx: self._with_approvals(tx, step.key, verdicts(step.attempt)))
+            answers = await core.store.read(
+                lambda tx: self._with_approvals(tx, step.key, verdicts(step.attempt), launcher=step.launcher)
+            )
         return Opened(step=step, handle=core.handle(step), answers=answers)
 
     def _open(self, tx: Tx, agent: Agent, asked: Opening, verdicts: Verdicts, generation: int) -> Step:

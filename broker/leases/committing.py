@@ -75,10 +75,12 @@ class Commit:
         raise mint_failed(lease, why, again=told.until, now=core.clock.now())
 
     def _fail(self, tx: Tx, lease: Lease, why: str) -> datetime | None:
-        """When the guard lets the step ask again, by the wall; None: it is locked or held."""
-        until = self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.moment())
-        if lease.replaces:
+        """When the guard lets the step ask again, by the wall; None: it is locked or held, or not asked."""
+        until = None
+        if lease.replaces:  # not charged: its failure must not make the guard take what was for a provider's outage
             tx.clear_replaced_by(lease.replaces, lease.id)
+        else:
+            until = self._core.guard.mint_failed(tx, lease.guard_key, now=self._core.clock.moment())
         tx.finish_request(
             lease.agent,
             lease.request_id,
@@ -135,7 +137,8 @@ class Commit:
         why = self._must_not_live(tx, lease, step, wait=wait)
         refs = dict(lease.refs) | dict(minted.refs)
         if why is None and tx.activate(lease.id, epoch=lease.epoch, refs=refs, at=at):
-            core.guard.mint_succeeded(tx, lease.guard_key)
+            if not lease.replaces:
+                core.guard.mint_succeeded(tx, lease.guard_key)
             tx.finish_request(lease.agent, lease.request_id, RequestOutcome.DONE)
             data = {"provider_request_id": minted.provider_request_id, "refs": dict(minted.refs)}
             moves.record_lease(tx, Kind.LEASE_ACTIVE, lease, at=at, data=data)

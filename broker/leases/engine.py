@@ -64,7 +64,7 @@ class Engine:
         self._sweep = PolicySweep(core)
         self._admission = Admission(core, self._steps, door) if door else None
         self._tasks: list[asyncio.Task[None]] = []
-        self.orders = Orders(core)
+        self.orders = Orders(core, self._steps)
 
     @property
     def draining(self) -> bool:

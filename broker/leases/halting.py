@@ -6,7 +6,7 @@ or `on_lock` would be a weapon.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -131,15 +131,29 @@ class Halting:
 
 
 def _vouched(scope_map: ScopeMap, halt: Halt, other: Step, at: datetime) -> bool:
-    """Is it known, not only claimed, that both are of this workflow?
+    """Is it known, not only claimed, that both are of what `on_lock` names?
 
-    By one certificate's name; by one launcher that says so of both today; or by what both certificates bind.
+    By one certificate's name; by one launcher that says so of both today; or by what both certificates bind, which counts
+    within one trust domain: another's authority writes what it likes.
     """
     mine = halt.step
     if other.key.agent == mine.key.agent:
         return True
     if mine.opened_by == other.opened_by and is_proven(scope_map, mine, at) and is_proven(scope_map, other, at):
         return True
-    bound = halt.allowed.captures.get("workflow") == mine.key.workflow
+    if _domain(other.key.agent) != _domain(mine.key.agent):
+        return False
+    names = {"workflow": mine.key.workflow}
+    if halt.allowed.on_lock is OnLock.RUN:
+        names["run"] = mine.key.run
     matches = scope_map.workloads_of(other.key.agent)
-    return bound and any(captures.get("workflow") == mine.key.workflow for _, captures in matches)
+    return _binds(halt.allowed.captures, names) and any(_binds(captures, names) for _, captures in matches)
+
+
+def _binds(captures: Mapping[str, str], names: Mapping[str, str]) -> bool:
+    return all(captures.get(name) == value for name, value in names.items())
+
+
+def _domain(agent: str) -> str:
+    """The trust domain of a SPIFFE ID."""
+    return agent.partition("://")[2].partition("/")[0]

@@ -10,7 +10,7 @@ from broker.errors import BrokerError, Reason, StoreConflict
 from broker.guard import keys
 from broker.guard.guard import GuardAsk
 from broker.guard.shared import Shared
-from broker.guard.verdicts import Admitted, Ceiling, GuardRefusal, HoldNow, LockNow, as_error
+from broker.guard.verdicts import Admitted, Ceiling, Cooling, GuardRefusal, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.answers import about, circumstances, must_be_named, needs_approval, refused
@@ -170,7 +170,7 @@ class Issuing:
             return Known(request=known)
         now_step = self._must_be_possible(tx, agent, step, granted)  # 3
         lease = self._draft(agent, step, asked, granted, at=at)  # 4
-        approval = self._approval(tx, now_step, granted, asked.replaces)  # 5
+        approval = self._approval(tx, agent, now_step, granted, lease)  # 5
         if isinstance(approval, Refusal):
             return approval
         if asked.replaces:
@@ -206,17 +206,28 @@ class Issuing:
         earlier = (lease.expires_at - expires_at).total_seconds()
         return replace(lease, expires_at=expires_at, expires_boot=lease.expires_boot - earlier)
 
-    def _approval(self, tx: Tx, step: Step, granted: Granted, replaces: str) -> Standing | Refusal | None:
+    def _approval(self, tx: Tx, agent: Agent, step: Step, granted: Granted, lease: Lease) -> Standing | Refusal | None:
         """None: none is needed, or a successor has its predecessor's. What is asked for here costs no attempt."""
         core, allowed = self._core, granted.allowed
-        older = tx.lease(replaces) if replaces else None
+        older = tx.lease(lease.replaces) if lease.replaces else None
         if not allowed.approvals or (older is not None and older.approval_digest == allowed.approval_digest):
             return None
-        self._must_not_be_halted(tx, step, allowed)  # nobody is asked in vain
+        if (refusal := self._in_vain(tx, agent, step, allowed, lease)) is not None:
+            return refusal
         standing = core.approving.asked(tx, step, allowed, core.clock.moment(), address=granted.asked.address)
         if standing.usable and not core.approving.off():
             return standing
         return Refusal(error=needs_approval(allowed, step, granted.asked, standing.approval, given=standing.given))
+
+    def _in_vain(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, lease: Lease) -> Refusal | None:
+        """Nobody is asked for what the guard refuses for good: it does so at once, with all that follows."""
+        if lease.replaces:
+            self._must_not_be_halted(tx, step, allowed)
+            return None
+        verdict = self._core.guard.look(tx, _ask(step, allowed), self._core.clock.moment())
+        if isinstance(verdict, Admitted | Cooling):
+            return None
+        return self._charge(tx, agent, step, allowed, lease, at=lease.intent_at)
 
     def _record_intent(self, tx: Tx, agent: Agent, step: Step, lease: Lease, granted: Granted) -> None:
         data = {
@@ -331,12 +342,11 @@ def _ask(step: Step, allowed: Allowed) -> GuardAsk:
     # Not the workload of the rule: a step picks that by the workflow that it claims, and with it one more hour.
     (workload, captures), *others = allowed.fits
     scope, also = allowed.scope, [name for name, _ in others]
-    launcher = step.opened_by if step.launched else ""
     names = {"workflow": step.key.workflow, "run": step.key.run, "step": step.key.step}
     return GuardAsk(
         key=keys.guard_key(workload=workload, captures=captures, scope=scope, **names),
         hour_key=keys.hour_key(workload=workload, captures=captures, scope=scope),
         tier=allowed.tier,
         shared=Shared(scope=scope, hourly=allowed.shared_hourly) if allowed.shared_hourly else None,
-        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=launcher, also=also, **names),
+        about=keys.about(workload=workload, captures=captures, scope=scope, launcher=step.launcher, also=also, **names),
     )

@@ -31,7 +31,7 @@ from broker.policy.decision import Allowed
 from broker.store.alarms import hush, sound
 from broker.store.approvals import Approval, ApprovalState, Vote
 from broker.store.base import GuardRow, Tx
-from broker.store.halts import EVERYTHING, Freeze, Review
+from broker.store.halts import EVERYTHING, FREEZES_BY, Freeze, Review
 
 log = get_logger(__name__)
 
@@ -76,7 +76,7 @@ class Desk:
             fallen = await self._orders.would_freeze(freeze, revoke=revoke)
         else:
             fallen = await self._orders.freeze(freeze, _order(caller, reason), revoke=revoke)
-        return Frozen(freeze=freeze, leases=fallen.leases)
+        return Frozen(freeze=fallen.freeze or freeze, leases=fallen.leases)
 
     async def unfreeze(self, caller: Caller, freeze_id: str, *, reason: str, dry_run: bool) -> Freeze:
         """Let new mints through again. Raises NOT_FOUND."""
@@ -90,8 +90,7 @@ class Desk:
     def _freeze_of(self, caller: Caller, selection: Selection, reason: str) -> Freeze:
         if selection.step or selection.leases:
             raise BrokerError(Reason.INVALID_ARGUMENT, "a step or a lease cannot be frozen: revoke it, or name its run")
-        names = ("agent", "workflow", "run", "scope", "provider")
-        wanted = {name: getattr(selection, name) for name in names}
+        wanted = {name: getattr(selection, name) for name in FREEZES_BY}
         if selection.everything and any(wanted.values()):
             raise BrokerError(Reason.INVALID_ARGUMENT, "everything, or what fits some names; not both")
         freeze_id = EVERYTHING if selection.everything else new_freeze_id()
@@ -217,7 +216,7 @@ class Desk:
         self, tx: Tx, caller: Caller, approval: Approval, vote: Vote, now: Moment
     ) -> tuple[Approval, Sequence[Vote]]:
         votes = tx.votes(approval.id)
-        given = sum(vote.approve and self._still_counts(vote, approval) for vote in votes)
+        given = sum(vote.approve and self._still_counts(tx, vote, approval) for vote in votes)
         order = _order(caller, vote.reason)
         about: dict[str, JsonValue] = {
             "approval_id": approval.id,
@@ -252,11 +251,11 @@ class Desk:
             expires_boot=now.boot + life.total_seconds(),
         )
 
-    def _still_counts(self, vote: Vote, approval: Approval) -> bool:
+    def _still_counts(self, tx: Tx, vote: Vote, approval: Approval) -> bool:
         """Whoever may not say yes today has not said it: the role is gone, or he owns or has signed what it is about."""
         operator = self._people.current.operators.get(vote.operator)
         return operator is not None and not may_approve(
-            operator, approval, owners=self._owners_of(approval), signers=self.signers()
+            operator, approval, owners=self._owners_of(tx, approval), signers=self.signers()
         )
 
     def _today_as(self, caller: Caller) -> Caller:
@@ -282,7 +281,7 @@ class Desk:
             caller.operator,
             approval,
             votes=votes,
-            owners=self._owners_of(approval),
+            owners=self._owners_of(tx, approval),
             signers=self.signers(),
             seen=seen,
             today=self._today(tx, approval, now),
@@ -295,17 +294,20 @@ class Desk:
         return self._people.current.signers(policies.signers, may_approve=policies.map.signers_may_approve)
 
     def _today(self, tx: Tx, approval: Approval, now: Moment) -> str | None:
-        """The digest of what today's map would give; None when it gives nothing."""
+        """The digest of what today's map would give; None when it gives nothing, or another has opened the step since."""
         step = tx.latest_attempt(approval.key)
-        if step is None:
+        if step is None or step.launcher != approval.launcher:
             return None
         scope_map = self._core.policies.map
         asked = question(scope_map, step, approval.scope, address=approval.address, now=now.wall)
         decision = scope_map.decide(asked)
         return decision.approval_digest if isinstance(decision, Allowed) else None
 
-    def _owners_of(self, approval: Approval) -> frozenset[str]:
-        return self._owners(approval.workload, approval.launcher)
+    def _owners_of(self, tx: Tx, approval: Approval) -> frozenset[str]:
+        """Also of whoever has opened the step since: it is that one's attempt that would use it."""
+        step = tx.latest_attempt(approval.key)
+        owners = self._owners(approval.workload, approval.launcher)
+        return owners | self._owners(approval.workload, step.launcher) if step else owners
 
     def _owners_of_key(self, row: GuardRow) -> frozenset[str]:
         launcher = str(row.about.get("launcher", ""))

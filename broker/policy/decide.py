@@ -89,7 +89,8 @@ def _granted(index: Index, scope: Scope, request: AccessRequest, reached: list[M
     ]
     matching = [candidate for candidate in found if not candidate.failures]
     if matching:
-        return _allowed(scope, matching, request, reached)  # 7
+        decision = _allowed(scope, matching, request, reached)  # 7
+        return _bound(index, scope, decision, request) if decision.approvals else decision
     nearest = min(candidates(index, scope, request, reached), key=distance)
     first = nearest.failures[0]
     return _refused(first, nearest.grant.rule, *(failure.fix for failure in nearest.failures[1:]))
@@ -98,12 +99,10 @@ def _granted(index: Index, scope: Scope, request: AccessRequest, reached: list[M
 def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest, reached: list[Match]) -> Allowed:
     chosen = min(matching, key=lambda candidate: candidate.grant.position)
     refuse = any(candidate.grant.concurrent is Concurrent.REFUSE for candidate in matching)
-    params = fill(scope.block, _values(chosen.match, request))
-    approvals = max(scope.approvals, *(candidate.grant.approvals for candidate in matching))
     return Allowed(
         scope=scope.name,
         provider=scope.provider,
-        params=params,
+        params=fill(scope.block, _values(chosen.match, request)),
         tier=scope.tier,
         revocability=scope.revocability,
         ttl=scope.ttl,
@@ -121,9 +120,20 @@ def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest, re
         on_lock=scope.on_lock,
         compensate=scope.compensate,
         bind=Bind.strictest(candidate.grant.bind for candidate in matching),
-        approvals=approvals,
-        approval_digest=approval_digest(scope, (one.grant for one in matching), params) if approvals else "",
+        approvals=max(scope.approvals, *(candidate.grant.approvals for candidate in matching)),
     )
+
+
+def _bound(index: Index, scope: Scope, decision: Allowed, request: AccessRequest) -> Allowed:
+    """With what an approval of it is bound to."""
+    digest = approval_digest(
+        scope,
+        index.grants_for(scope.name, decision.workload, request.workflow),
+        decision.params,
+        workload=decision.workload,
+        definition_digest=request.definition_digest if request.proven else "",
+    )
+    return replace(decision, approval_digest=digest)
 
 
 def _filling(scope: Scope, candidate: Candidate, request: AccessRequest) -> list[str]:

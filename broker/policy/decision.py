@@ -80,7 +80,7 @@ class Allowed:
     fits: tuple[tuple[str, Mapping[str, str]], ...]  # every workload that some grant gives it, by name, with captures
     bind: Bind = Bind.IDENTITY  # the strictest of the matching grants
     approvals: int = 0  # the most that tier, scope or a matching grant asks for
-    approval_digest: str = ""  # of the matching grants, scope and tier, hex; "" where nothing needs approval
+    approval_digest: str = ""  # of its grants, scope, tier and proven code, hex; "" where nothing needs approval
     shared_hourly: int = 0  # of the scope, over all agents in any rolling hour; 0 = no such limit
     on_lock: OnLock = OnLock.STEP  # of the tier
     compensate: str = ""  # the tier's: who is told of a lock, by its name in the broker's config

@@ -1,4 +1,4 @@
-"""What an approval is bound to: the matched grants, the scope and its tier, without the places where they are written."""
+"""What an approval is bound to: grants, scope and tier, without the places where they are written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from broker.model import JsonValue, RuleRef
 from broker.policy.rules import Grant, Scope
 
 
-def approval_digest(scope: Scope, grants: Iterable[Grant], params: Mapping[str, JsonValue]) -> str:
+def approval_digest(
+    scope: Scope, grants: Iterable[Grant], params: Mapping[str, JsonValue], *, workload: str, definition_digest: str
+) -> str:
     """SHA-256, hex. Another file, line or order of the grants changes nothing; any other change of them does.
 
-    `params`: the provider block with its templates filled.
+    Args:
+        scope: with its tier's numbers.
+        grants: all that name scope, workload and workflow, whether they match at this minute or not: a window that
+            closes, or another address, changes nothing of what people have agreed to.
+        params: the provider block with its templates filled.
+        workload: whose owners did not say yes.
+        definition_digest: of the step's code, as far as a launcher has proven it; else "".
     """
-    parts = [_plain(scope), sorted(json.dumps(_plain(grant), sort_keys=True) for grant in grants), _plain(params)]
+    rules = sorted(json.dumps(_plain(grant), sort_keys=True) for grant in grants)
+    parts = [_plain(scope), rules, _plain(params), workload, definition_digest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

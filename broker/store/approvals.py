@@ -20,7 +20,7 @@ class ApprovalState(Enum):
     CONSUMED = "CONSUMED"  # by the intent of a lease; APPROVED again when that is proven VOID
     DENIED = "DENIED"
     EXPIRED = "EXPIRED"
-    REPLACED = "REPLACED"  # the grant, scope or tier is another one by now
+    REPLACED = "REPLACED"  # the grant, scope, tier, code or launcher is another one by now
 
 
 OPEN = (ApprovalState.PENDING, ApprovalState.APPROVED)
@@ -41,7 +41,7 @@ class Approval:
     tier: str
     rule: str
     ttl: timedelta
-    digest: str  # of the matched grants, scope and tier, hex
+    digest: str  # of its grants, scope, tier and proven code, hex
     needed: int
     state: ApprovalState
     requested_at: datetime
@@ -89,6 +89,14 @@ class ApprovalsTx(Protocol):
 
     def approvals(self, *states: ApprovalState, after: str = "", limit: int = 200) -> list[Approval]:
         """The newest first; of any state when none is named. `after`: the id of the last one of the page before."""
+        ...
+
+    def approvals_past(self, now: Moment, *, limit: int) -> list[Approval]:
+        """The open ones that are over, as `past_approval` says; those first that were to end first."""
+        ...
+
+    def waiting_approvals(self, *, before: datetime, now: datetime, limit: int) -> list[Approval]:
+        """PENDING, asked for until then, or after now: the clock was set back since. The oldest first."""
         ...
 
     def approval_counts(self) -> Mapping[ApprovalState, int]:

@@ -333,6 +333,10 @@ class Tx(ApprovalsTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
         """Give a charge back, once."""
         ...
 
+    def forget_charges(self, before: datetime, limit: int) -> int:
+        """Delete so many of those at < before, given back or not."""
+        ...
+
     def count_charges(self, hour_key: str, since: datetime) -> int:
         """Charges not given back, at >= since."""
         ...

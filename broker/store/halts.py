@@ -10,6 +10,7 @@ from typing import Protocol
 from broker.model import JsonValue
 
 EVERYTHING = "all"  # the id of the freeze of everything: there is at most one
+FREEZES_BY = ("agent", "workflow", "run", "scope", "provider")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +26,11 @@ class Freeze:
     run: str = ""
     scope: str = ""
     provider: str = ""
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What it is narrowed to; nothing when it is of everything."""
+        return {name: value for name in FREEZES_BY if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

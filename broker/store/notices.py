@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from broker.alert import Alert
+from broker.alert import Alert, AlertRule
 from broker.model import JsonValue
 
 FAR = timedelta(minutes=10)  # nothing is put off for so long
@@ -60,12 +60,20 @@ class NoticesTx(Protocol):
         """False when it does not fire."""
         ...
 
-    def alerts(self, *, resolved_too: bool = False) -> Sequence[AlertRow]:
-        """Those that fire, the oldest first; `resolved_too`: and the 200 that were resolved last."""
+    def alert(self, fingerprint: str) -> AlertRow | None:
+        """Firing or resolved."""
         ...
 
-    def forget_alerts(self, before: datetime) -> int:
-        """Delete those resolved before then, with their deliveries."""
+    def alerts(self, *, resolved_too: bool = False) -> Sequence[AlertRow]:
+        """Those that fire, the newest first; `resolved_too`: and the 200 that were resolved last."""
+        ...
+
+    def firing_counts(self) -> Mapping[AlertRule, int]:
+        """How many of each rule fire; rules without any may be missing."""
+        ...
+
+    def forget_alerts(self, before: datetime, limit: int) -> int:
+        """Delete so many of those resolved before then, with their deliveries."""
         ...
 
     def undelivered(self, sink: str, now: datetime, limit: int) -> Sequence[tuple[AlertRow, Delivery | None]]:

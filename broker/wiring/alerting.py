@@ -69,7 +69,7 @@ def rules(asked: Alerts, receivers: Collection[str], watched: Watched) -> Rules:
             Condition(rule=rule.COMPENSATION_FAILING, stored=stored.Untold(receivers=receivers)),
         ),
         events=(
-            Event(rule=rule.GUARD_LOCKED, goes_on=events.locked),
+            Event(rule=rule.GUARD_LOCKED, goes_on=events.Locked(guard=watched.core.guard)),
             Event(rule=rule.GUARD_HELD, goes_on=events.held),
             Event(rule=rule.GUARD_CEILING, goes_on=events.recent),
             Event(rule=rule.BREAK_GLASS, goes_on=events.unsigned),

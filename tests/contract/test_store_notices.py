@@ -143,12 +143,52 @@ async def test_old_resolved_alerts_are_forgotten_with_their_deliveries(store: St
     for row, _ in await undelivered(store):
         await took(store, row)
     await hush(store, at=after(10))
-    assert await store.write(lambda tx: tx.forget_alerts(after(10))) == 0
-    assert await store.write(lambda tx: tx.forget_alerts(after(11))) == 1
+    assert await store.write(lambda tx: tx.forget_alerts(after(10), 9)) == 0
+    assert await store.write(lambda tx: tx.forget_alerts(after(11), 0)) == 0
+    assert await store.write(lambda tx: tx.forget_alerts(after(11), 9)) == 1
     assert [row.alert for row in await firing(store, resolved_too=True)] == [DOWN]
     await sound(store, at=after(20))
     ((row, delivery),) = await undelivered(store, now=after(20))
     assert (row.serial, delivery) == (1, None)
+
+
+async def test_the_oldest_are_forgotten_first_and_so_many_at_a_time(store: Store) -> None:
+    alerts = [replace(DOWN, labels={"provider": f"p{n}"}) for n in range(5)]
+    for n, alert in enumerate(alerts):
+        await sound(store, alert)
+        await hush(store, alert, at=after(n))
+    assert await store.write(lambda tx: tx.forget_alerts(after(9), 2)) == 2
+    left = [row.alert.labels["provider"] for row in await firing(store, resolved_too=True)]
+    assert left == ["p4", "p3", "p2"]
+    assert await store.write(lambda tx: tx.forget_alerts(after(9), 9)) == 3
+
+
+async def test_one_alert_is_asked_for_and_those_that_fire_are_counted_and_newest_first(store: Store) -> None:
+    others = [replace(DOWN, labels={"provider": f"p{n}"}) for n in range(3)]
+    for n, alert in enumerate((LOCKED, *others)):
+        await sound(store, alert, at=after(n))
+    await hush(store, others[0], at=after(9))
+    assert await store.read(lambda tx: tx.alert("none")) is None
+    resolved = await store.read(lambda tx: tx.alert(others[0].fingerprint))
+    assert resolved is not None
+    assert (resolved.alert, resolved.resolved_at) == (others[0], after(9))
+    assert [row.alert for row in await firing(store)] == [others[2], others[1], LOCKED]
+    counts = await store.read(lambda tx: dict(tx.firing_counts()))
+    assert counts == {AlertRule.GUARD_LOCKED: 1, AlertRule.PROVIDER_DOWN: 2}
+
+
+async def test_what_agents_bring_about_is_bounded_and_that_there_is_more_is_told_once(store: Store) -> None:
+    alerts = [replace(LOCKED, labels={"run": f"{n}"}) for n in range(alarms.MOST + 5)]
+    told = [await sound(store, alert) for alert in alerts]
+    assert told == [True] * (alarms.MOST + 1) + [False] * 4
+    assert not await sound(store, alerts[0], at=after(1))  # one that fires is counted as ever
+    rows = {row.alert.labels.get("run", alarms.MORE): row for row in await firing(store)}
+    assert len(rows) == alarms.MOST + 1
+    assert (rows["0"].count, rows[alarms.MORE].count) == (2, 5)
+    assert await sound(store, DOWN)  # of another rule
+    await hush(store, alerts[0])
+    await hush(store, alerts[1])
+    assert await sound(store, alerts[-1])  # there is room
 
 
 async def due(store: Store, *, now: datetime = NOW, limit: int = 10, target: str = "undo") -> list[Notice]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 from broker.model import EndReason, LeaseState
+from broker.store.approvals import ApprovalState
 from broker.store.base import Store, Tx
 from broker.store.watched import Busy, Usual
 from tests.fakes.domain import NOW, after, lease, step
+from tests.unit.operators.people import approval
 
 HOUR = 3600
 
@@ -40,6 +42,25 @@ async def test_stuck_leases_are_those_that_alarmed_and_old_doubts(store: Store) 
     assert found[("vault", LeaseState.IN_DOUBT)] == 1
 
 
+async def test_approvals_that_wait_come_the_longest_first_and_so_do_those_of_a_clock_that_was_set_back(
+    store: Store,
+) -> None:
+    asked = {"new": 30, "old": 1, "older": 0, "used": 0, "ahead": 99}
+
+    def operation(tx: Tx) -> None:
+        for name, at in asked.items():
+            state = ApprovalState.DENIED if name == "used" else ApprovalState.PENDING
+            tx.insert_approval(approval(id=name, scope=name, requested_at=after(at), state=state))
+
+    async def waiting(limit: int) -> list[str]:
+        rows = await store.read(lambda tx: tx.waiting_approvals(before=after(1), now=after(60), limit=limit))
+        return [row.id for row in rows]
+
+    await store.write(operation)
+    assert await waiting(9) == ["older", "old", "ahead"]
+    assert await waiting(1) == ["older"]
+
+
 async def test_busy_keys_are_counted_since_a_time_and_without_what_was_given_back(store: Store) -> None:
     def operation(tx: Tx) -> None:
         for number in range(5):
@@ -55,6 +76,23 @@ async def test_busy_keys_are_counted_since_a_time_and_without_what_was_given_bac
     ]
     assert [one.hour_key for one in await store.read(lambda tx: tx.busy_keys(NOW, at_least=1))] == ["h0", "h1", "h2"]
     assert list(await store.read(lambda tx: tx.busy_keys(after(HOUR), at_least=1))) == []
+
+
+async def test_old_charges_are_forgotten_the_oldest_first_and_so_many_at_a_time(store: Store) -> None:
+    def operation(tx: Tx) -> None:
+        for number in range(5):
+            charge(tx, number, hour_key="h", at=number)
+        tx.return_charge("h-1")
+
+    async def forget(before: float, limit: int) -> int:
+        return await store.write(lambda tx: tx.forget_charges(after(before), limit))
+
+    await store.write(operation)
+    assert await forget(0, 9) == 0
+    assert await forget(3, 2) == 2
+    assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 3
+    assert await forget(4, 9) == 2
+    assert await store.read(lambda tx: tx.count_charges("h", NOW)) == 1
 
 
 async def test_what_is_usual_counts_hours_with_a_charge_in_them(store: Store) -> None:

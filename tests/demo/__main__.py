@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from tests.demo.approval import approval
 from tests.demo.keep import by_hand
+from tests.demo.people_decide import people_decide
 from tests.demo.runaway import audit, runaway
 from tests.demo.screen import Screen
 from tests.demo.setup import set_up
@@ -72,12 +74,14 @@ def _play(screen: Screen, folder: Path, scope_map: Path, *, stay: bool) -> None:
         extract(stage)
         load(stage)
         reference = report(stage)
+        waiting = approval(stage)
         runaway(stage)
+        people_decide(stage)
         audit(stage)
         if stay:
             screen.total()
             screen.plain("", "Everything is still running. In another terminal:", "")
-            screen.table(by_hand(stage.site, reference))
+            screen.table(by_hand(stage.site, reference, waiting))
             screen.plain("", "Ctrl-C here stops all of it and removes the folder.")
             with contextlib.suppress(Stopped):
                 signal.pause()

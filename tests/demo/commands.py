@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.demo.screen import Stopwatch
+from tests.support.processes import stop
 
 BIN = Path(sys.executable).parent
 LONGEST = 40  # seconds that one command may take
@@ -42,18 +44,43 @@ def clean_environment() -> dict[str, str]:
     return {**kept, **files, "PATH": path, "NO_COLOR": "1", "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def run(program: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Ran:
-    """A program of this environment; never raises for what it answers, only when it does not end."""
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A command that was started."""
+
+    process: subprocess.Popen[bytes]
+    watch: Stopwatch
+
+    @property
+    def over(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait(self) -> Ran:
+        """To its end. Raises TimeoutExpired when there is none."""
+        printed, _ = self.process.communicate(timeout=LONGEST)
+        lines = printed.decode(errors="replace").splitlines()
+        return Ran(code=self.process.returncode, lines=lines, seconds=self.watch.seconds)
+
+
+@contextlib.contextmanager
+def started(program: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """A program of this environment beside us; it does not outlive the block."""
     watch = Stopwatch()
     argv: Sequence[str | Path] = [BIN / program, *arguments]
-    done = subprocess.run(
+    with subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**clean_environment(), **(env or {})},
-        timeout=LONGEST,
-        check=False,
-    )
-    lines = done.stdout.decode(errors="replace").splitlines()
-    return Ran(code=done.returncode, lines=lines, seconds=watch.seconds)
+    ) as process:
+        try:
+            yield Running(process=process, watch=watch)
+        finally:
+            stop(process)
+
+
+def run(program: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Ran:
+    """The same to its end; never raises for what it answers, only when it does not end."""
+    with started(program, *arguments, env=env) as running:
+        return running.wait()

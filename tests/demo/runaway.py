@@ -56,7 +56,7 @@ def audit(stage: Stage) -> None:
     screen.check(text, not of_leases, seen=f"{len(of_leases)} are")
     files = [path for path in site.folder.glob("broker.*") if path.is_file()]
     leaked = [path.name for path in files for secret in stage.secrets if secret.encode() in path.read_bytes()]
-    text = f"none of the {len(stage.secrets)} tokens and keys is in database, journal or log"
+    text = f"none of the {len(stage.secrets)} tokens, keys and second factors is in database, journal or log"
     screen.check(text, stage.secrets and not leaked, seen=leaked)
 
 

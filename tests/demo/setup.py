@@ -8,11 +8,13 @@ from pathlib import Path
 
 from tests.demo import site as sites
 from tests.demo.commands import run
+from tests.demo.people import Operator, make_operators
 from tests.demo.screen import Screen, Stopwatch
 from tests.demo.site import Site
 from tests.demo.stage import Stage
 from tests.support.bao import BaoServer, BrokerLogin, openbao
 from tests.support.moto import moto_server
+from tests.support.receiver import receiving
 
 
 def set_up(screen: Screen, folder: Path, scope_map: Path, servers: contextlib.ExitStack) -> Stage:
@@ -30,6 +32,9 @@ def set_up(screen: Screen, folder: Path, scope_map: Path, servers: contextlib.Ex
         seen=failed,
     )
 
+    operators, public_key = _people(screen, site)
+    receiver = servers.enter_context(receiving())
+
     watch = Stopwatch()
     bao = servers.enter_context(openbao(folder))
     login = sites.provision_bao(bao, site)
@@ -40,15 +45,44 @@ def set_up(screen: Screen, folder: Path, scope_map: Path, servers: contextlib.Ex
     watch = Stopwatch()
     moto = servers.enter_context(moto_server(folder))
     aws_key = sites.provision_moto(moto)
-    sites.write_config(site, bao=bao, login=login, moto=moto, aws_key=aws_key)
+    sites.write_config(site, bao=bao, login=login, moto=moto, aws_key=aws_key, told=f"{receiver.url}/stepcred")
     text = f"moto {importlib.metadata.version('moto')}: STS, IAM and S3 that check permissions; a role for `load`"
     screen.check(text, held=True, seconds=watch.seconds)
 
     _check_scope_map(screen, site)
+    _check_operators(screen, site)
     watch = Stopwatch()
     servers.enter_context(sites.daemon(site))
     screen.check(f"stepcred-broker serve: ready, mutual TLS on {site.address}", held=True, seconds=watch.seconds)
-    return Stage(screen=screen, site=site, bao=bao, moto=moto)
+    ann, bob = operators
+    return Stage(
+        screen=screen,
+        site=site,
+        bao=bao,
+        moto=moto,
+        ann=ann,
+        bob=bob,
+        receiver=receiver,
+        public_key=public_key,
+        secrets=[one.secret for one in operators],
+    )
+
+
+def _people(screen: Screen, site: Site) -> tuple[list[Operator], str]:
+    """Operators, and the public key that alerts are verified with."""
+    watch = Stopwatch()
+    operators, ran = make_operators(site)
+    made = run("stepcred-broker", "webhook-key", site.webhook_key)
+    failed = next((one.last for one in [*ran, made] if one.code), "")
+    text = "two operators, ann and bob: a root of their own, second factors sealed"
+    screen.check(text, not failed, seconds=watch.seconds, seen=failed)
+    return operators, next((line for line in made.lines if line.startswith("whpk_")), "")
+
+
+def _check_operators(screen: Screen, site: Site) -> None:
+    told = run("stepcred-broker", "operators", "check", site.operators_file, "--config", site.config)
+    text = "operators.yaml: what each of them may do; " + told.last.rpartition(": ")[2]
+    screen.check(text, told.code == 0, seconds=told.seconds)
 
 
 def _check_scope_map(screen: Screen, site: Site) -> None:

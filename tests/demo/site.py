@@ -24,12 +24,13 @@ from tests.support.processes import free_port, running
 TRUST_DOMAIN = "demo.local"
 WORKFLOW = "nightly-etl"
 BUCKET = "lake"
-STEPS = ("extract", "load", "report", "repair")
+STEPS = ("extract", "load", "report", "payout", "repair")
 STEP_PROGRAMS = Path(__file__).parent / "steps"
 
 TOKEN_ROLES = [
     TokenRole(name="orders-read", reads=["secret/data/orders"]),
     TokenRole(name="prices-read", reads=["secret/data/prices"]),
+    TokenRole(name="payments-release", reads=["secret/data/payments"]),
     TokenRole(name="orders-admin", reads=["secret/data/orders", "secret/metadata/orders"]),
 ]
 # What the broker's own AWS user may do: open sessions of the role, and deny them again.
@@ -48,6 +49,7 @@ class Site:
     folder: Path
     grpc_port: int
     http_port: int
+    operators_port: int
 
     @property
     def ca(self) -> Path:
@@ -64,6 +66,18 @@ class Site:
     @property
     def config(self) -> Path:
         return self.folder / "broker.toml"
+
+    @property
+    def operators_file(self) -> Path:
+        return self.folder / "operators.yaml"
+
+    @property
+    def second_factor_key(self) -> Path:
+        return self.folder / "second-factors.key"
+
+    @property
+    def webhook_key(self) -> Path:
+        return self.folder / "webhook.key"
 
     @property
     def address(self) -> str:
@@ -87,6 +101,15 @@ class Site:
             "STEPCRED_STEP": step,
         }
 
+    def admin_environment(self, operator: str) -> dict[str, str]:
+        """What an operator has in its shell."""
+        return {
+            "STEPCRED_ADMIN_ADDR": f"127.0.0.1:{self.operators_port}",
+            "STEPCRED_ADMIN_CERT": str(self.ca / f"{operator}.pem"),
+            "STEPCRED_ADMIN_KEY": str(self.ca / f"{operator}-key.pem"),
+            "STEPCRED_ADMIN_CA": str(self.ca / "ca.pem"),
+        }
+
     def journal(self) -> list[dict[str, Any]]:
         """Every record so far, read beside the daemon."""
         with open_readonly(self.database) as store:
@@ -103,7 +126,7 @@ class Site:
 
 def new_site(folder: Path, scope_map: Path) -> Site:
     """A folder with a copy of the scope map, for whoever wants to change it."""
-    site = Site(folder=folder, grpc_port=free_port(), http_port=free_port())
+    site = Site(folder=folder, grpc_port=free_port(), http_port=free_port(), operators_port=free_port())
     site.scope_map.write_text(scope_map.read_text())
     return site
 
@@ -124,6 +147,7 @@ def provision_bao(bao: BaoServer, site: Site) -> BrokerLogin:
     """What an operator sets up once: secrets, a token role per scope, the broker's own narrow login."""
     put_secret(bao, "orders", {"user": "etl", "password": "not-for-the-screen"})
     put_secret(bao, "prices", {"eur": "1.00"})
+    put_secret(bao, "payments", {"account": "payroll"})
     return provision(bao, site.folder, TOKEN_ROLES)
 
 
@@ -134,8 +158,10 @@ def provision_moto(moto: MotoServer) -> tuple[str, str]:
     return moto.create_user("stepcred-broker", BROKER_USER)
 
 
-def write_config(site: Site, *, bao: BaoServer, login: BrokerLogin, moto: MotoServer, aws_key: tuple[str, str]) -> None:
-    """The daemon's settings; secrets are files of their own."""
+def write_config(
+    site: Site, *, bao: BaoServer, login: BrokerLogin, moto: MotoServer, aws_key: tuple[str, str], told: str
+) -> None:
+    """The daemon's settings; secrets are files of their own. `told`: where alerts go."""
     aws_secret = site.folder / "aws.secret"
     aws_secret.touch(mode=0o600)
     aws_secret.write_text(aws_key[1])
@@ -147,6 +173,14 @@ def write_config(site: Site, *, bao: BaoServer, login: BrokerLogin, moto: MotoSe
                 "trust_domain": TRUST_DOMAIN,
                 "listen": {"grpc": site.address, "http": f"127.0.0.1:{site.http_port}"},
                 "tls": tls,
+                "operators": {
+                    "client_ca_file": "ca/operator-ca.pem",
+                    "listen": f"127.0.0.1:{site.operators_port}",
+                    "file": site.operators_file.name,
+                    "second_factor_key_file": site.second_factor_key.name,
+                },
+                "webhooks": {"key_file": site.webhook_key.name},
+                "alerts": {"webhook": {"demo": {"url": told}}},
                 "store": {"path": site.database.name, "mint_key_file": "mint.key"},
                 "scopes": {"file": site.scope_map.name},
                 "vault": vault_section(bao, login),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tests.demo.commands import Ran, run
+from tests.demo.commands import Ran, Running, started
+from tests.demo.people import Operator, admin, shown
 from tests.demo.screen import Screen, Stopwatch
 from tests.demo.site import BUCKET, Site
 from tests.demo.stories import LeaseStory, lease_stories
 from tests.support.bao import BaoServer
 from tests.support.moto import MotoServer
+from tests.support.receiver import Receiver
 
 RUN_ID = "run-42"  # a scheduler's name of this run
 LOOKUP_SELF = "auth/token/lookup-self"  # every live token of a step may
@@ -44,15 +47,29 @@ class Stage:
     site: Site
     bao: BaoServer
     moto: MotoServer
+    ann: Operator
+    bob: Operator
+    receiver: Receiver  # of the alerts
+    public_key: str  # that it verifies them with
     secrets: list[str] = field(default_factory=list, repr=False)  # of every copy
 
     def play(self, step: str, shown: str, argv: Sequence[str | Path], *, comment: str = "") -> Played:
         """Run one step as a process of its own, and show what it prints."""
-        copy = self.site.folder / f"{step}.copy.json"
-        env = {**self.site.environment(step, RUN_ID), "DEMO_COPY": str(copy)}
         self.screen.command(shown, comment)
+        with self.begun(step, argv) as running:
+            return self.ended(step, running)
+
+    @contextlib.contextmanager
+    def begun(self, step: str, argv: Sequence[str | Path]) -> Iterator[Running]:
+        """The same beside us, for others to act while it runs."""
         program, *arguments = argv
-        ran = run(str(program), *arguments, env=env)
+        env = {**self.site.environment(step, RUN_ID), "DEMO_COPY": str(self._copy(step))}
+        with started(str(program), *arguments, env=env) as running:
+            yield running
+
+    def ended(self, step: str, running: Running) -> Played:
+        """Wait for its end, and show what it has printed."""
+        ran, copy = running.wait(), self._copy(step)
         self.screen.output(ran.lines)
         taken = json.loads(copy.read_text()) if copy.exists() else {}
         copy.unlink(missing_ok=True)
@@ -60,6 +77,14 @@ class Stage:
         self.secrets.extend(taken.get("tokens", []))
         self.secrets.extend(taken["aws"][name] for name in secret if "aws" in taken)
         return Played(ran=ran, copy=taken)
+
+    def _copy(self, step: str) -> Path:
+        return self.site.folder / f"{step}.copy.json"
+
+    def admin(self, operator: Operator, *arguments: str, code: bool = False, comment: str = "") -> Ran:
+        """What an operator types; `code`: with one of its second factor."""
+        self.screen.command(shown(*arguments), f"{operator.name}: {comment}" if comment else operator.name)
+        return admin(self.site, operator, *arguments, code=code)
 
     def leases(self, step: str) -> list[LeaseStory]:
         """What the journal says of a step's leases."""

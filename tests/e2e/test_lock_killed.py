@@ -31,7 +31,6 @@ from tests.support.processes import wait_until
 from tests.support.receiver import Receiver, receiving
 
 BUDGET = 3  # of tier `high`
-COPY = "workflow/nightly/step/copy"  # another step of the same run
 COMMITTED = list(LOCK_POINTS).index("lock: after commit")
 WITHIN = [(name, 1) for name in list(LOCK_POINTS)[:COMMITTED]] + [("lock: step and leases written", 2)]
 BEFORE = WITHIN if os.environ.get("STEPCRED_LONG") else [WITHIN[0], *WITHIN[-3:]]
@@ -43,14 +42,13 @@ environment: dev
 trust_domain: dev.local
 workloads:
   load: {{id: "spiffe://dev.local/workflow/{{workflow}}/step/load", owners: [group:data]}}
-  copy: {{id: "spiffe://dev.local/workflow/{{workflow}}/step/copy", owners: [group:data]}}
 scopes:
   danger: {{vault: {{role: {ROLE}}}, ttl: 10m, tier: high}}
   plain: {{vault: {{role: {ROLE}}}, ttl: 10m, tier: low}}
 tiers:
   high: {{hourly: 1000, on_lock: run, compensate: undo}}
 grants:
-  nightly: {{workloads: [load, copy], workflows: [nightly], scopes: [danger, plain], max_step: 2h}}
+  nightly: {{workloads: [load], workflows: [nightly], scopes: [danger, plain], max_step: 2h}}
 """
 
 
@@ -84,7 +82,7 @@ def deployment(site: Site, told: Receiver, tmp_path: Path) -> Deployment:
 
 @dataclass(frozen=True, kw_only=True)
 class Locking:
-    """A run of two steps, one of which has used up its attempts, and whatever became of its lock."""
+    """A run of one agent's two steps, one of which has used up its attempts, and whatever became of its lock."""
 
     site: Site
     deployment: Deployment
@@ -163,12 +161,11 @@ class Locking:
 
 def killed(site: Site, deployment: Deployment, env: Mapping[str, str]) -> Locking:
     """A life of the daemon that ends while it locks."""
-    load, copy, run = deployment.agent(LOAD), deployment.agent(COPY), new_id()
+    load, run = deployment.agent(LOAD), new_id()
     with deployment.daemon(env=env) as process, wire(deployment, load) as client:
-        with wire(deployment, copy) as other:
-            theirs = other.begin(run, "plain", step="copy")
-            held = other.issue(theirs, "plain").lease.lease_id
-            other.heartbeat(theirs, held)
+        other = client.begin(run, "plain", step="copy")
+        held = client.issue(other, "plain").lease.lease_id
+        client.heartbeat(other, held)
         handle = client.begin(run, "danger")
         leases = tuple(client.issue(handle, "danger").lease.lease_id for _ in range(BUDGET))
         client.heartbeat(handle, *leases)

@@ -10,7 +10,7 @@ from typing import Any
 from broker.errors import BrokerError, Reason
 from broker.leases.orders import Fallen
 from broker.leases.selection import Selection
-from broker.operators.desk import Frozen
+from broker.operators.desk import Desk, Frozen
 from broker.operators.model import Caller
 from broker.operators.second_factor import NewFactor
 from broker.secret import Secret
@@ -21,7 +21,7 @@ from tests.fakes.world import World
 
 
 @dataclass
-class FakeDesk:
+class FakeDesk(Desk):
     broker: World
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)  # method, operator, the rest
     off: str = ""

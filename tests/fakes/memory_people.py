@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from broker.alert import Alert
+from broker.alert import Alert, AlertRule
+from broker.clock import Moment
 from broker.errors import StoreConflict, StoreError
 from broker.model import StepKey
-from broker.store.approvals import OPEN, Approval, ApprovalState, Vote
+from broker.store.approvals import OPEN, Approval, ApprovalState, Vote, past_approval
 from broker.store.halts import Freeze, Review, SecondFactor
 from broker.store.notices import FAR, AlertRow, Delivery, Notice
 
@@ -94,6 +95,16 @@ class PeopleTx:
             found = [row for row in found if (row.requested_at, row.id) < edge]
         return found[:limit]
 
+    def approvals_past(self, now: Moment, *, limit: int) -> list[Approval]:
+        found = (row for row in self._people.approvals.values() if row.state in OPEN)
+        past = [row for row in found if past_approval(row, now) >= timedelta(0)]
+        return sorted(past, key=lambda row: (row.expires_at, row.id))[:limit]
+
+    def waiting_approvals(self, *, before: datetime, now: datetime, limit: int) -> list[Approval]:
+        rows = [row for row in self._people.approvals.values() if row.state is ApprovalState.PENDING]
+        found = [row for row in rows if row.requested_at <= before or row.requested_at > now]
+        return sorted(found, key=lambda row: (row.requested_at, row.id))[:limit]
+
     def approval_counts(self) -> Mapping[ApprovalState, int]:
         return Counter(row.state for row in self._people.approvals.values() if row.state in OPEN)
 
@@ -170,8 +181,15 @@ class PeopleTx:
         self._people.alerts[fingerprint] = replace(known, resolved_at=at, serial=known.serial + 1)
         return True
 
+    def alert(self, fingerprint: str) -> AlertRow | None:
+        return self._people.alerts.get(fingerprint)
+
+    def firing_counts(self) -> Mapping[AlertRule, int]:
+        return Counter(row.alert.rule for row in self._people.alerts.values() if row.resolved_at is None)
+
     def alerts(self, *, resolved_too: bool = False) -> Sequence[AlertRow]:
-        rows = sorted(self._people.alerts.values(), key=lambda row: (row.since, row.alert.fingerprint))
+        rows = sorted(self._people.alerts.values(), key=lambda row: row.alert.fingerprint)
+        rows.sort(key=lambda row: row.since, reverse=True)
         firing = [row for row in rows if row.resolved_at is None]
         resolved = sorted(
             (row for row in rows if row.resolved_at is not None),
@@ -180,8 +198,9 @@ class PeopleTx:
         )
         return firing + (resolved[:200] if resolved_too else [])
 
-    def forget_alerts(self, before: datetime) -> int:
-        old = [key for key, row in self._p().alerts.items() if row.resolved_at is not None and row.resolved_at < before]
+    def forget_alerts(self, before: datetime, limit: int) -> int:
+        over = [(row.resolved_at, key) for key, row in self._p().alerts.items() if row.resolved_at is not None]
+        old = [key for at, key in sorted(over) if at < before][:limit]
         for fingerprint in old:
             del self._people.alerts[fingerprint]
             for key in [key for key in self._people.deliveries if key[1] == fingerprint]:

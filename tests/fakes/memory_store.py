@@ -470,6 +470,12 @@ class MemoryTx(PeopleTx):
         self._state.charges[lease_id] = replace(charge, returned=True)
         return True
 
+    def forget_charges(self, before: datetime, limit: int) -> int:
+        old = sorted((one.at, lease_id) for lease_id, one in self._w().charges.items() if one.at < before)[:limit]
+        for _, lease_id in old:
+            del self._state.charges[lease_id]
+        return len(old)
+
     def count_charges(self, hour_key: str, since: datetime) -> int:
         charges = self._state.charges.values()
         return sum(charge.hour_key == hour_key and charge.at >= since and not charge.returned for charge in charges)

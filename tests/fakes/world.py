@@ -161,6 +161,7 @@ class World:
         who: Agent | None = None,
         workflow: str = "nightly",
         run: str = "r1",
+        step: str = "load",
         request_id: str = "",
     ) -> Opened:
         who = who or agent()
@@ -169,7 +170,7 @@ class World:
             request_id=request_id or new_id(),
             workflow=workflow,
             run=run,
-            step="load",
+            step=step,
             scopes=scopes,
             seconds=None,
         )

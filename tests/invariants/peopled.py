@@ -13,6 +13,7 @@ from broker.alerts.watcher import Watcher
 from broker.clock import Moment
 from broker.config import Approvals
 from broker.errors import BrokerError
+from broker.guard.guard import Guard
 from broker.leases.approving import Approving
 from broker.operators.desk import Desk
 from broker.operators.model import Operator
@@ -44,7 +45,7 @@ LESS = FULL.replace("danger, timed, signed, rationed]", "danger]")
 CHANGED = FULL.replace("{role: signed}", "{role: signed-anew}")
 
 _EVENTS = (
-    Event(rule=AlertRule.GUARD_LOCKED, goes_on=events.locked),
+    Event(rule=AlertRule.GUARD_LOCKED, goes_on=events.Locked(guard=Guard())),
     Event(rule=AlertRule.GUARD_HELD, goes_on=events.held),
     Event(rule=AlertRule.GUARD_CEILING, goes_on=events.recent),
     Event(rule=AlertRule.BREAK_GLASS, goes_on=events.unsigned),

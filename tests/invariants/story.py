@@ -61,14 +61,14 @@ class Story:
     state: Mapping[str, LeaseState]
     role: str  # of the scope `signed` in the map in force; "" when nobody is given it
     loading: str  # of the map that is loaded next
-    leapt: Callable[[], bool]  # times of before the boot mean nothing
+    booted: float = -1.0  # elapsed seconds at the last boot: approvals begin their life anew at most
     intents: dict[str, Intent] = field(default_factory=dict)
     doomed: set[str] = field(default_factory=set)
     condemned: dict[str, str] = field(default_factory=dict)  # lease id → why it must die
     fresh: list[str] = field(default_factory=list)  # condemned by what is being read
     open: dict[str, tuple[str, str]] = field(default_factory=dict)  # step id → workflow, run
     freezes: dict[str, tuple[int, Mapping[str, str]]] = field(default_factory=dict)  # id → how manieth, names
-    broken: bool = False
+    broken: str = ""  # what did not follow: from there on nothing does
     frozen: int = 0  # freezes ever
     questions: dict[str, Question] = field(default_factory=dict)
     stopped: dict[str, tuple[str, tuple[str, ...], float]] = field(default_factory=dict)  # guard key → why, what, when
@@ -77,14 +77,15 @@ class Story:
         tell = getattr(self, "_" + record["kind"].lower(), None)
         if tell is None or self.broken:
             return
-        self.broken = True  # a story that has broken off goes on nowhere
-        tell(record)
-        self.broken = False
+        try:
+            tell(record)
+        except AssertionError as error:
+            self.broken = str(error)
+            raise
 
     def settle(self) -> None:
         """After whole transactions."""
-        if self.broken:
-            return
+        assert not self.broken, self.broken
         for lease_id in self.fresh:
             state, why = self.state[lease_id], self.condemned[lease_id]
             assert state is not LeaseState.ACTIVE, f"ACTIVE after {why}"
@@ -134,7 +135,7 @@ class Story:
         assert asked.state == "APPROVED", f"an approval is used that is {asked.state}"
         assert asked.key == one.key, "an approval of something else is used"
         assert asked.role == self.role, "what was approved is not what is given"
-        assert self._young(asked.given_at, VALID.total_seconds()), "an approval is used after its end"
+        assert self.age(asked.given_at) <= VALID.total_seconds() + LATE, "an approval is used after its end"
         asked.state, asked.lease = "CONSUMED", lease_id
 
     def _lease_active(self, record: Record) -> None:
@@ -145,11 +146,12 @@ class Story:
     def _must_not_be_stopped(self, one: Intent) -> None:
         for why, key, at in self.stopped.values():
             high = one.names["scope"] in ("danger", "signed")
-            over = why == "GUARD_LOCKED" and not high and not self._young(at, LOCK - LATE)
-            assert key != one.key or over or (why == "GUARD_LOCKED" and self.leapt()), f"an intent after {why}"
+            over = why == "GUARD_LOCKED" and not high and self.clock.elapsed - at >= LOCK - LATE
+            assert key != one.key or over, f"an intent after {why}"
 
-    def _young(self, since: float, seconds: float) -> bool:
-        return self.leapt() or self.clock.elapsed - since <= seconds + LATE
+    def age(self, since: float) -> float:
+        """Seconds that nothing can have hidden from the broker."""
+        return self.clock.elapsed - max(since, self.booted)
 
     # --- what operators do ---
 
@@ -235,3 +237,5 @@ class Story:
         assert (asked.state, asked.lease) == ("CONSUMED", lease_id), "given back by a lease that has not used it"
         assert self.state[lease_id] is LeaseState.VOID, f"given back by a lease that is {self.state[lease_id].value}"
         asked.state, asked.lease = "APPROVED", ""
+        if self.booted >= asked.given_at:
+            asked.given_at = self.clock.elapsed  # what was left is counted from here

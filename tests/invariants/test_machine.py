@@ -108,7 +108,6 @@ class Machine(RuleBasedStateMachine):
         self.attentive = 0.0  # seconds for which the broker could hear
         self.deaf_until = 0.0  # on `attentive`: start of the process, end of a stall
         self.misled = False  # the machine was booted under a wrong clock
-        self.was_set = self.leapt = False  # somebody set the clock, and perhaps the machine was booted later
         self.unclaimed: dict[str, float] = {}  # lease id → when it was first seen so, on `attentive`
         self.stormy = 0.0  # elapsed seconds when something was last wrong with the backend
         self.dying: dict[str, float] = {}  # lease id → elapsed seconds when it was first seen REVOKING
@@ -345,7 +344,6 @@ class Machine(RuleBasedStateMachine):
     def clock_is_set(self, seconds: int) -> None:
         self.clock.set_wall(self.clock.now() + timedelta(seconds=seconds))
         self.ahead += max(0, seconds)
-        self.was_set = True
         self.run(self.broker.round())
 
     @rule()
@@ -377,7 +375,6 @@ class Machine(RuleBasedStateMachine):
         self.sound()
         if reboot:
             self.misled |= self.clock.now() != self.clock.truth
-            self.leapt |= self.was_set
             self.clock.reboot()
         self.deaf_until = self.attentive
         self.run(self.broker.start())

@@ -11,7 +11,7 @@ import pytest
 
 from broker.clock import Moment
 from broker.guard.shared import Shared
-from broker.leases import approving, committing, halting, issuing, minting, orders, successors
+from broker.leases import approving, committing, epoch, halting, issuing, minting, orders, successors
 from broker.leases.approving import Approving, Standing
 from broker.leases.committing import Commit
 from broker.leases.core import Core
@@ -25,7 +25,7 @@ from tests.invariants.test_machine import explore
 from tests.invariants.test_machine_people import PeopledMachine
 
 Patch = pytest.MonkeyPatch
-EXAMPLES = 150  # the first that fails is enough
+EXAMPLES = 1500  # the first that fails is enough
 
 
 def an_approval_is_not_used_up(patch: Patch) -> None:
@@ -66,7 +66,7 @@ def nothing_gives_an_approval_back(patch: Patch) -> None:
 
 
 def another_grant_is_as_good(patch: Patch) -> None:
-    def why_over(approval: Approval, _: Allowed, now: Moment) -> ApprovalState | None:
+    def why_over(approval: Approval, _: Allowed, now: Moment, __: str) -> ApprovalState | None:
         return ApprovalState.EXPIRED if past_approval(approval, now) >= timedelta(0) else None
 
     patch.setattr(approving, "_why_over", why_over)
@@ -74,6 +74,16 @@ def another_grant_is_as_good(patch: Patch) -> None:
 
 def an_approval_has_no_end(patch: Patch) -> None:
     patch.setattr(approving, "past_approval", lambda *_: timedelta(seconds=-1))
+
+
+def an_approval_lives_by_the_wall_clock_alone(patch: Patch) -> None:
+    """Once the machine has booted."""
+    patch.setattr(approving, "go_on", _nothing)
+
+
+def what_was_counted_goes_by_the_wall_clock(patch: Patch) -> None:
+    """Once the machine has booted, and from the last charge on."""
+    patch.setattr(epoch, "keep_time", _nothing)
 
 
 def a_successor_forgets_its_approval(patch: Patch) -> None:
@@ -89,8 +99,8 @@ def a_successor_needs_nothing_approved(patch: Patch) -> None:
     """Whatever the map says by now."""
     approval = issuing.Issuing._approval
 
-    def mutant(self: issuing.Issuing, tx: Tx, step: Any, granted: Any, replaces: str) -> Any:
-        return None if replaces else approval(self, tx, step, granted, replaces)
+    def mutant(self: issuing.Issuing, *args: Any) -> Any:
+        return None if args[-1].replaces else approval(self, *args)
 
     patch.setattr(issuing.Issuing, "_approval", mutant)
 
@@ -143,6 +153,8 @@ def _nothing(*_args: Any, **_more: Any) -> None:
         nothing_gives_an_approval_back,
         another_grant_is_as_good,
         an_approval_has_no_end,
+        an_approval_lives_by_the_wall_clock_alone,
+        what_was_counted_goes_by_the_wall_clock,
         a_successor_forgets_its_approval,
         a_successor_needs_nothing_approved,
         a_freeze_is_not_seen_by_the_intent,

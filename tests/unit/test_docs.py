@@ -4,14 +4,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.main import get_command
 
 from broker.alert import AlertRule
 from broker.cli.root import build
-from broker.errors import Reason
+from broker.config import load
+from broker.errors import ConfigError, Reason
+from broker.operators.file import read_operators
 from broker.rpc.status import CODES
 from stepcred.cli._app import app as agents_app
 
+EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 _ROW = re.compile(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
 
 
@@ -47,3 +51,16 @@ def test_every_command_of_the_run_book_is_one() -> None:
             found = commands[words.pop(0)]
         options = {name for one in found.params for name in one.opts}
         assert options >= {word for word in words if word.startswith("--")}, rest
+
+
+def test_the_example_settings_lack_nothing_but_their_files() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(EXAMPLES / "broker.toml", {})
+    assert refused.value.problems != []
+    assert [problem for problem in refused.value.problems if "does not exist" not in problem] == []
+
+
+def test_the_example_operators_are_read() -> None:
+    text = (EXAMPLES / "operators.yaml").read_bytes()
+    found = read_operators(text, "operators.yaml", trust_domain="prod.acme.internal")
+    assert sorted(found.operators) == ["ann", "bob", "pager"]

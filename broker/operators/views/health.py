@@ -68,5 +68,5 @@ def health(tx: Tx, core: Core, problems: Mapping[str, Sequence[str]]) -> Health:
         approvals_waiting=tx.approval_counts().get(ApprovalState.PENDING, 0),
         keys_locked=keys.get(GuardState.LOCKED, 0),
         keys_held=keys.get(GuardState.HELD, 0),
-        alerts_firing=len(tx.alerts()),
+        alerts_firing=sum(tx.firing_counts().values()),
     )

@@ -62,7 +62,7 @@ def step(view: StepView) -> pb.OperatorStep:  # noqa: D103 - named by what it ma
         opened_at=timestamp(row.opened_at),
         deadline=timestamp(row.deadline_at),
         last_heartbeat=timestamp(row.last_heartbeat_at),
-        launcher=row.opened_by if row.launched else "",
+        launcher=row.launcher,
         scopes=row.scopes,
         end_reason=row.end_reason.value if row.end_reason else "",
         live_leases=view.live,

@@ -83,14 +83,13 @@ async def test_a_hanging_sink_delays_no_mint_and_no_other_sink(
         await made.store.write(lambda tx: alarms.hush(tx, an_alert(), at=made.clock.now()))
 
         async def resolved() -> bool:
-            return len(well.messages) == 2
+            waiting = await made.store.read(lambda tx: tx.waiting_for(["well", "hanging"]))
+            return len(well.messages) == 2 and list(waiting.values()) == [["hanging"]]
 
         await made.until(resolved)
     assert len(made.backend.mints) == 10
     assert [message.json["type"] for message in well.messages] == ["stepcred.alert.firing", "stepcred.alert.resolved"]
     assert len(hanging.messages) == 1
-    waiting = await made.store.read(lambda tx: tx.waiting_for(["well", "hanging"]))
-    assert list(waiting.values()) == [["hanging"]]
 
 
 async def test_the_next_process_tells_what_this_one_could_not(

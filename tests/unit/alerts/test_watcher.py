@@ -19,6 +19,7 @@ from broker.config import Receiver
 from broker.errors import StoreError
 from broker.guard.timing import keep_time
 from broker.model import EndReason
+from broker.store import alarms
 from broker.store.approvals import Approval, ApprovalState
 from broker.store.base import GuardRow, GuardState, Tx
 from broker.store.halts import EVERYTHING, Freeze, Review
@@ -202,6 +203,18 @@ async def test_agents_cannot_flood_with_approvals(watched: Desk) -> None:
     assert {"approval": "more"} in found
 
 
+async def test_who_has_waited_longest_is_told_of_however_many_came_after(watched: Desk) -> None:
+    def flood(tx: Tx) -> None:
+        tx.insert_approval(approval(watched, "o" * 16))
+        for n in range(250):
+            later = watched.world.clock.now() + timedelta(seconds=40)
+            tx.insert_approval(approval(watched, f"{n:016d}", requested_at=later))
+
+    await write(watched, flood)
+    (labels,) = (await watched.look(61))["approval-waiting"]
+    assert labels["approval"] == "o" * 16
+
+
 async def test_more_mints_than_usual(watched: Desk) -> None:
     """Two an hour for days; then eleven in one."""
     now, hour = watched.world.clock.now(), timedelta(hours=1)
@@ -275,7 +288,7 @@ async def lock(watched: Desk) -> GuardRow:
     now = watched.world.clock.moment()
 
     def operation(tx: Tx) -> GuardRow:
-        row = guard_row("k", state=GuardState.LOCKED, until=keep_time(tx, now) + 10 * MINUTE)
+        row = guard_row("k", tier="elevated", state=GuardState.LOCKED, until=keep_time(tx, now) + 10 * MINUTE)
         tx.put_guard_row(row)
         return row
 
@@ -289,6 +302,20 @@ async def test_a_lock_fires_until_its_time_is_over_however_the_wall_clock_is_set
     clock.set_wall(clock.now() + timedelta(hours=20))
     assert list(await watched.look(300)) == ["guard-locked"]
     assert await watched.look(300) == {}
+
+
+async def test_a_lock_that_no_time_ends_fires_for_a_day_or_until_it_is_opened(watched: Desk) -> None:
+    high = replace(await lock(watched), tier="high")
+    await write(watched, lambda tx: tx.put_guard_row(high))
+    alert = Alert(rule=AlertRule.GUARD_LOCKED, summary="locked", labels={events.KEY: "k"})
+    await watched.sound(alert)
+    assert list(await watched.look(7200)) == ["guard-locked"]
+    await write(watched, lambda tx: tx.put_guard_row(replace(high, state=GuardState.OPEN)))
+    assert await watched.look() == {}
+    await write(watched, lambda tx: tx.put_guard_row(high))
+    await watched.sound(alert)
+    assert list(await watched.look(86_000)) == ["guard-locked"]
+    assert await watched.look(500) == {}
 
 
 async def test_a_lock_that_became_a_hold_goes_on(watched: Desk) -> None:
@@ -368,7 +395,7 @@ async def test_what_fires_already_is_not_told_again_while_nothing_is_written(
 async def test_a_process_without_the_right_to_write_writes_nothing(watched: Desk) -> None:
     watched.world.fake_clock.suspend(60)  # its epoch has run out
     with pytest.raises(NotOurs):
-        await watched.ledger.write(lambda tx: tx.forget_alerts(watched.world.clock.now()))
+        await watched.ledger.write(lambda tx: tx.forget_alerts(watched.world.clock.now(), 1))
     watched.operators = "bad"
     await watched.watcher.round()
     assert await watched.firing() == {}
@@ -383,6 +410,38 @@ async def test_a_database_that_is_not_written_for_long_is_told(watched: Desk) ->
     assert await watched.look() == {}
 
 
+async def test_many_changes_at_once_are_written_in_pages(watched: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "PAGE", 3)
+    for n in range(8):
+        await watched.sound(an_alert(n, AlertRule.GUARD_CEILING))
+    writes, write_one = 0, watched.ledger.write
+
+    async def counted(operation: Callable[[Tx], T]) -> T:
+        nonlocal writes
+        writes += 1
+        return await write_one(operation)
+
+    monkeypatch.setattr(watched.ledger, "write", counted)
+    assert await watched.look(86_500) == {}
+    assert (await kinds(watched)).count("ALERT_RESOLVED") == 8
+    assert writes >= 3
+
+
+async def test_that_more_is_held_goes_on_as_long_as_it_is_so(watched: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alarms, "MOST", 2)
+    rows = [guard_row(f"k{n}", state=GuardState.HELD) for n in range(4)]
+    for row in rows:
+        await write(watched, lambda tx, row=row: tx.put_guard_row(row))  # type: ignore[misc]
+        labels = {events.KEY: row.key}
+        await watched.sound(Alert(rule=AlertRule.GUARD_HELD, summary="held", labels=labels))
+    more = {alarms.MORE: "true"}
+    assert more in (await watched.look(200_000))["guard-held"]
+    await write(watched, lambda tx: tx.put_guard_row(replace(rows[3], state=GuardState.OPEN)))
+    assert more in (await watched.look())["guard-held"]  # k2 is held, and was not told of
+    await write(watched, lambda tx: tx.put_guard_row(replace(rows[2], state=GuardState.OPEN)))
+    assert more not in (await watched.look())["guard-held"]
+
+
 async def test_what_is_long_over_is_forgotten(watched: Desk) -> None:
     await watched.sound(an_alert())
     await watched.hush(an_alert())
@@ -391,6 +450,41 @@ async def test_what_is_long_over_is_forgotten(watched: Desk) -> None:
     assert len(await watched.world.store.read(lambda tx: tx.alerts(resolved_too=True))) == 1
     await watched.look(days)
     assert await watched.world.store.read(lambda tx: tx.alerts(resolved_too=True)) == []
+
+
+async def test_charges_are_forgotten_when_nobody_counts_them_by_the_guards_own_time(watched: Desk) -> None:
+    clock, day = watched.world.fake_clock, 86_400.0
+
+    def charge(tx: Tx, name: str) -> None:
+        tx.add_charge(lease_id=name, key="k", hour_key="h", at=keep_time(tx, clock.moment()))
+
+    async def left() -> int:
+        return await watched.world.store.read(lambda tx: tx.count_charges("h", clock.now() - timedelta(days=3000)))
+
+    for n in range(watcher.PAGE + 1):
+        await write(watched, lambda tx, n=n: charge(tx, f"old-{n}"))  # type: ignore[misc]
+    await watched.look(4 * day)
+    await write(watched, lambda tx: charge(tx, "new"))
+    clock.set_wall(clock.now() + timedelta(days=300))  # not the guard's time
+    await watched.look(3 * day)
+    assert await left() == watcher.PAGE + 2
+    await watched.look(2 * day)
+    assert await left() == 1
+
+
+async def test_what_is_more_than_a_round_forgets_is_forgotten_in_the_next(
+    watched: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "PAGE", 1)
+    monkeypatch.setattr(watcher, "PAGES", 2)
+    for n in range(5):
+        await watched.sound(an_alert(n))
+        await watched.hush(an_alert(n))
+    counts = []
+    for seconds in (watcher.KEEP.total_seconds() + 1, 6, 6):
+        await watched.look(seconds)
+        counts.append(len(await watched.world.store.read(lambda tx: tx.alerts(resolved_too=True))))
+    assert counts == [3, 1, 0]
 
 
 async def test_the_gauge_counts_what_fires(watched: Desk) -> None:

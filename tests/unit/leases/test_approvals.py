@@ -10,10 +10,12 @@ import pytest
 
 from broker.errors import BrokerError, Reason
 from broker.leases import approving
+from broker.leases.beginning import Opened
 from broker.model import Evidence, LeaseState, StepKey
 from broker.policy.decision import Allowed
 from broker.store.approvals import Approval, ApprovalState, Vote, past_approval
 from broker.store.base import Tx
+from tests.fakes.launchers import DIGEST, SCHEDULER, launcher
 from tests.fakes.world import LOAD, MAP, World, agent, new_id, refusal
 
 NEEDS = MAP.replace(
@@ -176,6 +178,49 @@ async def test_the_same_rules_in_other_words_change_nothing(broker: World) -> No
     assert (await broker.issue(opened.handle, "danger")).lease.approval_id == first
 
 
+def beside(when: str, more: str = "") -> str:
+    """A second grant that gives the same, at some times."""
+    grant = "workloads: [load], workflows: [nightly], scopes: [danger], max_step: 2h"
+    return NEEDS.replace("grants:\n", f"grants:\n  beside: {{{grant}, when: {{{when}}}{more}}}\n", 1)
+
+
+async def test_a_window_of_another_grant_that_closes_takes_nothing_away(broker: World) -> None:
+    """It is 12:00. Neither a reload nor a successor needs what was approved to be approved again."""
+    await broker.load_map(beside('daily: {from: "11:00", to: "12:05", tz: UTC}'))
+    opened = await broker.begin(["danger"])
+    await approve(broker, await asked(broker, opened.handle))
+    lease = (await broker.issue(opened.handle, "danger")).lease
+    for _ in range(14):
+        await broker.fake_clock.run(30)
+        await broker.engine.heartbeat(agent(), opened.handle, [lease.id])
+    await broker.load_map(f"# a comment\n{broker.map_text}")
+    await broker.fake_clock.run(5)
+    assert (await broker.lease(lease.id)).state is LeaseState.ACTIVE
+    assert (await broker.issue(opened.handle, "danger", replaces=lease.id)).lease.approval_id == lease.approval_id
+
+
+@pytest.mark.parametrize("more", ["", ", approvals: 3"])
+async def test_two_places_of_one_step_do_not_take_each_others_request_away(broker: World, more: str) -> None:
+    """One of them is in the network of a second grant, which may ask for more people."""
+    await broker.load_map(beside('networks: ["10.0.0.0/8"]', more))
+    opened = await broker.begin(["danger"])
+    for number in range(6):
+        await refusal(broker.issue(opened.handle, "danger", who=agent(address=f"{(192, 10)[number % 2]}.168.1.1")))
+    kinds = await broker.journal_kinds()
+    assert kinds.count("APPROVAL_REQUESTED") == (2 if more else 1)  # the one that needs more people serves both
+
+
+async def test_other_code_needs_another_approval(broker: World) -> None:
+    await broker.set_launchers(launcher())
+    opened = await broker.launch(["danger"], digest=DIGEST)
+    first = await asked(broker, opened.handle)
+    await approve(broker, first)
+    await broker.end(opened.handle, who=agent(SCHEDULER))
+    again = await broker.launch(["danger"], digest="sha256:" + "cd" * 32)
+    assert await asked(broker, again.handle) != first
+    assert (await approval(broker, first)).state is ApprovalState.REPLACED
+
+
 async def test_what_was_given_under_it_dies_when_its_grant_changes(broker: World) -> None:
     opened = await broker.begin(["danger"])
     await approve(broker, await asked(broker, opened.handle))
@@ -210,6 +255,13 @@ async def test_a_clock_set_back_gives_it_no_longer_life(broker: World) -> None:
     assert await asked(broker, opened.handle) != first
 
 
+async def boot_in_the_past(broker: World) -> None:
+    await broker.crash()
+    broker.fake_clock.set_wall(broker.clock.now() - timedelta(days=400))
+    broker.fake_clock.reboot()
+    await broker.start()
+
+
 @pytest.mark.parametrize("given", [False, True])
 async def test_a_machine_booted_by_a_clock_set_back_gives_it_no_longer_life(broker: World, *, given: bool) -> None:
     opened = await broker.begin(["danger"])
@@ -217,13 +269,29 @@ async def test_a_machine_booted_by_a_clock_set_back_gives_it_no_longer_life(brok
     if given:
         await approve(broker, first)
     before = await approval(broker, first)
-    await broker.crash()
-    broker.fake_clock.set_wall(broker.clock.now() - timedelta(days=400))
-    broker.fake_clock.reboot()
-    await broker.start()
+    await boot_in_the_past(broker)
     now, life = broker.clock.moment(), before.expires_at - before.requested_at
     assert past_approval(before, now) < -timedelta(days=399)
     assert past_approval(await approval(broker, first), now) == -life
+
+
+async def test_nor_does_it_when_it_comes_back_after_the_boot(broker: World) -> None:
+    opened = await broker.begin(["danger"])
+    first = await asked(broker, opened.handle)
+    await approve(broker, first)
+    broker.provider.fail = "lose-request"
+    assert (await refusal(broker.issue(opened.handle, "danger"))).reason is Reason.PROVIDER_FAILED
+    broker.provider.fail = ""
+    await boot_in_the_past(broker)
+    await broker.fake_clock.run(150)
+
+    async def is_back() -> bool:
+        await broker.fake_clock.run(1)
+        return (await approval(broker, first)).state is ApprovalState.APPROVED
+
+    await broker.until(is_back)
+    returned = await approval(broker, first)
+    assert past_approval(returned, broker.clock.moment()) >= -(returned.expires_at - returned.requested_at)
 
 
 async def test_the_reaper_ends_what_nobody_decides(broker: World) -> None:
@@ -236,6 +304,41 @@ async def test_the_reaper_ends_what_nobody_decides(broker: World) -> None:
         return (await approval(broker, first)).state is ApprovalState.EXPIRED
 
     await broker.until(over)
+
+
+async def used_up(broker: World) -> Opened:
+    """A step that has had all of its attempts, of which the next one would need approval."""
+    await broker.load_map(MAP)
+    opened = await broker.begin(["danger"])
+    for _ in range(3):
+        await broker.issue(opened.handle, "danger")
+    await broker.load_map(NEEDS)
+    return opened
+
+
+@pytest.mark.parametrize("later", [0, 3700])
+async def test_nobody_is_asked_for_what_the_guard_refuses_for_good(broker: World, later: int) -> None:
+    """Exhausted: it is locked all the same; and held when it comes back, whenever that is."""
+    opened = await used_up(broker)
+    assert (await refusal(broker.issue(opened.handle, "danger"))).reason is Reason.LOCKED
+    await broker.fake_clock.run(later)
+    again = await broker.begin(["danger"])
+    assert (await refusal(broker.issue(again.handle, "danger"))).reason is Reason.HELD
+    last = await broker.begin(["danger"])
+    assert (await refusal(broker.issue(last.handle, "danger"))).reason is Reason.HELD
+    assert await broker.store.read(lambda tx: tx.approvals()) == []
+
+
+async def test_while_the_guard_cools_people_are_asked_and_what_they_said_is_kept(broker: World) -> None:
+    await broker.load_map(NEEDS.replace("tier: high", "tier: elevated"))
+    opened = await broker.begin(["danger"])
+    for _ in range(2):
+        await approve(broker, await asked(broker, opened.handle))
+        await broker.issue(opened.handle, "danger")
+    last = await asked(broker, opened.handle)
+    await approve(broker, last)
+    assert (await refusal(broker.issue(opened.handle, "danger"))).reason is Reason.COOLING
+    assert (await approval(broker, last)).state is ApprovalState.APPROVED
 
 
 async def test_one_agent_does_not_bury_its_operators(broker: World) -> None:

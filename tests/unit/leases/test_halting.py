@@ -79,38 +79,75 @@ async def test_all_of_it_or_nothing(broker: World, monkeypatch: pytest.MonkeyPat
     await broker.until(broker.nothing_alive)
 
 
-async def _open_all(broker: World) -> dict[str, Opened]:
-    """The one that will be locked, and its neighbours."""
-    found = {
-        "same run": await broker.begin(["plain"], run="r1", who=agent(OTHER)),
-        "other run": await broker.begin(["plain"], run="r2", who=agent(OTHER)),
-        "own other run": await broker.begin(["plain"], run="r3"),
-    }
-    for name, opened in found.items():
-        await broker.issue(opened.handle, "plain", who=agent(LOAD if name.startswith("own") else OTHER))
-    return found
+IN_RUN = "spiffe://dev.local/workflow/nightly/run/{run}/step/{step}"
+RUNS = (
+    MAP.replace(
+        "scopes:\n",
+        '  bound: {id: "spiffe://dev.local/workflow/{workflow}/run/{run}/step/{any}", owners: [group:data]}\n'
+        '  theirs: {id: "spiffe://partner.example/workflow/{workflow}/run/{run}/step/{any}", owners: [group:data]}\nscopes:\n',
+        1,
+    )
+    .replace(
+        "grants:\n",
+        "grants:\n  runs: {workloads: [bound, theirs], workflows: ['*'], scopes: [plain, danger], max_step: 2h}\n",
+        1,
+    )
+    .replace("trust_domain: dev.local\n", "trust_domain: dev.local\nfederates_with: [partner.example]\n")
+)
+
+
+def in_run(run: str, step: str) -> str:
+    """An agent whose certificate binds its run."""
+    return IN_RUN.format(run=run, step=step)
+
+
+NEIGHBOURS = {
+    "other step of the run": (OTHER, "r1"),
+    "other step, other run": (OTHER, "r2"),
+    "its own, other run": (LOAD, "r3"),
+    "bound to the run": (in_run("r1", "copy"), "r1"),
+    "bound to another run": (in_run("r2", "copy"), "r2"),
+    "a partner's": (in_run("r1", "copy").replace("dev.local", "partner.example"), "r1"),
+}
 
 
 @pytest.mark.parametrize(
-    ("on_lock", "ends"),
+    ("on_lock", "locked", "ends"),
     [
-        ("step", set()),
-        ("run", {"same run"}),
-        ("workflow", {"same run", "other run", "own other run"}),
+        ("step", LOAD, set()),
+        ("run", LOAD, set()),  # its certificate binds no run: it only claims this one
+        ("run", in_run("r1", "load"), {"bound to the run"}),
+        ("run", in_run("r1", "load").replace("dev.local", "partner.example"), {"a partner's"}),
+        ("workflow", LOAD, set(NEIGHBOURS) - {"a partner's"}),
     ],
 )
-async def test_how_far_a_lock_reaches(broker: World, on_lock: str, ends: set[str]) -> None:
-    await broker.load_map(with_on_lock(on_lock))
-    opened = await broker.begin(["danger"], run="r1")
+async def test_how_far_a_lock_reaches(broker: World, on_lock: str, locked: str, ends: set[str]) -> None:
+    await broker.load_map(RUNS + f"tiers:\n  high: {{on_lock: {on_lock}}}\n")
+    who = agent(locked)
+    opened = await broker.begin(["danger"], run="r1", who=who)
     assert isinstance(opened.answers[0].decision, Allowed)
     assert opened.answers[0].decision.on_lock.value == on_lock
-    others = await _open_all(broker)
-    await use_up(broker, opened)
-    assert (await refusal(broker.issue(opened.handle, "danger"))).reason is Reason.LOCKED
+    others = {
+        name: await broker.begin(["plain"], run=run, who=agent(spiffe_id))
+        for name, (spiffe_id, run) in NEIGHBOURS.items()
+    }
+    for _ in range(BUDGET):
+        await broker.issue(opened.handle, "danger", who=who)
+    assert (await refusal(broker.issue(opened.handle, "danger", who=who))).reason is Reason.LOCKED
     ended = {name for name, one in others.items() if (await broker.step_row(one)).state is StepState.ENDED}
     assert ended == ends
-    (locked,) = await broker.journal("GUARD_LOCKED")
-    assert len(locked["data"]["steps"]) == 1 + len(ends)
+    (record,) = await broker.journal("GUARD_LOCKED")
+    assert len(record["data"]["steps"]) == 1 + len(ends)
+
+
+async def test_a_run_reaches_the_other_steps_of_the_same_agent(broker: World) -> None:
+    await broker.load_map(POOL + "tiers:\n  high: {on_lock: run}\n")
+    claimer = agent(CLAIMER)
+    opened, mine = [await broker.begin([scope], who=claimer, step=scope) for scope in ("danger", "plain")]
+    for _ in range(BUDGET):
+        await broker.issue(opened.handle, "danger", who=claimer)
+    assert (await refusal(broker.issue(opened.handle, "danger", who=claimer))).reason is Reason.LOCKED
+    assert (await broker.step_row(mine)).state is StepState.ENDED
 
 
 POOL = MAP.replace(

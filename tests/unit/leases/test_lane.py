@@ -166,7 +166,7 @@ async def test_what_may_be_asked_again_says_when(broker: World) -> None:
 async def test_freezing_is_journalled(broker: World) -> None:
     await broker.engine.orders.freeze(everything(), ANN)
     await broker.engine.orders.freeze(everything(), ANN)
-    assert (await broker.journal_kinds()).count("FROZEN") == 1
+    assert (await broker.journal_kinds()).count("FROZEN") == 2
 
 
 async def test_the_gauges_follow_the_store(broker: World) -> None:

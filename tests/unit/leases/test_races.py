@@ -14,6 +14,7 @@ from broker.leases.epoch import EpochLost
 from broker.leases.issuing import Issuing
 from broker.leases.selection import Selection
 from broker.model import EndReason, LeaseState, StepState
+from broker.store.base import GuardRow
 from tests.fakes.memory_store import MemoryTx
 from tests.fakes.world import ANN, World, agent, new_id, refusal
 
@@ -189,6 +190,28 @@ async def test_successors_that_fail_are_not_free(broker: World) -> None:
     )
     assert reasons[-1] is Reason.SUCCESSORS_EXHAUSTED
     assert len(broker.backend.mints) <= 1 + allowance
+
+
+async def test_a_successor_that_fails_or_succeeds_changes_nothing_in_the_guard(broker: World) -> None:
+    """Or it would pass for a provider's outage, which locks nobody: one failed successor, and a runaway goes on."""
+    opened = await broker.begin(["danger"])
+    held = [(await broker.issue(opened.handle, "danger")).lease.id for _ in range(3)]
+    await broker.engine.heartbeat(agent(), opened.handle, held)
+    broker.fake_clock.advance(401)
+    await broker.fake_clock.run(6)
+    before = await _guard(broker)
+    broker.provider.fail = "refuse"
+    assert (await refusal(broker.issue(opened.handle, "danger", replaces=held[0]))).reason is Reason.PROVIDER_FAILED
+    broker.provider.fail = ""
+    assert await _guard(broker) == before
+    await broker.engine.heartbeat(agent(), opened.handle, held)
+    await broker.issue(opened.handle, "danger", replaces=held[0])
+    assert await _guard(broker) == before
+    assert (await refusal(broker.issue(opened.handle, "danger"))).reason is Reason.LOCKED
+
+
+async def _guard(broker: World) -> list[GuardRow]:
+    return await broker.store.read(lambda tx: tx.guard_page(after="", limit=9, open_too=True))
 
 
 async def test_a_successor_that_was_lost_in_a_restart_can_be_asked_for_again(broker: World) -> None:

@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 
 from broker.errors import BrokerError, Reason
+from broker.leases.beginning import Opened
 from broker.operators.model import Role
 from broker.store.approvals import ApprovalState
-from tests.fakes.world import refusal, world
+from tests.fakes.launchers import SCHEDULER, launcher, with_launchers
+from tests.fakes.world import agent, refusal, world
 from tests.unit.operators.desk import NEEDS, House
 from tests.unit.operators.people import operator
+
+ONE = NEEDS.replace("approvals: 2", "approvals: 1")
+SECOND = "spiffe://dev.local/scheduler2"
 
 
 @pytest.fixture
@@ -90,6 +95,37 @@ async def test_a_changed_grant_makes_what_was_approved_worth_nothing(house: Hous
     await house.world.load_map(NEEDS.replace("role: danger", "role: worse"))
     assert (await refusal(house.decide("bob", asked))).reason is Reason.APPROVAL_CHANGED
     assert (await house.asked(opened)).id != asked.id
+
+
+async def launched_by_two(house: House, text: str = ONE) -> Opened:
+    """A step of the first launcher; Eve owns the second one, which may open it, too."""
+    launchers = launcher(owners=["group:sched"]), launcher("second", SECOND, owners=["eve"])
+    await house.world.load_map(with_launchers(text, *launchers))
+    house.hire(operator("eve"))
+    return await house.world.launch(["danger"])
+
+
+async def test_what_was_approved_for_one_launcher_is_nothing_to_another(house: House) -> None:
+    opened = await launched_by_two(house)
+    asked = await house.asked(opened)
+    await house.decide("eve", asked)  # no owner of the one that opened it
+    await house.world.end(opened.handle, who=agent(SCHEDULER))
+    again = await house.world.launch(["danger"], who=SECOND)
+    newer = await house.asked(again)
+    assert newer.launcher == SECOND
+    older = await house.world.store.read(lambda tx: tx.approval(asked.id))
+    assert older is not None
+    assert older.state is ApprovalState.REPLACED
+    assert (await refusal(house.decide("eve", newer, code=house.code(1)))).reason is Reason.OWNER_MAY_NOT
+
+
+async def test_an_owner_of_the_latest_launcher_does_not_vote(house: House) -> None:
+    opened = await launched_by_two(house)
+    asked = await house.asked(opened)
+    await house.world.end(opened.handle, who=agent(SCHEDULER))
+    await house.world.launch(["danger"], who=SECOND)
+    assert (await refusal(house.decide("eve", asked))).reason is Reason.OWNER_MAY_NOT
+    assert (await refusal(house.decide("ann", asked))).reason is Reason.APPROVAL_CHANGED  # it would not be used
 
 
 async def test_a_grant_that_is_gone_is_a_changed_one(house: House) -> None:

@@ -15,7 +15,8 @@ from broker.leases.selection import Selection
 from broker.model import JsonValue, LeaseState, StepState
 from broker.operators.model import Role
 from broker.store.base import GuardRow, GuardState
-from tests.fakes.world import ANN, MAP, refusal, world
+from tests.fakes.launchers import launcher, with_launchers
+from tests.fakes.world import ANN, MAP, agent, refusal, world
 from tests.unit.operators.desk import House
 from tests.unit.operators.people import operator
 
@@ -47,6 +48,23 @@ async def reset(house: House, name: str, key: str, *, code: str | None = None, b
     return review
 
 
+async def test_an_owner_of_the_launcher_of_its_latest_step_does_not_open_it(house: House) -> None:
+    """Of neither of its keys: the step's budget, and the workload's hour."""
+    first, second = "spiffe://dev.local/scheduler", "spiffe://dev.local/scheduler2"
+    launchers = launcher(owners=["group:sched"]), launcher("second", second, owners=["eve"])
+    await house.world.load_map(with_launchers(MAP, *launchers))
+    house.hire(operator("eve"))
+    for who, mints in ((first, 1), (second, 2)):
+        opened = await house.world.launch(["danger"], who=who)
+        for _ in range(mints):
+            await house.world.issue(opened.handle, "danger")
+        await house.world.end(opened.handle, who=agent(who))
+    rows = await house.world.store.read(lambda tx: tx.guard_page(after="", limit=9, open_too=True))
+    assert len(rows) == 2
+    for row in rows:
+        assert (await refusal(reset(house, "eve", row.key))).reason is Reason.OWNER_MAY_NOT
+
+
 async def test_another_than_the_owner_opens_it(house: House) -> None:
     row = await held(house)
     assert (await refusal(reset(house, "dan", row.key))).reason is Reason.OWNER_MAY_NOT
@@ -57,6 +75,7 @@ async def test_another_than_the_owner_opens_it(house: House) -> None:
     assert await reset(house, "ann", row.key) == ""
     (record,) = await house.world.journal("GUARD_RESET")
     assert (record["data"]["operator"], record["data"]["was"]) == ("ann", "HELD")
+    assert (record["run"], record["step"], record["scope"]) == ("r1", "load", "danger")  # part of the run's story
     assert await house.world.issue((await house.world.begin(["danger"])).handle, "danger")
 
 
@@ -173,6 +192,11 @@ async def test_freezing_by_name_and_lifting_it(house: House) -> None:
     assert (await refusal(lift(ann, frozen.freeze.id, reason="", dry_run=False))).reason is Reason.NOT_FOUND
     everything = await house.desk.freeze(ann, Selection(everything=True), reason="x", dry_run=False, revoke=False)
     assert everything.freeze.id == "all"
+    bob = house.caller("bob")
+    again = await house.desk.freeze(bob, Selection(everything=True), reason="y", dry_run=False, revoke=True)
+    assert (again.freeze.by, again.freeze.reason) == ("ann", "x")  # it is hers; what he asked for is on record
+    *_, record = await house.world.journal("FROZEN")
+    assert (record["data"]["operator"], record["data"]["why"], record["data"]["new"]) == ("bob", "y", False)
     for wrong in (Selection(step="load"), Selection(leases=frozenset({"a"})), Selection(everything=True, run="r")):
         error = await refusal(house.desk.freeze(ann, wrong, reason="x", dry_run=False, revoke=False))
         assert error.reason is Reason.INVALID_ARGUMENT

@@ -26,8 +26,6 @@ _SMALL = {
     "resolved",
     "undelivered",
     "waiting_for",
-    "forget_deliveries",
-    "forget_alerts",
     "guard_counts",
     "guard_clock",
     "set_anchored",

@@ -29,6 +29,12 @@ CREATE TABLE approvals (
 CREATE UNIQUE INDEX approvals_open ON approvals (agent, workflow, run, step, scope)
 WHERE state IN ('PENDING', 'APPROVED');
 
+CREATE INDEX approvals_open_end ON approvals (expires_at)
+WHERE state IN ('PENDING', 'APPROVED');
+
+CREATE INDEX approvals_open_elapsed ON approvals (boot_id, expires_boot)
+WHERE state IN ('PENDING', 'APPROVED');
+
 CREATE INDEX approvals_by_time ON approvals (requested_at, id);
 
 -- What was asked is never changed after: an operator said yes to exactly this.

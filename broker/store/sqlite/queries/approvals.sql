@@ -38,6 +38,22 @@ WHERE (requested_at, id) < (coalesce((SELECT requested_at FROM approvals WHERE i
     AND state IN (SELECT value FROM json_each(:states))
 ORDER BY requested_at DESC, id DESC LIMIT :limit;
 
+-- name: approvals_past
+-- By whichever clock says so first; elapsed time only within the boot that it was counted in.
+SELECT * FROM approvals
+WHERE id IN (
+    SELECT id FROM approvals INDEXED BY approvals_open_end
+    WHERE state IN ('PENDING', 'APPROVED') AND expires_at <= :now
+    UNION
+    SELECT id FROM approvals INDEXED BY approvals_open_elapsed
+    WHERE state IN ('PENDING', 'APPROVED') AND boot_id = :boot_id AND expires_boot <= :boot AND :boot_id <> ''
+)
+ORDER BY expires_at, id LIMIT :limit;
+
+-- name: waiting_approvals
+SELECT * FROM approvals INDEXED BY approvals_waiting
+WHERE state = 'PENDING' AND (requested_at <= :before OR requested_at > :now) ORDER BY requested_at, id LIMIT :limit;
+
 -- name: approval_counts
 SELECT state, count(*) AS approvals FROM approvals INDEXED BY approvals_open
 WHERE state IN ('PENDING', 'APPROVED') GROUP BY state;

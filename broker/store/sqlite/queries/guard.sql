@@ -30,6 +30,11 @@ INSERT INTO charges (lease_id, key, hour_key, at, shared) VALUES (:lease_id, :ke
 -- name: return_charge
 UPDATE charges SET returned = 1 WHERE lease_id = :lease_id AND returned = 0;
 
+-- name: forget_charges
+DELETE FROM charges WHERE lease_id IN (
+    SELECT lease_id FROM charges INDEXED BY charges_by_time WHERE at < :before ORDER BY at LIMIT :limit
+);
+
 -- name: count_charges
 SELECT count(*) AS charges FROM charges WHERE hour_key = :hour_key AND at >= :since AND returned = 0;
 

@@ -12,17 +12,28 @@ WHERE fingerprint = :fingerprint AND resolved_at IS NULL;
 -- name: resolve_alert
 UPDATE alerts SET resolved_at = :at, serial = serial + 1 WHERE fingerprint = :fingerprint AND resolved_at IS NULL;
 
+-- name: alert
+SELECT * FROM alerts WHERE fingerprint = :fingerprint;
+
 -- name: firing
-SELECT * FROM alerts WHERE resolved_at IS NULL ORDER BY since, fingerprint;
+SELECT * FROM alerts INDEXED BY alerts_firing WHERE resolved_at IS NULL ORDER BY since DESC, fingerprint;
+
+-- name: firing_counts
+SELECT rule, count(*) AS alerts FROM alerts INDEXED BY alerts_firing WHERE resolved_at IS NULL GROUP BY rule;
 
 -- name: resolved
-SELECT * FROM alerts WHERE resolved_at IS NOT NULL ORDER BY resolved_at DESC, fingerprint LIMIT 200;
+SELECT * FROM alerts INDEXED BY alerts_resolved WHERE resolved_at IS NOT NULL
+ORDER BY resolved_at DESC, fingerprint LIMIT 200;
 
 -- name: forget_deliveries
-DELETE FROM deliveries WHERE fingerprint IN (SELECT fingerprint FROM alerts WHERE resolved_at < :before);
+DELETE FROM deliveries WHERE fingerprint IN (
+    SELECT fingerprint FROM alerts WHERE resolved_at < :before ORDER BY resolved_at, fingerprint LIMIT :limit
+);
 
 -- name: forget_alerts
-DELETE FROM alerts WHERE resolved_at < :before;
+DELETE FROM alerts WHERE fingerprint IN (
+    SELECT fingerprint FROM alerts WHERE resolved_at < :before ORDER BY resolved_at, fingerprint LIMIT :limit
+);
 
 -- name: undelivered
 SELECT alerts.*, deliveries.serial AS taken, deliveries.attempts, deliveries.next_try_at

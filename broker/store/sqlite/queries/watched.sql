@@ -4,13 +4,9 @@ WHERE state IN ('REVOKING', 'IN_DOUBT')
     AND (json_extract(refs, '$.alarmed') OR (state = 'IN_DOUBT' AND intent_at <= :doubtful_since))
 GROUP BY provider, state;
 
--- name: next_charged_key
--- One step down the index for each key: the charges themselves are not read.
-SELECT min(hour_key) AS hour_key FROM charges INDEXED BY charges_counted WHERE hour_key > :after AND returned = 0;
-
--- name: recent_charges
-SELECT count(*) AS charges FROM charges INDEXED BY charges_counted
-WHERE hour_key = :hour_key AND at >= :since AND returned = 0;
+-- name: busy_keys
+SELECT hour_key, count(*) AS charges FROM charges INDEXED BY charges_by_time
+WHERE at >= :since AND returned = 0 GROUP BY hour_key HAVING count(*) >= :at_least ORDER BY hour_key;
 
 -- name: one_charge
 SELECT key FROM charges WHERE hour_key = :hour_key AND at >= :since AND returned = 0 ORDER BY at LIMIT 1;

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
+from broker.clock import Moment
 from broker.model import StepKey
 from broker.store.approvals import OPEN, Approval, ApprovalState, Vote
 from broker.store.sqlite import sql
-from broker.store.sqlite.rows import STEP_KEY, VOTE, approval_of, approval_row, canonical
+from broker.store.sqlite.rows import STEP_KEY, VOTE, SqlValue, approval_of, approval_row, canonical, micros
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("approvals")
@@ -40,6 +42,19 @@ class ApprovalsArea(Area):
         query = _SQL["open_approvals"] if states and set(states) <= set(OPEN) else _SQL["approvals"]
         rows = self._db.all(query, {"states": named, "after": after, "limit": limit})
         return [approval_of(row) for row in rows]
+
+    def approvals_past(self, now: Moment, *, limit: int) -> list[Approval]:
+        parameters: dict[str, SqlValue] = {
+            "now": micros(now.wall),
+            "boot": now.boot,
+            "boot_id": now.boot_id,
+            "limit": limit,
+        }
+        return [approval_of(row) for row in self._db.all(_SQL["approvals_past"], parameters)]
+
+    def waiting_approvals(self, *, before: datetime, now: datetime, limit: int) -> list[Approval]:
+        asked: dict[str, SqlValue] = {"before": micros(before), "now": micros(now), "limit": limit}
+        return [approval_of(row) for row in self._db.all(_SQL["waiting_approvals"], asked)]
 
     def approval_counts(self) -> Mapping[ApprovalState, int]:
         return {ApprovalState(row["state"]): int(row["approvals"]) for row in self._db.all(_SQL["approval_counts"])}

@@ -45,6 +45,9 @@ class GuardArea(Area):
     def return_charge(self, lease_id: str) -> bool:
         return bool(self._db.run(_SQL["return_charge"], {"lease_id": lease_id}))
 
+    def forget_charges(self, before: datetime, limit: int) -> int:
+        return self._db.run(_SQL["forget_charges"], {"before": micros(before), "limit": limit})
+
     def count_charges(self, hour_key: str, since: datetime) -> int:
         (row,) = self._db.all(_SQL["count_charges"], {"hour_key": hour_key, "since": micros(since)})
         return int(row["charges"])

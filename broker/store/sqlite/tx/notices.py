@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from broker.alert import Alert
+from broker.alert import Alert, AlertRule
 from broker.store.notices import FAR, AlertRow, Delivery, Notice
 from broker.store.sqlite import sql
 from broker.store.sqlite.rows import DELIVERY, NOTICE, SqlValue, alert_row_of, canonical, micros, time_of
@@ -28,13 +28,21 @@ class NoticesArea(Area):
     def resolve_alert(self, fingerprint: str, *, at: datetime) -> bool:
         return bool(self._db.run(_SQL["resolve_alert"], {"fingerprint": fingerprint, "at": micros(at)}))
 
+    def alert(self, fingerprint: str) -> AlertRow | None:
+        row = self._db.one(_SQL["alert"], {"fingerprint": fingerprint})
+        return alert_row_of(row) if row else None
+
     def alerts(self, *, resolved_too: bool = False) -> Sequence[AlertRow]:
         rows = self._db.all(_SQL["firing"]) + (self._db.all(_SQL["resolved"]) if resolved_too else [])
         return [alert_row_of(row) for row in rows]
 
-    def forget_alerts(self, before: datetime) -> int:
-        self._db.run(_SQL["forget_deliveries"], {"before": micros(before)})
-        return self._db.run(_SQL["forget_alerts"], {"before": micros(before)})
+    def firing_counts(self) -> Mapping[AlertRule, int]:
+        return {AlertRule(row["rule"]): int(row["alerts"]) for row in self._db.all(_SQL["firing_counts"])}
+
+    def forget_alerts(self, before: datetime, limit: int) -> int:
+        old: dict[str, SqlValue] = {"before": micros(before), "limit": limit}
+        self._db.run(_SQL["forget_deliveries"], old)
+        return self._db.run(_SQL["forget_alerts"], old)
 
     def undelivered(self, sink: str, now: datetime, limit: int) -> Sequence[tuple[AlertRow, Delivery | None]]:
         asked: dict[str, SqlValue] = {"sink": sink, "now": micros(now), "far": micros(now + FAR), "limit": limit}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from broker.model import LeaseState
@@ -22,24 +22,14 @@ class WatchedArea(Area):
         return {(row["provider"], LeaseState(row["state"])): int(row["leases"]) for row in rows}
 
     def busy_keys(self, since: datetime, *, at_least: int) -> Sequence[Busy]:
+        asked: dict[str, SqlValue] = {"since": micros(since), "at_least": at_least}
         found = []
-        for hour_key in self._charged_keys():
-            asked: dict[str, SqlValue] = {"hour_key": hour_key, "since": micros(since)}
-            (row,) = self._db.all(_SQL["recent_charges"], asked)
-            if row["charges"] >= at_least and (one := self._db.one(_SQL["one_charge"], asked)):
-                found.append(Busy(hour_key=hour_key, guard_key=one["key"], charges=int(row["charges"])))
+        for row in self._db.all(_SQL["busy_keys"], asked):
+            (one,) = self._db.all(_SQL["one_charge"], {"hour_key": row["hour_key"], "since": micros(since)})
+            found.append(Busy(hour_key=row["hour_key"], guard_key=one["key"], charges=int(row["charges"])))
         return found
 
     def usual_charges(self, hour_key: str, *, since: datetime, until: datetime) -> Usual:
         asked: dict[str, SqlValue] = {"hour_key": hour_key, "since": micros(since), "until": micros(until)}
         (row,) = self._db.all(_SQL["usual_charges"], asked)
         return Usual(charges=int(row["charges"]), active_hours=int(row["hours"]))
-
-    def _charged_keys(self) -> Iterator[str]:
-        after = ""
-        while True:
-            (row,) = self._db.all(_SQL["next_charged_key"], {"after": after})
-            if row["hour_key"] is None:
-                return
-            after = str(row["hour_key"])
-            yield after

@@ -17,6 +17,7 @@ from broker.config import Limits
 from broker.guard.limiter import RateLimit, RequestLimiter
 from broker.identity import Authenticator, FrontDoor, verify
 from broker.operators.model import Operator, Role
+from broker.operators.registry import Registry
 from broker.rpc import server
 from broker.rpc.admission import as_operator
 from broker.rpc.methods import OPERATOR
@@ -38,10 +39,11 @@ def spiffe(name: str) -> str:
     return f"spiffe://{DOMAIN}/operator/{name}"
 
 
-class People:
+class People(Registry):
     """An operators file that a test writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, broker: World) -> None:
+        super().__init__(None, broker.store, broker.clock, broker.core.enter)
         self.known: dict[str, Operator] = {}
 
     def add(self, name: str, *roles: Role, **more: Any) -> None:
@@ -87,7 +89,7 @@ async def house_of(folder: Path, *, sqlite: bool = False, limit: RateLimit | Non
     limits = Limits()
     async with world(folder, clock=clock, sqlite=sqlite) as broker:
         opened = door(ca.root_path, DOMAIN, server=ca.server(), operators=ca.operator_root_path)
-        people, desk = People(), FakeDesk(broker)
+        people, desk = People(broker), FakeDesk(broker)
         parts = Parts(core=broker.core, door=opened, registry=people, desk=desk, environment="dev", sinks=("hook",))
         pipeline = Pipeline(
             OPERATOR,

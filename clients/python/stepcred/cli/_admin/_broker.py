@@ -178,7 +178,7 @@ def alerts(
     every: o.Watch = None,
     as_json_: o.Json = False,
 ) -> int:
-    """Show what fires, the oldest first. Exit code 1: something does."""
+    """Show what fires, the newest first. Exit code 1: something does."""
     from stepcred.v1 import operator_pb2 as pb
 
     with Office() as office:
