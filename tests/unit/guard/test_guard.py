@@ -9,7 +9,8 @@ from broker.guard.tiers import DEFAULT_RULES
 from broker.guard.timing import guard_time, keep_time
 from broker.guard.verdicts import Admitted, Cooling, Held, HoldNow, Locked, LockNow, Why
 from broker.model import Tier
-from broker.store.base import GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardState
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.guard.world import World, asking
