@@ -13,7 +13,8 @@ from broker.alert import AlertRule
 from broker.clock import Moment
 from broker.guard.guard import Guard
 from broker.store import alarms
-from broker.store.base import GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardState
 from broker.store.notices import AlertRow
 
 KEY = "guard_key"

@@ -4,9 +4,8 @@ from broker.config.approvals import Approvals
 from broker.config.limits import Limits
 from broker.config.load import load
 from broker.config.notices import Alerts, AlertSink, Receiver, Webhooks
+from broker.config.providers import AppRole, Aws, Vault
 from broker.config.settings import (
-    AppRole,
-    Aws,
     Config,
     Federated,
     Grace,
@@ -21,7 +20,6 @@ from broker.config.settings import (
     StoreSettings,
     Timings,
     Tls,
-    Vault,
 )
 from broker.config.tiers import TIER_DEFAULTS, Guard, TierOverride, part_of
 from broker.config.values import Address

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict
 from broker.config.approvals import Approvals, check_approvals
 from broker.config.limits import Limits, check_limits
 from broker.config.notices import Alerts, Receiver, Webhooks, notice_problems
+from broker.config.providers import Aws, Vault, check_aws, check_vault
 from broker.config.signing_keys import load_public_keys
 from broker.config.tiers import Guard
 from broker.config.values import (
@@ -32,7 +33,6 @@ from broker.config.values import (
     StateFile,
     Switch,
     Text,
-    Url,
     choice,
 )
 from broker.errors import ConfigError
@@ -196,68 +196,6 @@ class Scopes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AppRole:
-    """The broker's own login at Vault."""
-
-    role_id: Text
-    secret_id_file: SecretFile
-    mount: Text = "approle"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VaultCert:
-    """Login with a client certificate; the files are read at each login."""
-
-    cert_file: PublicFile
-    key_file: SecretFile
-    role: Text = ""  # any that matches when empty
-    mount: Text = "cert"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VaultKubernetes:
-    """Login with the service account's token, which the kubelet rotates."""
-
-    role: Text
-    # In the pod's own file system, where the kubelet lets others read it.
-    jwt_file: PublicFile = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-    mount: Text = "kubernetes"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Vault:
-    """HashiCorp Vault or OpenBao."""
-
-    address: Url
-    namespace: Text = ""
-    ca_file: PublicFile | None = None  # the system's trust store when None
-    token_file: SecretFile | None = None
-    approle: AppRole | None = None
-    cert: VaultCert | None = None
-    kubernetes: VaultKubernetes | None = None
-    tomb_role: Text = "stepcred-tomb"
-    connect_timeout: Duration = timedelta(seconds=3)
-    request_timeout: Duration = timedelta(seconds=8)  # of one request
-    request_limit: Duration = timedelta(seconds=90)  # the server's own; a late mint can land until then
-    max_connections: Count = 64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Aws:
-    """AWS STS. Without a key the default chain of the SDK is used."""
-
-    region: Text
-    endpoint_url: Url = ""  # one address for everything, for emulators and Ceph
-    iam_endpoint_url: Url = ""  # IAM apart from it
-    access_key_id: Text = ""
-    secret_access_key_file: SecretFile | None = None
-    connect_timeout: Duration = timedelta(seconds=3)
-    read_timeout: Duration = timedelta(seconds=6)  # without a byte of the answer
-    mint_workers: Count = 8  # calls to STS at the same time
-    revoke_workers: Count = 4  # calls to IAM; a lane of its own, so that a hung STS delays no revocation
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Log:
     """On standard error."""
 
@@ -356,19 +294,6 @@ def _identity(path: Path) -> object:
     return found.st_dev, found.st_ino
 
 
-def _check_vault(vault: Vault) -> Vault:
-    logins = (vault.token_file, vault.approle, vault.cert, vault.kubernetes)
-    if sum(login is not None for login in logins) != 1:
-        raise ValueError("set exactly one of token_file, [vault.approle], [vault.cert] and [vault.kubernetes]")
-    return vault
-
-
-def _check_aws(aws: Aws) -> Aws:
-    if bool(aws.access_key_id) != bool(aws.secret_access_key_file):
-        raise ValueError("set access_key_id and secret_access_key_file together, or neither")
-    return aws
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """All of it. One broker serves one environment."""
@@ -382,8 +307,8 @@ class Config:
     federation: Mapping[Name, Federated] = field(default_factory=dict)  # trust domain → whose
     operators: Operators | None = None  # without it nobody is one
     timings: Annotated[Timings, AfterValidator(_check_timings)] = field(default_factory=Timings)
-    vault: Annotated[Vault, AfterValidator(_check_vault)] | None = None
-    aws: Annotated[Aws, AfterValidator(_check_aws)] | None = None
+    vault: Annotated[Vault, AfterValidator(check_vault)] | None = None
+    aws: Annotated[Aws, AfterValidator(check_aws)] | None = None
     guard: Guard = field(default_factory=Guard)
     approvals: Annotated[Approvals, AfterValidator(check_approvals)] = field(default_factory=Approvals)
     webhooks: Webhooks | None = None

@@ -24,7 +24,8 @@ from broker.guard.tiers import DEFAULT_RULES, HOUR, AfterLock, TierRules
 from broker.guard.timing import by_wall, guard_time, keep_time
 from broker.guard.verdicts import Admitted, Cooling, GuardRefusal, GuardVerdict, Held, Locked, LockNow, Why
 from broker.model import JsonValue, Lease, Tier
-from broker.store.base import GuardRow, GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardRow, GuardState
 
 SECOND = timedelta(seconds=1)
 

@@ -9,7 +9,7 @@ from broker.clock import Moment
 from broker.guard.rules import refilled
 from broker.guard.tiers import AfterLock, TierRules
 from broker.guard.timing import by_wall
-from broker.store.base import GuardRow, GuardState
+from broker.store.guard import GuardRow, GuardState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from broker.guard.tiers import DAY, HOUR, AfterLock, TierRules, WhenEmpty
 from broker.guard.verdicts import Admitted, Ceiling, Cooling, GuardVerdict, Held, HoldNow, Locked, LockNow, Why
-from broker.store.base import GuardRow, GuardState
+from broker.store.guard import GuardRow, GuardState
 
 
 def assess(  # noqa: PLR0911 - one return for each row of the tables, in their order

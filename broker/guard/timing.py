@@ -10,7 +10,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from broker.clock import Moment
-from broker.store.base import GuardClock, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardClock
 
 NOTHING = timedelta(0)
 

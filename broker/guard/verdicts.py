@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from broker.errors import BrokerError, Reason
-from broker.store.base import GuardRow
+from broker.store.guard import GuardRow
 
 
 class Why(Enum):

@@ -30,7 +30,8 @@ from broker.operators.second_factor import NewFactor, SecondFactors
 from broker.policy.decision import Allowed
 from broker.store.alarms import hush, sound
 from broker.store.approvals import Approval, ApprovalState, Vote
-from broker.store.base import GuardRow, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardRow
 from broker.store.halts import EVERYTHING, FREEZES_BY, Freeze, Review
 
 log = get_logger(__name__)

@@ -10,7 +10,8 @@ import pytest
 
 from broker.errors import StoreConflict, StoreError
 from broker.model import Bind, Certificate, EndReason, StepState
-from broker.store.base import Epoch, GuardClock, GuardState, RequestOutcome, Store
+from broker.store.base import Epoch, RequestOutcome, Store
+from broker.store.guard import GuardClock, GuardState
 from broker.store.halts import EVERYTHING, Freeze
 from tests.fakes.domain import AGENT, CERTIFICATE, NOW, after, guard_row, request, step
 

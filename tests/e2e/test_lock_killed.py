@@ -17,7 +17,7 @@ import pytest
 from broker.alert import AlertRule
 from broker.config.webhook_key import make_webhook_key, public_text
 from broker.model import EndReason, Lease, LeaseState, StepState
-from broker.store.base import GuardState
+from broker.store.guard import GuardState
 from tests.crash.armed_broker import MUTANT, NTH, POINT
 from tests.crash.points import LOCK_POINTS
 from tests.e2e.wire import issue, new_id, wire

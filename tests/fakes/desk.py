@@ -15,7 +15,8 @@ from broker.operators.model import Caller
 from broker.operators.second_factor import NewFactor
 from broker.secret import Secret
 from broker.store.approvals import Approval, Vote
-from broker.store.base import GuardRow, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardRow
 from broker.store.halts import Freeze, Review
 from tests.fakes.world import World
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from broker.journal.records import Kind, Record
 from broker.model import Certificate, Lease, LeaseState, Revocability, Step, StepKey, StepState, Tier
-from broker.store.base import GuardRow, Request, Tx
+from broker.store.base import Request, Tx
+from broker.store.guard import GuardRow
 
 NOW = datetime(2026, 11, 1, 12, 0, 0, 123456, tzinfo=UTC)
 AGENT = "spiffe://test.acme/workflow/etl/step/load"

@@ -29,7 +29,8 @@ from broker.model import (
     Tier,
     past_expiry,
 )
-from broker.store.base import Control, Epoch, GuardClock, GuardRow, GuardState, KeptMap, Request, RequestOutcome, Tx
+from broker.store.base import Control, Epoch, KeptMap, Request, RequestOutcome, Tx
+from broker.store.guard import GuardClock, GuardRow, GuardState
 from broker.store.halts import EVERYTHING
 from broker.store.watched import Busy, Usual
 from tests.fakes.memory_people import PeopleState, PeopleTx

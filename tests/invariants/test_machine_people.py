@@ -21,7 +21,8 @@ from broker.leases.selection import Selection
 from broker.leases.successors import successor_from
 from broker.model import Lease, LeaseState, Tier
 from broker.store.approvals import OPEN, Approval
-from broker.store.base import GuardRow, GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardRow, GuardState
 from broker.store.halts import Freeze
 from tests.fakes.world import ANN, LOAD, OTHER, new_id
 from tests.invariants.driven import TICK, idle, passes

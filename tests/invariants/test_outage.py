@@ -14,7 +14,7 @@ from broker.errors import BrokerError, Reason
 from broker.leases.breaker import LAST_PROBE
 from broker.model import Agent
 from broker.providers.base import Contact, LeaseRef, ProviderError, Settlement
-from broker.store.base import GuardState
+from broker.store.guard import GuardState
 from tests.fakes.provider import FakeProvider
 from tests.fakes.world import World, agent, new_id, world
 

@@ -10,7 +10,8 @@ from broker.guard.guard import Guard
 from broker.guard.listing import Listed
 from broker.leases.selection import Selection
 from broker.operators.views.paging import Found, Page, paged
-from broker.store.base import GuardRow, GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardRow, GuardState
 
 
 def keys(tx: Tx, selection: Selection, page: Page, *, open_too: bool, guard: Guard, now: Moment) -> Found[Listed]:

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from broker.leases.core import Core
 from broker.model import LeaseState
 from broker.store.approvals import ApprovalState
-from broker.store.base import GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardState
 
 OVERDUE = timedelta(minutes=1)  # as docs/alerts.md says of revocations
 

@@ -27,7 +27,8 @@ from broker.model import (
     Tier,
 )
 from broker.store.approvals import Approval, ApprovalState, Vote
-from broker.store.base import Epoch, GuardClock, GuardRow, GuardState, KeptMap, Request, RequestOutcome
+from broker.store.base import Epoch, KeptMap, Request, RequestOutcome
+from broker.store.guard import GuardClock, GuardRow, GuardState
 from broker.store.halts import Freeze, Review, SecondFactor
 from broker.store.notices import AlertRow, Delivery, Notice
 

@@ -16,7 +16,8 @@ from broker.config import Receiver as UndoReceiver
 from broker.config.webhook_key import load_webhook_key, make_webhook_key, public_text
 from broker.store import alarms
 from broker.store.anchoring import Anchoring
-from broker.store.base import GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardState
 from broker.wiring import alerting
 from tests.fakes.alerting import an_alert
 from tests.fakes.world import MAP, World, refusal, world

@@ -21,7 +21,8 @@ from broker.guard.timing import keep_time
 from broker.model import EndReason
 from broker.store import alarms
 from broker.store.approvals import Approval, ApprovalState
-from broker.store.base import GuardRow, GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardRow, GuardState
 from broker.store.halts import EVERYTHING, Freeze, Review
 from broker.store.notices import Notice
 from tests.fakes.alerting import Desk, an_alert, desk

@@ -9,7 +9,8 @@ from broker.guard.tiers import DEFAULT_RULES
 from broker.guard.timing import guard_time, keep_time
 from broker.guard.verdicts import Admitted, Cooling, Held, HoldNow, Locked, LockNow, Why
 from broker.model import Tier
-from broker.store.base import GuardState, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardState
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.guard.world import World, asking
@@ -324,6 +325,27 @@ def test_each_epoch_keeps_the_time_so_that_no_clock_set_before_or_after_a_reboot
             world.renew()
     world.clock.set_wall(world.clock.now() + timedelta(days=1))
     assert isinstance(world.ask(asking(run="one more")), Cooling if renewed else Admitted)
+
+
+@pytest.mark.parametrize("tier", Tier)
+def test_a_clock_set_forward_while_the_machine_is_off_is_believed_and_gives_one_hour_more(tier: Tier) -> None:
+    """The weak point: nothing tells a year that has passed from one that was set. Never more than one of each, and no hold ends."""
+    rules = DEFAULT_RULES[tier]
+    world, minted = World(), 0
+    one = asking(tier, run="one step")
+    of_one = 0
+    for leaps in range(4):
+        of_one += sum(isinstance(world.ask(one), Admitted) for _ in range(50))
+        minted = of_one + sum(isinstance(world.ask(asking(tier, run=f"r{leaps}-{n}")), Admitted) for n in range(300))
+        assert minted - of_one <= rules.hourly
+        assert of_one <= (rules.budget if tier is Tier.HIGH else rules.budget * (leaps + 1))
+        world.renew()
+        world.clock.set_wall(world.clock.now() + timedelta(days=400))
+        world.clock.reboot()
+        world.renew()
+        world.clock.set_wall(world.clock.now() + timedelta(days=400))  # while it runs: not believed
+    if tier is Tier.HIGH:
+        assert isinstance(world.ask(one), Held)
 
 
 def test_an_older_moment_makes_guard_time_no_faster() -> None:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from broker.clock import Moment
 from broker.guard.tiers import DEFAULT_RULES
 from broker.guard.verdicts import Admitted, Cooling, Held, HoldNow, Locked, LockNow, Why
 from broker.model import Tier
 from broker.store.base import Tx
+from tests.fakes.clock import START
 from tests.unit.guard.world import World, asking
 
 HOUR, DAY = 3600.0, 86400.0
@@ -122,6 +132,46 @@ class Guarded(RuleBasedStateMachine):
             assert sum(end - HOUR < at <= end for at in times) <= self.tier_rules.hourly
 
 
+@dataclass
+class Backup:
+    state: Any
+    known: dict[str, Any]  # of what was true when it was made
+    boot: str
+    ahead: timedelta
+
+
+class Restored(Guarded):
+    """A database that is put back from a backup of this boot or of an older one, under a wall clock that is right or was set.
+
+    What it has forgotten nobody can count: `recover` finds it, and it is not counted here either.
+    """
+
+    backup: Backup | None = None
+
+    @property
+    def ahead(self) -> timedelta:
+        """The wall clock, of true time."""
+        return self.world.clock.now() - START - timedelta(seconds=self.true)
+
+    @rule()
+    def back_up(self) -> None:
+        self.world.renew()
+        known = {name: deepcopy(getattr(self, name)) for name in ("mints", "locked_at", "held", "not_before")}
+        state = self.world._state.copy()
+        self.backup = Backup(state, known, self.world.clock.moment().boot_id, self.ahead)
+
+    @precondition(lambda self: self.backup is not None)
+    @rule()
+    def restore(self) -> None:
+        kept, clock = self.backup, self.world.clock
+        assert kept is not None
+        if clock.moment().boot_id != kept.boot and self.ahead > kept.ahead:
+            clock.set_wall(clock.now() - (self.ahead - kept.ahead))  # else it is believed: see test_guard
+        self.world._state = kept.state.copy()
+        vars(self).update(deepcopy(kept.known))
+        self.world.renew()  # the epoch that serves from it
+
+
 def by_the_wall(_tx: Tx, now: Moment) -> datetime:
     return now.wall
 
@@ -137,6 +187,25 @@ def test_mutant_that_goes_by_the_wall_clock_is_found(
 ) -> None:
     monkeypatch.setattr("broker.guard.guard.guard_time", mutant)
     finds(Guarded)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_mutant_that_begins_its_clock_anew_after_a_restore_is_found(*, kept: bool) -> None:
+    machine = Restored()
+    machine.start(Tier.LOW, 4)
+    machine.ask("r1", 4)
+    machine.back_up()
+    machine.set_clock(DAY, 1)
+    assert machine.backup is not None
+    if not kept:
+        machine.backup.state.guard_clock = []
+    machine.restore()
+    machine.ask("r1", 1)
+    if kept:
+        machine.every_rolling_hour_holds()
+    else:
+        with pytest.raises(AssertionError):
+            machine.every_rolling_hour_holds()
 
 
 def finds(machine: type[RuleBasedStateMachine]) -> None:
@@ -155,3 +224,5 @@ def finds(machine: type[RuleBasedStateMachine]) -> None:
 
 TestGuarded = Guarded.TestCase
 TestGuarded.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestRestored = Restored.TestCase
+TestRestored.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 from broker.guard.listing import Listed
 from broker.guard.timing import guard_time
 from broker.model import Tier
-from broker.store.base import GuardState
+from broker.store.guard import GuardState
 from tests.unit.guard.world import World, asking
 
 

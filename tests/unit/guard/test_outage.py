@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.guard.tiers import DEFAULT_RULES
 from broker.guard.verdicts import Admitted, Ceiling, Cooling, GuardVerdict
 from broker.model import Tier
-from broker.store.base import GuardState
+from broker.store.guard import GuardState
 from tests.unit.guard.world import World, asking
 
 RUNS = 4

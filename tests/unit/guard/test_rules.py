@@ -9,7 +9,7 @@ from broker.guard.rules import after_failure, after_success, assess, assess_hour
 from broker.guard.tiers import DEFAULT_RULES, TierRules
 from broker.guard.verdicts import Admitted, Ceiling, Cooling, Held, HoldNow, Locked, LockNow, Why
 from broker.model import Tier
-from broker.store.base import GuardRow, GuardState
+from broker.store.guard import GuardRow, GuardState
 from tests.fakes.clock import START
 
 LOW, ELEVATED, HIGH = (DEFAULT_RULES[tier] for tier in (Tier.LOW, Tier.ELEVATED, Tier.HIGH))

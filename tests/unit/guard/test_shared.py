@@ -14,7 +14,7 @@ from broker.guard.shared import Shared
 from broker.guard.tiers import DEFAULT_RULES
 from broker.guard.verdicts import Admitted, Cooling, GuardVerdict, Why, as_error
 from broker.model import Tier
-from broker.store.base import GuardState
+from broker.store.guard import GuardState
 from tests.fakes.memory_store import MemoryTx
 from tests.unit.guard.world import World, asking
 

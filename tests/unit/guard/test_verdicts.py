@@ -5,7 +5,7 @@ import pytest
 from broker.errors import Reason
 from broker.guard.verdicts import Ceiling, Cooling, GuardRefusal, Held, HoldNow, Locked, LockNow, Why, as_error
 from broker.model import Verdict
-from broker.store.base import GuardRow
+from broker.store.guard import GuardRow
 from tests.fakes.clock import START
 
 ROW = GuardRow(key="k", hour_key="h", tier="high", about={"workload": "load"})

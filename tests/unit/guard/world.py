@@ -14,7 +14,8 @@ from broker.guard.tiers import DEFAULT_RULES, HOUR, TierRules
 from broker.guard.timing import guard_time, keep_time
 from broker.guard.verdicts import GuardVerdict
 from broker.model import Lease, LeaseState, Revocability, Tier
-from broker.store.base import GuardRow, Tx
+from broker.store.base import Tx
+from broker.store.guard import GuardRow
 from tests.fakes.clock import FakeClock
 from tests.fakes.memory_store import MemoryStore, MemoryTx
 

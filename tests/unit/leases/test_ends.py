@@ -17,7 +17,7 @@ from broker.errors import BrokerError, Reason
 from broker.leases.opening import opening
 from broker.model import EndReason, Evidence, LeaseState
 from broker.rpc.servicer import Servicer
-from broker.store.base import GuardState
+from broker.store.guard import GuardState
 from stepcred.v1 import broker_pb2
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.provider import FakeProvider

@@ -14,7 +14,7 @@ from broker.leases.epoch import EpochLost
 from broker.leases.issuing import Issuing
 from broker.leases.selection import Selection
 from broker.model import EndReason, LeaseState, StepState
-from broker.store.base import GuardRow
+from broker.store.guard import GuardRow
 from tests.fakes.memory_store import MemoryTx
 from tests.fakes.world import ANN, World, agent, new_id, refusal
 

@@ -14,7 +14,7 @@ from broker.guard.guard import Guard
 from broker.leases.selection import Selection
 from broker.model import JsonValue, LeaseState, StepState
 from broker.operators.model import Role
-from broker.store.base import GuardRow, GuardState
+from broker.store.guard import GuardRow, GuardState
 from tests.fakes.launchers import launcher, with_launchers
 from tests.fakes.world import ANN, MAP, agent, refusal, world
 from tests.unit.operators.desk import House

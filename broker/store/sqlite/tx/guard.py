@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
 
-from broker.store.base import GuardClock, GuardRow, GuardState
+from broker.store.guard import GuardClock, GuardRow, GuardState
 from broker.store.sqlite import sql
 from broker.store.sqlite.rows import GUARD_CLOCK, GUARD_ROW, SqlValue, micros, time_of
 from broker.store.sqlite.tx.base import Area

@@ -18,7 +18,7 @@ from broker.model import EndReason, StepKey
 from broker.operators.views import journal as journal_view
 from broker.operators.views import paging
 from broker.store.approvals import Approval, ApprovalState, Vote
-from broker.store.base import GuardRow, GuardState
+from broker.store.guard import GuardRow, GuardState
 from broker.store.halts import Freeze, Review
 from broker.store.notices import Delivery
 from stepcred.v1 import operator_pb2 as pb
