@@ -140,6 +140,11 @@ class Machine(RuleBasedStateMachine):
         self.steps.append(Opened(who=agent(who), handle=opened.handle, step_id=opened.step.id))
         self.heard[opened.step.id] = self.attentive
 
+    @rule(who=st.sampled_from([LOAD, OTHER]))
+    def launched_and_not_yet_heard(self, who: str) -> None:
+        self.launch(who, "r3")
+        self.time_passes(12, beats=False)
+
     @precondition(lambda self: self.steps)
     @rule(which=pick, turns=half_done)
     def its_launcher_ends_it(self, which: int, turns: int | None) -> None:
@@ -345,6 +350,14 @@ class Machine(RuleBasedStateMachine):
         self.clock.set_wall(self.clock.now() + timedelta(seconds=seconds))
         self.ahead += max(0, seconds)
         self.run(self.broker.round())
+
+    @rule(seconds=st.sampled_from([3600, 86400]))
+    def minted_by_a_clock_set_forward(self, seconds: int) -> None:
+        """What only time ends lives until then, whatever has elapsed."""
+        self.clock_is_set(seconds)
+        for which in (0, 1):
+            self.issue_and_claim(which, "timed", "answer")
+        self.time_passes(130, beats=True)
 
     @rule()
     def clock_is_right_again(self) -> None:
