@@ -584,4 +584,4 @@ def explore(examples: int, *, machine: type[Machine] = Machine, seeded: bool = T
 
 @pytest.mark.timeout(3600)
 def test_whatever_happens_the_invariants_hold() -> None:
-    explore(EXAMPLES or 500, seeded=not EXAMPLES)
+    explore(EXAMPLES or 350, seeded=not EXAMPLES)
