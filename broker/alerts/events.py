@@ -12,6 +12,7 @@ from datetime import timedelta
 from broker.alert import AlertRule
 from broker.clock import Moment
 from broker.guard.guard import Guard
+from broker.guard.timing import guard_time
 from broker.store import alarms
 from broker.store.base import Tx
 from broker.store.guard import GuardState
@@ -41,10 +42,12 @@ class Locked:
         known = None if key is None else tx.guard_row(key)
         if known is None:
             return key is None and recent(tx, row, now)
-        found = self.guard.listed(tx, known, now=now)
-        if found.state is GuardState.LOCKED:
-            return found.until is not None or recent(tx, row, now)
-        return found.state is GuardState.HELD
+        state = self.guard.listed(tx, known, now=now).state
+        if state is not GuardState.LOCKED:
+            return state is GuardState.HELD
+        at = guard_time(tx, now)  # of the wall clock somebody may set a day passes at once
+        running = known.until is not None and at < known.until
+        return running or any(at - locked < DAY for locked in known.locked_at)
 
 
 def held(tx: Tx, row: AlertRow, now: Moment) -> bool:

@@ -306,7 +306,9 @@ async def test_a_lock_fires_until_its_time_is_over_however_the_wall_clock_is_set
 
 
 async def test_a_lock_that_no_time_ends_fires_for_a_day_or_until_it_is_opened(watched: Desk) -> None:
-    high = replace(await lock(watched), tier="high")
+    clock, row = watched.world.fake_clock, await lock(watched)
+    at = await write(watched, lambda tx: keep_time(tx, clock.moment()))
+    high = replace(row, tier="high", locked_at=(at,))
     await write(watched, lambda tx: tx.put_guard_row(high))
     alert = Alert(rule=AlertRule.GUARD_LOCKED, summary="locked", labels={events.KEY: "k"})
     await watched.sound(alert)
@@ -315,8 +317,9 @@ async def test_a_lock_that_no_time_ends_fires_for_a_day_or_until_it_is_opened(wa
     assert await watched.look() == {}
     await write(watched, lambda tx: tx.put_guard_row(high))
     await watched.sound(alert)
-    assert list(await watched.look(86_000)) == ["guard-locked"]
-    assert await watched.look(500) == {}
+    clock.set_wall(clock.now() + timedelta(days=3))
+    assert list(await watched.look(78_000)) == ["guard-locked"]
+    assert await watched.look(2000) == {}
 
 
 async def test_a_lock_that_became_a_hold_goes_on(watched: Desk) -> None:
