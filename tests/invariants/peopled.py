@@ -39,7 +39,7 @@ FULL = (
     )
     .replace("scopes: [plain, elevated, danger, timed]", "scopes: [plain, elevated, danger, timed, signed, rationed]")
     .replace("scopes: [plain],", "scopes: [plain, rationed],")
-    + "tiers:\n  high: {on_lock: run}\n"
+    + "tiers:\n  high: {on_lock: workflow}\n"
 )
 LESS = FULL.replace("danger, timed, signed, rationed]", "danger]")
 CHANGED = FULL.replace("{role: signed}", "{role: signed-anew}")

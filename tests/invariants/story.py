@@ -66,7 +66,7 @@ class Story:
     doomed: set[str] = field(default_factory=set)
     condemned: dict[str, str] = field(default_factory=dict)  # lease id → why it must die
     fresh: list[str] = field(default_factory=list)  # condemned by what is being read
-    open: dict[str, tuple[str, str]] = field(default_factory=dict)  # step id → workflow, run
+    open: dict[str, str] = field(default_factory=dict)  # step id → workflow
     freezes: dict[str, tuple[int, Mapping[str, str]]] = field(default_factory=dict)  # id → how manieth, names
     broken: str = ""  # what did not follow: from there on nothing does
     frozen: int = 0  # freezes ever
@@ -105,7 +105,7 @@ class Story:
     # --- steps and leases ---
 
     def _step_begun(self, record: Record) -> None:
-        self.open[record["step_id"]] = (record["workflow"], record["run"])
+        self.open[record["step_id"]] = record["workflow"]
 
     def _step_ended(self, record: Record) -> None:
         del self.open[record["step_id"]]
@@ -189,14 +189,14 @@ class Story:
     # --- the guard ---
 
     def _guard_locked(self, record: Record) -> None:
-        told, workflow, run = record["data"], record["workflow"], record["run"]
+        told = record["data"]
         assert record["step_id"] not in self.open, "a lock that does not end its step"
         if told["tier"] == "high":
-            assert (workflow, run) not in self.open.values(), "a lock that does not end its run"
+            assert record["workflow"] not in self.open.values(), "a lock that does not end its workflow"
         else:
             assert set(told["steps"]) <= {record["step_id"]}, "a lock that ends another step"
-        reached = {self.intents[lease_id].names["run"] for lease_id in told["leases"]}
-        assert reached <= {run}, "a lock that ends another run"
+        reached = {self.intents[lease_id].step_id for lease_id in told["leases"]}
+        assert reached <= set(told["steps"]), "a lock that ends leases of a step that goes on"
         assert not any(self.state[lease_id] is LeaseState.ACTIVE for lease_id in told["leases"]), "ACTIVE after a lock"
         key = tuple(record[name] for name in ("agent", "workflow", "run", "scope"))
         self.stopped[told["guard_key"]] = (record["kind"], key, self.clock.elapsed)

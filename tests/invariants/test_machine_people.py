@@ -70,8 +70,8 @@ class PeopledMachine(Machine):
         self.begin(OTHER, run)
 
     @rule(run=st.sampled_from(["r1", "r2"]), scope=st.sampled_from(["danger", "danger", "elevated"]))
-    def a_run_runs_away(self, run: str, scope: str) -> None:
-        """One of its steps, up to the lock; the other one has done nothing."""
+    def a_step_runs_away(self, run: str, scope: str) -> None:
+        """One of its run, up to the lock; the other one, whose certificate binds the same workflow, has done nothing."""
         self.all_is_well(run)
         self.issue(3, "plain", "answer", None)
         for _ in range(BUDGET[Tier.HIGH if scope == "danger" else Tier.ELEVATED] + 1):

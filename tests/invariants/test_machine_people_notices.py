@@ -11,7 +11,7 @@ import pytest
 
 from broker.clock import Moment
 from broker.guard.shared import Shared
-from broker.leases import approving, committing, epoch, halting, issuing, minting, orders, successors
+from broker.leases import approving, committing, epoch, halting, issuing, minting, orders, reaper, successors
 from broker.leases.approving import Approving, Standing
 from broker.leases.committing import Commit
 from broker.leases.core import Core
@@ -74,6 +74,7 @@ def another_grant_is_as_good(patch: Patch) -> None:
 
 def an_approval_has_no_end(patch: Patch) -> None:
     patch.setattr(approving, "past_approval", lambda *_: timedelta(seconds=-1))
+    patch.setattr(reaper, "expired", lambda *_: [])
 
 
 def an_approval_lives_by_the_wall_clock_alone(patch: Patch) -> None:
