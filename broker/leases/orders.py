@@ -1,13 +1,14 @@
 """What operators order of steps and leases: revoke, end, freeze. Carried out at once, in pages, with what is in flight.
 
 One transaction over everything would hold the writer for as long as it takes (49 s for 20,000 leases, measured), and with it
-every heartbeat and the epoch. So the order is on record first, and then each page is a transaction of its own.
+every heartbeat and the epoch. So the order's own transaction takes what is in flight and the first page along, and each
+further page is a transaction of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from broker.journal.records import Kind, Record, by
@@ -77,13 +78,34 @@ class Orders:
         return Fallen(leases=(*leases, *(row for row in more if row.id not in asked)), steps=steps)
 
     async def revoke(self, selection: Selection, order: Order, *, end_steps: bool = False) -> Fallen:
-        """Ask leases to die, also those that are being minted; `end_steps`: with the steps that would ask for more."""
-        asked = await self.would_revoke(selection, end_steps=end_steps)
-        counts = {"leases": len(asked.leases), "steps": len(asked.steps)}
-        await self._on_record(order, Kind.REVOKE_ORDERED, selection=selection.told(), **counts)
-        steps = await self._steps.end_all([(step, EndReason.OPERATOR) for step in asked.steps], by=order.by)
-        await self._withdraw(asked.leases, reason=EndReason.OPERATOR, by=order.by)
-        return Fallen(leases=asked.leases, steps=tuple(steps))
+        """Ask leases to die, also those that are being minted; `end_steps`: with the steps that would ask for more.
+
+        What is in flight, and the first page of the rest, in the transaction that has the order on record.
+        """
+        core, asked = self._core, await self.would_revoke(selection, end_steps=end_steps)
+        first = asked.leases[:TOGETHER]
+        told = {"selection": selection.told(), "leases": len(asked.leases), "steps": len(asked.steps)}
+
+        def operation(tx: Tx) -> list[Step]:
+            core.enter(tx)
+            at = core.clock.now()
+            order.record(tx, Kind.REVOKE_ORDERED, at, **told)
+            ended = [
+                step
+                for step in asked.steps[:TOGETHER]
+                if moves.end_step(tx, step, at=at, reason=EndReason.OPERATOR, by=order.by) is not None
+            ]
+            self._condemn(tx, first, selection.of_lease, reason=EndReason.OPERATOR, by=order.by)
+            return ended
+
+        ended = await core.store.write(operation)
+        for step in ended:
+            core.heard.pop(step.id, None)
+        core.lane.set()
+        left = await self.would_revoke(selection, end_steps=end_steps)  # and what has become alive since it was asked
+        ended += await self._steps.end_all([(step, EndReason.OPERATOR) for step in left.steps], by=order.by)
+        await self._withdraw(left.leases, reason=EndReason.OPERATOR, by=order.by)
+        return Fallen(leases=_together(asked.leases, left.leases), steps=tuple(ended))
 
     async def would_freeze(self, freeze: Freeze, *, revoke: bool = False) -> Fallen:
         """What `freeze` would ask to die now."""
@@ -96,18 +118,23 @@ class Orders:
 
         `revoke`: with what is alive, too.
         """
-        core = self._core
+        core, asked = self._core, await self.would_freeze(freeze, revoke=revoke)
+
+        def fits(row: Lease, step: Step | None) -> bool:
+            return stops_lease(freeze, row, step)
 
         def operation(tx: Tx) -> Freeze | None:
             core.enter(tx)
             new = tx.add_freeze(freeze)
             order.record(tx, Kind.FROZEN, core.clock.now(), **_told(freeze), revoke=revoke, new=new)
+            self._condemn(tx, asked.leases[:TOGETHER], fits, reason=EndReason.FROZEN, by=order.by)
             return next((one for one in tx.freezes() if one.id == freeze.id), None)
 
         stands = await core.store.write(operation)
-        fallen = await self.would_freeze(freeze, revoke=revoke)
-        await self._withdraw(fallen.leases, reason=EndReason.FROZEN, by=order.by)
-        return replace(fallen, freeze=stands)
+        core.lane.set()
+        left = await self.would_freeze(freeze, revoke=revoke)
+        await self._withdraw(left.leases, reason=EndReason.FROZEN, by=order.by)
+        return Fallen(leases=_together(asked.leases, left.leases), freeze=stands)
 
     async def unfreeze(self, freeze_id: str, order: Order) -> Freeze | None:
         """Let new mints through again. None when there is no such freeze."""
@@ -122,14 +149,13 @@ class Orders:
 
         return await core.store.write(operation)
 
-    async def _on_record(self, order: Order, kind: Kind, **data: JsonValue) -> None:
-        core = self._core
-
-        def operation(tx: Tx) -> None:
-            core.enter(tx)
-            order.record(tx, kind, core.clock.now(), **data)
-
-        await core.store.write(operation)
+    def _condemn(self, tx: Tx, page: Sequence[Lease], fits: Fits, *, reason: EndReason, by: str) -> None:
+        """These, and whatever that fits is being minted now: there are never more of it than calls."""
+        at = self._core.clock.now()
+        flying = [row for row in tx.leases_in(LeaseState.INTENT) if fits(row, tx.step(row.step_id))]
+        rows = {row.id: row for row in (*flying, *filter(None, (tx.lease(one.id) for one in page)))}
+        for row in rows.values():
+            moves.withdraw(tx, row, at=at, reason=reason, by=by)
 
     async def _live(self, fits: Fits, states: Sequence[LeaseState] = _LIVE) -> AsyncIterator[list[Lease]]:
         """Those that fit, a page at a time: agents' reads wait in between."""
@@ -159,6 +185,11 @@ class Orders:
 
             await core.store.write(operation)
             core.lane.set()  # the first pages die while the last ones are asked to
+
+
+def _together(first: Sequence[Lease], then: Sequence[Lease]) -> tuple[Lease, ...]:
+    """Each once, as it was first seen."""
+    return tuple(({row.id: row for row in then} | {row.id: row for row in first}).values())
 
 
 def _told(freeze: Freeze) -> dict[str, JsonValue]:
