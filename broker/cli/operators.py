@@ -20,7 +20,7 @@ from broker.operators.gaps import gaps, gaps_under
 from broker.operators.model import Operator
 from broker.operators.sealing import MAX_KEY_FILE, SealingKey, generate_key, parse_key
 from broker.operators.second_factor import NewFactor, new_factor
-from broker.permissions import secret_problem
+from broker.permissions import public_problem, secret_problem
 from broker.policy.language.files import MAX_BYTES
 from broker.policy.problems import ScopeMapError, did_you_mean, show
 from broker.process import read_file
@@ -66,6 +66,8 @@ def check(
     except ScopeMapError as error:
         mistakes = [str(problem) for problem in error.problems]
     else:
+        if settings and (problem := public_problem(file)):  # with a config this is where the daemon reads it
+            mistakes = [f"{file}: {problem}"]
         warnings = [*gaps(found, keys=settings.scopes.keys if settings else ())]
         warnings += gaps_under(found, load_map(scopes)) if scopes else ()
         if sealing is None and any(one.second_factor for one in found.operators.values()):

@@ -123,12 +123,15 @@ class Orders:
         def fits(row: Lease, step: Step | None) -> bool:
             return stops_lease(freeze, row, step)
 
-        def operation(tx: Tx) -> Freeze | None:
+        def operation(tx: Tx) -> Freeze:
             core.enter(tx)
-            new = tx.add_freeze(freeze)
-            order.record(tx, Kind.FROZEN, core.clock.now(), **_told(freeze), revoke=revoke, new=new)
+            known = next((one for one in tx.freezes() if one.named == freeze.named), None)
+            if known is None:  # two of the same: whoever lifts one would believe that it is over
+                tx.add_freeze(freeze)
+            stands = known or freeze
+            order.record(tx, Kind.FROZEN, core.clock.now(), **_told(stands), revoke=revoke, new=known is None)
             self._condemn(tx, asked.leases[:TOGETHER], fits, reason=EndReason.FROZEN, by=order.by)
-            return next((one for one in tx.freezes() if one.id == freeze.id), None)
+            return stands
 
         stands = await core.store.write(operation)
         core.lane.set()

@@ -15,6 +15,7 @@ from broker.alert import Alert, AlertRule
 from broker.clock import Moment
 from broker.errors import BrokerError, Reason
 from broker.guard.keys import workloads
+from broker.identity.spiffe import SpiffeIdError, parse_spiffe_id
 from broker.journal.records import Kind
 from broker.leases.core import Core
 from broker.leases.ids import new_freeze_id, new_review_id
@@ -22,7 +23,7 @@ from broker.leases.orders import Fallen, Order, Orders
 from broker.leases.selection import Selection
 from broker.leases.standing import question
 from broker.log import get_logger
-from broker.model import JsonValue, Lease
+from broker.model import NAME, JsonValue, Lease
 from broker.operators.duties import Signers, against_reset, may_approve, may_decide, may_reset, may_sign, why_off
 from broker.operators.model import Caller
 from broker.operators.registry import Registry
@@ -94,8 +95,23 @@ class Desk:
         wanted = {name: getattr(selection, name) for name in FREEZES_BY}
         if selection.everything and any(wanted.values()):
             raise BrokerError(Reason.INVALID_ARGUMENT, "everything, or what fits some names; not both")
+        self._must_exist(selection)
         freeze_id = EVERYTHING if selection.everything else new_freeze_id()
         return Freeze(id=freeze_id, by=caller.operator.name, reason=reason, at=self._core.clock.now(), **wanted)
+
+    def _must_exist(self, selection: Selection) -> None:
+        """A name that nothing can have stops nothing, and whoever mistyped it would believe to be safe."""
+        core, mistake = self._core, ""
+        if selection.agent and not _is_spiffe_id(selection.agent):
+            mistake = "agent: not a SPIFFE ID, which begins with spiffe://"
+        elif selection.scope and selection.scope not in core.policies.map.scopes:
+            mistake = "scope: the scope map in force declares none of this name"
+        elif selection.provider and selection.provider not in core.providers:
+            mistake = "provider: this broker has none of this name"
+        elif any(name and not NAME.fullmatch(name) for name in (selection.workflow, selection.run)):
+            mistake = "workflow or run: no step can have this name"
+        if mistake:
+            raise BrokerError(Reason.INVALID_ARGUMENT, mistake)
 
     # --- the guard ---
 
@@ -272,6 +288,8 @@ class Desk:
     def why_not(self, tx: Tx, caller: Caller, approval: Approval, votes: Sequence[Vote]) -> str:
         """Why this operator may not decide it; "" when it may. Writes nothing."""
         error = self._may_decide(tx, caller, approval, votes, seen=approval.digest, now=self._core.clock.moment())
+        if error is not None and error.reason is Reason.APPROVAL_CHANGED:
+            return "the grant, scope or tier is another one by now; the step asks anew"
         return error.message if error else ""
 
     def approvals_off(self) -> str:
@@ -343,6 +361,14 @@ class Desk:
         if isinstance(done, BrokerError):
             raise done
         return done
+
+
+def _is_spiffe_id(text: str) -> bool:
+    try:
+        parse_spiffe_id(text)
+    except SpiffeIdError:
+        return False
+    return True
 
 
 def _order(caller: Caller, reason: str) -> Order:

@@ -25,6 +25,7 @@ LOOKS: dict[str, Look] = {
     "mint key": state.mint_key,
     "anchor": state.anchor,
     "scope map": state.scope_map,
+    "operators": state.operators,
     "secret files": files.secrets,
     "listeners": machine.listeners,
     "open files": machine.open_files,

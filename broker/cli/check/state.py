@@ -89,3 +89,19 @@ def scope_map(settings: Config) -> Looked:
             if rule.compensate and rule.compensate not in settings.compensation
         ],
     )
+
+
+def operators(settings: Config) -> Looked:
+    """Would the daemon take the operators file, as it is and as it lies there?"""
+    from broker.operators.registry import operators_source
+
+    asked = settings.operators
+    if asked is None or asked.file is None:
+        return Looked()
+    source = operators_source(
+        asked.file,
+        asked.second_factor_key_file,
+        trust_domain=settings.trust_domain,
+        keys=settings.scopes.keys,
+    )
+    return Looked(errors=source.problems)

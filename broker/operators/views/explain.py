@@ -139,7 +139,7 @@ def _end(lease: Lease, step: Step | None) -> Iterator[str]:
 
 def _approval(tx: Tx, approval: Approval) -> Story:
     key = approval.key
-    entries = tx.journal_of_step(approval.step_id, limit=MOST)
+    entries = tx.journal_of_run(key.run, limit=MOST)  # its votes are operators' records, of no step
     records = [body for body in map(_body, entries) if _data(body).get("approval_id") == approval.id]
     lines = [
         f"approval {approval.id} is {approval.state.value}",
@@ -174,7 +174,10 @@ def told(records: Sequence[Record]) -> Iterator[str]:
         if record.get("reason"):
             words.append(_shown(record["reason"]))
         data = _data(record)
-        words += [f"{name} {_shown(data[name])}" for name in ("by", "problem", "seconds_to_dead") if name in data]
+        if "approve" in data:
+            words.append("yes" if data["approve"] else "no")
+        facts = ("by", "operator", "why", "problem", "seconds_to_dead")
+        words += [f"{name} {_shown(data[name])}" for name in facts if data.get(name) not in (None, "")]
         yield "  ".join(words)
 
 

@@ -200,3 +200,28 @@ async def test_freezing_by_name_and_lifting_it(house: House) -> None:
     for wrong in (Selection(step="load"), Selection(leases=frozenset({"a"})), Selection(everything=True, run="r")):
         error = await refusal(house.desk.freeze(ann, wrong, reason="x", dry_run=False, revoke=False))
         assert error.reason is Reason.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "nobodys",
+    [
+        Selection(agent="load"),
+        Selection(scope="no-such"),
+        Selection(provider="no-such"),
+        Selection(run="a b"),
+        Selection(workflow="a/b"),
+    ],
+)
+async def test_a_name_that_nothing_can_have_is_not_frozen(house: House, nobodys: Selection) -> None:
+    """Whoever mistyped it would believe to be safe."""
+    ask = house.desk.freeze(house.caller("ann"), nobodys, reason="x", dry_run=True, revoke=False)
+    assert (await refusal(ask)).reason is Reason.INVALID_ARGUMENT
+
+
+async def test_the_same_freeze_twice_is_one_and_lifted_once(house: House) -> None:
+    ann, run = house.caller("ann"), Selection(run="r1")
+    first = await house.desk.freeze(ann, run, reason="x", dry_run=False, revoke=False)
+    second = await house.desk.freeze(house.caller("bob"), run, reason="y", dry_run=False, revoke=False)
+    assert second.freeze == first.freeze
+    await house.desk.unfreeze(ann, first.freeze.id, reason="over", dry_run=False)
+    assert await house.world.store.read(lambda tx: tx.freezes()) == []

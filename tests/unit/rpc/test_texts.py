@@ -35,6 +35,7 @@ REVIEWED = {
     'leases/core.py: f"{field_name} must match {NAME.pattern}"': "the contract's name of a field, and its pattern",
     "leases/issuing.py: problem": "one of the literals of a provider's input_problem",
     'leases/opening.py: f"on_behalf_of: {error}"': "SpiffeIdError repeats nothing",
+    "operators/desk.py: mistake": "one of four literals",
     'operators/desk.py: f"there is no such {what}"': "one of three literals",
     'operators/duties.py: f"this takes an operator with the role {role.value}"': "a role of the table",
     "operators/duties.py: text": "a literal",

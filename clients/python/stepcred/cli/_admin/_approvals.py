@@ -116,6 +116,13 @@ def deny(approval: Approval, *, reason: o.Reason = "", as_json_: o.Json = False)
     return _decide(approval, yes=False, reason=reason, good_for=None, json_too=as_json_)
 
 
+def _plainly(value: Any) -> str:
+    """Without anything of Python's: it is what a second person signs."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_plainly(one)}" for name, one in sorted(value.items()))
+    return ", ".join(map(_plainly, value)) if isinstance(value, list) else str(value)
+
+
 def _decide(approval: str, *, yes: bool, reason: str, good_for: int | None, json_too: bool) -> int:
     """1. what it is about is shown; 2. the code; 3. the vote, on that very digest."""
     from stepcred.v1 import operator_pb2 as pb
@@ -243,7 +250,7 @@ def sign(
         about = [row for row in found if row.review_id == review]
         if about and not as_json_:
             row = about[0]
-            told = [(name, str(value)) for name, value in sorted(plain(row.about).items())]
+            told = [(name, _plainly(value)) for name, value in sorted(plain(row.about).items())]
             grid([("what", row.kind), ("by", f"{row.by}, {date(row.at)}"), ("why", row.reason), *told])
             say()
         done = office.ask("SignReview", pb.SignReviewRequest(review_id=review, note=note)).review

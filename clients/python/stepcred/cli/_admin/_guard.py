@@ -16,7 +16,7 @@ guard = typer.Typer(no_args_is_help=True, help="Guard keys: who has run out of a
 
 _STYLES = {"HELD": "bold red", "LOCKED": "red", "COOLING": "yellow", "high": "bold"}
 _SHORT = 12  # hex digits of a key that are shown, and enough to name it
-_WHOLE = 64
+_LEAST = 4  # characters of a key, to mean it
 
 
 @guard.command("list")
@@ -115,10 +115,16 @@ def reset(
 
 def _of(office: Office, key: str) -> Any:
     """The one that begins so; None, and said, when there are several or none."""
-    stuck = o.rows(office, "ListGuardKeys", "keys", limit=100_000, open_too=len(key) == _WHOLE)
-    found = [row for row in stuck if key and row.key.startswith(key)]
-    if len(found) == 1:
-        return found[0]
+    if len(key) < _LEAST:
+        _exec.say(f"{safe(key)}: give at least {_LEAST} characters of the key")
+        return None
+    for open_too in (False, True):  # the hour of a workload can be used up while nothing is closed
+        stuck = o.rows(office, "ListGuardKeys", "keys", limit=100_000, open_too=open_too)
+        found = [row for row in stuck if row.key.startswith(key)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break
     _exec.say(
         f"{len(found) or 'no'} keys begin with {safe(key)}: stepcred admin guard list shows those in somebody's way"
     )

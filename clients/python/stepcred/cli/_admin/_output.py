@@ -24,7 +24,8 @@ from stepcred.cli import _exits
 
 MINUTES = "%Y-%m-%d %H:%M UTC"
 _WIDE = 2000  # columns of a pipe: nothing is cut
-_ENDLESS = 250  # characters of one cell at most, in a pipe too
+_ENDLESS = 250  # characters of one cell at most, on a terminal
+_ENDLESS_IN_A_PIPE = 4000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +40,8 @@ class Column:
 
 def safe(text: str) -> str:
     """Without anything that a terminal would obey; bounded."""
-    text = text if len(text) <= _ENDLESS else text[:_ENDLESS] + "…"
+    most = _ENDLESS if is_terminal() else _ENDLESS_IN_A_PIPE
+    text = text if len(text) <= most else text[:most] + "…"
     return text if text.isprintable() else ascii(text)[1:-1]
 
 

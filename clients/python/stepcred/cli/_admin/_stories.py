@@ -18,7 +18,7 @@ from stepcred.cli._admin._output import Column, as_json, is_terminal, plain, saf
 from stepcred.cli._admin._timeline import Told, parse, rows
 
 AGAIN = 1.0  # seconds until a stream that was cut is asked for again
-_BROKEN = 5  # such cuts in a row
+_BROKEN = 120  # such cuts in a row: a restart of the broker takes seconds, a new version of it a minute
 _WHERE = "CHAIN/SEQ"
 _POSITION = re.compile(r"([0-9]{1,18})/([0-9]{1,18})", re.ASCII)
 

@@ -92,7 +92,9 @@ def _words(one: Told, intent: Told | None) -> tuple[str, str]:
 
 def _reason(one: Told) -> str:
     by = one.data.get("by") or one.data.get("operator")
-    words = [one.text("reason"), f"by {by}" if by else "", str(one.data.get("problem", ""))]
+    vote = ("yes" if one.data["approve"] is True else "no") if "approve" in one.data else ""
+    why = one.data.get("why", "")
+    words = [vote, one.text("reason"), f"by {by}" if by else "", f"{why}", str(one.data.get("problem", ""))]
     return ", ".join(word for word in words if word)
 
 
