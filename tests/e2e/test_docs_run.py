@@ -54,7 +54,7 @@ def tokens(bao: BaoServer) -> set[str]:
 
 
 def test_the_example_config_passes_check_with_the_files_that_it_names(tmp_path: Path) -> None:
-    for example in ("broker.toml", "scopes.yaml"):
+    for example in ("broker.toml", "scopes.yaml", "operators.yaml"):
         shutil.copy(EXAMPLES / example, tmp_path)
     config = tmp_path / "broker.toml"
     config.write_text(config.read_text().replace("/var/lib/stepcred", str(tmp_path / "state")))
@@ -62,8 +62,10 @@ def test_the_example_config_passes_check_with_the_files_that_it_names(tmp_path: 
     (tmp_path / "state" / "keys").mkdir(parents=True)
     (tmp_path / "tls").mkdir()
     dev_ca.issue_server(ca.directory, ["broker.prod.acme.internal"], tmp_path / "tls" / "server")
-    for name in ("agents-ca.pem", "vault-ca.pem"):
+    for name in ("agents-ca.pem", "vault-ca.pem", "internal-ca.pem"):
         shutil.copy(ca.root_path, tmp_path / "tls" / name)
+    shutil.copy(ca.operator_root_path, tmp_path / "tls" / "operators-ca.pem")
+    bash("stepcred-broker operators key second-factor.key; stepcred-broker webhook-key webhook.key", tmp_path)
     (tmp_path / "vault-secret-id").touch(mode=0o600)
     told = bash(
         "stepcred-broker check --config broker.toml; stepcred-broker scopes lint scopes.yaml; "
@@ -71,6 +73,7 @@ def test_the_example_config_passes_check_with_the_files_that_it_names(tmp_path: 
         tmp_path,
     )
     assert "scope map     ok" in told
+    assert "operators     ok" in told
     assert "loads, 1 warning" in told  # what is high is given without an operator's yes: there is nobody yet to say it
     assert "0 failed" in told
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -568,18 +569,19 @@ def quiet() -> Iterator[None]:
 
 def explore(examples: int, *, machine: type[Machine] = Machine, seeded: bool = True, shrink: bool = True) -> None:
     with quiet():
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=STEPS,
-                deadline=None,
-                database=None,
-                derandomize=seeded,
-                phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        gc.collect()  # a coroutine that is finalized while hypothesis reads our source breaks the parser (CPython 3.11)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            derandomize=seeded,
+            phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
 
 
 @pytest.mark.timeout(3600)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from broker.clock import Moment
 from broker.guard.shared import Shared
-from broker.leases import approving, committing, epoch, halting, issuing, minting, orders, reaper, successors
+from broker.leases import approving, committing, epoch, halting, issuing, minting, moves, orders, reaper, successors
 from broker.leases.approving import Approving, Standing
 from broker.leases.committing import Commit
 from broker.leases.core import Core
@@ -113,7 +114,7 @@ def a_freeze_is_not_seen_by_the_intent(patch: Patch) -> None:
 def a_freeze_is_not_seen_by_the_commit(patch: Patch) -> None:
     """Nor does it doom what is in flight: either is enough."""
     patch.setattr(committing, "stopped", _nothing)
-    patch.setattr(orders, "_stopped_by", lambda *_, **__: ())
+    patch.setattr(orders, "stops_lease", lambda *_: False)
 
 
 def a_freeze_is_not_seen_by_a_replay(patch: Patch) -> None:
@@ -121,7 +122,12 @@ def a_freeze_is_not_seen_by_a_replay(patch: Patch) -> None:
 
 
 def an_order_leaves_what_is_in_flight(patch: Patch) -> None:
-    patch.setattr(orders, "_LIVE", (LeaseState.ACTIVE,))
+    withdraw = moves.withdraw
+
+    def but_for_mints(tx: Tx, row: Lease, **more: Any) -> bool:
+        return row.state is not LeaseState.INTENT and withdraw(tx, row, **more)
+
+    patch.setattr(orders, "moves", SimpleNamespace(withdraw=but_for_mints, end_step=moves.end_step))
 
 
 def a_lock_ends_its_own_step_only(patch: Patch) -> None:
@@ -136,7 +142,7 @@ def a_lock_is_told_to_nobody(patch: Patch) -> None:
 
 
 def what_all_share_has_no_end(patch: Patch) -> None:
-    patch.setattr(Shared, "has_room", lambda *_: True)
+    patch.setattr(Shared, "filled", _nothing)
 
 
 def _nothing(*_args: Any, **_more: Any) -> None:
