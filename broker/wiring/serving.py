@@ -90,14 +90,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await engine.settle_door()
         await registry.start()
         await stack.enter_async_context(registry.watching())
-        watched = Watched(
-            core=core,
-            door=door,
-            anchoring=anchoring,
-            door_overdue=lambda: engine.door_overdue,
-            operators_problem=lambda: registry.problem,
-        )
-        await stack.enter_async_context(alerting(config, watched))
+        await stack.enter_async_context(alerting(config, _watched(core, engine, door, anchoring, registry)))
         listeners = {"agents": agents_listener(config, limits, core, engine, door, refusals)}
         readiness = Readiness(core, engine, door, registry)
         stack.enter_context(readiness.watching())
@@ -121,6 +114,17 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             registry=registry,
             mint_key_file=config.store.mint_key_file,
         )
+
+
+def _watched(core: Core, engine: Engine, door: FrontDoor, anchoring: Anchoring, registry: Registry) -> Watched:
+    """What alerts are about."""
+    return Watched(
+        core=core,
+        door=door,
+        anchoring=anchoring,
+        door_overdue=lambda: engine.door_overdue,
+        operators_problem=lambda: registry.problem,
+    )
 
 
 async def _core(  # noqa: PLR0917 - what it is made of, in one order

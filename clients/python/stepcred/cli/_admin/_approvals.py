@@ -11,6 +11,7 @@ from stepcred._admin import Office
 from stepcred.cli import _exec, _exits
 from stepcred.cli._admin import _options as o
 from stepcred.cli._admin._consent import code
+from stepcred.cli._admin._listing import listing
 from stepcred.cli._admin._output import Column, as_json, date, grid, left, now, plain, safe, say, span, table, watch
 
 approvals = typer.Typer(no_args_is_help=True, help="Approvals: what waits for somebody to say yes.")
@@ -36,19 +37,16 @@ def list_approvals(
 ) -> int:
     """Show what waits, the newest first; YOU says whether you may decide it."""
     asked = o.selection(agent=agent, workflow=workflow, run=run, step=step, scope=scope)
-    with Office() as office:
-
-        def show() -> int:
-            found = list(
-                o.rows(office, "ListApprovals", "approvals", limit=limit, selection=asked, decided_too=decided)
-            )
-            if as_json_:
-                as_json({"approvals": found}, compact=every is not None)
-            else:
-                _table(found)
-            return 0
-
-        return watch(every, show)
+    return listing(
+        "ListApprovals",
+        "approvals",
+        _table,
+        limit=limit,
+        every=every,
+        json_too=as_json_,
+        selection=asked,
+        decided_too=decided,
+    )
 
 
 def _table(found: Any) -> None:

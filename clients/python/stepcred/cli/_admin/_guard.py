@@ -10,7 +10,8 @@ from stepcred._admin import Office
 from stepcred.cli import _exec, _exits
 from stepcred.cli._admin import _options as o
 from stepcred.cli._admin._consent import code
-from stepcred.cli._admin._output import Column, as_json, date, grid, left, now, safe, say, table, watch
+from stepcred.cli._admin._listing import listing
+from stepcred.cli._admin._output import Column, as_json, date, grid, left, now, safe, say, table
 
 guard = typer.Typer(no_args_is_help=True, help="Guard keys: who has run out of attempts, and who is let go.")
 
@@ -33,17 +34,16 @@ def list_keys(
 ) -> int:
     """Show keys that are cooling, locked or held."""
     asked = o.selection(workflow=workflow, run=run, step=step, scope=scope)
-    with Office() as office:
-
-        def show() -> int:
-            found = list(o.rows(office, "ListGuardKeys", "keys", limit=limit, selection=asked, open_too=open_too))
-            if as_json_:
-                as_json({"keys": found}, compact=every is not None)
-            else:
-                _table(found)
-            return 0
-
-        return watch(every, show)
+    return listing(
+        "ListGuardKeys",
+        "keys",
+        _table,
+        limit=limit,
+        every=every,
+        json_too=as_json_,
+        selection=asked,
+        open_too=open_too,
+    )
 
 
 def _table(found: Any) -> None:

@@ -13,7 +13,8 @@ from stepcred._admin import Office
 from stepcred.cli import _exits
 from stepcred.cli._admin import _options as o
 from stepcred.cli._admin._consent import typed
-from stepcred.cli._admin._output import Column, ago, as_json, left, many, now, plain, say, table, watch
+from stepcred.cli._admin._listing import listing
+from stepcred.cli._admin._output import Column, ago, as_json, left, many, now, plain, say, table
 
 leases = typer.Typer(no_args_is_help=True, help="Credentials: which are alive, and the kill switch.")
 steps = typer.Typer(no_args_is_help=True, help="Steps: which are open, and their end.")
@@ -59,18 +60,17 @@ def list_leases(
     """Show leases, the newest first."""
     ended = ended or (state is not None and state.value in _TERMINAL)
     asked = o.selection(agent=agent, workflow=workflow, run=run, step=step, scope=scope, provider=provider)
-    with Office() as office:
-
-        def show() -> int:
-            rows = o.rows(office, "ListLeases", "leases", limit=limit, selection=asked, ended_too=ended)
-            found = [row for row in rows if state is None or row.state == state.value]
-            if as_json_:
-                as_json({"leases": found}, compact=every is not None)
-            else:
-                print_leases(found)
-            return 0
-
-        return watch(every, show)
+    return listing(
+        "ListLeases",
+        "leases",
+        print_leases,
+        limit=limit,
+        every=every,
+        json_too=as_json_,
+        keep=lambda row: state is None or row.state == state.value,
+        selection=asked,
+        ended_too=ended,
+    )
 
 
 def print_leases(found: Sequence[Any]) -> None:
@@ -154,17 +154,16 @@ def list_steps(
 ) -> int:
     """Show steps, the newest first."""
     asked = o.selection(agent=agent, workflow=workflow, run=run, step=step, scope=scope)
-    with Office() as office:
-
-        def show() -> int:
-            found = list(o.rows(office, "ListSteps", "steps", limit=limit, selection=asked, ended_too=ended))
-            if as_json_:
-                as_json({"steps": found}, compact=every is not None)
-            else:
-                print_steps(found)
-            return 0
-
-        return watch(every, show)
+    return listing(
+        "ListSteps",
+        "steps",
+        print_steps,
+        limit=limit,
+        every=every,
+        json_too=as_json_,
+        selection=asked,
+        ended_too=ended,
+    )
 
 
 def print_steps(found: Iterable[Any]) -> None:
