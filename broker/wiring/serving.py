@@ -97,11 +97,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         if config.operators is not None:
             parts = operators_parts(config, core, engine, door, registry, readiness)
             listeners["operators"] = operators_listener(config, limits, parts, refusals)
-        http = HttpServer(
-            config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems, remarks=readiness.remarks
-        )
-        stack.push_async_callback(http.stop)
-        http_port = await http.start()
+        http_port = await _http(stack, config, core, readiness)
         for whose, (server, port) in listeners.items():
             await server.start()
             stack.push_async_callback(server.stop, STOP_GRACE)
@@ -114,6 +110,15 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             registry=registry,
             mint_key_file=config.store.mint_key_file,
         )
+
+
+async def _http(stack: AsyncExitStack, config: Config, core: Core, readiness: Readiness) -> int:
+    """Health and metrics, given back by `stack`. The port. Raises OSError."""
+    http = HttpServer(
+        config.listen.http, registry=core.metrics.registry, not_ready=readiness.problems, remarks=readiness.remarks
+    )
+    stack.push_async_callback(http.stop)
+    return await http.start()
 
 
 def _watched(core: Core, engine: Engine, door: FrontDoor, anchoring: Anchoring, registry: Registry) -> Watched:
