@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from broker.config.values import Count, Duration, PublicFile, SecretFile, Text, Url
+from broker.config.values import Count, Duration, PublicFile, SecretFile, Share, Switch, Text, Url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +67,8 @@ class Aws:
     secret_access_key_file: SecretFile | None = None
     connect_timeout: Duration = timedelta(seconds=3)
     read_timeout: Duration = timedelta(seconds=6)  # without a byte of the answer
+    deny_share: Share = 0.5  # of the places in a role's deny list, for one agent
+    accept_unbounded_roles: Switch = False  # write deny lists also on roles without a permissions boundary
     mint_workers: Count = 8  # calls to STS at the same time
     revoke_workers: Count = 4  # calls to IAM; a lane of its own, so that a hung STS delays no revocation
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 from broker.clock import Clock
@@ -13,7 +13,7 @@ from broker.model import ScopeKind
 from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
 from broker.providers.aws.scope import AwsScope
-from broker.providers.base import Provider
+from broker.providers.base import LeaseRef, Provider
 from broker.providers.vault.scope import VaultScope
 from broker.providers.vault.settings import Auth
 
@@ -49,6 +49,7 @@ def providers(
     epoch: Callable[[], int],
     *,
     known_children: Callable[[str], Awaitable[frozenset[str]]],
+    open_leases: Callable[[str], Awaitable[Sequence[LeaseRef]]],
 ) -> dict[str, Provider]:
     """Every configured provider. Their SDKs are imported only when used."""
     table: dict[str, Provider] = {}
@@ -57,7 +58,7 @@ def providers(
             config.vault, config.timings.mint_timeout, ring, installation, clock, lambda: known_children("vault")
         )
     if config.aws is not None:
-        table["aws"] = _aws(config.aws, installation, clock, epoch)
+        table["aws"] = _aws(config.aws, installation, clock, epoch, lambda: open_leases("aws"))
     return table
 
 
@@ -105,7 +106,13 @@ def _vault_auth(settings: Vault) -> Auth:
     return TokenFile(path=settings.token_file)
 
 
-def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int]) -> Provider:
+def _aws(
+    settings: Aws,
+    installation: str,
+    clock: Clock,
+    epoch: Callable[[], int],
+    open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]],
+) -> Provider:
     from broker.providers.aws.provider import AwsProvider
     from broker.providers.aws.settings import AwsSettings
 
@@ -119,9 +126,12 @@ def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int
             secret_access_key_file=settings.secret_access_key_file,
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
+            deny_share=settings.deny_share,
+            accept_unbounded_roles=settings.accept_unbounded_roles,
             mint_workers=settings.mint_workers,
             revoke_workers=settings.revoke_workers,
         ),
         clock,
         epoch=epoch,
+        open_leases=open_leases,
     )

@@ -124,6 +124,7 @@ async def test_only_a_sessions_bound_can_be_looked_at_again(
 ) -> None:
     ref = LeaseRef(
         lease_id="abcdefghij234567",
+        agent="spiffe://test.local/a",
         nonce=b"",
         kid="k1",
         params={},

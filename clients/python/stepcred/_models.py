@@ -87,6 +87,7 @@ class LeaseOutcome:
     evidence: Evidence
     time_to_dead: timedelta | None  # from the request to the evidence
     exposed_until: datetime | None  # latest moment at which it could still work; None once dead
+    deny_written_at: datetime | None = None  # DENY_POLICY: the provider took the deny; it spreads in its own time
 
     @property
     def proven(self) -> bool:
