@@ -196,6 +196,23 @@ class HasRoom(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """Places for early ends."""
+
+    taken: int
+    places: int
+
+
+@runtime_checkable
+class KnowsRoom(Protocol):
+    """Can say how much room there is, where it is bounded."""
+
+    def rooms(self) -> Mapping[str, Room]:
+        """By what has it, such as a role's ARN; what was not used yet is missing. Without I/O."""
+        ...
+
+
 @runtime_checkable
 class Foresees(Protocol):
     """Knows something that a lease's row must say before its mint is sent."""
