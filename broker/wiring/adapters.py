@@ -13,6 +13,7 @@ from broker.model import ScopeKind
 from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
 from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.settings import AwsSettings, WebIdentity
 from broker.providers.base import Provider
 from broker.providers.vault.scope import VaultScope
 from broker.providers.vault.settings import Auth
@@ -105,9 +106,15 @@ def _vault_auth(settings: Vault) -> Auth:
     return TokenFile(path=settings.token_file)
 
 
+def _web_identity(settings: Aws) -> WebIdentity | None:
+    given = settings.web_identity
+    if given is None:
+        return None
+    return WebIdentity(token_file=given.token_file, role_arn=given.role_arn, session_name=given.session_name)
+
+
 def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int]) -> Provider:
     from broker.providers.aws.provider import AwsProvider
-    from broker.providers.aws.settings import AwsSettings
 
     return AwsProvider(
         AwsSettings(
@@ -117,6 +124,8 @@ def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int
             iam_endpoint_url=settings.iam_endpoint_url,
             access_key_id=settings.access_key_id,
             secret_access_key_file=settings.secret_access_key_file,
+            credential_process=settings.credential_process,
+            web_identity=_web_identity(settings),
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
             mint_workers=settings.mint_workers,

@@ -19,6 +19,7 @@ from broker.providers.aws.cutoff import SKEW, CutOff
 from broker.providers.aws.denylist import Denied, DenyList
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import (
+    Contact,
     LeaseRef,
     Minted,
     MintInDoubt,
@@ -66,7 +67,7 @@ class AwsProvider:
         self._settings = settings
         self._clock = clock
         self._heard = HeardTime(clock)
-        self._clients = Clients(settings, self._heard)
+        self._clients = Clients(settings, self._heard, clock)
         patience = settings.connect_timeout.total_seconds()
         self._mints = Lane("mint", settings.mint_workers, patience)
         self._revokes = Lane("revoke", settings.revoke_workers, patience)
@@ -75,6 +76,14 @@ class AwsProvider:
     def time_heard(self) -> datetime | None:
         """AWS's time: `KnowsTime`."""
         return self._heard.now()
+
+    def login_left(self) -> float | None:
+        """The broker's own credentials: `KnowsLogin`."""
+        return self._clients.identity.left()
+
+    def login_ends(self) -> datetime | None:
+        """The same: `KnowsLogin`."""
+        return self._clients.identity.ends_at
 
     async def mint(self, order: MintOrder) -> Minted:
         """One AssumeRole. The credential works until `order.ref.expires_at`, though STS's own expiry is later."""
@@ -116,6 +125,8 @@ class AwsProvider:
         answer = await self._mints.run(partial(self._clients.call, "sts", region, endpoint, "get_caller_identity"))
         if not isinstance(answer, Failure) or answer.status == 405:  # noqa: PLR2004 - Ceph's STS has no such call
             return []
+        if answer.why:
+            return [f"aws: {answer.why}"]
         where = endpoint or f"STS in {region}"
         if (answer.status, answer.code) in _REFUSALS:
             return [
@@ -191,7 +202,9 @@ class AwsProvider:
 
 def _unminted(failure: Failure) -> MintRefused | MintInDoubt:
     if not failure.sent:
-        return MintRefused("AssumeRole was not sent: no connection, no credentials of the broker, or no free worker")
+        return MintRefused(f"AssumeRole was not sent: {failure.why or 'there is no connection'}", Contact.NOT_ASKED)
+    if failure.throttled:
+        return MintRefused("AWS refused AssumeRole: too many calls", Contact.FAILED)
     text = _REFUSALS.get((failure.status, failure.code))
     return MintInDoubt("AssumeRole gave no definite answer") if text is None else MintRefused(text)
 
