@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ scopes:
 tiers:
   elevated: {{hourly: 100000, budget: 100}}
 grants:
-  teams: {{workloads: [load], workflows: ["team*"], scopes: [lake{", other" if "  other:" in scopes else ""}], max_step: 2h}}
+  teams: {{workloads: [load], workflows: [team0, team1, team2, team3], scopes: [lake{", other" if "  other:" in scopes else ""}], max_step: 2h}}
 """
 
 
@@ -69,8 +70,8 @@ class Lake:
         """A role that may do everything with S3; its ARN."""
         return self.ceph.create_role(name)
 
-    def deployment(self, text: str, **aws: Any) -> Deployment:
-        """A new daemon's files. `aws`: more of its [aws] section."""
+    def deployment(self, text: str, *, timings: Mapping[str, str] | None = None, **aws: Any) -> Deployment:
+        """A new daemon's files. `aws`: more of its [aws] section. Its steps may be silent for minutes."""
         section = {
             "region": self.ceph.region,
             "endpoint_url": self.ceph.url,
@@ -79,7 +80,8 @@ class Lake:
             "accept_unbounded_roles": True,  # Ceph knows no boundaries (measured)
             **aws,
         }
-        return Deployment(self.folder / f"daemon{next(self._numbers)}", text, aws=section, more=MORE)
+        times = {"silence_bound": "10m", "claim_window": "10m", **(timings or {})}
+        return Deployment(self.folder / f"daemon{next(self._numbers)}", text, aws=section, timings=times, more=MORE)
 
     def tries(self, session: Any, *, prefix: str = "") -> str:
         """List the bucket with the credential of an IssueCredential answer: "" when it may, else the refusal's code."""
@@ -99,7 +101,5 @@ class Lake:
 
     def inline_characters(self, role: str) -> int:
         """Of the role's inline policies together, as AWS counts them."""
-        import json
-
         policies = self.ceph.role_policies(role)
         return sum(len(json.dumps(one, separators=(",", ":"))) for one in policies.values())
