@@ -219,7 +219,7 @@ async def test_the_shape_of_an_exchange_and_the_token_is_read_each_time(
         await until(lambda: sts.count(BY_TOKEN) == 2)
     first, second = (asked for action, _, asked in sts.asked if action == BY_TOKEN)
     assert (first["WebIdentityToken"], second["WebIdentityToken"]) == (TOKEN, "the.next-one")
-    assert first | {"WebIdentityToken": ""} == {
+    assert {**first} | {"WebIdentityToken": ""} == {
         "Version": "2011-06-15",
         "RoleArn": BROKER_ROLE,
         "RoleSessionName": "stepcred-0123abcd",
