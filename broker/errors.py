@@ -64,6 +64,7 @@ class Reason(Enum):
     NOT_FOUND = "NOT_FOUND"  # told to operators only
     # provider and broker
     PROVIDER_FAILED = "PROVIDER_FAILED"
+    NO_ROOM_TO_REVOKE = "NO_ROOM_TO_REVOKE"  # it could not be ended early, as its scope promises
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"  # disk full, database locked out
     DRAINING = "DRAINING"
     EPOCH_LOST = "EPOCH_LOST"

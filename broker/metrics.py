@@ -121,6 +121,12 @@ class Metrics:
             ["what"],
             registry=registry,
         )
+        self._places = Gauge(
+            "stepcred_revoke_places",
+            "Where a provider can end only so many credentials early: places taken, and those there are",
+            ["provider", "at", "which"],
+            registry=registry,
+        )
         self._login_ends = Gauge(
             "stepcred_provider_login_ends_seconds",
             "When the broker's own login at a provider ends: seconds since 1970; 0 when it has none that ends",
@@ -216,6 +222,11 @@ class Metrics:
         """Set every rule's; those not in `counts` to zero."""
         for rule in AlertRule:
             self._alerts.labels(rule.value).set(counts.get(rule, 0))
+
+    def revoke_places(self, provider: str, at: str, *, taken: int, places: int) -> None:
+        """`at`: what has room for only so many early ends, as the scope map names it."""
+        self._places.labels(provider, at, "taken").set(taken)
+        self._places.labels(provider, at, "all").set(places)
 
     def delivery(self, sink: str, outcome: Delivered) -> None:
         """One message. `sink` is a name of the config."""

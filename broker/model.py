@@ -107,6 +107,7 @@ class EndReason(Enum):
     BROKER_STOPPED = "BROKER_STOPPED"  # serve --on-stop revoke
     OPERATOR = "OPERATOR"
     MINT_FAILED = "MINT_FAILED"
+    CUT_OFF = "CUT_OFF"  # its provider could end another one only together with it
 
 
 class OnLock(Enum):
@@ -321,6 +322,7 @@ class KeyValue:
 
     data: Mapping[str, Secret]
     version: int = 0
+    version_id: str = ""  # where versions have names, not numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -366,8 +368,16 @@ class ScopeKind(Protocol):
         """Every mistake as (path inside the block, message); empty when the block is good."""
         ...
 
+    def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
+        """A good block, with what the scope's tier decides where the block is silent."""
+        ...
+
+    def longest_life(self, block: Mapping[str, JsonValue]) -> timedelta | None:
+        """Of a good block: no lease can be longer, whatever `ttl` says. None: nothing is known."""
+        ...
+
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
-        """Of a good block."""
+        """Of a good block, completed."""
         ...
 
     def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:

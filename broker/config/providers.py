@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from broker.config.values import Command, Count, Duration, PublicFile, SecretFile, Text, Url
+from broker.config.values import Command, Count, Duration, PublicFile, SecretFile, Share, Switch, Text, Url
 
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d*:role/[\w+=,.@/-]+", re.ASCII)
 _SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)  # STS's own bounds
@@ -82,6 +82,8 @@ class Aws:
     web_identity: AwsWebIdentity | None = None
     connect_timeout: Duration = timedelta(seconds=3)
     read_timeout: Duration = timedelta(seconds=6)  # without a byte of the answer
+    deny_share: Share = 0.5  # of the places in a role's deny list, for one agent
+    accept_unbounded_roles: Switch = False  # write deny lists also on roles without a permissions boundary
     mint_workers: Count = 8  # calls to STS at the same time
     revoke_workers: Count = 4  # calls to IAM; a lane of its own, so that a hung STS delays no revocation
 

@@ -234,6 +234,7 @@ Socket = Annotated[str, BeforeValidator(parse_socket)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Name = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9._-]{0,254}\z")]
 Switch = Annotated[bool, Field(strict=True)]
+Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]  # per second
 PublicFile = Annotated[Path, BeforeValidator(_public_file)]

@@ -38,6 +38,7 @@ class Kind(Enum):
     LEASE_REVOKED = "LEASE_REVOKED"
     LEASE_EXPIRED = "LEASE_EXPIRED"
     LEASE_VOID = "LEASE_VOID"
+    PROVIDER_CUT_OFF = "PROVIDER_CUT_OFF"  # to end this lease, all of its kind that are older were ended
     GUARD_LOCKED = "GUARD_LOCKED"
     GUARD_HELD = "GUARD_HELD"
     GUARD_CEILING = "GUARD_CEILING"

@@ -23,7 +23,7 @@ from broker.leases.epoch import ASK_AGAIN, EpochKeeper, EpochLost, epoch_lost
 from broker.leases.standing import held_to
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.model import NAME, Agent, Bind, Certificate, JsonValue, Lease, Step, StepKey, StepState
+from broker.model import NAME, Agent, Bind, Certificate, JsonValue, Lease, LeaseState, Step, StepKey, StepState
 from broker.policy.live.holder import Policies
 from broker.providers.base import KnowsTime, LeaseRef, Provider
 from broker.store.base import Request, RequestOutcome, Store, Tx
@@ -316,6 +316,7 @@ def ref_of(lease: Lease) -> LeaseRef:
     """What the provider may know of a lease."""
     return LeaseRef(
         lease_id=lease.id,
+        agent=lease.agent,
         nonce=lease.nonce,
         kid=lease.kid,
         params=lease.params,
@@ -327,6 +328,12 @@ def ref_of(lease: Lease) -> LeaseRef:
         found=bool(lease.refs.get(FOUND)),
         attempts=lease.attempts,
     )
+
+
+def open_refs(tx: Tx, provider: str) -> list[LeaseRef]:
+    """Every lease of this provider that has not ended."""
+    unended = [state for state in LeaseState if not state.terminal]
+    return [ref_of(lease) for lease in tx.leases_in(*unended) if lease.provider == provider]
 
 
 def step_record(step: Step, agent: Agent, **fields: JsonValue) -> Record:

@@ -16,6 +16,7 @@ from broker.errors import StoreError
 from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.core import FOUND, ONLY_TIME, Core, ref_of
+from broker.leases.cutting import cut_off
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, past_expiry
 from broker.providers.base import Contact, Progress, Provider, ProviderError, Settlement, SettlesDoubt
@@ -237,7 +238,11 @@ class Ending:
         """No evidence yet. Where time is the end, come back when it has passed."""
         timed = lease.revocability.ends_by_time
         left = lease.expires_at + self._core.timings.clock_skew - self._core.clock.now() if timed else None
+        if left is not None and progress.again is not None:
+            left = min(left, progress.again)
         refs = {**progress.refs, ONLY_TIME: True} if timed else progress.refs
+        if progress.cut_off is not None:
+            await cut_off(self._core, lease, progress.cut_off)
         await self.defer(lease, problem=progress.step or "not yet seen dead", refs=refs, at_least=left)
         if timed:
             self._core.endings.tell(lease.id)

@@ -38,7 +38,7 @@ from broker.log import get_logger
 from broker.metrics import IssueOutcome
 from broker.model import MIN_LEASE_LIFE, Agent, Bind, Lease, LeaseState, Step, past_deadline
 from broker.policy.decision import AccessRequest, Allowed, Denied
-from broker.providers.base import Foresees, TakesInput
+from broker.providers.base import Foresees, HasRoom, TakesInput
 from broker.store.base import Request, Tx
 
 log = get_logger(__name__)
@@ -150,10 +150,13 @@ class Issuing:
         return Granted(allowed=decision, asked=asked, generation=policy.generation)
 
     def _must_fit(self, allowed: Allowed, asked: Asking, step: Step) -> None:
-        """The caller's own mistake is told it, and costs no attempt. Raises INVALID_ARGUMENT."""
+        """What the provider knows beforehand costs no attempt. Raises INVALID_ARGUMENT, NO_ROOM_TO_REVOKE."""
         provider = self._core.providers[allowed.provider]
         if isinstance(provider, TakesInput) and (problem := provider.input_problem(allowed.params, asked.public_input)):
             raise BrokerError(Reason.INVALID_ARGUMENT, problem, about=about(step, asked.scope))
+        if isinstance(provider, HasRoom) and (full := provider.no_room(allowed.params, step.key.agent)) is not None:
+            told = about(step, asked.scope) | {"rule": str(allowed.rule)}
+            raise BrokerError(Reason.NO_ROOM_TO_REVOKE, full.why, retry_after=full.after, about=told)
 
     def _intend(self, tx: Tx, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Lease | Refusal | Known:
         """The intent's ONE transaction. No durable intent, no mint (I1).
@@ -235,6 +238,7 @@ class Issuing:
             "peer": agent.peer,
             "expires_at": lease.expires_at.isoformat(),
             "tier": lease.tier.value,
+            "revocability": lease.revocability.value,
             "bind": granted.allowed.bind.value,
             "policy_generation": granted.generation,
             "replaces": lease.replaces or "",

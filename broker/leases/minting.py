@@ -128,7 +128,6 @@ class Minter:
         core = self._core
         order = MintOrder(
             ref=ref_of(lease),
-            agent=lease.agent,
             workflow=step.key.workflow,
             run=step.key.run,
             step=step.key.step,

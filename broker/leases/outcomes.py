@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from broker.leases.core import ONLY_TIME, Core
 from broker.model import Evidence, Lease, LeaseState, Revocability
+from broker.providers.base import DENY_WRITTEN_AT
 
 LOOK_EVERY = 1.0  # seconds
 
@@ -24,6 +25,7 @@ class Outcome:
     evidence: Evidence | None
     time_to_dead: timedelta | None
     exposed_until: datetime | None  # latest moment at which it could still work; None once dead, or static
+    deny_written_at: datetime | None = None  # progress, not evidence
 
 
 def outcome_of(lease: Lease) -> Outcome:
@@ -41,7 +43,13 @@ def outcome_of(lease: Lease) -> Outcome:
         evidence=lease.evidence,
         time_to_dead=took,
         exposed_until=None if dead_or_static else lease.expires_at,
+        deny_written_at=_deny_written_at(lease),
     )
+
+
+def _deny_written_at(lease: Lease) -> datetime | None:
+    told = lease.refs.get(DENY_WRITTEN_AT)
+    return datetime.fromisoformat(told) if isinstance(told, str) else None
 
 
 async def wait_for_evidence(core: Core, leases: Iterable[Lease], seconds: float) -> list[Outcome]:

@@ -14,12 +14,15 @@ from typing import Protocol, runtime_checkable
 from broker.model import Credential, Evidence, JsonValue, Revocability
 from broker.secret import Secret
 
+DENY_WRITTEN_AT = "deny_written_at"  # in a lease's refs: when its provider took the deny (RFC 3339, UTC)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaseRef:
     """What a provider needs to name, find, revoke and probe one credential. No secret."""
 
     lease_id: str
+    agent: str  # SPIFFE ID
     nonce: bytes
     kid: str
     params: Mapping[str, JsonValue]  # the scope's block, templates filled
@@ -37,12 +40,16 @@ class MintOrder:
     """One mint. `note` records durably what was made so far, before the provider goes on."""
 
     ref: LeaseRef
-    agent: str  # SPIFFE ID
     workflow: str
     run: str
     step: str
     note: Callable[[Mapping[str, JsonValue]], Awaitable[None]]
     public_input: str = ""  # the caller's CSR or public key; not stored
+
+    @property
+    def agent(self) -> str:
+        """The SPIFFE ID that it is minted for."""
+        return self.ref.agent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +62,27 @@ class Minted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CutOff:
+    """To end one credential, all of its kind that were made before it were ended as well: a choice of the scope."""
+
+    param: str  # what they have in common: this key of `LeaseRef.params` …
+    value: str  # … with this value
+    before: datetime  # by the provider's clock
+
+    def hits(self, ref: LeaseRef) -> bool:
+        """Was this one made before, as far as is known?"""
+        return ref.params.get(self.param) == self.value and ref.intent_at < self.before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     """How far a revocation has come. Without evidence the lease stays REVOKING."""
 
     evidence: Evidence | None = None
     step: str = ""  # constant text for the journal, for example "DENY_WRITTEN"
     refs: Mapping[str, JsonValue] = field(default_factory=dict)  # merged into the lease's
+    again: timedelta | None = None  # look again after this, though only time is the certain end
+    cut_off: CutOff | None = None
 
 
 class Contact(Enum):
@@ -158,6 +180,40 @@ class TakesInput(Protocol):
 
     def input_problem(self, params: Mapping[str, JsonValue], public_input: str) -> str:
         """What is wrong with what was brought, as a constant text for the caller; "" when it fits. Without I/O."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoRoom:
+    """The provider could not end one more credential early, as its scope promises."""
+
+    why: str  # constant text, for the agent
+    after: timedelta  # when there may be room
+
+
+@runtime_checkable
+class HasRoom(Protocol):
+    """Can end only so many credentials early at a time."""
+
+    def no_room(self, params: Mapping[str, JsonValue], agent: str) -> NoRoom | None:
+        """Before the intent, so free of charge; without I/O. `mint` looks again, and is what holds."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """Places for early ends."""
+
+    taken: int
+    places: int
+
+
+@runtime_checkable
+class KnowsRoom(Protocol):
+    """Can say how much room there is, where it is bounded."""
+
+    def rooms(self) -> Mapping[str, Room]:
+        """By what has it, such as a role's ARN; what was not used yet is missing. Without I/O."""
         ...
 
 

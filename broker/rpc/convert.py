@@ -77,6 +77,7 @@ def credential(value: Credential) -> credential_pb2.Credential:
         case KeyValue():
             message.key_value.data.update({name: secret.reveal() for name, secret in value.data.items()})
             message.key_value.version = value.version
+            message.key_value.version_id = value.version_id
         case X509Certificate():
             message.x509_certificate.certificate_pem = value.certificate_pem
             message.x509_certificate.chain_pem.extend(value.chain_pem)
@@ -106,6 +107,8 @@ def outcome(value: Outcome) -> lease_pb2.LeaseOutcome:
         message.time_to_dead.CopyFrom(duration(value.time_to_dead))
     if value.exposed_until is not None:
         message.exposed_until.CopyFrom(timestamp(value.exposed_until))
+    if value.deny_written_at is not None:
+        message.deny_written_at.CopyFrom(timestamp(value.deny_written_at))
     return message
 
 

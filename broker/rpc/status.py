@@ -61,6 +61,7 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.APPROVAL_CHANGED: C.FAILED_PRECONDITION,
     Reason.APPROVAL_DECIDED: C.FAILED_PRECONDITION,
     Reason.NOT_FOUND: C.NOT_FOUND,
+    Reason.NO_ROOM_TO_REVOKE: C.RESOURCE_EXHAUSTED,
     Reason.PROVIDER_FAILED: C.ABORTED,  # never UNAVAILABLE, which gRPC retries by itself
     Reason.STORE_UNAVAILABLE: C.ABORTED,
     Reason.DRAINING: C.UNAVAILABLE,  # before any intent: asking again elsewhere is right
@@ -68,7 +69,7 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.INTERNAL: C.INTERNAL,
 }
 
-_QUOTA = frozenset({Reason.COOLING, Reason.RATE_LIMITED, Reason.CODE_LOCKED})
+_QUOTA = frozenset({Reason.COOLING, Reason.RATE_LIMITED, Reason.CODE_LOCKED, Reason.NO_ROOM_TO_REVOKE})
 _PRECONDITION = frozenset({Reason.LOCKED, Reason.HELD, Reason.CEILING, Reason.FROZEN, Reason.NEEDS_APPROVAL})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 from broker.clock import Clock
@@ -14,7 +14,7 @@ from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
 from broker.providers.aws.scope import AwsScope
 from broker.providers.aws.settings import AwsSettings, WebIdentity
-from broker.providers.base import Provider
+from broker.providers.base import LeaseRef, Provider
 from broker.providers.vault.scope import VaultScope
 from broker.providers.vault.settings import Auth
 
@@ -50,6 +50,7 @@ def providers(
     epoch: Callable[[], int],
     *,
     known_children: Callable[[str], Awaitable[frozenset[str]]],
+    open_leases: Callable[[str], Awaitable[Sequence[LeaseRef]]],
 ) -> dict[str, Provider]:
     """Every configured provider. Their SDKs are imported only when used."""
     table: dict[str, Provider] = {}
@@ -58,7 +59,7 @@ def providers(
             config.vault, config.timings.mint_timeout, ring, installation, clock, lambda: known_children("vault")
         )
     if config.aws is not None:
-        table["aws"] = _aws(config.aws, installation, clock, epoch)
+        table["aws"] = _aws(config.aws, installation, clock, epoch, lambda: open_leases("aws"))
     return table
 
 
@@ -113,7 +114,13 @@ def _web_identity(settings: Aws) -> WebIdentity | None:
     return WebIdentity(token_file=given.token_file, role_arn=given.role_arn, session_name=given.session_name)
 
 
-def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int]) -> Provider:
+def _aws(
+    settings: Aws,
+    installation: str,
+    clock: Clock,
+    epoch: Callable[[], int],
+    open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]],
+) -> Provider:
     from broker.providers.aws.provider import AwsProvider
 
     return AwsProvider(
@@ -128,9 +135,12 @@ def _aws(settings: Aws, installation: str, clock: Clock, epoch: Callable[[], int
             web_identity=_web_identity(settings),
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
+            deny_share=settings.deny_share,
+            accept_unbounded_roles=settings.accept_unbounded_roles,
             mint_workers=settings.mint_workers,
             revoke_workers=settings.revoke_workers,
         ),
         clock,
         epoch=epoch,
+        open_leases=open_leases,
     )

@@ -18,7 +18,7 @@ from broker.leases import recovery
 from broker.model import Lease
 from broker.policy.live.source import Source
 from broker.policy.scope_map import ScopeMap
-from broker.providers.base import ChecksScopes, DeclaredScope, Findings, KnowsTime, Provider, Remarks
+from broker.providers.base import ChecksScopes, DeclaredScope, Findings, KnowsTime, LeaseRef, Provider, Remarks
 from broker.providers.vault.needs import needs_of
 from broker.providers.vault.provision import Plan, clashes, plan_of
 from broker.providers.vault.scope import ROLE, is_segment
@@ -30,6 +30,10 @@ from broker.store.sqlite import open_store
 from broker.wiring import adapters
 
 _CLOCK_REMARK = timedelta(seconds=5)
+
+
+async def _none(_provider: str) -> Sequence[LeaseRef]:
+    return ()
 
 
 async def _nobody(_provider: str) -> frozenset[str]:
@@ -67,7 +71,9 @@ async def recover(config: Config, asked: recovery.Request) -> tuple[recovery.Rep
         store = open_store(config.store.path)
         stack.push_async_callback(store.close)
         ring, control = await fitting_keyring(store, config.store.mint_key_file, recovering=True)
-        table = adapters.providers(config, ring, control.installation, clock, lambda: 0, known_children=_nobody)
+        table = adapters.providers(
+            config, ring, control.installation, clock, lambda: 0, known_children=_nobody, open_leases=_none
+        )
         for provider in table.values():
             stack.push_async_callback(provider.close)
         anchoring = Anchoring(store, config.store.anchor, clock)
@@ -105,7 +111,9 @@ async def unfreeze(config: Config) -> bool:
 async def _to_be_asked(config: Config) -> AsyncIterator[dict[str, Provider]]:
     """Every provider, for questions only: nothing is minted, and nonces of ended leases are erased."""
     ring = Keyring({"none": bytes(keyring.KEY_BYTES)}, "none")
-    table = adapters.providers(config, ring, "none", SystemClock(), lambda: 0, known_children=_nobody)
+    table = adapters.providers(
+        config, ring, "none", SystemClock(), lambda: 0, known_children=_nobody, open_leases=_none
+    )
     async with AsyncExitStack() as stack:
         for provider in table.values():
             stack.push_async_callback(provider.close)

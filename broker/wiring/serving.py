@@ -18,7 +18,7 @@ from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
 from broker.identity import FrontDoor
 from broker.leases.approving import Approving
-from broker.leases.core import Core
+from broker.leases.core import Core, open_refs
 from broker.leases.engine import Engine
 from broker.leases.epoch import EpochKeeper
 from broker.leases.refusals import Refusals
@@ -145,6 +145,7 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
         clock,
         lambda: epoch.id,
         known_children=lambda name: store.read(lambda tx: tx.known_children(name)),
+        open_leases=lambda name: store.read(lambda tx: open_refs(tx, name)),
     )
     for provider in table.values():
         stack.push_async_callback(provider.close)

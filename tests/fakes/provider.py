@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-from broker.model import Evidence, JsonValue, Remark, Revocability, VaultToken
+from broker.model import Evidence, JsonValue, Remark, Revocability, Tier, VaultToken
 from broker.providers.base import (
     Contact,
     LeaseRef,
@@ -117,6 +118,12 @@ class FakeKind:
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         return self._revocability
+
+    def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
+        return block
+
+    def longest_life(self, block: Mapping[str, JsonValue]) -> timedelta | None:
+        return None
 
     def powers(self, block: Mapping[str, JsonValue]) -> list[str]:
         return [str(block["role"])]

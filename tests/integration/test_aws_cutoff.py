@@ -32,7 +32,7 @@ scopes:
   lake:
     aws: {{role_arn: "{arn}", regions: [eu-west-1], statements: [{{Effect: Allow, Action: "s3:*", Resource: "*"}}]}}
     ttl: 10m
-    tier: low
+    tier: elevated
 grants:
   all: {{workloads: [load], workflows: [nightly], scopes: [lake], max_step: 2h}}
 """
@@ -124,6 +124,7 @@ async def test_only_a_sessions_bound_can_be_looked_at_again(
 ) -> None:
     ref = LeaseRef(
         lease_id="abcdefghij234567",
+        agent="spiffe://test.local/a",
         nonce=b"",
         kid="k1",
         params={},

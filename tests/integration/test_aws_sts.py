@@ -89,6 +89,7 @@ def order(role_arn: str, *, seconds: float = 300, lease_id: str = LEASE, **chang
     }
     ref = LeaseRef(
         lease_id=lease_id,
+        agent="spiffe://test.local/a",
         nonce=b"n" * 16,
         kid="k1",
         params=params,
@@ -98,7 +99,7 @@ def order(role_arn: str, *, seconds: float = 300, lease_id: str = LEASE, **chang
         expires_at=now + timedelta(seconds=seconds),
         epoch=3,
     )
-    return MintOrder(ref=ref, agent="spiffe://test.local/a", workflow="w", run="r", step="s", note=note)
+    return MintOrder(ref=ref, workflow="w", run="r", step="s", note=note)
 
 
 def put(moto: MotoServer, session: AwsSession, key: str) -> None:

@@ -28,6 +28,7 @@ def new_ref(params: Mapping[str, JsonValue], *, seconds: float = 300, ago: float
     now = SystemClock().now()
     return LeaseRef(
         lease_id=f"0{secrets.token_hex(8)[1:]}",  # of no daemon's form: a recovery elsewhere on this server is not told
+        agent="spiffe://test.internal/workflow/w/step/s",
         nonce=secrets.token_bytes(16),
         kid="k1",
         params=params,
@@ -52,7 +53,6 @@ class Notes:
 def order_of(ref: LeaseRef, notes: Notes | None = None, *, public_input: str = "") -> MintOrder:
     return MintOrder(
         ref=ref,
-        agent="spiffe://test.internal/workflow/w/step/s",
         workflow="w",
         run="r",
         step="s",

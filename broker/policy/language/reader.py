@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from broker.config import TierOverride
 from broker.model import NAME, JsonValue, OnLock, Revocability, RuleRef, ScopeKind, Tier
+from broker.policy.durations import format_duration
 from broker.policy.language.document import Document, Path
 from broker.policy.language.parts import Team, TierRule
 from broker.policy.language.schema import entries
@@ -116,6 +117,10 @@ class Reader:
         ((provider, block),) = blocks.items()
         if not isinstance(block, dict) or any(self.kinds[provider].validate(block)):
             return None
+        kind = self.kinds[provider]
+        block = dict(kind.completed(block, entry.tier))
+        if (longest := kind.longest_life(block)) is not None and longest < entry.ttl:
+            self.complain((*path, "ttl"), f"longer than the {format_duration(longest)} that {provider} gives")
         tier = self.tiers.get(entry.tier.value)
         return Scope(
             name=str(path[-1]),
@@ -125,14 +130,14 @@ class Reader:
             ttl=entry.ttl,
             max_ttl=entry.max_ttl or entry.ttl,
             tier=entry.tier,
-            revocability=self.kinds[provider].revocability(block),
+            revocability=kind.revocability(block),
             residency=tuple(entry.residency),
             approvals=max(entry.approvals, tier.approvals if tier else 0),
             shared_hourly=entry.shared_hourly or 0,
             on_lock=tier.on_lock if tier else OnLock.STEP,
             limits=tier.limits if tier else TierOverride(),
             compensate=tier.compensate if tier else "",
-            powers=tuple(self.kinds[provider].powers(block)),
+            powers=tuple(kind.powers(block)),
             description=entry.description,
             rule=self.rule(path, prefix="scopes."),
             team=self.team,

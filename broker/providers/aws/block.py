@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from broker.model import JsonValue
 
@@ -141,3 +150,11 @@ class AwsBlock(BaseModel):
     def role_name(self) -> str:
         """What IAM's API calls it: the ARN's last segment, without the path."""
         return self.role_arn.rpartition("/")[2]
+
+
+def block_of(params: Mapping[str, JsonValue]) -> AwsBlock | None:
+    """Of a lease; None when it cannot be read."""
+    try:
+        return AwsBlock.model_validate(params)
+    except ValidationError:  # its text repeats the input
+        return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TypeAlias
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from broker.model import JsonValue, Remark, Revocability
+from broker.model import JsonValue, Remark, Revocability, Tier
 from broker.providers.aws.block import AwsBlock, Statement
 from broker.providers.aws.compile import PolicyTooLargeError, session_policy
 from broker.providers.aws.remarks import SOME_BOUND, TEMPLATE, remarks
+
+LONGEST_SESSION = 43_200  # seconds; of AssumeRole
 
 Problem: TypeAlias = tuple[tuple[str | int, ...], str]
 
@@ -44,6 +47,16 @@ class AwsScope:
         except PolicyTooLargeError as error:
             return [(("statements",), str(error))]
         return []
+
+    def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
+        """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound."""
+        if "revoke" in block:
+            return block
+        return {**block, "revoke": "bound" if tier is Tier.LOW else "deny"}
+
+    def longest_life(self, block: Mapping[str, JsonValue]) -> timedelta | None:  # noqa: ARG002 - as the protocol has it
+        """STS's own limit."""
+        return timedelta(seconds=LONGEST_SESSION)
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         """DENY_POLICY, or EXPIRY_ONLY by `revoke: bound`."""

@@ -30,6 +30,8 @@ class AwsSettings:
         web_identity: one from a token. None of the three = the SDK's default chain.
         connect_timeout: of one connection attempt. Both together stay below the engine's mint timeout (10 s).
         read_timeout: without a byte of the answer.
+        deny_share: of a role's places in its deny list, how many one agent may hold.
+        accept_unbounded_roles: deny sessions also on roles without a permissions boundary.
         mint_workers: calls to STS at the same time.
         revoke_workers: calls to IAM at the same time; a lane of its own, so that a hung STS delays no deny.
     """
@@ -44,6 +46,8 @@ class AwsSettings:
     web_identity: WebIdentity | None = None
     connect_timeout: timedelta = timedelta(seconds=3)
     read_timeout: timedelta = timedelta(seconds=6)
+    deny_share: float = 0.5
+    accept_unbounded_roles: bool = False
     mint_workers: int = 8
     revoke_workers: int = 4
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from enum import Enum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from broker.model import JsonValue, Remark, Revocability
+from broker.model import JsonValue, Remark, Revocability, Tier
 
 # Every segment is allow-listed: role_name='../../../sys/seal' was seen to request /v1/sys/seal (measured).
 SEGMENT = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
@@ -194,6 +195,14 @@ class VaultScope:
         if block.path.split("/")[0] in SERVERS_OWN:
             place: tuple[str, ...] = ("write", "path") if block.write else ("read",)
             yield place, f"{block.path.split('/')[0]}/ is the server's own, not a secrets engine"
+
+    def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:  # noqa: ARG002 - as the protocol has it
+        """A tier decides nothing here."""
+        return block
+
+    def longest_life(self, block: Mapping[str, JsonValue]) -> timedelta | None:  # noqa: ARG002 - as the protocol has it
+        """Said in the server."""
+        return None
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         """A token dies exactly, and with it a leased secret; a certificate is published; a stored value lives on."""

@@ -153,6 +153,7 @@ class KeyValue(Credential):
 
     data: Mapping[str, str] = field(repr=False)
     version: int
+    version_id: str = ""  # where versions have names, not numbers
 
     def env(self) -> dict[str, str]:
         """Keys in upper case; a key that is no variable name, or would steer the program loader, is left out.

@@ -152,7 +152,7 @@ class GuardRefused(Refused):
 class ProviderFailed(Refused):
     """What mints the credential failed. A new `issue` is a new, charged attempt."""
 
-    REASONS = frozenset({"PROVIDER_FAILED"})
+    REASONS = frozenset({"PROVIDER_FAILED", "NO_ROOM_TO_REVOKE"})
 
 
 class BrokerUnavailable(StepcredError):

@@ -77,6 +77,7 @@ def outcome(message: lease_pb2.LeaseOutcome) -> models.LeaseOutcome:
         evidence=_word(models.Evidence, message.evidence, lease_pb2.Evidence, "EVIDENCE_"),
         time_to_dead=span_of(message, "time_to_dead"),
         exposed_until=time_of(message, "exposed_until"),
+        deny_written_at=time_of(message, "deny_written_at"),
     )
 
 
@@ -170,7 +171,8 @@ def _jwt(held: models.Lease, m: credential_pb2.Jwt) -> credentials.Credential:
 
 
 def _key_value(held: models.Lease, m: credential_pb2.KeyValue) -> credentials.Credential:
-    return credentials.KeyValue(lease=held, data=MappingProxyType(dict(m.data)), version=m.version)
+    data = MappingProxyType(dict(m.data))
+    return credentials.KeyValue(lease=held, data=data, version=m.version, version_id=m.version_id)
 
 
 _KINDS: dict[str, Callable[[models.Lease, Any], credentials.Credential]] = {

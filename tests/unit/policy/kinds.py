@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
-from broker.model import JsonValue, Remark, Revocability, ScopeKind
+from broker.model import JsonValue, Remark, Revocability, ScopeKind, Tier
 
 
 @dataclass
@@ -24,6 +25,12 @@ class FakeKind:
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         return Revocability.STATIC if block.get("role") == "static" else Revocability.EXACT
+
+    def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
+        return block
+
+    def longest_life(self, block: Mapping[str, JsonValue]) -> timedelta | None:
+        return None
 
     def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
         return [str(block["role"])]

@@ -33,6 +33,7 @@ REVIEWED = {
     'leases/core.py: f"name between 1 and {MAX_SCOPES} distinct scopes"': "a limit",
     'leases/core.py: f"the step has ended; {who}"': "one of two literals",
     'leases/core.py: f"{field_name} must match {NAME.pattern}"': "the contract's name of a field, and its pattern",
+    "leases/issuing.py: full.why": "one of the literals of a provider's no_room",
     "leases/issuing.py: problem": "one of the literals of a provider's input_problem",
     'leases/opening.py: f"on_behalf_of: {error}"': "SpiffeIdError repeats nothing",
     "operators/desk.py: mistake": "one of four literals",

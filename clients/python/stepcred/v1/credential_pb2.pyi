@@ -239,8 +239,11 @@ class KeyValue(google.protobuf.message.Message):
 
     DATA_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    VERSION_ID_FIELD_NUMBER: builtins.int
     version: builtins.int
     """Version of the stored value; 0 when the backend has none."""
+    version_id: builtins.str
+    """The same where versions have names (AWS Secrets Manager); else empty."""
     @property
     def data(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
     def __init__(
@@ -248,7 +251,8 @@ class KeyValue(google.protobuf.message.Message):
         *,
         data: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         version: builtins.int = ...,
+        version_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["data", b"data", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "version", b"version", "version_id", b"version_id"]) -> None: ...
 
 global___KeyValue = KeyValue

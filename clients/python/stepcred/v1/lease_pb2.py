@@ -26,23 +26,23 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17stepcred/v1/lease.proto\x12\x0bstepcred.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x02\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x1f\n\x04tier\x18\x03 \x01(\x0e\x32\x11.stepcred.v1.Tier\x12/\n\x0crevocability\x18\x04 \x01(\x0e\x32\x19.stepcred.v1.Revocability\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.stepcred.v1.LeaseState\x12-\n\tissued_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0esuccessor_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x95\x02\n\x0cLeaseOutcome\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.stepcred.v1.LeaseState\x12/\n\x0crevocability\x18\x04 \x01(\x0e\x32\x19.stepcred.v1.Revocability\x12\'\n\x08\x65vidence\x18\x05 \x01(\x0e\x32\x15.stepcred.v1.Evidence\x12/\n\x0ctime_to_dead\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\rexposed_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xd5\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_STATE_INTENT\x10\x01\x12\x16\n\x12LEASE_STATE_ACTIVE\x10\x02\x12\x18\n\x14LEASE_STATE_REVOKING\x10\x03\x12\x17\n\x13LEASE_STATE_REVOKED\x10\x04\x12\x17\n\x13LEASE_STATE_EXPIRED\x10\x05\x12\x14\n\x10LEASE_STATE_VOID\x10\x06\x12\x18\n\x14LEASE_STATE_IN_DOUBT\x10\x07*\xb9\x01\n\x08\x45vidence\x12\x18\n\x14\x45VIDENCE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VIDENCE_SEEN_DEAD\x10\x01\x12\x19\n\x15\x45VIDENCE_PROBE_DENIED\x10\x02\x12\x16\n\x12\x45VIDENCE_PUBLISHED\x10\x03\x12\x14\n\x10\x45VIDENCE_EXPIRED\x10\x04\x12\x17\n\x13\x45VIDENCE_NOT_MINTED\x10\x05\x12\x19\n\x15\x45VIDENCE_ACCESS_ENDED\x10\x06*\xb5\x01\n\x0cRevocability\x12\x1c\n\x18REVOCABILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12REVOCABILITY_EXACT\x10\x01\x12\x1c\n\x18REVOCABILITY_DENY_POLICY\x10\x02\x12\x1a\n\x16REVOCABILITY_PUBLISHED\x10\x03\x12\x1c\n\x18REVOCABILITY_EXPIRY_ONLY\x10\x04\x12\x17\n\x13REVOCABILITY_STATIC\x10\x05*L\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_LOW\x10\x01\x12\x11\n\rTIER_ELEVATED\x10\x02\x12\r\n\tTIER_HIGH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17stepcred/v1/lease.proto\x12\x0bstepcred.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x02\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x1f\n\x04tier\x18\x03 \x01(\x0e\x32\x11.stepcred.v1.Tier\x12/\n\x0crevocability\x18\x04 \x01(\x0e\x32\x19.stepcred.v1.Revocability\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.stepcred.v1.LeaseState\x12-\n\tissued_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0esuccessor_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x02\n\x0cLeaseOutcome\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.stepcred.v1.LeaseState\x12/\n\x0crevocability\x18\x04 \x01(\x0e\x32\x19.stepcred.v1.Revocability\x12\'\n\x08\x65vidence\x18\x05 \x01(\x0e\x32\x15.stepcred.v1.Evidence\x12/\n\x0ctime_to_dead\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\rexposed_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x64\x65ny_written_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xd5\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_STATE_INTENT\x10\x01\x12\x16\n\x12LEASE_STATE_ACTIVE\x10\x02\x12\x18\n\x14LEASE_STATE_REVOKING\x10\x03\x12\x17\n\x13LEASE_STATE_REVOKED\x10\x04\x12\x17\n\x13LEASE_STATE_EXPIRED\x10\x05\x12\x14\n\x10LEASE_STATE_VOID\x10\x06\x12\x18\n\x14LEASE_STATE_IN_DOUBT\x10\x07*\xb9\x01\n\x08\x45vidence\x12\x18\n\x14\x45VIDENCE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VIDENCE_SEEN_DEAD\x10\x01\x12\x19\n\x15\x45VIDENCE_PROBE_DENIED\x10\x02\x12\x16\n\x12\x45VIDENCE_PUBLISHED\x10\x03\x12\x14\n\x10\x45VIDENCE_EXPIRED\x10\x04\x12\x17\n\x13\x45VIDENCE_NOT_MINTED\x10\x05\x12\x19\n\x15\x45VIDENCE_ACCESS_ENDED\x10\x06*\xb5\x01\n\x0cRevocability\x12\x1c\n\x18REVOCABILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12REVOCABILITY_EXACT\x10\x01\x12\x1c\n\x18REVOCABILITY_DENY_POLICY\x10\x02\x12\x1a\n\x16REVOCABILITY_PUBLISHED\x10\x03\x12\x1c\n\x18REVOCABILITY_EXPIRY_ONLY\x10\x04\x12\x17\n\x13REVOCABILITY_STATIC\x10\x05*L\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_LOW\x10\x01\x12\x11\n\rTIER_ELEVATED\x10\x02\x12\r\n\tTIER_HIGH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepcred.v1.lease_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASESTATE']._serialized_start=698
-  _globals['_LEASESTATE']._serialized_end=911
-  _globals['_EVIDENCE']._serialized_start=914
-  _globals['_EVIDENCE']._serialized_end=1099
-  _globals['_REVOCABILITY']._serialized_start=1102
-  _globals['_REVOCABILITY']._serialized_end=1283
-  _globals['_TIER']._serialized_start=1285
-  _globals['_TIER']._serialized_end=1361
+  _globals['_LEASESTATE']._serialized_start=751
+  _globals['_LEASESTATE']._serialized_end=964
+  _globals['_EVIDENCE']._serialized_start=967
+  _globals['_EVIDENCE']._serialized_end=1152
+  _globals['_REVOCABILITY']._serialized_start=1155
+  _globals['_REVOCABILITY']._serialized_end=1336
+  _globals['_TIER']._serialized_start=1338
+  _globals['_TIER']._serialized_end=1414
   _globals['_LEASE']._serialized_start=106
   _globals['_LEASE']._serialized_end=415
   _globals['_LEASEOUTCOME']._serialized_start=418
-  _globals['_LEASEOUTCOME']._serialized_end=695
+  _globals['_LEASEOUTCOME']._serialized_end=748
 # @@protoc_insertion_point(module_scope)

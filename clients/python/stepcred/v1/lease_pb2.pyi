@@ -205,6 +205,7 @@ class LeaseOutcome(google.protobuf.message.Message):
     EVIDENCE_FIELD_NUMBER: builtins.int
     TIME_TO_DEAD_FIELD_NUMBER: builtins.int
     EXPOSED_UNTIL_FIELD_NUMBER: builtins.int
+    DENY_WRITTEN_AT_FIELD_NUMBER: builtins.int
     lease_id: builtins.str
     scope: builtins.str
     state: global___LeaseState.ValueType
@@ -219,6 +220,10 @@ class LeaseOutcome(google.protobuf.message.Message):
     def exposed_until(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Latest moment at which the credential could still work; unset once dead. A STATIC value has none."""
 
+    @property
+    def deny_written_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """DENY_POLICY: when the provider took the deny. That is progress, not evidence; unset while there is none."""
+
     def __init__(
         self,
         *,
@@ -229,8 +234,9 @@ class LeaseOutcome(google.protobuf.message.Message):
         evidence: global___Evidence.ValueType = ...,
         time_to_dead: google.protobuf.duration_pb2.Duration | None = ...,
         exposed_until: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        deny_written_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["exposed_until", b"exposed_until", "time_to_dead", b"time_to_dead"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["evidence", b"evidence", "exposed_until", b"exposed_until", "lease_id", b"lease_id", "revocability", b"revocability", "scope", b"scope", "state", b"state", "time_to_dead", b"time_to_dead"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["deny_written_at", b"deny_written_at", "exposed_until", b"exposed_until", "time_to_dead", b"time_to_dead"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deny_written_at", b"deny_written_at", "evidence", b"evidence", "exposed_until", b"exposed_until", "lease_id", b"lease_id", "revocability", b"revocability", "scope", b"scope", "state", b"state", "time_to_dead", b"time_to_dead"]) -> None: ...
 
 global___LeaseOutcome = LeaseOutcome
