@@ -14,6 +14,7 @@ from broker.model import JsonValue, Remark, Revocability, Tier
 from broker.providers.aws.block import AwsBlock, Statement
 from broker.providers.aws.compile import PolicyTooLargeError, session_policy
 from broker.providers.aws.remarks import SOME_BOUND, TEMPLATE, remarks
+from broker.providers.aws.roles import Roles
 
 LONGEST_SESSION = 43_200  # seconds; of AssumeRole
 
@@ -36,6 +37,10 @@ class AwsScope:
 
     name = "aws"
 
+    def __init__(self, roles: Roles | None = None) -> None:
+        """`roles`: what is known of their policies; tools know nothing."""
+        self._roles = roles or Roles()
+
     def validate(self, block: Mapping[str, JsonValue]) -> Sequence[Problem]:
         """Every mistake as (path, message). Templates count one character each in the size check."""
         try:
@@ -49,7 +54,12 @@ class AwsScope:
         return []
 
     def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
-        """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound."""
+        """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound.
+
+        So does every scope whose role's policies the broker may not write.
+        """
+        if self._roles.why_not(AwsBlock.model_validate(block).role_arn):
+            return {**block, "revoke": "bound"}
         if "revoke" in block:
             return block
         return {**block, "revoke": "bound" if tier is Tier.LOW else "deny"}
@@ -62,6 +72,10 @@ class AwsScope:
         """DENY_POLICY, or EXPIRY_ONLY by `revoke: bound`."""
         bound_only = AwsBlock.model_validate(block).revoke == "bound"
         return Revocability.EXPIRY_ONLY if bound_only else Revocability.DENY_POLICY
+
+    def why_weaker(self, block: Mapping[str, JsonValue]) -> str:
+        """What AWS refused."""
+        return self._roles.why_not(AwsBlock.model_validate(block).role_arn)
 
     def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
         """The role's ARN, since a session never has more than its role; and what makes others trust, or outlive, it."""
