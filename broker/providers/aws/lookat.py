@@ -116,10 +116,12 @@ async def _room(asks: Asks, block: AwsBlock, role: str, found: Findings) -> None
         found.append(f"{role}: {_refused(answer, 'iam:ListRolePolicies')}")
         return
     used = 0
-    for name in answer.get("PolicyNames", ()):
+    for name in (*answer.get("PolicyNames", ()), TRIAL_POLICY):
         if str(name).startswith(OUR_LISTS):
             continue
         held = await asks.iam(block, "get_role_policy", RoleName=block.role_name, PolicyName=name)
+        if isinstance(held, Failure) and held.code == "NoSuchEntity":
+            continue
         if isinstance(held, Failure):
             found.append(f"{role}: {_refused(held, 'iam:GetRolePolicy')}")
             return

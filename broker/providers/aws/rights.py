@@ -42,7 +42,7 @@ class Rights:
             return found
         wanted, unread = _by_role(scopes)
         found += unread
-        for more in await asyncio.gather(*(self._role(caller, one) for one in wanted), too_much(self._asks)):
+        for more in await asyncio.gather(*(self._role(caller, one) for one in wanted), too_much(self._asks, caller)):
             found += more
             found.remarks += more.remarks
         if found and caller.arn:
