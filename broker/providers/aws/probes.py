@@ -143,24 +143,26 @@ class Prober:
         if watch is None:
             return Look(hopeless=NoProbe.NOT_KEPT)
         async with watch.lock:
-            if watch.hopeless:
-                return Look(hopeless=watch.hopeless)
-            if not watch.worked:  # nobody tried it before the deny
-                return Look(hopeless=NoProbe.UNANSWERED)
-            if pause := self._pause(watch):
-                return Look(again=timedelta(seconds=pause))
-            answer = await self._try(watch)
-            if answer is None:  # not asked at all: the row stands
-                return Look(again=timedelta(seconds=APART))
-            if not isinstance(answer, Failure) or not watch.call.refused(answer.status, answer.code):
-                watch.refusals = 0
-                return Look(again=timedelta(seconds=APART))
-            watch.refusals += 1
-            watch.refused_at = self._clock.monotonic()
+            if not watch.worked:  # (1)
+                return Look(hopeless=watch.hopeless or NoProbe.UNANSWERED)
+            await self._look(watch)
             if watch.refusals < REFUSALS_NEEDED:
-                return Look(again=timedelta(seconds=APART))
+                return Look(again=timedelta(seconds=self._pause(watch) or APART))
             self._kept.pop(lease_id, None)
             return Look(evidence=Evidence.PROBE_DENIED)
+
+    async def _look(self, watch: _Watch) -> None:
+        """(2), (3): one more refusal of the row, or none."""
+        if self._pause(watch):
+            return
+        answer = await self._try(watch)
+        if answer is None:  # nobody was asked: the row stands
+            return
+        if isinstance(answer, Failure) and watch.call.refused(answer.status, answer.code):
+            watch.refusals += 1
+            watch.refused_at = self._clock.monotonic()
+        else:
+            watch.refusals = 0
 
     def _pause(self, watch: _Watch) -> float:
         """Seconds until a refusal would count."""

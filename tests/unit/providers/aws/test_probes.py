@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -202,7 +203,7 @@ async def test_evidence_means_three_refusals_in_a_row_five_seconds_apart(
     last = heard[-3:]
     proven = len(last) == 3 and all(answer is DENIED for _, answer in last)
     times = [at for at, _ in last]
-    apart = all(later - earlier >= APART for earlier, later in zip(times, times[1:], strict=False))
+    apart = all(later - earlier >= APART for earlier, later in itertools.pairwise(times))
     assert evidence <= (proven and apart)
     # Nor is a proof missed: a whole row of refusals at its end is evidence.
     rows = [answer is DENIED for _, answer in heard]
