@@ -11,6 +11,7 @@ from broker.model import JsonValue, Remark, Revocability, Tier
 from broker.providers.aws.block import AwsBlock, json_schema
 from broker.providers.aws.compile import too_long
 from broker.providers.aws.mistakes import Problem, problems
+from broker.providers.aws.probe_calls import mistake
 from broker.providers.aws.reading import parameter_arn
 from broker.providers.aws.remarks import remarks
 from broker.providers.aws.size import SHORTEST, advice, measured
@@ -27,6 +28,8 @@ class AwsScope:
             good = AwsBlock.model_validate(block)
         except ValidationError as error:
             return problems(error.errors(include_url=False, include_input=False))
+        if good.probe and (wrong := mistake(good.probe.call, good.probe.arguments)):
+            return [(("probe",), wrong)]
         size = measured(good, SHORTEST)
         if size.over:
             return [(size.part, f"{too_long(size.characters)}; {size.longest}: {advice(good)}")]

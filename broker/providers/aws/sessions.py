@@ -16,6 +16,9 @@ from typing import Any
 from broker.model import AwsSession, JsonValue
 from broker.providers.aws.calls import Failure, Lane, quiet
 
+# The connection was never made, or the request never built.
+_UNSENT = frozenset({"EndpointConnectionError", "ConnectTimeoutError", "ParamValidationError"})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
@@ -72,7 +75,8 @@ class SessionCalls:
         except ClientError as error:
             return _refusal(error.response)
         except BotoCoreError as error:
-            return Failure(code=type(error).__name__)
+            name = type(error).__name__
+            return Failure(code=name, sent=name not in _UNSENT)
         except Exception as error:  # noqa: BLE001 - a parser's or a hook's own; its text may hold what was answered
             return Failure(code=type(error).__name__)
         finally:

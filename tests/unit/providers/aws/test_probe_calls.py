@@ -9,6 +9,7 @@ import pytest
 from botocore import xform_name
 
 from broker.providers.aws.probe_calls import CALLS, mistake
+from broker.providers.aws.scope import AwsScope
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,22 @@ def test_what_is_sent_asks_for_the_least() -> None:
 )
 def test_a_probe_that_cannot_tell_is_refused_with_the_reason(call: str, arguments: dict[str, Any], said: str) -> None:
     assert said in mistake(call, arguments)
+
+
+@pytest.mark.parametrize(
+    ("probe", "problems"),
+    [
+        ({"call": "s3:ListObjectsV2", "with": {"Bucket": "lake", "Prefix": "{workflow}/"}}, []),
+        ({"call": "sts:GetCallerIdentity"}, ["never refused"]),
+    ],
+)
+def test_a_scope_with_a_probe_that_cannot_tell_does_not_load(probe: dict[str, Any], problems: list[str]) -> None:
+    block: dict[str, Any] = {
+        "role_arn": "arn:aws:iam::123456789012:role/etl",
+        "regions": ["eu-west-1"],
+        "statements": [{"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::lake"}],
+        "probe": probe,
+    }
+    found = AwsScope().validate(block)
+    assert [path for path, _ in found] == [("probe",)] * len(problems)
+    assert all(said in message for said, (_, message) in zip(problems, found, strict=True))
