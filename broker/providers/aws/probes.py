@@ -33,6 +33,7 @@ from broker.providers.base import LeaseRef
 PROBES = Limits(name="probe", workers=8, connect_timeout=timedelta(seconds=2), read_timeout=timedelta(seconds=3))
 REFUSALS_NEEDED = 3
 APART = 5.0  # seconds between the refusals of a row
+LOOKED_AT = 300  # sessions that are looked at every APART seconds; of more, each less often
 MOST_KEPT = 10_000  # sessions; 3 KB each
 KEEP_AFTER = 60.0  # seconds past the bound; the engine has its own evidence by then
 LIMIT = 5.0  # seconds of one call: it holds up its own deny for so long at most
@@ -95,6 +96,7 @@ class Prober:
         self._call = call
         self._clock = clock
         self._kept: dict[str, _Watch] = {}
+        self._looked_at: set[str] = set()  # lease ids of those that worked, and whose death is waited for
         self._overs: list[tuple[float, str]] = []  # a heap of when each is let go
         # (service, region, endpoint) → calls without an answer, and the time of the last (monotonic)
         self._silent: dict[tuple[str, str, str], tuple[int, float]] = {}
@@ -121,6 +123,7 @@ class Prober:
         """Forget them all."""
         self._kept.clear()
         self._overs.clear()
+        self._looked_at.clear()
 
     async def before_deny(self, lease_id: str) -> None:
         """Try the call once, before the deny is sent. Call it before each attempt at a deny; it never raises.
@@ -140,6 +143,7 @@ class Prober:
                 watch.session = None
             else:
                 watch.worked = True
+                self._looked_at.add(lease_id)
 
     async def after_deny(self, lease_id: str) -> Look:
         """Look once, when it is time to. Only for a lease whose deny is written."""
@@ -151,8 +155,8 @@ class Prober:
                 return Look(hopeless=watch.hopeless or NoProbe.UNANSWERED)
             await self._look(watch)
             if watch.refusals < REFUSALS_NEEDED:
-                return Look(again=timedelta(seconds=self._pause(watch) or APART))
-            self._kept.pop(lease_id, None)
+                return Look(again=timedelta(seconds=self._pause(watch) or self._apart()))
+            self._drop(lease_id)
             return Look(evidence=Evidence.PROBE_DENIED)
 
     async def _look(self, watch: _Watch) -> None:
@@ -172,7 +176,10 @@ class Prober:
         """Seconds until a refusal would count."""
         if not watch.refusals:
             return 0.0
-        return max(0.0, watch.refused_at + APART - self._clock.monotonic())
+        return max(0.0, watch.refused_at + self._apart() - self._clock.monotonic())
+
+    def _apart(self) -> float:
+        return APART * max(1.0, len(self._looked_at) / LOOKED_AT)
 
     async def _try(self, watch: _Watch) -> Mapping[str, JsonValue] | Failure | None:
         """One call; None when it was not made: no free worker, or nobody answers there at the moment."""
@@ -206,4 +213,8 @@ class Prober:
             over_at, lease_id = heapq.heappop(self._overs)
             watch = self._kept.get(lease_id)
             if watch is not None and watch.over_at <= over_at:
-                del self._kept[lease_id]
+                self._drop(lease_id)
+
+    def _drop(self, lease_id: str) -> None:
+        self._kept.pop(lease_id, None)
+        self._looked_at.discard(lease_id)
