@@ -50,7 +50,9 @@ class Sdk:
 
     def __init__(self, settings: AwsSettings) -> None:
         self._settings = settings
-        self._data = Session().get_component("data_loader")  # read once: 50 ms of each further session (measured)
+        self._data = Session(session_vars=_NO_FILES).get_component(
+            "data_loader"
+        )  # read once: 50 ms of each further session (measured)
 
     def session(self, identity: Identity | None = None) -> Any:
         """One that signs as this identity; without it, not at all."""
