@@ -141,6 +141,8 @@ def mistake(call: str, arguments: Mapping[str, JsonValue]) -> str:
     if known is None:
         return _unknown(call)
     for name, value in arguments.items():
+        if name in known.always and type(value) is type(known.always[name]) and value == known.always[name]:
+            continue
         if name not in known.takes:
             takes = ", ".join(sorted(known.takes)) or "nothing"
             return f"{call} takes {takes} here" + _close(name, known.takes)

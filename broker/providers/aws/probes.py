@@ -19,18 +19,21 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws.calls import BUSY, Failure
 from broker.providers.aws.probe_calls import CALLS, ProbeCall
-from broker.providers.aws.sessions import Limits
 from broker.providers.base import LeaseRef
 
 # A lane of their own, so that the ends of many sessions with probes hold up no deny: 8 threads make 200 calls a second
 # at 40 ms each. Short timeouts: a probe without an answer proves nothing, and there is another one soon.
-PROBES = Limits(name="probe", workers=8, connect_timeout=timedelta(seconds=2), read_timeout=timedelta(seconds=3))
+PROBES: Mapping[str, Any] = {
+    "mint_workers": 8,
+    "connect_timeout": timedelta(seconds=2),
+    "read_timeout": timedelta(seconds=3),
+}
 REFUSALS_NEEDED = 3
 APART = 5.0  # seconds between the refusals of a row
 LOOKED_AT = 300  # sessions that are looked at every APART seconds; of more, each less often

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -15,7 +16,7 @@ from broker.providers.aws.denylist import DenyList
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.minting import REFUSALS, Minting
 from broker.providers.aws.probes import PROBES, Prober
-from broker.providers.aws.sessions import Limits, SessionCalls
+from broker.providers.aws.sessions import SessionCalls
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.aws.static import Static
 from broker.providers.base import LeaseRef, Minted, MintOrder, Progress, Recheck, Settlement, Sweep, Swept
@@ -56,9 +57,9 @@ class AwsProvider:
         self._revokes = Lane("revoke", settings.revoke_workers, patience)
         self._denies = DenyList(iam=self._iam, installation=settings.installation, epoch=epoch, clock=clock)
         self._minting = Minting(settings, self._clients, self._mints, clock)
-        self._probes = SessionCalls(PROBES)
+        self._probes = SessionCalls("probe", replace(settings, **PROBES))
         self._prober = Prober(self._probes.call, clock)
-        self._reads = SessionCalls(_reads(settings))
+        self._reads = SessionCalls("read", settings)
         self._static = Static(self._minting.mint, self._reads.call, clock, self._heard.now)
         self._ending = Ending(self._denies, self._prober, clock)
 
@@ -142,12 +143,3 @@ class AwsProvider:
         endpoint = self._settings.iam_endpoint_url or self._settings.endpoint_url
         call = partial(self._clients.call, "iam", self._settings.sts_region, endpoint, operation, **parameters)
         return await self._revokes.run(call)
-
-
-def _reads(settings: AwsSettings) -> Limits:
-    return Limits(
-        name="read",
-        workers=settings.mint_workers,
-        connect_timeout=settings.connect_timeout,
-        read_timeout=settings.read_timeout,
-    )

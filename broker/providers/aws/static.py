@@ -122,7 +122,9 @@ def _question(block: AwsBlock) -> tuple[str, str, dict[str, JsonValue]]:
 def _unread(failure: Failure) -> MintRefused | MintInDoubt:
     """A session was made, and dropped: no read of it can give anybody anything any more."""
     if not failure.sent:
-        return MintRefused("the read was not sent: no connection, or no free worker")
+        return MintRefused(f"the read was not sent: {failure.why or 'there is no connection'}", Contact.NOT_ASKED)
+    if failure.throttled:
+        return MintRefused("AWS refused the read: too many calls", Contact.FAILED)
     text = _REFUSALS.get(failure.code) if failure.status in _REFUSED_STATUS else None
     return MintInDoubt("the read gave no definite answer") if text is None else MintRefused(text)
 

@@ -51,6 +51,7 @@ def test_only_the_services_own_code_of_a_denial_counts() -> None:
 
 
 def test_what_is_sent_asks_for_the_least() -> None:
+    assert mistake("s3:ListObjectsV2", {"Bucket": "lake", "MaxKeys": 1}) == ""
     assert CALLS["s3:ListObjectsV2"].parameters({"Bucket": "lake"}) == {"Bucket": "lake", "MaxKeys": 1}
     assert CALLS["ecr:DescribeRepositories"].parameters({"repositoryNames": "etl"}) == {"repositoryNames": ["etl"]}
 
@@ -71,6 +72,7 @@ def test_what_is_sent_asks_for_the_least() -> None:
         ("s3:ListObjectsV2", {}, "needs Bucket"),
         ("s3:ListObjectsV2", {"bucket": "lake"}, "did you mean Bucket?"),
         ("s3:ListObjectsV2", {"Bucket": "lake", "MaxKeys": 1000}, "takes Bucket, Prefix here"),
+        ("s3:ListObjectsV2", {"Bucket": "lake", "MaxKeys": True}, "takes Bucket, Prefix here"),
         ("s3:ListObjectsV2", {"Bucket": ["lake"]}, "must be a text"),
         ("s3:ListObjectsV2", {"Bucket": 7}, "must be a text"),
         ("s3:ListObjectsV2", {"Bucket": ""}, "must be a text"),

@@ -214,6 +214,7 @@ async def test_what_is_not_what_was_asked_for_is_not_handed_out(made: AwsBlock, 
         Failure(code="DecryptionFailure", status=400),
         Failure(code="ParameterNotFound", status=400),
         Failure(code="ParameterVersionNotFound", status=400),
+        Failure(code="ThrottlingException", status=400),
         BUSY,
     ],
 )
@@ -228,7 +229,6 @@ async def test_a_definite_refusal_is_one(failure: Failure) -> None:
     [
         Failure(code="ReadTimeoutError"),
         Failure(code="InternalServiceError", status=500),
-        Failure(code="ThrottlingException", status=400),
         Failure(code="AccessDeniedException", status=502),
         Failure(code="", status=403),
     ],
