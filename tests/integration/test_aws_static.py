@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
+import stepcred
 from broker.clock import SystemClock
 from broker.model import Evidence, KeyValue, Revocability
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.scope import AwsScope
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import LeaseRef, Minted, MintInDoubt, MintOrder, MintRefused
+from tests.e2e.world import journal
+from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
 
 VALUE = "correct-horse-battery"
@@ -189,3 +192,56 @@ async def test_the_end_of_a_stored_value_is_the_end_of_access_and_touches_no_rol
     await aws.mint(ask)
     assert (await aws.revoke(ask.ref)).evidence is Evidence.ACCESS_ENDED
     assert moto.client("iam").list_role_policies(RoleName="reader")["PolicyNames"] == ["permissions"]
+
+
+SCOPES = """
+version: 1
+environment: dev
+trust_domain: dev.local
+workloads:
+  load: {{id: "spiffe://dev.local/step/load", owners: [group:data]}}
+scopes:
+  database:
+    aws: {{role_arn: "{role}", secret: {{id: "{arn}"}}}}
+    ttl: 8h
+    tier: low
+  parameter:
+    aws: {{role_arn: "{role}", regions: eu-west-1, parameter: {{name: "/nightly/key", version: 1}}}}
+    ttl: 1h
+    tier: low
+grants:
+  all: {{workloads: [load], workflows: [nightly], scopes: [database, parameter], max_step: 8h}}
+"""
+
+
+def test_a_step_gets_a_stored_value_and_the_journal_which_version_it_was(
+    moto: MotoServer, role: str, tmp_path: Path
+) -> None:
+    arn, version = put_secret(moto, "nightly/db", SecretString=json.dumps({"password": VALUE}))
+    moto.client("ssm").put_parameter(Name="/nightly/key", Value=VALUE, Type="SecureString")
+    key = tmp_path / "aws.key"
+    key.touch(mode=0o600)
+    key.write_text(moto.secret_access_key)
+    aws = {
+        "region": moto.region,
+        "endpoint_url": moto.url,
+        "access_key_id": moto.access_key_id,
+        "secret_access_key_file": str(key),
+    }
+    made = Deployment(tmp_path / "daemon", SCOPES.format(role=role, arn=arn), aws=aws)
+    agent = made.agent("step/load")
+    with made.daemon(), stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker:
+        with broker.step(workflow="nightly", run="1", step="load", scopes=["database", "parameter"], wait=5.0) as step:
+            database, parameter = step.issue("database"), step.issue("parameter")
+            assert isinstance(database, stepcred.KeyValue)
+            assert isinstance(parameter, stepcred.KeyValue)
+            assert (database.data["password"], database.version_id) == (VALUE, version)
+            assert (parameter.data["value"], parameter.version) == (VALUE, 1)
+        assert {outcome.evidence for outcome in step.outcomes} == {stepcred.Evidence.ACCESS_ENDED}
+    refs = [record["data"]["refs"] for record in journal(made, "LEASE_ACTIVE")]
+    assert sorted(refs, key=str) == [
+        {"parameter": "/nightly/key", "version": 1},
+        {"secret": arn, "version_id": version},
+    ]
+    written = [made.log, *made.database.parent.glob("broker.db*")]
+    assert not any(VALUE.encode() in one.read_bytes() for one in written)
