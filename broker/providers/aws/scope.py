@@ -7,9 +7,10 @@ from datetime import timedelta
 
 from pydantic import ValidationError
 
-from broker.model import JsonValue, Remark, Revocability, Tier
+from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
 from broker.providers.aws.block import AwsBlock, json_schema
 from broker.providers.aws.compile import too_long
+from broker.providers.aws.joint import joint_remarks
 from broker.providers.aws.mistakes import Problem, problems
 from broker.providers.aws.probe_calls import mistake
 from broker.providers.aws.reading import parameter_arn
@@ -84,6 +85,10 @@ class AwsScope:
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
         """Statements without edges, and a policy that might not fit; templates count 64 characters each."""
         return list(remarks(AwsBlock.model_validate(block)))
+
+    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:
+        """Of scopes that share a role."""
+        return list(joint_remarks(blocks))
 
     def json_schema(self) -> JsonValue:
         """Of the block."""
