@@ -12,6 +12,7 @@ from broker.providers.aws.block import OF_EARLY_ENDS, AwsBlock, json_schema
 from broker.providers.aws.compile import too_long
 from broker.providers.aws.joint import joint_remarks
 from broker.providers.aws.mistakes import Problem, problems
+from broker.providers.aws.probe_calls import mistake
 from broker.providers.aws.reading import parameter_arn
 from broker.providers.aws.remarks import remarks
 from broker.providers.aws.roles import Roles
@@ -33,6 +34,8 @@ class AwsScope:
             good = AwsBlock.model_validate(block)
         except ValidationError as error:
             return problems(error.errors(include_url=False, include_input=False))
+        if good.probe and (wrong := mistake(good.probe.call, good.probe.arguments)):
+            return [(("probe",), wrong)]
         size = measured(good, SHORTEST)
         if size.over:
             return [(size.part, f"{too_long(size.characters)}; {size.longest}: {advice(good)}")]
