@@ -17,8 +17,8 @@ from broker.providers.aws.calls import Failure
 from broker.providers.aws.compile import session_policy
 from broker.providers.aws.denylist import safe
 from broker.providers.aws.lookat import Seen
-from broker.providers.aws.remarks import TEMPLATE
 from broker.providers.aws.request import assume_role
+from broker.providers.aws.size import UNFILLED
 from broker.providers.base import DeclaredScope, Findings, LeaseRef, MintOrder, MintRefused
 
 LONG_PAST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -47,7 +47,7 @@ _EXTRAS: Mapping[str, tuple[str, ...]] = {
 
 def filled(block: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     """The block with a sample in each of its templates."""
-    made: Mapping[str, JsonValue] = json.loads(TEMPLATE.sub(SAMPLE, json.dumps(dict(block))))
+    made: Mapping[str, JsonValue] = json.loads(UNFILLED.sub(SAMPLE, json.dumps(dict(block))))
     return made
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from broker.model import Remark
-from broker.providers.aws.block import AwsBlock, Statement
-from broker.providers.aws.compile import POLICY_CHARACTERS, unbounded_policy
+from broker.providers.aws.block import AwsBlock
+from broker.providers.aws.compile import POLICY_CHARACTERS, too_long
+from broker.providers.aws.size import LONGEST, SHORTEST, advice, measured
+from broker.providers.aws.statement import Statement
 
-LONGEST_VALUE = "x" * 64  # of a template, DESIGN section 8
-NEARLY_FULL = (
-    POLICY_CHARACTERS * 9 // 10
-)  # above it the packed size becomes the likely limit; AWS does not say how it packs
-SOME_BOUND = datetime(2000, 1, 1, tzinfo=UTC)  # all bounds have the same length
-TEMPLATE = re.compile(r"(?<!\$)\{[A-Za-z_][A-Za-z0-9_]*\}")
+PACKED = 100  # per cent
 # Everything of a service: arn:aws:s3:::* is as wide as *.
 _WHOLE = re.compile(r"\*+|arn:[^:]*:[^:]*:[^:]*:[^:]*:[*]+")
 
@@ -27,8 +22,9 @@ _RESOURCE = (
 )
 _NOT = "A Not… element allows everything else, also what AWS invents next year. Name what is allowed; deny the rest if needed."
 _FITS = (
-    f"AWS takes {POLICY_CHARACTERS:,} characters of session policy, and a packed size besides that is only known by trying. "
-    "Shorten or merge statements, use one wildcard ARN for many, or let the role's own policy say it."
+    f"AWS takes {POLICY_CHARACTERS:,} characters of session policies, and a packed size besides, of policies, their ARNs and "
+    "session tags together, which is estimated here: how AWS packs is only known by trying, as check --live does. "
+    "Merge statements, use one wildcard ARN for many, drop tags, or let the role's own policy say it."
 )
 
 
@@ -61,17 +57,14 @@ def _wide(statement: Statement, number: int) -> Iterator[Remark]:
 
 def _size(block: AwsBlock) -> Iterator[Remark]:
     """By the compiled policy with every template at its longest."""
-    size = len(TEMPLATE.sub(LONGEST_VALUE, unbounded_policy(block, SOME_BOUND)))
-    sizes = [len(json.dumps(one.model_dump(exclude_none=True), separators=(",", ":"))) for one in block.statements]
-    longest = sizes.index(max(sizes))
-    path = ("statements", longest)
-    where = f"statement {longest + 1} is the longest, with about {max(sizes)}"
-    if size > POLICY_CHARACTERS:
+    size = measured(block, LONGEST)
+    filled = "with values of 64 characters in its templates " if size != measured(block, SHORTEST) else ""
+    if size.over:
+        message = f"{filled}{too_long(size.characters)}, and a mint with them fails; {size.longest}: {advice(block)}"
+        yield Remark(path=size.part, rule="policy-size", message=message, help=_FITS)
+    elif size.packed > PACKED:
         message = (
-            f"with values of 64 characters in its templates the session policy has {size:,} characters, "
-            f"AWS takes {POLICY_CHARACTERS:,}: a mint with long values fails; {where}"
+            f"{filled}policy, ARNs and tags may take {size.packed} % of the packed size (an estimate); "
+            f"{size.longest}: {advice(block)}"
         )
-        yield Remark(path=path, rule="policy-size", message=message, help=_FITS)
-    elif size > NEARLY_FULL:
-        message = f"the session policy can have {size:,} of {POLICY_CHARACTERS:,} characters: its packed size may be too much; {where}"
-        yield Remark(path=path, rule="packed-size", message=message, help=_FITS)
+        yield Remark(path=size.part, rule="packed-size", message=message, help=_FITS)
