@@ -28,11 +28,12 @@ class Asks:
         """As a mint of this block would."""
         region = block.sts_region or self._settings.sts_region
         endpoint = block.sts_endpoint or self._settings.endpoint_url
-        return await self._call(self._mints, "sts", region, endpoint, operation, **parameters)
+        fips = {"fips": True} if block.fips else {}
+        return await self._call(self._mints, "sts", region, endpoint, operation, **_via(block), **fips, **parameters)
 
-    async def iam(self, block: AwsBlock, operation: str, **parameters: Any) -> Answer:  # noqa: ARG002 - via, later
+    async def iam(self, block: AwsBlock, operation: str, **parameters: Any) -> Answer:
         """As a deny of this block would."""
-        return await self.own("iam", operation, **parameters)
+        return await self.own("iam", operation, **_via(block), **parameters)
 
     async def own(self, service: str, operation: str, **parameters: Any) -> Answer:
         """As the broker itself."""
@@ -45,3 +46,7 @@ class Asks:
     async def _call(self, lane: Lane, service: str, region: str, endpoint: str, operation: str, **given: Any) -> Answer:
         async with self._free:
             return await lane.run(partial(self._clients.call, service, region, endpoint, operation, **given))
+
+
+def _via(block: AwsBlock) -> dict[str, str]:
+    return {"via": block.via} if block.via else {}

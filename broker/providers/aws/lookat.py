@@ -18,7 +18,7 @@ from broker.providers.aws.calls import Failure
 from broker.providers.aws.denylist import ROLE_CHARACTERS, safe
 from broker.providers.aws.denypolicy import entries_in, size_of
 from broker.providers.aws.excess import allowed, writes
-from broker.providers.aws.roles import TRIAL_POLICY, Writable, may_write
+from broker.providers.aws.roles import TRIAL_POLICY, Writable, ends_early, may_write
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import DeclaredScope, Findings
 
@@ -36,12 +36,12 @@ class Wanted:
     @property
     def block(self) -> AwsBlock:
         """To ask as: one that is to be ended early, if there is one."""
-        return next((block for _, block in self.scopes if block.revoke != "bound"), self.scopes[0][1])
+        return next((block for _, block in self.scopes if ends_early(block)), self.scopes[0][1])
 
     @property
     def denies(self) -> bool:
         """Is any session of it to be ended early?"""
-        return self.block.revoke != "bound"
+        return ends_early(self.block)
 
     @property
     def longest(self) -> timedelta:
@@ -61,12 +61,13 @@ class Seen:
 async def look_at(asks: Asks, settings: AwsSettings, caller: Caller, wanted: Wanted) -> tuple[Seen, Findings]:
     """Changes nothing."""
     found, block, role = Findings(), wanted.block, f"role {wanted.block.role_arn}"
-    account = block.role_arn.split(":")[4]
-    if account and caller.account and account != caller.account:
+    home = block.via.split(":")[4] if block.via else caller.account
+    if block.account and home and block.account != home:
         if wanted.denies:
+            whose = "the account of its via," if block.via else f"the broker's account {home},"
             found.append(
-                f"{role}: is not of the broker's account {caller.account}, so that its sessions cannot be denied:"
-                " give its scopes revoke: bound"
+                f"{role}: is not of {whose} so that its sessions cannot be denied: give its scopes revoke: bound, or"
+                " via: a role of that account"
             )
         return Seen(), found
     answer = await asks.iam(block, "get_role", RoleName=block.role_name)

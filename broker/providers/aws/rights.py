@@ -65,12 +65,12 @@ class Rights:
 
 def _by_role(scopes: Iterable[DeclaredScope]) -> tuple[list[Wanted], list[str]]:
     """In the order of the map; templates filled with something."""
-    held: dict[str, list[tuple[DeclaredScope, AwsBlock]]] = {}
+    held: dict[tuple[str, str], list[tuple[DeclaredScope, AwsBlock]]] = {}
     unread = []
     for scope in scopes:
         block = block_of(filled(scope.block))
         if block is None:
             unread.append(f"scope {scope.name}: its aws block cannot be read")
             continue
-        held.setdefault(block.role_arn, []).append((scope, block))
+        held.setdefault((block.via or "", block.role_arn), []).append((scope, block))
     return [Wanted(scopes=tuple(of)) for of in held.values()], unread

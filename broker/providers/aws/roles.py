@@ -48,39 +48,41 @@ class Known:
 
 
 class Roles:
-    """What is known of each role now. Maps are loaded in threads, so it may be asked from any."""
+    """What is known of each role now, by who would write its policies. Maps are loaded in threads, so it may be asked from any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[str, Known] = {}
+        self._known: dict[tuple[str, str], Known] = {}
 
-    def learn(self, role_arn: str, writable: Writable) -> bool:
+    def learn(self, block: AwsBlock, writable: Writable) -> bool:
         """Does it change how dead sessions can be made? UNKNOWN takes nothing back."""
         if writable is Writable.UNKNOWN:
             return False
         with self._lock:
-            before = self._known.get(role_arn)
-            why = _why(role_arn) if writable is Writable.NO else ""
-            self._known[role_arn] = Known(writable=writable, why=why)
+            before = self._known.get(_key(block))
+            why = _why(block) if writable is Writable.NO else ""
+            self._known[_key(block)] = Known(writable=writable, why=why)
             return (before is not None and before.writable is Writable.NO) != (writable is Writable.NO)
 
-    def why_not(self, role_arn: str) -> str:
+    def why_not(self, block: AwsBlock) -> str:
         """Why its policies may not be written; "": they may, or nothing is known."""
-        with self._lock:
-            known = self._known.get(role_arn)
+        known = self._of(block)
         return known.why if known else ""
 
     def must_keep_promise(self, ref: LeaseRef) -> None:
         """A map that was in force before this was known may still promise it. Raises MintRefused."""
         block = block_of(ref.params)
-        if block is not None and ref.revocability is Revocability.DENY_POLICY and self.why_not(block.role_arn):
+        if block is not None and ref.revocability is Revocability.DENY_POLICY and self.why_not(block):
             raise MintRefused("the broker may not write its role's policies, so that it could not be ended early")
 
-    def known(self, role_arn: str) -> Writable:
+    def known(self, block: AwsBlock) -> Writable:
         """What AWS last said."""
-        with self._lock:
-            known = self._known.get(role_arn)
+        known = self._of(block)
         return known.writable if known else Writable.UNKNOWN
+
+    def _of(self, block: AwsBlock) -> Known | None:
+        with self._lock:
+            return self._known.get(_key(block))
 
 
 class Survey:
@@ -98,7 +100,7 @@ class Survey:
         async def ask(block: AwsBlock) -> None:
             nonlocal changed
             async with free:
-                changed |= self._roles.learn(block.role_arn, await may_write(self._iam, block))
+                changed |= self._roles.learn(block, await may_write(self._iam, block))
 
         try:
             async with asyncio.timeout(SURVEY_SECONDS), asyncio.TaskGroup() as group:
@@ -113,15 +115,18 @@ class Survey:
         return [
             scope
             for scope in scopes
-            if any(self._roles.known(role_arn) is not Writable.YES for role_arn in self._to_ask([scope]))
+            if any(self._roles.known(block) is not Writable.YES for block in self._to_ask([scope]).values())
         ]
 
-    def _to_ask(self, scopes: Iterable[DeclaredScope]) -> Mapping[str, AwsBlock]:
+    def _to_ask(self, scopes: Iterable[DeclaredScope]) -> Mapping[tuple[str, str], AwsBlock]:
         """Also what is known as not writable: such scopes say `revoke: bound` by now."""
         blocks = [block for scope in scopes if (block := block_of(scope.block)) is not None]
-        return {
-            block.role_arn: block for block in blocks if block.revoke != "bound" or self._roles.why_not(block.role_arn)
-        }
+        return {_key(block): block for block in blocks if ends_early(block) or self._roles.why_not(block)}
+
+
+def ends_early(block: AwsBlock) -> bool:
+    """Are its sessions denied on the role?"""
+    return not block.stored and block.revoke != "bound"
 
 
 async def may_write(iam: AsksIam, block: AwsBlock) -> Writable:
@@ -134,5 +139,10 @@ async def may_write(iam: AsksIam, block: AwsBlock) -> Writable:
     return Writable.YES
 
 
-def _why(role_arn: str) -> str:
-    return f"AWS refuses the broker iam:PutRolePolicy on {role_arn}"
+def _key(block: AwsBlock) -> tuple[str, str]:
+    return block.via or "", block.role_arn
+
+
+def _why(block: AwsBlock) -> str:
+    who = f"{block.via}, through which the broker goes," if block.via else "the broker"
+    return f"AWS refuses {who} iam:PutRolePolicy on {block.role_arn}"

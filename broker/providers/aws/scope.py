@@ -44,14 +44,12 @@ class AwsScope:
     def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
         """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound.
 
-        What says how to end a session early asks for it. Where the broker may not write the role's policies, nothing does.
+        What says how to end a session early asks for it. No scope gets it whose role's policies the broker may not write.
         """
         made = AwsBlock.model_validate(block)
-        if made.stored:
-            return block
-        if self._roles.why_not(made.role_arn):
+        if not made.stored and self._roles.why_not(made):
             return {**{key: value for key, value in block.items() if key not in OF_EARLY_ENDS}, "revoke": "bound"}
-        if made.revoke:
+        if made.stored or made.revoke:
             return block
         early = tier is not Tier.LOW or made.probe or "when_full" in made.model_fields_set
         return {**block, "revoke": "deny" if early else "bound"}
@@ -70,7 +68,7 @@ class AwsScope:
 
     def why_weaker(self, block: Mapping[str, JsonValue]) -> str:
         """What AWS refused."""
-        return self._roles.why_not(AwsBlock.model_validate(block).role_arn)
+        return self._roles.why_not(AwsBlock.model_validate(block))
 
     def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
         """The role's ARN, since a session never has more than its role; and what makes others trust, end or outlive it.
