@@ -8,12 +8,13 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
-from broker.providers.aws.block import AwsBlock, json_schema
+from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import too_long
 from broker.providers.aws.joint import joint_remarks
 from broker.providers.aws.mistakes import Problem, problems
 from broker.providers.aws.reading import parameter_arn
 from broker.providers.aws.remarks import remarks
+from broker.providers.aws.schema import json_schema
 from broker.providers.aws.size import SHORTEST, advice, measured
 
 
