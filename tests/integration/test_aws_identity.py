@@ -48,6 +48,7 @@ def order(role_arn: str, clock: Clock, lease_id: str = "abcdefghij234567") -> Mi
     }
     ref = LeaseRef(
         lease_id=lease_id,
+        agent="spiffe://test.local/a",
         nonce=b"n" * 16,
         kid="k1",
         params=params,
@@ -57,7 +58,7 @@ def order(role_arn: str, clock: Clock, lease_id: str = "abcdefghij234567") -> Mi
         expires_at=now + timedelta(minutes=5),
         epoch=3,
     )
-    return MintOrder(ref=ref, agent="spiffe://test.local/a", workflow="w", run="r", step="s", note=note)
+    return MintOrder(ref=ref, workflow="w", run="r", step="s", note=note)
 
 
 @contextlib.asynccontextmanager

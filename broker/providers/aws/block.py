@@ -25,6 +25,7 @@ from broker.providers.aws.texts import LISTED, PolicyArns, Region, Regions, Role
 
 LONGEST_SESSION = timedelta(hours=12)  # of AssumeRole, where the role allows it
 LONGEST_CHAINED = timedelta(hours=1)
+OF_EARLY_ENDS = frozenset({"revoke", "when_full", "probe"})  # keys
 LEASE = "lease"  # as source_identity: the lease's id
 MOST_TAGS = 50  # of AssumeRole, as all limits of tags and source identity here
 

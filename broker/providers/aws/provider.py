@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
+from broker.providers.aws.asks import Asks
 from broker.providers.aws.block import block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.cutoff import CutOff
@@ -16,10 +17,23 @@ from broker.providers.aws.denylist import DenyList
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.minting import REFUSALS, Minting
 from broker.providers.aws.probes import PROBES, Prober
+from broker.providers.aws.rights import Rights
+from broker.providers.aws.roles import Roles, Survey
 from broker.providers.aws.sessions import SessionCalls
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.aws.static import Static
-from broker.providers.base import LeaseRef, Minted, MintOrder, Progress, Recheck, Settlement, Sweep, Swept
+from broker.providers.base import (
+    DeclaredScope,
+    Findings,
+    LeaseRef,
+    Minted,
+    MintOrder,
+    Progress,
+    Recheck,
+    Settlement,
+    Sweep,
+    Swept,
+)
 from broker.providers.heard import HeardTime
 from broker.secret import Secret
 
@@ -45,9 +59,13 @@ class AwsProvider:
         clock: Clock,
         *,
         epoch: Callable[[], int],
+        roles: Roles | None = None,
         open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]] = _no_leases,  # noqa: ARG002 - the deny list's
     ) -> None:
-        """`epoch`: who it writes as; it may change. `open_leases`: those of this provider that have not ended."""
+        """`epoch`: who it writes as; it may change. `open_leases`: those of this provider that have not ended.
+
+        `roles`: where it notes what its ScopeKind must know.
+        """
         self._settings = settings
         self._clock = clock
         self._heard = HeardTime(clock)
@@ -57,6 +75,9 @@ class AwsProvider:
         self._revokes = Lane("revoke", settings.revoke_workers, patience)
         self._denies = DenyList(iam=self._iam, installation=settings.installation, epoch=epoch, clock=clock)
         self._minting = Minting(settings, self._clients, self._mints, clock)
+        self._roles = roles or Roles()
+        self._asks = Asks(settings, self._clients, mints=self._mints, revokes=self._revokes)
+        self._survey = Survey(self._roles, self._asks.iam)
         self._probes = SessionCalls("probe", replace(settings, **PROBES))
         self._prober = Prober(self._probes.call, clock)
         self._reads = SessionCalls("read", settings)
@@ -86,6 +107,7 @@ class AwsProvider:
 
     async def mint(self, order: MintOrder) -> Minted:
         """One AssumeRole, and for a static scope one read with it."""
+        self._roles.must_keep_promise(order.ref)
         block = block_of(order.ref.params)
         if block is not None and block.stored:
             return await self._static.mint(order, block)
@@ -124,6 +146,18 @@ class AwsProvider:
         return self._ending.recheck(ref)
 
     # --- check ---
+
+    async def survey(self, scopes: Iterable[DeclaredScope]) -> bool:
+        """Which roles' policies the broker may write: `Surveys`."""
+        return await self._survey.of(scopes)
+
+    def uncertain(self, scopes: Iterable[DeclaredScope]) -> list[DeclaredScope]:
+        """Of roles that it may not write, or that nothing is known of."""
+        return self._survey.uncertain(scopes)
+
+    async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> Findings:
+        """Who the broker is, what it may do with each role, and what it may do too much."""
+        return await Rights(self._settings, self._asks, self._clock, self._heard).problems(scopes)
 
     async def check(self) -> list[str]:
         """Is STS there, and does it know the broker's key?"""
