@@ -16,7 +16,9 @@ from botocore.exceptions import ClientError
 from broker.clock import SystemClock
 from broker.model import AwsSession, Evidence, Revocability
 from broker.providers.aws import probes
+from broker.providers.aws.calls import Failure
 from broker.providers.aws.provider import AwsProvider
+from broker.providers.aws.sessions import SessionCalls
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import LeaseRef, MintOrder, Progress
 from tests.support.ceph import CephServer
@@ -160,3 +162,15 @@ async def test_a_deny_that_is_taken_back_begins_the_row_anew(ceph: CephServer, a
         await asyncio.sleep(APART)
         found.append((await aws.revoke(ask.ref)).evidence)
     assert [first.evidence, *found] == [None, None, None, None, Evidence.PROBE_DENIED]
+
+
+async def test_each_call_signs_as_its_own_session(aws: AwsProvider, role: str) -> None:
+    """All of them share one client."""
+    dead, alive = order(role, "ffffffffffffffff"), order(role, "gggggggggggggggg")
+    sessions = [await mint(aws, dead), await mint(aws, alive)]
+    await aws.revoke(dead.ref)
+    calls = SessionCalls("probe", AwsSettings(installation="0123abcd4567"))
+    listing = {"Bucket": BUCKET, "Prefix": "in"}
+    answers = await asyncio.gather(*(calls.call(sessions[n % 2], "s3", "list_objects_v2", listing) for n in range(40)))
+    await calls.close()
+    assert [isinstance(answer, Failure) for answer in answers] == [True, False] * 20

@@ -81,7 +81,8 @@ class AwsProvider:
         self._probes = SessionCalls("probe", replace(settings, **PROBES))
         self._prober = Prober(self._probes.call, clock)
         self._reads = SessionCalls("read", settings)
-        self._static = Static(self._minting.mint, self._reads.call, clock, self._heard.now)
+        limit = settings.connect_timeout + settings.read_timeout
+        self._static = Static(self._minting.mint, self._reads.call, clock, self._heard.now, limit=limit)
         self._ending = Ending(self._denies, self._prober, clock)
 
     def time_heard(self) -> datetime | None:

@@ -6,6 +6,7 @@ mint by its own policy, whatever the lease's life. The value outlives the step: 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -67,14 +68,25 @@ class Static:
         read: ReadsAs,
         clock: Clock,
         heard: Callable[[], datetime | None],
+        *,
+        limit: timedelta,
     ) -> None:
+        """`limit`: for both calls together."""
         self._assume = assume
         self._read = read
         self._clock = clock
         self._heard = heard
+        self._limit = limit.total_seconds()
 
     async def mint(self, order: MintOrder, block: AwsBlock) -> Minted:
         """One AssumeRole, one read. Raises as `Provider.mint`."""
+        try:
+            async with asyncio.timeout(self._limit):
+                return await self._mint(order, block)
+        except TimeoutError:
+            raise MintInDoubt("the role and the read took too long together") from None
+
+    async def _mint(self, order: MintOrder, block: AwsBlock) -> Minted:
         made = await self._assume(self._narrowed(order))
         session = made.credential
         if not isinstance(session, AwsSession):  # pragma: no cover - of `assume`'s own making

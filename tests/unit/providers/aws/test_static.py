@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -66,7 +67,7 @@ class Aws:
         self.asked: list[tuple[str, str, Mapping[str, JsonValue], str]] = []
         self.clock = FakeClock()
         self.heard: datetime | None = None
-        self.static = Static(self.assume, self.read, self.clock, lambda: self.heard)
+        self.static = Static(self.assume, self.read, self.clock, lambda: self.heard, limit=timedelta(seconds=9))
 
     async def assume(self, ask: MintOrder) -> Minted:
         self.bounds.append(ask.ref.expires_at)
@@ -238,13 +239,25 @@ async def test_anything_else_is_in_doubt(failure: Failure) -> None:
         await Aws(failure).static.mint(order(), of_secret())
 
 
+async def test_two_slow_calls_together_take_no_longer_than_one_may() -> None:
+    aws = Aws(secret_answer(SecretString="x"))
+
+    async def slow(_: MintOrder) -> Minted:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    static = Static(slow, aws.read, aws.clock, lambda: None, limit=timedelta(seconds=0.01))
+    with pytest.raises(MintInDoubt, match="too long"):
+        await static.mint(order(), of_secret())
+
+
 async def test_what_sts_refused_stays_refused() -> None:
     aws = Aws(secret_answer(SecretString="x"))
 
     async def refused(_: MintOrder) -> Minted:
         raise MintRefused("AWS refused AssumeRole: malformed session policy")
 
-    static = Static(refused, aws.read, aws.clock, lambda: None)
+    static = Static(refused, aws.read, aws.clock, lambda: None, limit=timedelta(seconds=9))
     with pytest.raises(MintRefused, match="malformed"):
         await static.mint(order(), of_secret())
     assert aws.asked == []
