@@ -13,6 +13,7 @@ from broker.model import ScopeKind
 from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
 from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.settings import AwsSettings, WebIdentity
 from broker.providers.base import LeaseRef, Provider
 from broker.providers.vault.scope import VaultScope
 from broker.providers.vault.settings import Auth
@@ -106,6 +107,13 @@ def _vault_auth(settings: Vault) -> Auth:
     return TokenFile(path=settings.token_file)
 
 
+def _web_identity(settings: Aws) -> WebIdentity | None:
+    given = settings.web_identity
+    if given is None:
+        return None
+    return WebIdentity(token_file=given.token_file, role_arn=given.role_arn, session_name=given.session_name)
+
+
 def _aws(
     settings: Aws,
     installation: str,
@@ -114,7 +122,6 @@ def _aws(
     open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]],
 ) -> Provider:
     from broker.providers.aws.provider import AwsProvider
-    from broker.providers.aws.settings import AwsSettings
 
     return AwsProvider(
         AwsSettings(
@@ -124,6 +131,8 @@ def _aws(
             iam_endpoint_url=settings.iam_endpoint_url,
             access_key_id=settings.access_key_id,
             secret_access_key_file=settings.secret_access_key_file,
+            credential_process=settings.credential_process,
+            web_identity=_web_identity(settings),
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
             deny_share=settings.deny_share,

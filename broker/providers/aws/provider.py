@@ -46,7 +46,7 @@ class AwsProvider:
         self._settings = settings
         self._clock = clock
         self._heard = HeardTime(clock)
-        self._clients = Clients(settings, self._heard)
+        self._clients = Clients(settings, self._heard, clock)
         patience = settings.connect_timeout.total_seconds()
         self._mints = Lane("mint", settings.mint_workers, patience)
         self._revokes = Lane("revoke", settings.revoke_workers, patience)
@@ -57,6 +57,14 @@ class AwsProvider:
     def time_heard(self) -> datetime | None:
         """AWS's time: `KnowsTime`."""
         return self._heard.now()
+
+    def login_left(self) -> float | None:
+        """The broker's own credentials: `KnowsLogin`."""
+        return self._clients.identity.left()
+
+    def login_ends(self) -> datetime | None:
+        """The same: `KnowsLogin`."""
+        return self._clients.identity.ends_at
 
     async def close(self) -> None:
         await self._denies.close()
@@ -103,6 +111,8 @@ class AwsProvider:
         answer = await self._mints.run(partial(self._clients.call, "sts", region, endpoint, "get_caller_identity"))
         if not isinstance(answer, Failure) or answer.status == 405:  # noqa: PLR2004 - Ceph's STS has no such call
             return []
+        if answer.why:
+            return [f"aws: {answer.why}"]
         where = endpoint or f"STS in {region}"
         if (answer.status, answer.code) in REFUSALS:
             return [
