@@ -113,6 +113,7 @@ class AwsBlock(BaseModel):
         statements: what the session may do, within what the role may do.
         may_chain: let the session make further sessions, which outlive this one's deny and bound.
         revoke: `deny` ends it early by a role policy; `bound` only waits for its time.
+        when_full: with no room for one more deny: `refuse` leases, or `cutoff` all sessions of the role at once.
         external_id: the operator's, for the role's trust policy.
         sts_region: region of the STS endpoint; default: the broker's setting.
         sts_endpoint: another STS, for example FIPS; default: the region's own.
@@ -133,6 +134,7 @@ class AwsBlock(BaseModel):
     ]
     may_chain: bool = False
     revoke: Literal["deny", "bound"] = "deny"
+    when_full: Literal["refuse", "cutoff"] = "refuse"
     external_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")] | None = None
     sts_region: _Region | None = None
     sts_endpoint: _Url | None = None

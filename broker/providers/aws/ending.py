@@ -8,10 +8,12 @@ from broker.clock import Clock
 from broker.model import Evidence, JsonValue
 from broker.providers.aws.block import block_of
 from broker.providers.aws.compile import timestamp
-from broker.providers.aws.cutoff import SKEW
-from broker.providers.aws.denylist import Denied, DenyList
+from broker.providers.aws.denies.ages import SKEW
+from broker.providers.aws.denies.lists import DenyList
+from broker.providers.aws.denies.role import Denied
 from broker.providers.base import (
     DENY_WRITTEN_AT,
+    CutOff,
     LeaseRef,
     Progress,
     ProviderError,
@@ -30,16 +32,20 @@ class Ending:
 
     async def revoke(self, ref: LeaseRef) -> Progress:
         """Deny the session on its role, unless only its time may end it. Never evidence."""
+        return await self._deny(ref, may_cut=True)
+
+    async def _deny(self, ref: LeaseRef, *, may_cut: bool) -> Progress:
         block = block_of(ref.params)
         if block is None:
             raise ProviderError("the lease's aws block cannot be read")
         if block.revoke == "bound":
             return Progress(step=Denied.WAITING_FOR_BOUND.value)
-        result = await self._denies.deny(block, ref.lease_id, ref.expires_at)
+        result = await self._denies.deny(block, ref, may_cut=may_cut)
         refs: Mapping[str, JsonValue] = {}
         if result.at is not None:
             refs = {"deny_policy": result.policy, DENY_WRITTEN_AT: timestamp(result.at)}
-        return Progress(step=result.state.value, refs=refs)
+        cut = CutOff(param="role_arn", value=block.role_arn, before=result.cut.before) if result.cut else None
+        return Progress(step=result.state.value, refs=refs, again=result.again, cut_off=cut)
 
     async def probe(self, ref: LeaseRef) -> Evidence | None:  # noqa: ARG002 - of the Protocol
         """Nothing proves a session dead before its bound: the broker keeps no credential to try."""
@@ -47,7 +53,7 @@ class Ending:
 
     async def settle(self, ref: LeaseRef) -> Settlement:
         """Deny the session by its name, seen or not. Only time is evidence, and time is the engine's."""
-        progress = await self.revoke(ref)
+        progress = await self._deny(ref, may_cut=False)  # a settlement does not tell what else was cut off
         return Settlement(found=False, refs=progress.refs)
 
     def recheck(self, ref: LeaseRef) -> Recheck:

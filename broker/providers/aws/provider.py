@@ -8,13 +8,15 @@ from functools import partial
 
 from broker.clock import Clock
 from broker.model import Evidence, JsonValue
+from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Clients, Failure, Lane
-from broker.providers.aws.cutoff import CutOff
-from broker.providers.aws.denylist import DenyList
+from broker.providers.aws.denies.iam import IamCall
+from broker.providers.aws.denies.lists import DenyList
+from broker.providers.aws.denies.recovery import RoleCutOff
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.minting import REFUSALS, Minting
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import LeaseRef, Minted, MintOrder, Progress, Recheck, Settlement, Sweep, Swept
+from broker.providers.base import LeaseRef, Minted, MintOrder, NoRoom, Progress, Recheck, Room, Settlement, Sweep, Swept
 from broker.providers.heard import HeardTime
 from broker.secret import Secret
 
@@ -40,7 +42,7 @@ class AwsProvider:
         clock: Clock,
         *,
         epoch: Callable[[], int],
-        open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]] = _no_leases,  # noqa: ARG002 - the deny list's
+        open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]] = _no_leases,
     ) -> None:
         """`epoch`: who it writes as; it may change. `open_leases`: those of this provider that have not ended."""
         self._settings = settings
@@ -50,8 +52,15 @@ class AwsProvider:
         patience = settings.connect_timeout.total_seconds()
         self._mints = Lane("mint", settings.mint_workers, patience)
         self._revokes = Lane("revoke", settings.revoke_workers, patience)
-        self._denies = DenyList(iam=self._iam, installation=settings.installation, epoch=epoch, clock=clock)
-        self._minting = Minting(settings, self._clients, self._mints, clock)
+        self._denies = DenyList(
+            iam=self._iam_of,
+            settings=settings,
+            epoch=epoch,
+            clock=clock,
+            heard=self._heard.now,
+            open_leases=open_leases,
+        )
+        self._minting = Minting(settings, self._clients, self._mints, self._denies, clock)
         self._ending = Ending(self._denies, clock)
 
     def time_heard(self) -> datetime | None:
@@ -89,6 +98,14 @@ class AwsProvider:
         """Whether it landed or not, it is denied by its name."""
         return await self._ending.settle(ref)
 
+    def no_room(self, params: Mapping[str, JsonValue], agent: str) -> NoRoom | None:
+        """Of the role's deny list: `HasRoom`."""
+        return self._denies.no_room(params, agent)
+
+    def rooms(self) -> Mapping[str, Room]:
+        """Of each role: `KnowsRoom`."""
+        return self._denies.rooms()
+
     # --- after lost state ---
 
     async def may_recover(self, sweep: Sweep) -> list[str]:  # noqa: ARG002 - of the Protocol
@@ -97,7 +114,7 @@ class AwsProvider:
 
     async def recover(self, sweep: Sweep) -> Swept:
         """Deny every session that is older than now, on each role of these scopes."""
-        return await CutOff(self._iam, self._settings.installation, self._clock).sweep(sweep)
+        return await RoleCutOff(self._iam_of, self._settings.installation, self._clock).sweep(sweep)
 
     async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:  # noqa: ARG002 - of the Protocol
         """Whether its bound has passed."""
@@ -119,6 +136,9 @@ class AwsProvider:
                 f"aws: {where} refused the broker's credentials ({answer.code}): check the access key and its secret"
             ]
         return [f"aws: {where} gave no answer ({answer.code}): check endpoint, network and credentials"]
+
+    def _iam_of(self, block: AwsBlock) -> IamCall:  # noqa: ARG002 - whom a scope's role is managed as
+        return self._iam
 
     async def _iam(self, operation: str, **parameters: JsonValue) -> Mapping[str, JsonValue] | Failure:
         endpoint = self._settings.iam_endpoint_url or self._settings.endpoint_url

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from broker.model import JsonValue
-from broker.providers.aws.calls import BUSY, Failure
+from broker.providers.aws.calls import Failure
 from broker.providers.base import Contact
 
 Answer: TypeAlias = Mapping[str, JsonValue] | Failure
 
-_THROTTLES = frozenset({"Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException"})
-TOO_MANY_REQUESTS = 429
 # Answers after which the policy is certainly as it was.
 _REFUSED_WRITES = frozenset(
     {"AccessDenied", "NoSuchEntity", "LimitExceeded", "MalformedPolicyDocument", "UnmodifiableEntity"}
@@ -37,24 +35,19 @@ class Problem:
 
 def problem_of(failure: Failure, text: str) -> Problem:
     """One role's refusal says nothing of the others: it is an answer. Being slowed down, and a 5xx, are everybody's."""
-    if failure == BUSY:
-        contact = Contact.NOT_ASKED
-    elif failure.status == 0:
+    if failure.why:
+        return Problem(text=f"IAM was not asked: {failure.why}", contact=Contact.NOT_ASKED)
+    if failure.status == 0:
         contact = Contact.NONE
     else:
-        contact = Contact.FAILED if throttled(failure) or failure.status >= 500 else Contact.ANSWERED  # noqa: PLR2004 - HTTP's
+        contact = Contact.FAILED if failure.throttled or failure.status >= 500 else Contact.ANSWERED  # noqa: PLR2004 - HTTP's
     return Problem(text=f"{text}: {safe(failure)}", contact=contact)
-
-
-def throttled(failure: Failure) -> bool:
-    """IAM limits the rate of calls."""
-    return failure.code in _THROTTLES or failure.status == TOO_MANY_REQUESTS
 
 
 def refused_write(failure: Failure) -> bool:
     """Is the policy certainly as it was?"""
-    definite = throttled(failure) or failure.code in _REFUSED_WRITES
-    return not failure.sent or (definite and 400 <= failure.status < 500)  # noqa: PLR2004 - HTTP's
+    refused = failure.code in _REFUSED_WRITES and 400 <= failure.status < 500  # noqa: PLR2004 - HTTP's
+    return not failure.sent or failure.throttled or refused
 
 
 def missing(failure: Failure) -> bool:

@@ -1,6 +1,6 @@
 """Ending one session early: an inline deny on its role that names it.
 
-A role has one such policy per (installation, epoch), written by this process only, so that a paused older
+A role has one such policy per (installation, epoch), written and named by this process only, so that a paused older
 broker cannot undo a newer one's denies: it writes another policy. A new epoch copies nothing: the
 predecessor's policy goes on denying, and is deleted after its last bound, which the policy itself tells.
 
@@ -9,6 +9,7 @@ A deny takes AWS seconds to minutes to reach every region, so a written entry is
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -19,7 +20,7 @@ from broker.providers.aws.denies.iam import IamCall
 from broker.providers.aws.denies.looking import names_of
 from broker.providers.aws.denies.role import DenyResult, RoleDenies, relies
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import LeaseRef, NoRoom, ProviderError
+from broker.providers.base import LeaseRef, NoRoom, ProviderError, Room
 
 
 class DenyList:
@@ -42,6 +43,7 @@ class DenyList:
         self._clock = clock
         self._heard = heard
         self._open_leases = open_leases
+        self._writer = secrets.token_hex(4)
         self._roles: dict[tuple[str, int], RoleDenies] = {}
 
     async def reserve(self, block: AwsBlock, ref: LeaseRef) -> None:
@@ -71,6 +73,12 @@ class DenyList:
             raise ProviderError("not a lease id")
         return await self._role(block).deny(block, ref, may_cut=may_cut)
 
+    def rooms(self) -> Mapping[str, Room]:
+        """Of each role that was used, by ARN."""
+        epoch = self._epoch()
+        rooms = {arn: role.taken() for (arn, of), role in self._roles.items() if of == epoch}
+        return {arn: room for arn, room in rooms.items() if room is not None}
+
     async def close(self) -> None:
         """Let writes under way finish."""
         for role in self._roles.values():
@@ -82,7 +90,7 @@ class DenyList:
             self._roles[key] = RoleDenies(
                 iam=self._iam(block),
                 block=block,
-                names=names_of(self._settings.installation, key[1]),
+                names=names_of(self._settings.installation, key[1], self._writer),
                 settings=self._settings,
                 clock=self._clock,
                 heard=self._heard,

@@ -37,24 +37,31 @@ ANOTHER_ACCOUNT = "the role is in another account than the broker's own: its ses
 class Names:
     """What the policies of this installation are called."""
 
-    prefix: str  # of the deny lists: the epoch's number follows
+    prefix: str  # of the deny lists: the epoch's number follows, and whose list it is
     epoch: int
+    writer: str  # of this process: a copy of its database counts the same epochs
     recovery: str  # what `recover` writes
 
     @property
     def own(self) -> str:
-        return f"{self.prefix}{self.epoch}"
+        return f"{self.prefix}{self.epoch}-{self.writer}"
 
     def is_older(self, name: str) -> bool:
-        """A predecessor's list?"""
-        epoch = name.removeprefix(self.prefix)
-        return name.startswith(self.prefix) and epoch.isdecimal() and int(epoch) < self.epoch
+        """A predecessor's list, or that of another process that took the same epoch?"""
+        epoch, _, writer = name.removeprefix(self.prefix).partition("-")
+        theirs = epoch.isdecimal() and (int(epoch) < self.epoch or (int(epoch) == self.epoch and bool(writer)))
+        return name.startswith(self.prefix) and name != self.own and theirs
 
 
-def names_of(installation: str, epoch: int) -> Names:
+def names_of(installation: str, epoch: int, writer: str) -> Names:
     """By the first 8 characters of the installation's id."""
     some = installation[:8]
-    return Names(prefix=f"stepcred-deny-{some}-", epoch=epoch, recovery=f"stepcred-cutoff-{some}")
+    return Names(prefix=f"stepcred-deny-{some}-", epoch=epoch, writer=writer, recovery=recovery_policy(installation))
+
+
+def recovery_policy(installation: str) -> str:
+    """What `recover` writes on each role."""
+    return f"stepcred-cutoff-{installation[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from broker.providers.aws.denies.looking import LOOK_AGAIN, Looking, Names
 from broker.providers.aws.denies.policy import Cut, entries_in
 from broker.providers.aws.denies.writer import Writer
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import LeaseRef, MintRefused, NoRoom, ProviderError
+from broker.providers.base import LeaseRef, MintRefused, NoRoom, ProviderError, Room
 
 LOOK_LIMIT = 10.0  # seconds that a mint waits for what IAM says of its role
 FULL_AGAIN = timedelta(seconds=60)  # until whoever found no room looks again
@@ -111,7 +111,7 @@ class RoleDenies:
         except TimeoutError:
             raise MintRefused("IAM did not say in time what is on the role") from None
         if problem is not None:
-            raise MintRefused(problem.text)
+            raise MintRefused(problem.text, problem.contact)
         if not seeded:
             raise MintRefused("the store did not say which leases of the role are alive")
         if self._looking.unfit:
@@ -141,6 +141,13 @@ class RoleDenies:
         if lack is None:
             return None
         return NoRoom(why=lack.value, after=self._book.free_in(now, agent if lack is Lack.SHARE else ""))
+
+    def taken(self) -> Room | None:
+        """Places; None before the first look."""
+        if not self._looking.known:
+            return None
+        self._book.sweep(self._age())
+        return Room(taken=len(self._book), places=self._capacity())
 
     # --- the end ---
 
@@ -214,9 +221,7 @@ class RoleDenies:
     async def _live(self) -> list[LeaseRef]:
         """Those of this role that rely on it."""
         refs = [(ref, block_of(ref.params)) for ref in await self._open_leases()]
-        return [
-            ref for ref, block in refs if block is not None and block.role_arn == self._arn and relies(ref, block)
-        ]
+        return [ref for ref, block in refs if block is not None and block.role_arn == self._arn and relies(ref, block)]
 
     async def _offer(self) -> Offer | None:
         """A cut-off at AWS's own time: sessions that are issued from now on are untouched."""

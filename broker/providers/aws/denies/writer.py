@@ -19,7 +19,7 @@ from broker.clock import Clock
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.ages import Age
 from broker.providers.aws.denies.contents import Contents, Draft, Entry, Offer
-from broker.providers.aws.denies.iam import IamCall, Problem, missing, problem_of, refused_write, throttled
+from broker.providers.aws.denies.iam import IamCall, Problem, missing, problem_of, refused_write
 from broker.providers.aws.denies.looking import LATE_WRITE_SECONDS, Looking
 from broker.providers.aws.denies.policy import Cut, Held, deny_policy, held_in
 from broker.providers.base import Contact
@@ -116,7 +116,8 @@ class Writer:
     async def _write(self) -> Problem | None:
         try:
             problem = await self._ready()
-            offer = await self._offer() if self._cut_asked and self._clock.monotonic() >= self._next_cut else None
+            asked, self._cut_asked = self._cut_asked and self._clock.monotonic() >= self._next_cut, False
+            offer = await self._offer() if asked and problem is None else None
         finally:
             self._gathering = False
         if problem is not None:
@@ -146,9 +147,8 @@ class Writer:
     def _draft(self, offer: Offer | None) -> Draft:
         self._contents.sweep(self._age())
         room = self._looking.room
-        asked, self._cut_asked = self._cut_asked, False
         draft = self._contents.draft(room)
-        cut = self._contents.cut_off(room, offer, draft) if asked and offer is not None and draft.waiting else None
+        cut = self._contents.cut_off(room, offer, draft) if offer is not None and draft.waiting else None
         if cut is not None:
             self._next_cut = self._clock.monotonic() + CUT_EVERY
             draft = cut
@@ -162,7 +162,7 @@ class Writer:
         text = deny_policy(draft.entries, draft.cut)
         answer = await self._iam("put_role_policy", RoleName=self._role, PolicyName=self.policy, PolicyDocument=text)
         failure = answer if isinstance(answer, Failure) else None
-        self._mind_the_pace(slow=failure is not None and throttled(failure))
+        self._mind_the_pace(slow=failure is not None and failure.throttled)
         if failure is not None and refused_write(failure):
             if failure.code == "LimitExceeded":  # somebody added a policy beside ours
                 self._looking.recount()
@@ -201,9 +201,7 @@ class Writer:
     def _claim(self) -> None:
         """What is surely so, by what was read just now."""
         at, names, cut, contents = self._clock.now(), self._held.names, self._held.cut, self._contents
-        self._sure = {
-            name: since for name, since in self._sure.items() if name in names or contents.covered(name, cut)
-        }
+        self._sure = {name: since for name, since in self._sure.items() if name in names or contents.covered(name, cut)}
         if self._cut_sure is not None and self._cut_sure[0] != cut:
             self._cut_sure = None
         if self._doubt_until is not None:
