@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from broker.clock import Clock
 from broker.model import Evidence, JsonValue
-from broker.providers.aws.block import block_of
+from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.compile import timestamp
 from broker.providers.aws.cutoff import SKEW
 from broker.providers.aws.denylist import Denied, DenyList
@@ -42,14 +43,19 @@ class Ending:
         if block.probe is not None:
             await self._prober.before_deny(ref.lease_id)
         result = await self._denies.deny(block, ref.lease_id, ref.expires_at)
-        if result.at is None:
-            return Progress(step=result.state.value)
-        refs: Mapping[str, JsonValue] = {"deny_policy": result.policy, DENY_WRITTEN_AT: timestamp(result.at)}
-        if block.probe is None:
-            return Progress(step=result.state.value, refs=refs)
+        refs: Mapping[str, JsonValue] = {}
+        if result.at is not None:
+            refs = {"deny_policy": result.policy, DENY_WRITTEN_AT: timestamp(result.at)}
+        return await self._looked(block, ref, Progress(step=result.state.value, refs=refs))
+
+    async def _looked(self, block: AwsBlock, ref: LeaseRef, progress: Progress) -> Progress:
+        """What the probe says, once the deny is written."""
+        if block.probe is None or DENY_WRITTEN_AT not in progress.refs:
+            return progress
         look = await self._prober.after_deny(ref.lease_id)
-        step = f"{result.state.value}, {look.hopeless.value}" if look.hopeless else result.state.value
-        return Progress(evidence=look.evidence, step=step, refs=refs, again=look.again)
+        step = f"{progress.step}, {look.hopeless.value}" if look.hopeless else progress.step
+        again = min((one for one in (look.again, progress.again) if one is not None), default=None)
+        return replace(progress, evidence=look.evidence, step=step, again=again)
 
     async def probe(self, ref: LeaseRef) -> Evidence | None:
         """Looks, once its deny is written and when it is time to; None without a probe."""
