@@ -8,7 +8,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
-from broker.providers.aws.block import OF_EARLY_ENDS, AwsBlock, json_schema
+from broker.providers.aws.block import OF_EARLY_ENDS, AwsBlock
 from broker.providers.aws.compile import too_long
 from broker.providers.aws.joint import joint_remarks
 from broker.providers.aws.mistakes import Problem, problems
@@ -16,6 +16,7 @@ from broker.providers.aws.probe_calls import mistake
 from broker.providers.aws.reading import parameter_arn
 from broker.providers.aws.remarks import remarks
 from broker.providers.aws.roles import Roles
+from broker.providers.aws.schema import json_schema
 from broker.providers.aws.size import SHORTEST, advice, measured
 
 
