@@ -133,7 +133,10 @@ async def test_the_end_of_a_session_is_proven_and_its_sibling_works_on(
     with pytest.raises(ClientError, match="AccessDenied"):
         put(ceph, dead)
     put(ceph, alive)
+    await aws.revoke(staying.ref)  # writes the list anew
     assert denied_by(ceph, "aaaaaaaaaaaaaaaa")  # until the bound, proof or not
+    with pytest.raises(ClientError, match="AccessDenied"):
+        put(ceph, dead)
 
 
 async def test_a_call_that_the_scope_does_not_allow_proves_nothing(aws: AwsProvider, role: str) -> None:
