@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum
 from pathlib import PurePath
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from broker.clock import Moment
 from broker.secret import Secret
@@ -354,6 +354,16 @@ class Remark:
     rule: str  # stable and short, such as any-action; shown as <kind>-any-action
     message: str
     help: str  # what to do, and why; the same for all of a rule
+    note: bool = False  # worth knowing, and no mistake
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedBlock:
+    """One scope's block, completed, templates not filled."""
+
+    scope: str
+    block: Mapping[str, JsonValue]
+    ttl: timedelta
 
 
 class ScopeKind(Protocol):
@@ -395,8 +405,21 @@ class ScopeKind(Protocol):
         """Of a good block, templates not filled: what is probably not meant, or might fail when it is minted."""
         ...
 
+    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:
+        """Of all scopes of this kind: what they do to each other, or can do only so often; each at a scope by name."""
+        ...
+
     def json_schema(self) -> JsonValue:
         """Of its block, for editors (JSON Schema 2020-12)."""
+        ...
+
+
+@runtime_checkable
+class Weakens(Protocol):
+    """A ScopeKind that learns what keeps credentials from being ended as their block says."""
+
+    def why_weaker(self, block: Mapping[str, JsonValue]) -> str:
+        """Of a good block, completed: what is known against it; "": nothing."""
         ...
 
 

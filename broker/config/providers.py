@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from broker.config.values import Command, Count, Duration, PublicFile, SecretFile, Share, Switch, Text, Url
+
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d*:role/[\w+=,.@/-]+", re.ASCII)
+_SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)  # STS's own bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,4 +104,9 @@ def check_aws(aws: Aws) -> Aws:
         raise ValueError(
             "set one of access_key_id, credential_process and [aws.web_identity], or none for the SDK's default chain"
         )
+    token = aws.web_identity
+    if token and not _ROLE.fullmatch(token.role_arn):
+        raise ValueError('web_identity.role_arn must be a role, for example "arn:aws:iam::123456789012:role/broker"')
+    if token and token.session_name and not _SESSION_NAME.fullmatch(token.session_name):
+        raise ValueError("web_identity.session_name must be 2 to 64 letters, digits and _+=,.@-")
     return aws

@@ -130,7 +130,7 @@ def parse_list(value: object) -> object:
 def parse_command(value: object) -> object:
     """A program and its arguments in one text, split as a shell would; there is no shell."""
     if not isinstance(value, str):
-        return value
+        raise ValueError("must be one text, as a shell would take it")  # noqa: TRY004 - pydantic's way to say it
     try:
         argv = tuple(shlex.split(value))
     except ValueError:

@@ -260,6 +260,7 @@ class DeclaredScope:
 
     block: Mapping[str, JsonValue]
     ttl: timedelta
+    name: str = ""
 
 
 class Findings(list[str]):
@@ -285,7 +286,23 @@ class ChecksScopes(Protocol):
     """Can say whether it may mint, and end, what scopes declare."""
 
     async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> list[str]:
-        """As `Provider.check`, and for each of these scopes; may be Findings. Mints nothing."""
+        """As `Provider.check`, and for each of these scopes; may be Findings.
+
+        Mints nothing that may do anything, and changes nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class Surveys(Protocol):
+    """Finds out what its ScopeKind must know: how dead the credentials of scopes can be made now."""
+
+    async def survey(self, scopes: Iterable[DeclaredScope]) -> bool:
+        """True: a map with these scopes may read otherwise than before. Bounded; an unreachable provider teaches nothing."""
+        ...
+
+    def uncertain(self, scopes: Iterable[DeclaredScope]) -> list[DeclaredScope]:
+        """Those about which it knows nothing, or nothing good: worth another survey, now and then."""
         ...
 
 

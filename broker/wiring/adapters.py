@@ -12,6 +12,7 @@ from broker.keyring import Keyring
 from broker.model import ScopeKind
 from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
+from broker.providers.aws.roles import Roles
 from broker.providers.aws.scope import AwsScope
 from broker.providers.aws.settings import AwsSettings, WebIdentity
 from broker.providers.base import LeaseRef, Provider
@@ -19,10 +20,13 @@ from broker.providers.vault.scope import VaultScope
 from broker.providers.vault.settings import Auth
 
 
-def scope_kinds(config: Config | None = None) -> Mapping[str, ScopeKind]:
-    """Every provider block that a scope map may hold; the tomb role is for no scope of a broker that has it."""
+def scope_kinds(config: Config | None = None, roles: Roles | None = None) -> Mapping[str, ScopeKind]:
+    """Every provider block that a scope map may hold; the tomb role is for no scope of a broker that has it.
+
+    `roles`: what the AWS provider learns of them.
+    """
     tomb = [config.vault.tomb_role] if config and config.vault else []
-    kinds: tuple[ScopeKind, ...] = (VaultScope(tomb), AwsScope())
+    kinds: tuple[ScopeKind, ...] = (VaultScope(tomb), AwsScope(roles))
     return {kind.name: kind for kind in kinds}
 
 
@@ -51,6 +55,7 @@ def providers(
     *,
     known_children: Callable[[str], Awaitable[frozenset[str]]],
     open_leases: Callable[[str], Awaitable[Sequence[LeaseRef]]],
+    roles: Roles | None = None,
 ) -> dict[str, Provider]:
     """Every configured provider. Their SDKs are imported only when used."""
     table: dict[str, Provider] = {}
@@ -59,7 +64,7 @@ def providers(
             config.vault, config.timings.mint_timeout, ring, installation, clock, lambda: known_children("vault")
         )
     if config.aws is not None:
-        table["aws"] = _aws(config.aws, installation, clock, epoch, lambda: open_leases("aws"))
+        table["aws"] = _aws(config.aws, installation, clock, epoch, lambda: open_leases("aws"), roles)
     return table
 
 
@@ -114,12 +119,13 @@ def _web_identity(settings: Aws) -> WebIdentity | None:
     return WebIdentity(token_file=given.token_file, role_arn=given.role_arn, session_name=given.session_name)
 
 
-def _aws(
+def _aws(  # noqa: PLR0917 - what a provider is made of, in one order
     settings: Aws,
     installation: str,
     clock: Clock,
     epoch: Callable[[], int],
     open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]],
+    roles: Roles | None,
 ) -> Provider:
     from broker.providers.aws.provider import AwsProvider
 
@@ -143,4 +149,5 @@ def _aws(
         clock,
         epoch=epoch,
         open_leases=open_leases,
+        roles=roles,
     )

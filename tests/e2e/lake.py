@@ -66,6 +66,10 @@ class Lake:
         self.key_file.touch(mode=0o600)
         self.key_file.write_text(self.ceph.secret_access_key)
 
+    def create_bucket(self) -> None:
+        """Once for the server; the owner may make it again."""
+        self.ceph.create_bucket(BUCKET)
+
     def role(self, name: str) -> str:
         """A role that may do everything with S3; its ARN."""
         return self.ceph.create_role(name)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from broker.model import Evidence, Lease, LeaseState
-from tests.e2e.lake import BUCKET, Lake, scope_map
+from tests.e2e.lake import Lake, scope_map
 from tests.e2e.wire import Wire, issue, wire
 from tests.support.ceph import CephServer
 from tests.support.daemon import Deployment
@@ -35,7 +35,7 @@ PUT, ASSUME = "Action=PutRolePolicy", "Action=AssumeRole"
 @pytest.fixture(scope="module")
 def lake(ceph: CephServer, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     made = Lake(ceph=ceph, folder=tmp_path_factory.mktemp("lake"))
-    ceph.create_bucket(BUCKET)
+    made.create_bucket()
     return made
 
 

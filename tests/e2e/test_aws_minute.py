@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from broker.model import Evidence, Lease, LeaseState
-from tests.e2e.lake import BUCKET, PROBE, ROLE_CHARACTERS, Lake, scope_map
+from tests.e2e.lake import PROBE, ROLE_CHARACTERS, Lake, scope_map
 from tests.e2e.wire import Wire, wire
 from tests.support.ceph import CephServer
 from tests.support.daemon import Deployment
@@ -31,8 +31,9 @@ PROVEN = 120.0  # seconds after that, until each is proven: three refusals, five
 
 @pytest.fixture(scope="module")
 def lake(ceph: CephServer, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    ceph.create_bucket(BUCKET)
-    return Lake(ceph=ceph, folder=tmp_path_factory.mktemp("lake"))
+    made = Lake(ceph=ceph, folder=tmp_path_factory.mktemp("lake"))
+    made.create_bucket()
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,156 +2,192 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self, TypeAlias
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from broker.model import JsonValue
+from broker.providers.aws.statement import Statement, distinct_sids
+from broker.providers.aws.stored import Parameter, Secret
+from broker.providers.aws.tags import ALL, SessionTags, SourceIdentity, TransitiveTags
+from broker.providers.aws.texts import LISTED, PolicyArns, Region, Regions, RoleArn, Url, partition_of
 
-# Ceph writes no account: arn:aws:iam:::role/x (measured). Names and paths as IAM limits them.
-_ROLE_ARN = r"^arn:aws(-[a-z]+)*:iam::([0-9]{12})?:role/([A-Za-z0-9_+=,.@/-]{1,510}/)?[A-Za-z0-9_+=,.@-]{1,64}$"
-_REGION = r"^[a-z][a-z0-9-]{1,31}$"
-_ACTION = r"^(\*|[A-Za-z0-9-]{1,64}:[A-Za-z0-9*?]{1,128})$"
-_RESOURCE = r"^(\*|arn:[ -~]{1,2000})$"
-# Plain http carries the minted secret in clear: on the machine itself only.
-_URL = r"^(https://[A-Za-z0-9.-]+(:[0-9]{1,5})?|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?)/?$"
+LONGEST_SESSION = timedelta(hours=12)  # of AssumeRole, where the role allows it
+LONGEST_CHAINED = timedelta(hours=1)
+OF_EARLY_ENDS = frozenset({"revoke", "when_full", "probe"})  # keys
 
+_CALL = r"^[a-z][a-z0-9-]{1,63}:[A-Z][A-Za-z0-9]{1,127}$"
 
-def _listed(value: JsonValue) -> JsonValue:
-    """AWS takes a text where it takes a list. One shape inside, so that a mistake gives one error."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _texts(value: JsonValue) -> JsonValue:
-    """Condition values: AWS compares text; a YAML true or number is written as AWS writes it."""
-    listed = _listed(value if isinstance(value, (str, list)) else [value])
-    return tuple(str(item).lower() if isinstance(item, bool) else _number(item) for item in listed)
+# Of a session that the agent holds; what a static scope reads is all that it gives.
+_OF_SESSIONS = (
+    *("statements", "policy_arns", "any_region", "may_chain", "revoke", "when_full", "probe"),
+    "transitive_tags",
+)
 
 
-def _number(value: JsonValue) -> JsonValue:
-    return str(value) if isinstance(value, int) else value
+class Probe(BaseModel):
+    """One harmless call that tells whether a session is dead: it works before the deny, and is refused after.
 
-
-def _filled(value: tuple[str, ...]) -> tuple[str, ...]:
-    if not value:
-        raise ValueError("must not be empty")
-    return value
-
-
-def _one_or_more(item: JsonValue, *, least: int = 1) -> WithJsonSchema:
-    """For editors: a text stands for a list of one."""
-    return WithJsonSchema({"anyOf": [item, {"type": "array", "items": item, "minItems": least}]})
-
-
-_SCALAR: JsonValue = {"type": ["string", "boolean", "integer"]}  # of a condition; YAML's true is AWS's "true"
-
-_Action: TypeAlias = Annotated[str, Field(pattern=_ACTION)]
-_Resource: TypeAlias = Annotated[str, Field(pattern=_RESOURCE)]
-_Text: TypeAlias = Annotated[str, Field(min_length=0, max_length=2000, pattern=r"^[ -~]*$")]
-_Actions: TypeAlias = Annotated[
-    tuple[_Action, ...],
-    BeforeValidator(_listed),
-    AfterValidator(_filled),
-    _one_or_more({"type": "string", "pattern": _ACTION}),
-]
-_Resources: TypeAlias = Annotated[
-    tuple[_Resource, ...],
-    BeforeValidator(_listed),
-    AfterValidator(_filled),
-    _one_or_more({"type": "string", "pattern": _RESOURCE}),
-]
-_Texts: TypeAlias = Annotated[
-    tuple[_Text, ...], BeforeValidator(_texts), AfterValidator(_filled), _one_or_more(_SCALAR)
-]
-_Operator: TypeAlias = Annotated[str, Field(pattern=r"^((ForAnyValue|ForAllValues):)?[A-Za-z]{2,40}$")]
-_Key: TypeAlias = Annotated[str, Field(pattern=r"^[!-~]{3,256}$")]
-_Region: TypeAlias = Annotated[str, Field(pattern=_REGION)]
-_Url: TypeAlias = Annotated[str, Field(pattern=_URL)]
-
-
-class Statement(BaseModel):
-    """One policy statement in AWS's own spelling. A session policy names no Principal."""
+    Attributes:
+        call: service:Operation, as s3:ListObjectsV2.
+        arguments: its parameters, in the SDK's spelling; written `with`.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    Sid: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")] | None = None
-    Effect: Literal["Allow", "Deny"]
-    Action: _Actions | None = None
-    NotAction: _Actions | None = None
-    Resource: _Resources | None = None
-    NotResource: _Resources | None = None
-    Condition: Mapping[_Operator, Mapping[_Key, _Texts]] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
-        if (self.Action is None) == (self.NotAction is None):
-            raise ValueError("needs either Action or NotAction")
-        if (self.Resource is None) == (self.NotResource is None):
-            raise ValueError("needs either Resource or NotResource")
-        return self
+    call: Annotated[str, Field(pattern=_CALL)]
+    arguments: Mapping[str, pydantic.JsonValue] = Field(default_factory=dict, alias="with")
 
 
 class AwsBlock(BaseModel):
-    """What a scope says about an AWS session.
+    """What a scope says about an AWS session, or about what is read with one.
 
     Attributes:
         role_arn: the role to assume. Never a template: an agent must not steer which role (confused deputy).
+        via: a role that the broker assumes first, and as which it assumes `role_arn` and writes its policies.
         regions: where the session works; the first one is the session's default region.
         any_region: instead of `regions`, for stores that know none (Ceph). Said aloud, never by omission.
         statements: what the session may do, within what the role may do.
-        may_chain: let the session make further sessions, which outlive this one's deny and bound.
-        revoke: `deny` ends it early by a role policy; `bound` only waits for its time.
-        when_full: with no room for one more deny: `refuse` leases, or `cutoff` all sessions of the role at once.
+        policy_arns: managed policies of the role's account or AWS's own; what they allow is added to `statements`.
+        secret: instead of `statements`: read this and hand out the value.
+        parameter: likewise.
+        session_tags: for conditions on aws:PrincipalTag; the role's trust policy must allow sts:TagSession.
+        transitive_tags: which of them go on to sessions made from this one; true for all.
+        source_identity: `lease` for the lease's id, a template, or a text; goes on to all sessions made from this one.
         external_id: the operator's, for the role's trust policy.
+        may_chain: let the session make further sessions, which outlive this one's deny and bound.
+        revoke: `deny` ends it early by a role policy; `bound` only waits for its time. By the tier unless said.
+        when_full: with no room for one more deny: `refuse` leases, or `cutoff` all sessions of the role at once.
+        probe: a harmless call that shows that the deny has arrived.
         sts_region: region of the STS endpoint; default: the broker's setting.
-        sts_endpoint: another STS, for example FIPS; default: the region's own.
+        fips: use the FIPS endpoint of STS there.
+        sts_endpoint: another STS; default: the region's own.
         endpoint_url: what the agent's SDK shall talk to when it is not AWS itself.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    role_arn: Annotated[str, Field(pattern=_ROLE_ARN)]
-    regions: Annotated[
-        tuple[_Region, ...],
-        BeforeValidator(_listed),
-        _one_or_more({"type": "string", "pattern": _REGION}, least=0),
-    ] = ()
+    role_arn: RoleArn
+    via: RoleArn | None = None
+    regions: Regions = ()
     any_region: bool = False
     statements: Annotated[
-        tuple[Statement, ...], BeforeValidator(_listed), Field(min_length=1, json_schema_extra={"minItems": 1})
-    ]
-    may_chain: bool = False
-    revoke: Literal["deny", "bound"] = "deny"
-    when_full: Literal["refuse", "cutoff"] = "refuse"
+        tuple[Statement, ...],
+        LISTED,
+        AfterValidator(distinct_sids),
+        Field(min_length=1, json_schema_extra={"minItems": 1}),
+    ] = ()
+    policy_arns: PolicyArns = ()
+    secret: Secret | None = None
+    parameter: Parameter | None = None
+    session_tags: SessionTags = Field(default_factory=dict)
+    transitive_tags: TransitiveTags = ()
+    source_identity: SourceIdentity | None = None
     external_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")] | None = None
-    sts_region: _Region | None = None
-    sts_endpoint: _Url | None = None
-    endpoint_url: _Url | None = None
+    may_chain: bool = False
+    revoke: Literal["deny", "bound"] | None = None
+    when_full: Literal["refuse", "cutoff"] = "refuse"
+    probe: Probe | None = None
+    sts_region: Region | None = None
+    fips: bool = False
+    sts_endpoint: Url | None = None
+    endpoint_url: Url | None = None
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        if bool(self.regions) == self.any_region:
-            raise ValueError("needs either regions or any_region: true")
-        if all(statement.Effect == "Deny" for statement in self.statements):
-            raise ValueError("has no statement that allows anything")
+        for mistake in self._mistakes():
+            raise ValueError(mistake)
         return self
+
+    def _mistakes(self) -> Iterator[str]:
+        """What no key can say alone."""
+        if self.secret and self.parameter:
+            yield "either secret or parameter: one lease is one credential"
+        yield from self._static_mistakes() if self.stored else self._session_mistakes()
+        yield from self._place_mistakes()
+        if self.via == self.role_arn:
+            yield "via is the role itself"
+        if self.fips and self.sts_endpoint:
+            yield "either fips or sts_endpoint"
+        if unknown := [key for key in self.transitive if key not in self.session_tags]:
+            yield f"transitive_tags: {unknown[0]} is not one of session_tags"
+
+    def _session_mistakes(self) -> Iterator[str]:
+        if not (self.statements or self.policy_arns):
+            yield "needs statements, policy_arns, secret or parameter"
+        if bool(self.regions) == self.any_region:
+            yield "needs either regions or any_region: true"
+        if not self.policy_arns and all(statement.Effect == "Deny" for statement in self.statements):
+            yield "has no statement that allows anything"
+        for arn in self.policy_arns:
+            _, partition, _, _, account, _ = arn.split(":", 5)
+            if account not in (self.account, "aws") or partition != self.partition:
+                yield "policy_arns: must be of the role's account, or arn:aws:iam::aws:policy/…"
+        if self.revoke == "bound" and (self.probe or self.when_full == "cutoff"):
+            yield f"{'probe' if self.probe else 'when_full'} is for revoke: deny"
+
+    def _static_mistakes(self) -> Iterator[str]:
+        kind = "secret" if self.secret else "parameter"
+        for name in _OF_SESSIONS:
+            if name in self.model_fields_set:
+                yield f"{name} is for sessions: the step gets the value of the {kind}, and no session"
+        if isinstance(self.stored, Parameter) and not self.stored.region and not self.account:
+            yield "parameter: needs its ARN, since the role's ARN names no account"
+        if len(self.used_regions) != 1:
+            yield f"needs exactly one region, where the {kind} is"
+        if self.stored and self.stored.region not in ("", *self.used_regions):
+            yield f"regions: the {kind} is in {self.stored.region}"
+        if self.stored and self.stored.kms_key and self.stored.kms_key.split(":")[3] not in self.used_regions:
+            yield f"kms_key: is in another region than the {kind}"
+
+    def _place_mistakes(self) -> Iterator[str]:
+        for region in (*self.used_regions, *([self.sts_region] if self.sts_region else [])):
+            if partition_of(region) not in ("aws", self.partition) or (
+                self.partition != "aws" and partition_of(region) == "aws"
+            ):
+                yield f"region {region} is not of partition {self.partition}, where the role is"
+        if self.fips and self.sts_region and not self.sts_region.startswith("us-"):
+            yield "fips: STS has such endpoints in us-… regions only"
 
     @property
     def role_name(self) -> str:
         """What IAM's API calls it: the ARN's last segment, without the path."""
         return self.role_arn.rpartition("/")[2]
+
+    @property
+    def partition(self) -> str:
+        """Of the role: aws, aws-cn, aws-us-gov and so on."""
+        return self.role_arn.split(":")[1]
+
+    @property
+    def account(self) -> str:
+        """Of the role; "" where there are none (Ceph)."""
+        return self.role_arn.split(":")[4]
+
+    @property
+    def longest_session(self) -> timedelta:
+        """STS's own limit, shorter for a role that was assumed by another one."""
+        return LONGEST_CHAINED if self.via else LONGEST_SESSION
+
+    @property
+    def stored(self) -> Secret | Parameter | None:
+        """What a static scope reads; None when the step gets the session itself."""
+        return self.secret or self.parameter
+
+    @property
+    def used_regions(self) -> tuple[str, ...]:
+        """`regions`, or the one where that is what is read."""
+        if not self.regions and self.stored and self.stored.region:
+            return (self.stored.region,)
+        return self.regions
+
+    @property
+    def transitive(self) -> tuple[str, ...]:
+        """Keys of the tags that go on to further sessions."""
+        return tuple(self.session_tags) if self.transitive_tags == (ALL,) else self.transitive_tags
 
 
 def block_of(params: Mapping[str, JsonValue]) -> AwsBlock | None:

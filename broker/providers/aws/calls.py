@@ -162,27 +162,9 @@ class Clients:
             return Failure(code=problem.code, sent=False, why=problem.why)
         except (BotoCoreError, ValueError) as error:
             return Failure(code=type(error).__name__, sent=False)
-        answer = self._send(partial(getattr(client, operation), **parameters))
+        answer = asked(partial(getattr(client, operation), **parameters), self._hear)
         if isinstance(answer, Failure) and answer.code in _DOUBTS:
             actor.identity.doubt(keys)
-        return answer
-
-    def _send(self, operation: Callable[[], Mapping[str, JsonValue]]) -> Mapping[str, JsonValue] | Failure:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            answer = operation()
-        except NoKeys as problem:  # they ended just now; a request is signed before it is sent
-            return Failure(code=problem.code, sent=False, why=problem.why)
-        except ClientError as error:
-            self._hear(error.response)
-            return _refusal(error.response)
-        except BotoCoreError as error:
-            name = type(error).__name__
-            return Failure(code=name, sent=name not in _UNSENT)
-        except Exception as error:  # noqa: BLE001 - a parser's or a hook's own error: the request may have been sent
-            return Failure(code=type(error).__name__)
-        self._hear(answer)
         return answer
 
     def _hear(self, answer: Mapping[str, Any]) -> None:
@@ -243,6 +225,28 @@ class Clients:
                 quiet()
                 self._made = Sdk(self._settings)
             return self._made
+
+
+def asked(
+    operation: Callable[[], Mapping[str, JsonValue]], hear: Callable[[Mapping[str, Any]], None]
+) -> Mapping[str, JsonValue] | Failure:
+    """One call of the SDK, with its failure as a value. `hear`: is given whatever a service answered."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        answer = operation()
+    except NoKeys as problem:  # they ended just now; a request is signed before it is sent
+        return Failure(code=problem.code, sent=False, why=problem.why)
+    except ClientError as error:
+        hear(error.response)
+        return _refusal(error.response)
+    except BotoCoreError as error:
+        name = type(error).__name__
+        return Failure(code=name, sent=name not in _UNSENT)
+    except Exception as error:  # noqa: BLE001 - a parser's or a hook's own error: the request may have been sent
+        return Failure(code=type(error).__name__)
+    hear(answer)
+    return answer
 
 
 def quiet() -> None:

@@ -6,10 +6,12 @@ for each call while a fetch fails; below 900 s of life at every call, and they d
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from broker.clock import Clock
@@ -50,9 +52,9 @@ class NoKeys(Exception):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Held:
     keys: Keys
-    fetched_at: datetime
+    fetched_at: float  # monotonic, as the next but one: somebody may set the wall clock
     whole: timedelta | None  # life of these keys, from when they were first seen
-    stale_at: datetime | None
+    stale_at: float
 
     def good(self, now: datetime) -> bool:
         return self.keys.ends_at is None or now < self.keys.ends_at
@@ -89,10 +91,8 @@ class Identity:
             fetching = self._renew()
             if fetching is None:
                 raise self._none()
-        try:
+        with contextlib.suppress(TimeoutError):  # it goes on, and the next call has what it brings
             fetching.result(self._patience)
-        except TimeoutError:
-            raise self._none_yet() from None
         with self._lock:
             if (held := self._good()) is not None:
                 return held.keys
@@ -101,9 +101,9 @@ class Identity:
     def doubt(self, keys: Keys) -> None:
         """AWS refused them, whatever their end says: fetch anew. They are used until then."""
         with self._lock:
-            held, now = self._held, self._clock.now()
-            if held is not None and held.keys is keys and now - held.fetched_at > timedelta(seconds=SETTLED):
-                self._held = _Held(keys=keys, fetched_at=held.fetched_at, whole=held.whole, stale_at=now)
+            held, now = self._held, self._clock.monotonic()
+            if held is not None and held.keys is keys and now - held.fetched_at > SETTLED:
+                self._held = replace(held, stale_at=now)
 
     def left(self) -> float | None:
         """Share of the life that is left; zero or less: none that is good. None: nothing known yet, or no end.
@@ -139,14 +139,18 @@ class Identity:
         """The fetch under way, or a new one if it is time for one. None: there is none."""
         if self._fetching is not None:
             return self._fetching
-        held, failed = self._held, self._failed
-        if held is not None and (held.stale_at is None or self._clock.now() < held.stale_at):
+        held, failed, now = self._good(), self._failed, self._clock.monotonic()
+        if (held is not None and now < held.stale_at) or (failed is not None and now < failed.until):
             return None
-        if failed is not None and self._clock.monotonic() < failed.until:
-            return None
-        done = self._fetching = Future()
+        done: Future[None] = Future()
         # A daemon: what hangs in it (an SDK's own chain has no bound) must not keep the process from its end.
-        threading.Thread(target=self._run, args=(done,), name="aws-identity", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(done,), name="aws-identity", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._fail(NoKeys("the broker has no thread left to fetch its AWS credentials with"))
+            return None
+        self._fetching = done
         return done
 
     def _run(self, done: Future[None]) -> None:
@@ -167,16 +171,16 @@ class Identity:
         done.set_result(None)
 
     def _take(self, keys: Keys) -> None:
-        now, last = self._clock.now(), self._held
+        now, last = self._clock.monotonic(), self._held
         if self._failed is not None:
             log.info("the broker's AWS credentials could be fetched again")
         self._failed = None
-        whole = stale_at = None
+        whole, stale_at = None, math.inf
         if keys.ends_at is not None:
-            left = keys.ends_at - now
+            left = keys.ends_at - self._clock.now()
             same = last is not None and last.keys.ends_at == keys.ends_at  # an SDK's cache: its life is no new one
             whole = last.whole if last is not None and same else left
-            stale_at = now + max(left * FRESH_SHARE, timedelta(seconds=PAUSES[0]))
+            stale_at = now + max(left.total_seconds() * FRESH_SHARE, PAUSES[0])
         self._held = _Held(keys=keys, fetched_at=now, whole=whole, stale_at=stale_at)
 
     def _fail(self, problem: NoKeys) -> None:
@@ -187,10 +191,8 @@ class Identity:
         self._failed = _Failed(problem=problem, pause=pause, until=self._clock.monotonic() + pause)
 
     def _none(self) -> NoKeys:
-        why = self._failed.problem if self._failed else self._none_yet()
+        slow = NoKeys("the broker's AWS credentials are still being fetched: whoever gives them is slow")
+        problem = self._failed.problem if self._failed else slow
         if self._held is None:
-            return NoKeys(why.why, why.code)
-        return NoKeys(f"the broker's AWS credentials have expired; {why.why}", "BrokerCredentialsExpired")
-
-    def _none_yet(self) -> NoKeys:
-        return NoKeys("the broker's AWS credentials are still being fetched: whoever gives them is slow")
+            return NoKeys(problem.why, problem.code)
+        return NoKeys(f"the broker's AWS credentials have expired; {problem.why}", "BrokerCredentialsExpired")

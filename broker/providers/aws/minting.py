@@ -9,6 +9,7 @@ from typing import Any
 
 from broker.clock import Clock
 from broker.model import AwsSession, JsonValue
+from broker.providers.aws.asks import through
 from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.compile import timestamp
@@ -49,7 +50,8 @@ class Minting:
         parameters = assume_role(block, order, self._clock.now())
         region = block.sts_region or self._settings.sts_region
         endpoint = block.sts_endpoint or self._settings.endpoint_url
-        call = partial(self._clients.call, "sts", region, endpoint, "assume_role", **parameters)
+        who: dict[str, Any] = {**through(block), "fips": block.fips}
+        call = partial(self._clients.call, "sts", region, endpoint, "assume_role", **who, **parameters)
         await self._denies.reserve(block, order.ref)
         answer = await self._lane.run(call)
         if isinstance(answer, Failure):

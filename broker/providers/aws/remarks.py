@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 
 from broker.model import Remark
-from broker.providers.aws.block import AwsBlock, Statement
-from broker.providers.aws.compile import POLICY_CHARACTERS, unbounded_policy
+from broker.providers.aws.block import AwsBlock
+from broker.providers.aws.compile import POLICY_CHARACTERS, too_long
+from broker.providers.aws.size import LONGEST, SHORTEST, advice, measured
+from broker.providers.aws.statement import Statement
 
-LONGEST_VALUE = "x" * 64  # of a template, DESIGN section 8
-NEARLY_FULL = (
-    POLICY_CHARACTERS * 9 // 10
-)  # above it the packed size becomes the likely limit; AWS does not say how it packs
-SOME_BOUND = datetime(2000, 1, 1, tzinfo=UTC)  # all bounds have the same length
-TEMPLATE = re.compile(r"(?<!\$)\{[A-Za-z_][A-Za-z0-9_]*\}")
+PACKED = 100  # per cent
 # Everything of a service: arn:aws:s3:::* is as wide as *.
 _WHOLE = re.compile(r"\*+|arn:[^:]*:[^:]*:[^:]*:[^:]*:[*]+")
 
@@ -26,10 +22,30 @@ _RESOURCE = (
     "For the few actions that AWS takes with * only (list-all calls), use a statement of their own with just those."
 )
 _NOT = "A Not… element allows everything else, also what AWS invents next year. Name what is allowed; deny the rest if needed."
-_FITS = (
-    f"AWS takes {POLICY_CHARACTERS:,} characters of session policy, and a packed size besides that is only known by trying. "
-    "Shorten or merge statements, use one wildcard ARN for many, or let the role's own policy say it."
+_MANAGED = (
+    "AWS joins all session policies of a session: an allow in one is enough, a deny in one denies. The denies that stepcred adds "
+    "hold for all of them. Leave statements out if the managed policies say everything."
 )
+_TRANSITIVE = "Say may_chain: true if sessions are to be made from this one, or leave transitive_tags out."
+_ENDS = (
+    "Leave it to a role that no workflow has, or name resources that exclude this role and its users: a deny on the role is how "
+    "a session is ended early, and nothing ends an access key."
+)
+_FITS = (
+    f"AWS takes {POLICY_CHARACTERS:,} characters of session policies, and a packed size besides, of policies, their ARNs and "
+    "session tags together, which is estimated here: how AWS packs is only known by trying, as check --live does. "
+    "Merge statements, use one wildcard ARN for many, drop tags, or let the role's own policy say it."
+)
+
+
+# What lets a session undo its own end, or make credentials that outlive it. STS's own calls are denied.
+_OUTLIVE = {
+    **dict.fromkeys(("iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole"), "take a deny off a role"),
+    **dict.fromkeys(
+        ("iam:CreateAccessKey", "iam:CreateLoginProfile", "iam:CreateServiceSpecificCredential"),
+        "make a login that outlives the session",
+    ),
+}
 
 
 def remarks(block: AwsBlock) -> Iterator[Remark]:
@@ -37,7 +53,14 @@ def remarks(block: AwsBlock) -> Iterator[Remark]:
     for number, statement in enumerate(block.statements):
         if statement.Effect == "Allow":
             yield from _wide(statement, number)
+            yield from _outliving(statement, number)
     yield from _size(block)
+    if block.policy_arns:
+        message = "what these policies allow is added to what statements allow"
+        yield Remark(path=("policy_arns",), rule="managed-policies", message=message, help=_MANAGED, note=True)
+    if block.transitive and not block.may_chain:
+        message = "no session is made from this one, so no tag goes on"
+        yield Remark(path=("transitive_tags",), rule="idle-transitive-tags", message=message, help=_TRANSITIVE)
 
 
 def _wide(statement: Statement, number: int) -> Iterator[Remark]:
@@ -59,19 +82,27 @@ def _wide(statement: Statement, number: int) -> Iterator[Remark]:
         yield Remark(path=("statements", number, "NotResource"), rule="not-resource", message=message, help=_NOT)
 
 
+def _outliving(statement: Statement, number: int) -> Iterator[Remark]:
+    """Patterns that are wider than `Service:*` are told as such."""
+    for action in statement.Action or ():
+        if not set(action.rpartition(":")[2]) - {"*"}:
+            continue
+        able = {what: name for name, what in _OUTLIVE.items() if fnmatchcase(name.lower(), action.lower())}
+        for what, name in able.items():
+            message = f"allows {name}: the session may {what}"
+            yield Remark(path=("statements", number, "Action"), rule="outlives-its-end", message=message, help=_ENDS)
+
+
 def _size(block: AwsBlock) -> Iterator[Remark]:
     """By the compiled policy with every template at its longest."""
-    size = len(TEMPLATE.sub(LONGEST_VALUE, unbounded_policy(block, SOME_BOUND)))
-    sizes = [len(json.dumps(one.model_dump(exclude_none=True), separators=(",", ":"))) for one in block.statements]
-    longest = sizes.index(max(sizes))
-    path = ("statements", longest)
-    where = f"statement {longest + 1} is the longest, with about {max(sizes)}"
-    if size > POLICY_CHARACTERS:
+    size = measured(block, LONGEST)
+    filled = "with values of 64 characters in its templates " if size != measured(block, SHORTEST) else ""
+    if size.over:
+        message = f"{filled}{too_long(size.characters)}, and a mint with them fails; {size.longest}: {advice(block)}"
+        yield Remark(path=size.part, rule="policy-size", message=message, help=_FITS)
+    elif size.packed > PACKED:
         message = (
-            f"with values of 64 characters in its templates the session policy has {size:,} characters, "
-            f"AWS takes {POLICY_CHARACTERS:,}: a mint with long values fails; {where}"
+            f"{filled}policy, ARNs and tags may take {size.packed} % of the packed size (an estimate); "
+            f"{size.longest}: {advice(block)}"
         )
-        yield Remark(path=path, rule="policy-size", message=message, help=_FITS)
-    elif size > NEARLY_FULL:
-        message = f"the session policy can have {size:,} of {POLICY_CHARACTERS:,} characters: its packed size may be too much; {where}"
-        yield Remark(path=path, rule="packed-size", message=message, help=_FITS)
+        yield Remark(path=size.part, rule="packed-size", message=message, help=_FITS)

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TypeAlias
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from broker.model import JsonValue, Remark, Revocability, Tier
-from broker.providers.aws.block import AwsBlock, Statement
-from broker.providers.aws.compile import PolicyTooLargeError, session_policy
-from broker.providers.aws.remarks import SOME_BOUND, TEMPLATE, remarks
-
-LONGEST_SESSION = 43_200  # seconds; of AssumeRole
-
-Problem: TypeAlias = tuple[tuple[str | int, ...], str]
-
-_EXPECTED = {
-    "role_arn": "must be a role's ARN: arn:aws:iam::<12 digits>:role/<name>, without templates",
-    "Action": "must be actions such as s3:GetObject",
-    "NotAction": "must be actions such as s3:GetObject",
-    "Resource": "must be * or ARNs",
-    "NotResource": "must be * or ARNs",
-    "regions": "must be a list of regions such as eu-west-1",
-    "sts_endpoint": "must be an https URL without a path (http on loopback only)",
-    "endpoint_url": "must be an https URL without a path (http on loopback only)",
-}
+from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
+from broker.providers.aws.block import OF_EARLY_ENDS, AwsBlock
+from broker.providers.aws.compile import too_long
+from broker.providers.aws.joint import joint_remarks
+from broker.providers.aws.mistakes import Problem, problems
+from broker.providers.aws.probe_calls import mistake
+from broker.providers.aws.reading import parameter_arn
+from broker.providers.aws.remarks import remarks
+from broker.providers.aws.roles import Roles
+from broker.providers.aws.schema import json_schema
+from broker.providers.aws.size import SHORTEST, advice, measured
 
 
 class AwsScope:
@@ -36,66 +25,83 @@ class AwsScope:
 
     name = "aws"
 
+    def __init__(self, roles: Roles | None = None) -> None:
+        """`roles`: what is known of their policies; tools know nothing."""
+        self._roles = roles or Roles()
+
     def validate(self, block: Mapping[str, JsonValue]) -> Sequence[Problem]:
-        """Every mistake as (path, message). Templates count one character each in the size check."""
+        """Every mistake as (path, message). Templates count one character each: what does not fit then never will."""
         try:
             good = AwsBlock.model_validate(block)
         except ValidationError as error:
-            return [_problem(each) for each in error.errors(include_url=False, include_input=False)]
-        try:
-            session_policy(_shortest(good), SOME_BOUND)
-        except PolicyTooLargeError as error:
-            return [(("statements",), str(error))]
+            return problems(error.errors(include_url=False, include_input=False))
+        if good.probe and (wrong := mistake(good.probe.call, good.probe.arguments)):
+            return [(("probe",), wrong)]
+        size = measured(good, SHORTEST)
+        if size.over:
+            return [(size.part, f"{too_long(size.characters)}; {size.longest}: {advice(good)}")]
         return []
 
     def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
-        """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound."""
-        if "revoke" in block:
-            return block
-        return {**block, "revoke": "bound" if tier is Tier.LOW else "deny"}
+        """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound.
 
-    def longest_life(self, block: Mapping[str, JsonValue]) -> timedelta | None:  # noqa: ARG002 - as the protocol has it
-        """STS's own limit."""
-        return timedelta(seconds=LONGEST_SESSION)
+        What says how to end a session early asks for it. No scope gets it whose role's policies the broker may not write.
+        """
+        made = AwsBlock.model_validate(block)
+        if not made.stored and self._roles.why_not(made):
+            return {**{key: value for key, value in block.items() if key not in OF_EARLY_ENDS}, "revoke": "bound"}
+        if made.stored or made.revoke:
+            return block
+        early = tier is not Tier.LOW or made.probe or "when_full" in made.model_fields_set
+        return {**block, "revoke": "deny" if early else "bound"}
+
+    def longest_life(self, block: Mapping[str, JsonValue]) -> timedelta | None:
+        """STS's own limit; of a stored value none, the session that reads it is over at once."""
+        made = AwsBlock.model_validate(block)
+        return None if made.stored else made.longest_session
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
-        """DENY_POLICY, or EXPIRY_ONLY by `revoke: bound`."""
-        bound_only = AwsBlock.model_validate(block).revoke == "bound"
-        return Revocability.EXPIRY_ONLY if bound_only else Revocability.DENY_POLICY
+        """DENY_POLICY, or EXPIRY_ONLY by `revoke: bound`; STATIC of what is only read."""
+        made = AwsBlock.model_validate(block)
+        if made.stored:
+            return Revocability.STATIC
+        return Revocability.EXPIRY_ONLY if made.revoke == "bound" else Revocability.DENY_POLICY
+
+    def why_weaker(self, block: Mapping[str, JsonValue]) -> str:
+        """What AWS refused."""
+        return self._roles.why_not(AwsBlock.model_validate(block))
 
     def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
-        """The role's ARN, since a session never has more than its role; and what makes others trust, or outlive, it."""
+        """The role's ARN, since a session never has more than its role; and what makes others trust, end or outlive it.
+
+        Not `policy_arns` and `kms_key`: they give nothing that the role does not have.
+        """
         made = AwsBlock.model_validate(block)
-        told = {"sts_endpoint": made.sts_endpoint, "endpoint_url": made.endpoint_url, "may_chain": made.may_chain}
-        return [made.role_arn, *(f"{name}:{value}" for name, value in told.items() if value)]
+        told = {
+            "via": made.via,
+            "secret": made.secret and made.secret.id,
+            "parameter": made.parameter and parameter_arn(made),
+            "sts_endpoint": made.sts_endpoint,
+            "endpoint_url": made.endpoint_url,
+            "may_chain": made.may_chain,
+            "when_full": "cutoff" if made.when_full == "cutoff" else None,  # ends others' sessions as well
+            "source_identity": made.source_identity,
+        }
+        tags = (f"session_tag:{key}={value}" for key, value in made.session_tags.items())
+        return [made.role_arn, *(f"{name}:{value}" for name, value in told.items() if value), *tags]
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         """Those that the session policy lets it use."""
-        return AwsBlock.model_validate(block).regions
+        return AwsBlock.model_validate(block).used_regions
 
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
         """Statements without edges, and a policy that might not fit; templates count 64 characters each."""
         return list(remarks(AwsBlock.model_validate(block)))
 
+    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:
+        """Of scopes that share a role."""
+        return list(joint_remarks(blocks))
+
     def json_schema(self) -> JsonValue:
         """Of the block."""
-        return AwsBlock.model_json_schema()
-
-
-def _problem(error: ErrorDetails) -> Problem:
-    path = error["loc"]
-    name = next((part for part in reversed(path) if isinstance(part, str)), "")
-    if error["type"] == "missing":
-        return path, "is required"
-    if error["type"] == "extra_forbidden":
-        known = Statement.model_fields if path[0] == "statements" else AwsBlock.model_fields
-        close = difflib.get_close_matches(name, known, n=1)
-        return path, "unknown key" + (f"; did you mean {close[0]}?" if close else "")
-    if error["type"] == "value_error":
-        return path, error["msg"].removeprefix("Value error, ")
-    return path, _EXPECTED.get(name, error["msg"][0].lower() + error["msg"][1:])
-
-
-def _shortest(block: AwsBlock) -> AwsBlock:
-    """The block with every template at its shortest, so that what does not fit now never will."""
-    return AwsBlock.model_validate_json(TEMPLATE.sub("x", block.model_dump_json(exclude_none=True)))
+        return json_schema()

@@ -8,14 +8,14 @@ not obeyed. The SDK's files and AWS_PROFILE are read for the default chain, and 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Protocol
 
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.session import Session
 
-from broker.providers.aws.identity import Identity
+from broker.providers.aws.identity import Keys
 from broker.providers.aws.settings import AwsSettings
 
 _NO_FILES: dict[str, Any] = {  # as botocore describes its variables: key in a profile, variables, default, conversion
@@ -25,10 +25,18 @@ _NO_FILES: dict[str, Any] = {  # as botocore describes its variables: key in a p
 }
 
 
+class HasKeys(Protocol):
+    """An identity, or whoever else signs."""
+
+    def keys(self) -> Keys:
+        """Those of the moment. Raises NoKeys."""
+        ...
+
+
 class Signer(Credentials):
     """An identity's keys of the moment, for each request."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: HasKeys) -> None:
         super().__init__("", "", method="stepcred")
         self._identity = identity
 
@@ -50,9 +58,11 @@ class Sdk:
 
     def __init__(self, settings: AwsSettings) -> None:
         self._settings = settings
-        self._data = Session().get_component("data_loader")  # read once: 50 ms of each further session (measured)
+        self._data = Session(session_vars=_NO_FILES).get_component(
+            "data_loader"
+        )  # read once: 50 ms of each further session (measured)
 
-    def session(self, identity: Identity | None = None) -> Any:
+    def session(self, identity: HasKeys | None = None) -> Any:
         """One that signs as this identity; without it, not at all."""
         session = self._set_up(Session(session_vars=_NO_FILES))
         if identity is not None:

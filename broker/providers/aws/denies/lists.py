@@ -58,7 +58,7 @@ class DenyList:
     def no_room(self, params: Mapping[str, JsonValue], agent: str) -> NoRoom | None:
         """Why a mint would be refused for want of a place, as far as is known without asking."""
         block = block_of(params)
-        if block is None or block.revoke == "bound":
+        if block is None or block.stored or block.revoke == "bound":
             return None
         role = self._roles.get((block.role_arn, self._epoch()))
         return None if role is None else role.no_room(block, agent)

@@ -60,7 +60,7 @@ def issued_of(ref: LeaseRef) -> datetime:
 
 def relies(ref: LeaseRef, block: AwsBlock) -> bool:
     """Does this lease promise that its session can be denied?"""
-    return ref.revocability is Revocability.DENY_POLICY and block.revoke == "deny"
+    return ref.revocability is Revocability.DENY_POLICY and block.revoke != "bound"
 
 
 class RoleDenies:

@@ -67,9 +67,30 @@ def test_only_one_exact_role_can_be_named(arn: Any) -> None:
     assert list(problems(role_arn=arn)) == [("role_arn",)]
 
 
-@pytest.mark.parametrize("arn", ["arn:aws:iam:::role/x", "arn:aws-us-gov:iam::123456789012:role/a/b/c"])
-def test_ceph_and_other_partitions_are_known(arn: str) -> None:
-    assert problems(role_arn=arn) == {}
+@pytest.mark.parametrize(
+    ("arn", "region"),
+    [
+        ("arn:aws:iam:::role/x", "default"),
+        ("arn:aws-us-gov:iam::123456789012:role/a/b/c", "us-gov-west-1"),
+        ("arn:aws-cn:iam::123456789012:role/x", "cn-north-1"),
+    ],
+)
+def test_ceph_and_other_partitions_are_known(arn: str, region: str) -> None:
+    assert problems(role_arn=arn, regions=region) == {}
+
+
+@pytest.mark.parametrize(
+    ("arn", "region"),
+    [
+        ("arn:aws:iam::123456789012:role/x", "cn-north-1"),
+        ("arn:aws-us-gov:iam::123456789012:role/x", "us-east-1"),
+        ("arn:aws-cn:iam::123456789012:role/x", "us-gov-west-1"),
+    ],
+)
+def test_a_region_of_another_partition_is_a_mistake(arn: str, region: str) -> None:
+    (message,) = problems(role_arn=arn, regions=[region]).values()
+    assert message.startswith(f"region {region} is not of partition")
+    assert problems(role_arn=arn, regions=None, any_region=True, sts_region=region).keys() == {()}
 
 
 def test_regions_are_named_or_given_up_aloud() -> None:
@@ -114,7 +135,10 @@ def test_a_minted_secret_never_travels_in_clear(url: str) -> None:
 def test_a_policy_that_can_never_fit_is_found_before_it_is_minted() -> None:
     wide = {**ALLOW, "Resource": [f"arn:aws:s3:::lake/{n:050}/*" for n in range(40)]}
     found = problems(statements=[wide])
-    assert "characters, AWS takes 2048" in found["statements",]
+    (path,) = found
+    assert path == ("statements", 0)
+    assert "more than AWS takes; statement 1 is the longest" in found[path]
+    assert "40 ARNs begin with arn:aws:s3:::lake/000" in found[path]
 
 
 def test_a_template_counts_as_short_as_it_can_be() -> None:
