@@ -147,9 +147,9 @@ def _die_while_denying(lake: Lake, deployment: Deployment, between: Proxy, fault
         time.sleep(0 if fault is Fault.HANG else SOON / 3)  # what the dead one sent lands beside what the new one wrote
         denied(lake, first[2], second[2])
         assert lake.tries(other[2]) == ""
-        wait_until(
-            lambda: bool(row(deployment, second[1]).refs.get("deny_written_at")), within=SOON, what="the deny on record"
-        )
+        # What the dead one wrote is claimed after a second look, a minute later; what it did not is the new one's.
+        told = "DENY_UNSURE" if fault is Fault.HANG else "DENY_WRITTEN"
+        wait_until(lambda: row(deployment, second[1]).last_problem == told, within=SOON, what="the deny on record")
         assert row(deployment, second[1]).state is LeaseState.REVOKING  # denied is not dead
 
 
