@@ -9,13 +9,11 @@ from pydantic import ValidationError
 
 from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
 from broker.providers.aws.block import AwsBlock
-from broker.providers.aws.compile import too_long
 from broker.providers.aws.joint import joint_remarks
 from broker.providers.aws.mistakes import Problem, problems
 from broker.providers.aws.reading import parameter_arn
-from broker.providers.aws.remarks import remarks
+from broker.providers.aws.remarks import never_fits, remarks
 from broker.providers.aws.schema import json_schema
-from broker.providers.aws.size import SHORTEST, advice, measured
 
 
 class AwsScope:
@@ -29,10 +27,7 @@ class AwsScope:
             good = AwsBlock.model_validate(block)
         except ValidationError as error:
             return problems(error.errors(include_url=False, include_input=False))
-        size = measured(good, SHORTEST)
-        if size.over:
-            return [(size.part, f"{too_long(size.characters)}; {size.longest}: {advice(good)}")]
-        return []
+        return list(never_fits(good))
 
     def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
         """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound.
