@@ -38,6 +38,8 @@ class AlertRule(Enum):
     MINT_RATE = "mint-rate"
     FROZEN = "frozen"
     COMPENSATION_FAILING = "compensation-failing"
+    PROVIDER_CUT_OFF = "provider-cut-off"  # one could be ended only together with its like
+    REVOKE_ROOM = "revoke-room"  # soon no more can be ended early
 
     @property
     def severity(self) -> Severity:
@@ -49,6 +51,7 @@ _SEVERITY = {
     AlertRule.BREAK_GLASS: Severity.CRITICAL,
     AlertRule.REVOCATION_OVERDUE: Severity.CRITICAL,
     AlertRule.JOURNAL_FAILING: Severity.CRITICAL,
+    AlertRule.PROVIDER_CUT_OFF: Severity.CRITICAL,
     AlertRule.APPROVAL_WAITING: Severity.INFO,
 }
 

@@ -121,6 +121,18 @@ class Metrics:
             ["what"],
             registry=registry,
         )
+        self._places = Gauge(
+            "stepcred_revoke_places",
+            "Where a provider can end only so many credentials early: places taken, and those there are",
+            ["provider", "at", "which"],
+            registry=registry,
+        )
+        self._login_ends = Gauge(
+            "stepcred_provider_login_ends_seconds",
+            "When the broker's own login at a provider ends: seconds since 1970; 0 when it has none that ends",
+            ["provider"],
+            registry=registry,
+        )
         self._alerts = Gauge("stepcred_alerts_firing", "Alerts that fire", ["rule"], registry=registry)
         self._deliveries = Counter(
             "stepcred_alert_deliveries",
@@ -202,10 +214,19 @@ class Metrics:
         for what, at in ends.items():
             self._trust_ends.labels(what).set(at.timestamp())
 
+    def login_ends(self, provider: str, at: datetime | None) -> None:
+        """Of the broker itself at a provider."""
+        self._login_ends.labels(provider).set(at.timestamp() if at else 0)
+
     def alerts_firing(self, counts: Mapping[AlertRule, int]) -> None:
         """Set every rule's; those not in `counts` to zero."""
         for rule in AlertRule:
             self._alerts.labels(rule.value).set(counts.get(rule, 0))
+
+    def revoke_places(self, provider: str, at: str, *, taken: int, places: int) -> None:
+        """`at`: what has room for only so many early ends, as the scope map names it."""
+        self._places.labels(provider, at, "taken").set(taken)
+        self._places.labels(provider, at, "all").set(places)
 
     def delivery(self, sink: str, outcome: Delivered) -> None:
         """One message. `sink` is a name of the config."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum
 from pathlib import PurePath
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from broker.clock import Moment
 from broker.secret import Secret
@@ -411,6 +411,15 @@ class ScopeKind(Protocol):
 
     def json_schema(self) -> JsonValue:
         """Of its block, for editors (JSON Schema 2020-12)."""
+        ...
+
+
+@runtime_checkable
+class Weakens(Protocol):
+    """A ScopeKind that learns what keeps credentials from being ended as their block says."""
+
+    def why_weaker(self, block: Mapping[str, JsonValue]) -> str:
+        """Of a good block, completed: what is known against it; "": nothing."""
         ...
 
 

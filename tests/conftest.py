@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support import ceph as ceph_support
 from tests.support.bao import BaoServer, openbao
 from tests.support.postgres import MISSING, PostgresServer, find_postgres, postgres
 
@@ -26,4 +27,13 @@ def pg() -> Iterator[PostgresServer]:
     if binaries is None:
         pytest.skip(MISSING)
     with postgres(binaries) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ceph_support.CephServer]:
+    """One per worker that needs it: it is up in a second, sharing one between workers would cost more."""
+    if not ceph_support.find_ceph():
+        pytest.skip(ceph_support.MISSING)
+    with ceph_support.ceph(tmp_path_factory.mktemp("ceph")) as server:
         yield server

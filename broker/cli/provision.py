@@ -12,7 +12,7 @@ import typer
 from broker.cli.options import FOUND, operator_token
 from broker.policy.language.load import load
 from broker.policy.problems import ScopeMapError
-from broker.providers.base import DeclaredScope, ProviderError
+from broker.providers.base import ProviderError
 from broker.providers.vault.provision import Format, show
 
 
@@ -39,12 +39,11 @@ def provision(
     Nothing is changed anywhere: the output is for a review, and then for an administrator.
     """
     from broker.wiring import adapters, offline
+    from broker.wiring.surveying import declared
 
     try:
         scopes = [
-            DeclaredScope(block=scope.block, ttl=scope.ttl)
-            for scope in load(file, adapters.scope_kinds()).scopes.values()
-            if scope.provider == "vault"
+            declared(scope) for scope in load(file, adapters.scope_kinds()).scopes.values() if scope.provider == "vault"
         ]
     except OSError as error:
         _fail(os.EX_CONFIG, f"{file}: {error.strerror}")

@@ -16,18 +16,10 @@ from broker.errors import StoreError
 from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.core import FOUND, ONLY_TIME, Core, ref_of
+from broker.leases.cutting import cut_off
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, past_expiry
-from broker.providers.base import (
-    DENY_WRITTEN_AT,
-    Contact,
-    CutOff,
-    Progress,
-    Provider,
-    ProviderError,
-    Settlement,
-    SettlesDoubt,
-)
+from broker.providers.base import Contact, Progress, Provider, ProviderError, Settlement, SettlesDoubt
 from broker.store.base import Tx
 
 log = get_logger(__name__)
@@ -250,31 +242,12 @@ class Ending:
             left = min(left, progress.again)
         refs = {**progress.refs, ONLY_TIME: True} if timed else progress.refs
         if progress.cut_off is not None:
-            await self._cut_off(lease, progress.cut_off)
-        await self.defer(lease, problem=progress.step or "not yet seen dead", refs=refs, at_least=left)
+            await cut_off(self._core, lease, progress.cut_off)
+        step, again = progress.step or "not yet seen dead", progress.again
+        # A look that is due is no failure to back off from: a deny that takes a minute would be seen minutes late.
+        await self.defer(lease, problem=step, refs=refs, at_least=left, at_latest=again)
         if timed:
             self._core.endings.tell(lease.id)
-
-    async def _cut_off(self, lease: Lease, cut: CutOff) -> None:
-        """Its like are dying too: their steps are told, and nobody waits for them to be claimed or used up."""
-        core = self._core
-
-        def operation(tx: Tx) -> list[Lease]:
-            core.epoch.fence(tx)
-            at = core.clock.now()
-            hit = [
-                one
-                for one in tx.leases_in(LeaseState.ACTIVE)
-                if one.provider == lease.provider and cut.hits(ref_of(one))
-            ]
-            if hit or not lease.refs.get(DENY_WRITTEN_AT):
-                data = {cut.param: cut.value, "before": cut.before.isoformat(), "ended_with_it": len(hit)}
-                moves.record_lease(tx, Kind.PROVIDER_CUT_OFF, lease, at=at, reason=EndReason.CUT_OFF.value, data=data)
-            return [one for one in hit if moves.withdraw(tx, one, at=at, reason=EndReason.CUT_OFF)]
-
-        ended = await core.store.write(operation)
-        log.error("all sessions of a role were cut off", lease=lease.id, param=cut.value, ended_with_it=len(ended))
-        core.lane.set()
 
     # --- time ---
 

@@ -112,8 +112,12 @@ class Settlement:
 class MintRefused(Exception):
     """Definite: nothing was made, or what was made went to nobody and was seen dead, and nothing can land any more.
 
-    DESIGN section 3, step 10. Text is constant.
+    DESIGN section 3, step 10. Text is constant. `contact`: FAILED counts for the breaker.
     """
+
+    def __init__(self, text: str = "", contact: Contact = Contact.ANSWERED) -> None:
+        super().__init__(text)
+        self.contact = contact
 
 
 class MintInDoubt(Exception):
@@ -196,6 +200,23 @@ class HasRoom(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """Places for early ends."""
+
+    taken: int
+    places: int
+
+
+@runtime_checkable
+class KnowsRoom(Protocol):
+    """Can say how much room there is, where it is bounded."""
+
+    def rooms(self) -> Mapping[str, Room]:
+        """By what has it, such as a role's ARN; what was not used yet is missing. Without I/O."""
+        ...
+
+
 @runtime_checkable
 class Foresees(Protocol):
     """Knows something that a lease's row must say before its mint is sent."""
@@ -224,8 +245,12 @@ class KnowsLogin(Protocol):
     def login_left(self) -> float | None:
         """What is left of the life of its token, as a share of the whole; zero or less: it has none that is good.
 
-        As far as it knows, without asking. None: nothing is known yet, or it never ends.
+        As far as it knows, without waiting. None: nothing is known yet, or it never ends.
         """
+        ...
+
+    def login_ends(self) -> datetime | None:
+        """When what it has now ends. None: it has none, or it never ends."""
         ...
 
 
@@ -235,6 +260,7 @@ class DeclaredScope:
 
     block: Mapping[str, JsonValue]
     ttl: timedelta
+    name: str = ""
 
 
 class Findings(list[str]):
@@ -260,7 +286,23 @@ class ChecksScopes(Protocol):
     """Can say whether it may mint, and end, what scopes declare."""
 
     async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> list[str]:
-        """As `Provider.check`, and for each of these scopes; may be Findings. Mints nothing."""
+        """As `Provider.check`, and for each of these scopes; may be Findings.
+
+        Mints nothing that may do anything, and changes nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class Surveys(Protocol):
+    """Finds out what its ScopeKind must know: how dead the credentials of scopes can be made now."""
+
+    async def survey(self, scopes: Iterable[DeclaredScope]) -> bool:
+        """True: a map with these scopes may read otherwise than before. Bounded; an unreachable provider teaches nothing."""
+        ...
+
+    def uncertain(self, scopes: Iterable[DeclaredScope]) -> list[DeclaredScope]:
+        """Those about which it knows nothing, or nothing good: worth another survey, now and then."""
         ...
 
 

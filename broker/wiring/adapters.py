@@ -12,16 +12,21 @@ from broker.keyring import Keyring
 from broker.model import ScopeKind
 from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
+from broker.providers.aws.roles import Roles
 from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.settings import AwsSettings, WebIdentity
 from broker.providers.base import LeaseRef, Provider
 from broker.providers.vault.scope import VaultScope
 from broker.providers.vault.settings import Auth
 
 
-def scope_kinds(config: Config | None = None) -> Mapping[str, ScopeKind]:
-    """Every provider block that a scope map may hold; the tomb role is for no scope of a broker that has it."""
+def scope_kinds(config: Config | None = None, roles: Roles | None = None) -> Mapping[str, ScopeKind]:
+    """Every provider block that a scope map may hold; the tomb role is for no scope of a broker that has it.
+
+    `roles`: what the AWS provider learns of them.
+    """
     tomb = [config.vault.tomb_role] if config and config.vault else []
-    kinds: tuple[ScopeKind, ...] = (VaultScope(tomb), AwsScope())
+    kinds: tuple[ScopeKind, ...] = (VaultScope(tomb), AwsScope(roles))
     return {kind.name: kind for kind in kinds}
 
 
@@ -50,6 +55,7 @@ def providers(
     *,
     known_children: Callable[[str], Awaitable[frozenset[str]]],
     open_leases: Callable[[str], Awaitable[Sequence[LeaseRef]]],
+    roles: Roles | None = None,
 ) -> dict[str, Provider]:
     """Every configured provider. Their SDKs are imported only when used."""
     table: dict[str, Provider] = {}
@@ -58,7 +64,7 @@ def providers(
             config.vault, config.timings.mint_timeout, ring, installation, clock, lambda: known_children("vault")
         )
     if config.aws is not None:
-        table["aws"] = _aws(config.aws, installation, clock, epoch, lambda: open_leases("aws"))
+        table["aws"] = _aws(config.aws, installation, clock, epoch, lambda: open_leases("aws"), roles)
     return table
 
 
@@ -106,15 +112,22 @@ def _vault_auth(settings: Vault) -> Auth:
     return TokenFile(path=settings.token_file)
 
 
-def _aws(
+def _web_identity(settings: Aws) -> WebIdentity | None:
+    given = settings.web_identity
+    if given is None:
+        return None
+    return WebIdentity(token_file=given.token_file, role_arn=given.role_arn, session_name=given.session_name)
+
+
+def _aws(  # noqa: PLR0917 - what a provider is made of, in one order
     settings: Aws,
     installation: str,
     clock: Clock,
     epoch: Callable[[], int],
     open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]],
+    roles: Roles | None,
 ) -> Provider:
     from broker.providers.aws.provider import AwsProvider
-    from broker.providers.aws.settings import AwsSettings
 
     return AwsProvider(
         AwsSettings(
@@ -124,6 +137,8 @@ def _aws(
             iam_endpoint_url=settings.iam_endpoint_url,
             access_key_id=settings.access_key_id,
             secret_access_key_file=settings.secret_access_key_file,
+            credential_process=settings.credential_process,
+            web_identity=_web_identity(settings),
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
             deny_share=settings.deny_share,
@@ -134,4 +149,5 @@ def _aws(
         clock,
         epoch=epoch,
         open_leases=open_leases,
+        roles=roles,
     )

@@ -25,12 +25,13 @@ from broker.identity import FrontDoor
 from broker.leases.core import Core
 from broker.leases.epoch import EpochLost
 from broker.policy.live.records import MAP_ALERT, team_alert
-from broker.providers.base import KnowsLogin
+from broker.providers.base import KnowsLogin, KnowsRoom
 from broker.store.anchoring import Anchoring
 from broker.store.base import Tx
 
 MINT_RATE_EVERY = 60.0  # seconds: it counts a week
 TOKEN_LEFT = 1 / 6  # of its life; one that is well is replaced with a third left
+ROOM_TAKEN = 0.8  # of the places for early ends
 STALLED = 3  # epochs' lives without the right to write: not a stall, which takes a new one at once
 
 
@@ -67,12 +68,14 @@ def rules(asked: Alerts, receivers: Collection[str], watched: Watched) -> Rules:
             ),
             Condition(rule=rule.FROZEN, stored=stored.frozen),
             Condition(rule=rule.COMPENSATION_FAILING, stored=stored.Untold(receivers=receivers)),
+            Condition(rule=rule.REVOKE_ROOM, here=here.no_room),
         ),
         events=(
             Event(rule=rule.GUARD_LOCKED, goes_on=events.Locked(guard=watched.core.guard)),
             Event(rule=rule.GUARD_HELD, goes_on=events.held),
             Event(rule=rule.GUARD_CEILING, goes_on=events.recent),
             Event(rule=rule.BREAK_GLASS, goes_on=events.unsigned),
+            Event(rule=rule.PROVIDER_CUT_OFF, goes_on=events.recent),
         ),
     )
 
@@ -130,10 +133,23 @@ class _Here:
 
     def tokens_end(self, _now: Moment) -> Iterator[Alert]:
         for name, provider in self._watched.core.providers.items():
-            left = provider.login_left() if isinstance(provider, KnowsLogin) else None
+            if not isinstance(provider, KnowsLogin):
+                continue
+            left = provider.login_left()
+            self._watched.core.metrics.login_ends(name, provider.login_ends())
             if left is not None and left < TOKEN_LEFT:
                 text = f"the broker's login at {name} {'ends soon' if left > 0 else 'has ended'}, and is not replaced"
                 yield _alert(AlertRule.TOKEN_ENDS, text, provider=name)
+
+    def no_room(self, _now: Moment) -> Iterator[Alert]:
+        core = self._watched.core
+        for name, provider in core.providers.items():
+            rooms = provider.rooms() if isinstance(provider, KnowsRoom) else {}
+            for what, room in rooms.items():
+                core.metrics.revoke_places(name, what, taken=room.taken, places=room.places)
+                if room.taken >= ROOM_TAKEN * room.places:
+                    text = f"{room.taken} of {room.places} places for early ends are taken at {what}"
+                    yield _alert(AlertRule.REVOKE_ROOM, text, provider=name, what=what)
 
 
 def _alert(rule: AlertRule, summary: str, **labels: str) -> Alert:

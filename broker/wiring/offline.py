@@ -28,6 +28,7 @@ from broker.store.anchoring import Anchoring
 from broker.store.mint_keys import fitting_keyring, remember
 from broker.store.sqlite import open_store
 from broker.wiring import adapters
+from broker.wiring.surveying import declared
 
 _CLOCK_REMARK = timedelta(seconds=5)
 
@@ -57,7 +58,7 @@ def declared_scopes(config: Config) -> dict[str, list[DeclaredScope]]:
     """Provider → its scopes, as the map declares them. Raises ScopeMapError."""
     found: dict[str, list[DeclaredScope]] = {}
     for scope in scope_map(config).scopes.values():
-        found.setdefault(scope.provider, []).append(DeclaredScope(block=scope.block, ttl=scope.ttl))
+        found.setdefault(scope.provider, []).append(declared(scope))
     return found
 
 

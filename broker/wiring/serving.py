@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from broker.clock import Clock, SystemClock
@@ -28,12 +29,13 @@ from broker.operators.registry import Registry
 from broker.policy.live.holder import SETTLE, Policies
 from broker.policy.live.watch import Watcher
 from broker.process import raise_file_limit
+from broker.providers.aws.roles import Roles
 from broker.rpc import limits as front
 from broker.store.anchoring import Anchoring
 from broker.store.base import Store
 from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
-from broker.wiring import adapters
+from broker.wiring import adapters, surveying
 from broker.wiring.alerting import Watched, alerting
 from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
 from broker.wiring.people import approvals_off, operators_parts, registry_of
@@ -86,6 +88,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         await core.policies.load_initial(core.store, clock)  # journalled, so in an epoch
         watcher = Watcher(core.policies, poll=config.scopes.poll, events=config.scopes.watch)
         await stack.enter_async_context(watcher.watching())
+        await stack.enter_async_context(surveying.again(core.providers, core.policies, clock))
         await stack.enter_async_context(anchoring.kept())
         await engine.settle_door()
         await registry.start()
@@ -138,6 +141,7 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
     """Keys, policy, guard and providers, each given back by `stack`; and who operators are."""
     ring, control = await fitting_keyring(store, config.store.mint_key_file)
     epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
+    roles = Roles()
     table = adapters.providers(
         config,
         ring,
@@ -146,18 +150,20 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
         lambda: epoch.id,
         known_children=lambda name: store.read(lambda tx: tx.known_children(name)),
         open_leases=lambda name: store.read(lambda tx: open_refs(tx, name)),
+        roles=roles,
     )
     for provider in table.values():
         stack.push_async_callback(provider.close)
     policies = Policies(
         config.scopes.file,
-        adapters.scope_kinds(config),
+        adapters.scope_kinds(config, roles),
         environment=config.environment,
         trust_domain=config.trust_domain,
         federations=config.federation,
         verifier=adapters.map_verifier(config),
         settle=SETTLE,
         metrics=metrics,
+        learn=partial(surveying.survey, table),
     )
     registry = registry_of(config, store, clock, epoch)
     core = Core(

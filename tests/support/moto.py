@@ -8,15 +8,15 @@ stops the role's sessions. What it does not: it ignores session policies, expiry
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.aws import aws_client, document
 from tests.support.processes import accepts, free_port, running
 
 ACCOUNT = "123456789012"  # the account of moto's default backend
@@ -35,14 +35,11 @@ class MotoServer:
 
     def client(self, service: str, **credentials: str) -> Any:
         """A boto3 client; the administrator's unless `credentials` (aws_access_key_id=…, …) are given."""
-        return _client(
+        return aws_client(
             service,
             self.url,
             self.region,
-            **(
-                credentials
-                or {"aws_access_key_id": self.access_key_id, "aws_secret_access_key": self.secret_access_key}
-            ),
+            credentials or {"aws_access_key_id": self.access_key_id, "aws_secret_access_key": self.secret_access_key},
         )
 
     def create_role(
@@ -51,9 +48,9 @@ class MotoServer:
         """Make a role and return its ARN. Default trust: this account; default permissions: all of S3."""
         iam = self.client("iam")
         trust = trust or {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
-        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=_document(trust))["Role"]["Arn"]
+        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document(trust))["Role"]["Arn"]
         permissions = permissions or {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
-        iam.put_role_policy(RoleName=name, PolicyName="permissions", PolicyDocument=_document(permissions))
+        iam.put_role_policy(RoleName=name, PolicyName="permissions", PolicyDocument=document(permissions))
         return str(arn)
 
     def create_user(self, name: str, permissions: Mapping[str, Any]) -> tuple[str, str]:
@@ -73,7 +70,7 @@ def moto_server(folder: Path, *, enforce_iam: bool = True) -> Iterator[MotoServe
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_"))}
     argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with running(argv, log=folder / "moto.log", ready=lambda: accepts(port), env=environment) as process:
-        iam = _client("iam", url, "us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
+        iam = aws_client("iam", url, "us-east-1", {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"})
         key_id, key = _create_user(iam, "admin", {"Effect": "Allow", "Action": "*", "Resource": "*"})
         if enforce_iam:
             _reset_auth(url)
@@ -82,22 +79,9 @@ def moto_server(folder: Path, *, enforce_iam: bool = True) -> Iterator[MotoServe
 
 def _create_user(iam: Any, name: str, permissions: Mapping[str, Any]) -> tuple[str, str]:
     iam.create_user(UserName=name)
-    iam.put_user_policy(UserName=name, PolicyName="permissions", PolicyDocument=_document(permissions))
+    iam.put_user_policy(UserName=name, PolicyName="permissions", PolicyDocument=document(permissions))
     key = iam.create_access_key(UserName=name)["AccessKey"]
     return str(key["AccessKeyId"]), str(key["SecretAccessKey"])
-
-
-def _document(*statements: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
-
-
-def _client(service: str, url: str, region: str, **credentials: str) -> Any:
-    import boto3
-    from botocore.config import Config
-
-    config = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=20, proxies={})
-    factory: Any = boto3.client  # one overload per service in the stubs; here the name is a variable
-    return factory(service, endpoint_url=url, region_name=region, config=config, **credentials)
 
 
 def _reset_auth(url: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from broker.model import RuleRef, ScopeKind
+from broker.model import RuleRef, ScopeKind, Weakens
 from broker.policy.durations import format_duration
 from broker.policy.language.never import violations
 from broker.policy.language.parts import Parts
@@ -34,12 +34,18 @@ def scope_problems(parts: Parts, scopes: Iterable[Scope], kinds: Mapping[str, Sc
         tier = parts.tiers.get(scope.tier.value)
         if tier and scope.revocability not in tier.revocability:
             listed = ", ".join(sorted(one.value for one in tier.revocability))
-            yield at(scope.rule, f"is {scope.revocability.value}, and tier {scope.tier.value} takes only {listed}")
+            why = _why_weaker(scope, kinds[scope.provider])
+            yield at(scope.rule, f"is {scope.revocability.value}{why}, and tier {scope.tier.value} takes only {listed}")
         if tier and tier.longest_ttl and scope.ttl > tier.longest_ttl:
             longest = format_duration(tier.longest_ttl)
             yield at(scope.rule, f"ttl {format_duration(scope.ttl)}: tier {scope.tier.value} takes at most {longest}")
         if parts.residency:
             yield from _residency(parts, scope, kinds)
+
+
+def _why_weaker(scope: Scope, kind: ScopeKind) -> str:
+    why = kind.why_weaker(scope.block) if isinstance(kind, Weakens) else ""
+    return f" ({why})" if why else ""
 
 
 def _residency(parts: Parts, scope: Scope, kinds: Mapping[str, ScopeKind]) -> Iterator[Problem]:

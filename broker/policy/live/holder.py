@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -15,7 +15,7 @@ from broker.clock import Clock
 from broker.config import TierOverride
 from broker.log import get_logger
 from broker.metrics import Metrics
-from broker.model import ScopeKind, Tier
+from broker.model import Revocability, ScopeKind, Tier
 from broker.policy.live import records as written
 from broker.policy.live.changes import describe
 from broker.policy.live.manifests import Verifier
@@ -28,6 +28,8 @@ from broker.store.base import KeptMap, Store, Tx
 
 log = get_logger(__name__)
 
+# Whatever makes maps read otherwise than before. True: it has, so read again.
+Learn: TypeAlias = Callable[[ScopeMap], Awaitable[bool]]
 Tell: TypeAlias = Callable[[Tx], None]  # writes what is refused, in the transaction of what is taken
 SETTLE = 0.2  # seconds between two readings that must be equal
 SETTLE_TRIES = 25  # readings; what never rests is refused
@@ -61,7 +63,9 @@ class Policies:
         verifier: Verifier | None = None,
         settle: float = SETTLE,
         metrics: Metrics | None = None,
+        learn: Learn | None = None,
     ) -> None:
+        """`learn`: asked about each other map before it is in force, with a time limit of its own."""
         self._source = Source(
             path=path,
             kinds=kinds,
@@ -71,6 +75,7 @@ class Policies:
             verifier=verifier,
         )
         self._settle = settle
+        self._learn = learn
         self._metrics = metrics or Metrics()
         self._current: Policy | None = None
         self._kept: KeptMap | None = None  # what the database keeps
@@ -130,8 +135,8 @@ class Policies:
         self._kept, control = await store.read(lambda tx: (tx.kept_map(), tx.control()))
         self._newest = Seen(serial=control.map_serial, digest=control.map_manifest) if control.map_serial else None
         async with self._lock:
-            self._before = await asyncio.to_thread(self._good_kept)
-            reading = await self._settled()
+            self._before = await self._kept_and_learnt()
+            reading = await self._read_and_learnt()
             if isinstance(reading.result, Candidate):
                 await self._take(reading, reading.result)
                 return
@@ -185,12 +190,31 @@ class Policies:
             known = None if always else self._marks
             if known is not None and not await asyncio.to_thread(self._source.changed, known):
                 return None
-            reading = await self._settled()
+            reading = await self._read_and_learnt()
             if isinstance(reading.result, ScopeMapError):
                 await self._refuse(reading, reading.result)
                 return False
             await self._take(reading, reading.result)
             return True
+
+    async def _read_and_learnt(self) -> Reading:
+        """The files, by what is known once their own map has been asked about."""
+        reading = await self._settled()
+        found = reading.result
+        if self._learn is None or not isinstance(found, Candidate) or not self._is_other(found.loaded.map):
+            return reading
+        return await self._settled() if await self._learn(found.loaded.map) else reading
+
+    async def _kept_and_learnt(self) -> Candidate | None:
+        kept = await asyncio.to_thread(self._good_kept)
+        if kept is not None and self._learn is not None and await self._learn(kept.loaded.map):
+            return await asyncio.to_thread(self._good_kept)
+        return kept
+
+    def _is_other(self, new: ScopeMap) -> bool:
+        """Than the one in force. The same bytes are another map when what is known of their scopes has changed."""
+        old = self._current.map if self._current is not None else None
+        return old is None or old.digest != new.digest or _promises(old) != _promises(new)
 
     async def _settled(self) -> Reading:
         """What two readings in a row have found, without the files that never rest: of a team, that team's alone is refused."""
@@ -219,7 +243,7 @@ class Policies:
         told = ("teams", *sorted((team, *map(str, problems)) for team, problems in teams.items())) if teams else ()
         news = partial(written.teams_refused, teams=teams, at=self._parts()[1].now())
         tell = news if teams and told != self._told else None
-        other = self._current is None or self._current.map.digest != found.loaded.map.digest
+        other = self._is_other(found.loaded.map)
         signed_anew = (
             found.signed is not None and self._kept is not None and found.signed.envelope != self._kept.manifest
         )
@@ -255,8 +279,8 @@ class Policies:
     ) -> None:
         """Into force, in one transaction with the generation, the copy that is kept and the journal."""
         store, clock = self._parts()
-        new, signed, old = found.loaded.map, found.signed, self._current
-        other = old is None or old.map.digest != new.digest
+        new, signed = found.loaded.map, found.signed
+        other = self._is_other(new)
         at = clock.now()
         plan = await asyncio.to_thread(describe, self._old_map, new, at)
 
@@ -318,3 +342,7 @@ class Policies:
         if self._store is None or self._clock is None:
             raise RuntimeError("load_initial comes first")
         return self._store, self._clock
+
+
+def _promises(scope_map: ScopeMap) -> Mapping[str, Revocability]:
+    return {name: scope.revocability for name, scope in scope_map.scopes.items()}

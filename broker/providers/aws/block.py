@@ -17,6 +17,7 @@ from broker.providers.aws.texts import LISTED, PolicyArns, Region, Regions, Role
 
 LONGEST_SESSION = timedelta(hours=12)  # of AssumeRole, where the role allows it
 LONGEST_CHAINED = timedelta(hours=1)
+OF_EARLY_ENDS = frozenset({"revoke", "when_full", "probe"})  # keys
 
 _CALL = r"^[a-z][a-z0-9-]{1,63}:[A-Z][A-Za-z0-9]{1,127}$"
 

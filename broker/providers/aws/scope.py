@@ -8,11 +8,13 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
-from broker.providers.aws.block import AwsBlock
+from broker.providers.aws.block import OF_EARLY_ENDS, AwsBlock
 from broker.providers.aws.joint import joint_remarks
 from broker.providers.aws.mistakes import Problem, problems
+from broker.providers.aws.probe_calls import mistake
 from broker.providers.aws.reading import parameter_arn
 from broker.providers.aws.remarks import never_fits, remarks
+from broker.providers.aws.roles import Roles
 from broker.providers.aws.schema import json_schema
 
 
@@ -21,20 +23,28 @@ class AwsScope:
 
     name = "aws"
 
+    def __init__(self, roles: Roles | None = None) -> None:
+        """`roles`: what is known of their policies; tools know nothing."""
+        self._roles = roles or Roles()
+
     def validate(self, block: Mapping[str, JsonValue]) -> Sequence[Problem]:
         """Every mistake as (path, message). Templates count one character each: what does not fit then never will."""
         try:
             good = AwsBlock.model_validate(block)
         except ValidationError as error:
             return problems(error.errors(include_url=False, include_input=False))
+        if good.probe and (wrong := mistake(good.probe.call, good.probe.arguments)):
+            return [(("probe",), wrong)]
         return list(never_fits(good))
 
     def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
         """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound.
 
-        What says how to end a session early asks for it.
+        What says how to end a session early asks for it. No scope gets it whose role's policies the broker may not write.
         """
         made = AwsBlock.model_validate(block)
+        if not made.stored and self._roles.why_not(made):
+            return {**{key: value for key, value in block.items() if key not in OF_EARLY_ENDS}, "revoke": "bound"}
         if made.stored or made.revoke:
             return block
         early = tier is not Tier.LOW or made.probe or "when_full" in made.model_fields_set
@@ -51,6 +61,10 @@ class AwsScope:
         if made.stored:
             return Revocability.STATIC
         return Revocability.EXPIRY_ONLY if made.revoke == "bound" else Revocability.DENY_POLICY
+
+    def why_weaker(self, block: Mapping[str, JsonValue]) -> str:
+        """What AWS refused."""
+        return self._roles.why_not(AwsBlock.model_validate(block))
 
     def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
         """The role's ARN, since a session never has more than its role; and what makes others trust, end or outlive it.

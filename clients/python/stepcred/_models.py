@@ -144,7 +144,7 @@ class Identity:
 
 
 def summary(outcomes: Iterable[LeaseOutcome], *, now: datetime | None = None) -> str:
-    """One line for people: "2 credentials dead, proven in 41 ms; 1 exposed until 10:05Z" (UTC)."""
+    """One line for people: "2 credentials dead, proven in 41 ms; 1 denied, exposed until 10:05Z at most" (UTC)."""
     made = [o for o in outcomes if o.state is not LeaseState.VOID]
     static = [o for o in made if o.evidence is Evidence.ACCESS_ENDED]
     dead = [o for o in made if o.proven and o not in static]
@@ -154,11 +154,15 @@ def summary(outcomes: Iterable[LeaseOutcome], *, now: datetime | None = None) ->
         parts.append(f"{len(dead)} {'credential' if len(dead) == 1 else 'credentials'} dead{_proven_in(dead)}")
     if static:
         parts.append(f"{len(static)} static, no longer served (the value lives on)")
-    bounds = [o.exposed_until for o in alive if o.exposed_until is not None]
-    if bounds:
-        parts.append(f"{len(bounds)} exposed until {_clock_time(max(bounds), now or datetime.now(UTC))}")
-    if len(alive) > len(bounds):
-        parts.append(f"{len(alive) - len(bounds)} not proven dead")
+    now = now or datetime.now(UTC)
+    denied = [o for o in alive if o.deny_written_at is not None and o.exposed_until is not None]
+    if denied:
+        parts.append(f"{len(denied)} denied, exposed until {_last_clock_time(denied, now)} at most")
+    bounded = [o for o in alive if o.deny_written_at is None and o.exposed_until is not None]
+    if bounded:
+        parts.append(f"{len(bounded)} exposed until {_last_clock_time(bounded, now)}")
+    if unbounded := len(alive) - len(denied) - len(bounded):
+        parts.append(f"{unbounded} not proven dead")
     return "; ".join(parts) or "no credential was issued"
 
 
@@ -170,6 +174,10 @@ def _proven_in(dead: list[LeaseOutcome]) -> str:
     if milliseconds < 1:
         return ", proven in under 1 ms"
     return f", proven in {milliseconds:.0f} ms" if milliseconds < 1000 else f", proven in {milliseconds / 1000:.1f} s"  # noqa: PLR2004 (ms in a second)
+
+
+def _last_clock_time(outcomes: list[LeaseOutcome], now: datetime) -> str:
+    return _clock_time(max(o.exposed_until for o in outcomes if o.exposed_until is not None), now)
 
 
 def _clock_time(moment: datetime, now: datetime) -> str:

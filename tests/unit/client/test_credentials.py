@@ -169,7 +169,11 @@ def test_importing_stepcred_is_lean() -> None:
 
 
 def _outcome(
-    state: str = "REVOKED", evidence: str = "SEEN_DEAD", ms: float | None = 41.0, until: datetime | None = None
+    state: str = "REVOKED",
+    evidence: str = "SEEN_DEAD",
+    ms: float | None = 41.0,
+    until: datetime | None = None,
+    denied_at: datetime | None = None,
 ) -> stepcred.LeaseOutcome:
     return stepcred.LeaseOutcome(
         lease_id="l",
@@ -179,6 +183,7 @@ def _outcome(
         evidence=stepcred.Evidence[evidence],
         time_to_dead=None if ms is None else timedelta(milliseconds=ms),
         exposed_until=until,
+        deny_written_at=denied_at,
     )
 
 
@@ -196,6 +201,14 @@ IN_5_MIN = NOON + timedelta(minutes=5)
         ([_outcome(ms=0.2)], "1 credential dead, proven in under 1 ms"),
         ([_outcome("EXPIRED", "EXPIRED", None)], "1 credential dead, proven"),
         ([_outcome("REVOKING", "UNSPECIFIED", None, IN_5_MIN)], "1 exposed until 12:05Z"),
+        (
+            [
+                _outcome("REVOKING", "UNSPECIFIED", None, IN_5_MIN, NOON),
+                _outcome("REVOKING", "UNSPECIFIED", None, NOON),
+            ],
+            "1 denied, exposed until 12:05Z at most; 1 exposed until 12:00Z",
+        ),
+        ([_outcome("REVOKED", "PROBE_DENIED", 16_000, None, NOON)], "1 credential dead, proven in 16.0 s"),
         ([_outcome("REVOKING", "UNSPECIFIED", None)], "1 not proven dead"),
         ([_outcome("VOID", "NOT_MINTED", None)], "no credential was issued"),
         ([_outcome("REVOKED", "ACCESS_ENDED", 3)], "1 static, no longer served (the value lives on)"),

@@ -1,0 +1,148 @@
+"""Which roles' policies the broker may write, found by trials that change nothing.
+
+Without that right no session of the role can be ended early: its scopes are EXPIRY_ONLY, whatever they say. Only a
+definite no of AWS counts; an unreachable AWS says nothing, and takes nothing back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from broker.model import Revocability
+from broker.providers.aws.block import AwsBlock, block_of
+from broker.providers.aws.calls import Failure
+from broker.providers.aws.denylist import Answer
+from broker.providers.base import DeclaredScope, LeaseRef, MintRefused
+
+SURVEY_SECONDS = 10.0  # for all roles together
+AT_ONCE = 4  # calls to IAM, whose limits are low and for the whole account
+TRIAL_POLICY = "stepcred-check"  # never written: what is sent under this name is no policy
+NO_POLICY = "{"  # AWS looks at rights first, then at the document
+
+
+class AsksIam(Protocol):
+    """One IAM request about the role of a block, by whoever the block says does it."""
+
+    def __call__(self, block: AwsBlock, operation: str, **parameters: str) -> Awaitable[Answer]: ...
+
+
+class Writable(Enum):
+    """What is known of a role's policies."""
+
+    YES = "yes"
+    NO = "no"  # AWS said so
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """Of one role. `why` is for the operator, with what to do."""
+
+    writable: Writable
+    why: str = ""
+
+
+class Roles:
+    """What is known of each role now, by who would write its policies. Maps are loaded in threads, so it may be asked from any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], Known] = {}
+
+    def learn(self, block: AwsBlock, writable: Writable) -> bool:
+        """Does it change how dead sessions can be made? UNKNOWN takes nothing back."""
+        if writable is Writable.UNKNOWN:
+            return False
+        with self._lock:
+            before = self._known.get(_key(block))
+            why = _why(block) if writable is Writable.NO else ""
+            self._known[_key(block)] = Known(writable=writable, why=why)
+            return (before is not None and before.writable is Writable.NO) != (writable is Writable.NO)
+
+    def why_not(self, block: AwsBlock) -> str:
+        """Why its policies may not be written; "": they may, or nothing is known."""
+        known = self._of(block)
+        return known.why if known else ""
+
+    def must_keep_promise(self, ref: LeaseRef) -> None:
+        """A map that was in force before this was known may still promise it. Raises MintRefused."""
+        block = block_of(ref.params)
+        if block is not None and ref.revocability is Revocability.DENY_POLICY and self.why_not(block):
+            raise MintRefused("the broker may not write its role's policies, so that it could not be ended early")
+
+    def known(self, block: AwsBlock) -> Writable:
+        """What AWS last said."""
+        known = self._of(block)
+        return known.writable if known else Writable.UNKNOWN
+
+    def _of(self, block: AwsBlock) -> Known | None:
+        with self._lock:
+            return self._known.get(_key(block))
+
+
+class Survey:
+    """Asks about the roles of scopes whose sessions are to be ended early."""
+
+    def __init__(self, roles: Roles, iam: AsksIam) -> None:
+        self._roles = roles
+        self._iam = iam
+
+    async def of(self, scopes: Iterable[DeclaredScope]) -> bool:
+        """True: something is known otherwise than before. What is not heard in time is not known."""
+        free, asked = asyncio.Semaphore(AT_ONCE), self._to_ask(scopes)
+        changed = False
+
+        async def ask(block: AwsBlock) -> None:
+            nonlocal changed
+            async with free:
+                changed |= self._roles.learn(block, await may_write(self._iam, block))
+
+        try:
+            async with asyncio.timeout(SURVEY_SECONDS), asyncio.TaskGroup() as group:
+                for block in asked.values():
+                    group.create_task(ask(block))
+        except TimeoutError:
+            pass
+        return changed
+
+    def uncertain(self, scopes: Iterable[DeclaredScope]) -> list[DeclaredScope]:
+        """Those with a role that it may not write, or that nothing is known of."""
+        return [
+            scope
+            for scope in scopes
+            if any(self._roles.known(block) is not Writable.YES for block in self._to_ask([scope]).values())
+        ]
+
+    def _to_ask(self, scopes: Iterable[DeclaredScope]) -> Mapping[tuple[str, str], AwsBlock]:
+        """Also what is known as not writable: such scopes say `revoke: bound` by now."""
+        blocks = [block for scope in scopes if (block := block_of(scope.block)) is not None]
+        return {_key(block): block for block in blocks if ends_early(block) or self._roles.why_not(block)}
+
+
+def ends_early(block: AwsBlock) -> bool:
+    """Are its sessions denied on the role?"""
+    return not block.stored and block.revoke != "bound"
+
+
+async def may_write(iam: AsksIam, block: AwsBlock) -> Writable:
+    """May the broker write this role's policies? Nothing is written."""
+    answer = await iam(
+        block, "put_role_policy", RoleName=block.role_name, PolicyName=TRIAL_POLICY, PolicyDocument=NO_POLICY
+    )
+    if isinstance(answer, Failure):
+        return {"AccessDenied": Writable.NO, "MalformedPolicyDocument": Writable.YES}.get(answer.code, Writable.UNKNOWN)
+    return Writable.YES
+
+
+def _key(block: AwsBlock) -> tuple[str, str]:
+    return block.via or "", block.role_arn
+
+
+def _why(block: AwsBlock) -> str:
+    who = f"{block.via}, through which the broker goes," if block.via else "the broker"
+    return f"AWS refuses {who} iam:PutRolePolicy on {block.role_arn}"

@@ -1,0 +1,144 @@
+"""A lease that could be ended only with its like; and a provider that wants to look again before time ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from broker.alert import AlertRule
+from broker.errors import Reason
+from broker.leases.ending import Ending
+from broker.model import EndReason, Evidence, LeaseState
+from broker.providers.base import CutOff, HasRoom, LeaseRef, NoRoom, Progress
+from tests.fakes.provider import FakeProvider
+from tests.fakes.world import World, agent, new_id, refusal
+
+
+def answering(*answers: Progress) -> Callable[[LeaseRef], Awaitable[Progress]]:
+    """One after the other, the last one for ever."""
+    left = list(answers)
+
+    async def revoke(_ref: LeaseRef) -> Progress:
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return revoke
+
+
+@pytest.fixture
+def timed(broker: World) -> FakeProvider:
+    provider = broker.core.providers["timed"]
+    assert isinstance(provider, FakeProvider)
+    return provider
+
+
+async def test_what_is_cut_off_with_another_ends_with_it_and_is_told_once(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = await broker.begin(["timed", "plain"])
+    first, second = [(await broker.issue(opened.handle, "timed")).lease for _ in range(2)]
+    other = (await broker.issue(opened.handle, "plain")).lease
+    await broker.fake_clock.run(1)
+    before = broker.clock.now()
+    await broker.fake_clock.run(1)
+    younger = (await broker.issue(opened.handle, "timed")).lease
+    cut = CutOff(param="role", value="timed", before=before)
+    monkeypatch.setattr(timed, "revoke", answering(Progress(step="ROLE_CUT_OFF", cut_off=cut)))
+    await broker.engine.revoke_lease(
+        agent(), request_id=new_id(), handle=opened.handle, lease_id=first.id, wait_seconds=0
+    )
+    await broker.until(lambda: _ended(broker, second.id))
+
+    states = [(await broker.lease(one.id)).state for one in (first, second, other, younger)]
+    assert states == [LeaseState.REVOKING, LeaseState.REVOKING, LeaseState.ACTIVE, LeaseState.ACTIVE]
+    assert (await broker.lease(second.id)).end_reason is EndReason.CUT_OFF
+    told = await broker.journal_kinds()
+    assert told.count("PROVIDER_CUT_OFF") >= 1
+    firing = await broker.store.read(lambda tx: tx.firing_counts())
+    assert firing[AlertRule.PROVIDER_CUT_OFF] == 1
+
+
+async def _ended(broker: World, lease_id: str) -> bool:
+    return (await broker.lease(lease_id)).state is not LeaseState.ACTIVE
+
+
+@pytest.mark.parametrize("again", [timedelta(seconds=5), None])
+async def test_a_provider_is_asked_again_before_the_bound_only_if_it_wants_to_look(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch, again: timedelta | None
+) -> None:
+    opened = await broker.begin(["timed"])
+    lease = (await broker.issue(opened.handle, "timed")).lease
+    looks = answering(Progress(step="DENY_WRITTEN", again=again), Progress(evidence=Evidence.PROBE_DENIED))
+    monkeypatch.setattr(timed, "revoke", looks)
+    monkeypatch.setattr("broker.leases.ending.random.random", lambda: 1.0)
+    await broker.end(opened.handle, wait=0)
+    await broker.until(lambda: _asked(broker, lease.id))
+    row = await broker.lease(lease.id)
+    assert row.next_try_at is not None
+    wait = (row.next_try_at - broker.clock.now()).total_seconds()
+    assert wait == pytest.approx(5 if again else 630, abs=2)  # the bound and the clock skew
+    ending = Ending(broker.core)
+    await ending.attempt(row)
+    row = await broker.lease(lease.id)
+    assert (row.state, row.evidence) == (LeaseState.REVOKED, Evidence.PROBE_DENIED)
+
+
+async def test_a_look_that_is_due_is_not_put_off_by_the_looks_before_it(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many looks are made while a deny spreads. None of them has failed."""
+    opened = await broker.begin(["timed"])
+    await broker.issue(opened.handle, "timed")
+    again = timedelta(seconds=5)
+    monkeypatch.setattr(timed, "revoke", answering(Progress(step="DENY_WRITTEN", again=again)))
+    monkeypatch.setattr("broker.leases.ending.LONE_CAP", 60.0)  # as if many waited
+    await broker.end(opened.handle, wait=0)
+    (lease, *_) = await broker.leases()
+    await broker.until(lambda: _asked(broker, lease.id))
+    ending = Ending(broker.core)
+    for _ in range(9):
+        await ending.attempt(await broker.lease(lease.id))
+    row = await broker.lease(lease.id)
+    assert row.next_try_at is not None
+    assert (row.next_try_at - broker.clock.now()).total_seconds() == pytest.approx(5, abs=1)
+
+
+async def _asked(broker: World, lease_id: str) -> bool:
+    return (await broker.lease(lease_id)).last_problem == "DENY_WRITTEN"
+
+
+async def test_without_room_to_revoke_nothing_is_charged_and_nothing_minted(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, str]] = []
+
+    def no_room(params: object, agent: str) -> NoRoom | None:
+        asked.append((params, agent))
+        return NoRoom(why="the role's deny list is full", after=timedelta(seconds=90))
+
+    monkeypatch.setattr(timed, "no_room", no_room, raising=False)
+    assert isinstance(timed, HasRoom)
+    opened = await broker.begin(["timed"])
+    for _ in range(20):  # more than any budget
+        error = await refusal(broker.issue(opened.handle, "timed"))
+        assert (error.reason, error.retry_after) == (Reason.NO_ROOM_TO_REVOKE, timedelta(seconds=90))
+    assert asked[0] == ({"role": "timed"}, opened.step.key.agent)
+    assert "mint" not in timed.seen
+    assert await broker.leases() == []
+    monkeypatch.setattr(timed, "no_room", lambda _params, _agent: None)
+    assert (await broker.issue(opened.handle, "timed")).lease.state is LeaseState.ACTIVE
+
+
+async def test_when_a_deny_was_written_is_told_with_the_lease(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Progress(step="DENY_WRITTEN", refs={"deny_written_at": "2026-11-22T12:00:05Z"})
+    monkeypatch.setattr(timed, "revoke", answering(written))
+    opened = await broker.begin(["timed"])
+    await broker.issue(opened.handle, "timed")
+    (outcome,) = (await broker.end(opened.handle, wait=5)).outcomes
+    assert outcome.deny_written_at is not None
+    assert outcome.deny_written_at.isoformat() == "2026-11-22T12:00:05+00:00"
+    assert outcome.exposed_until is not None
+    assert outcome.evidence is None
