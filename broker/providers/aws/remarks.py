@@ -44,7 +44,7 @@ _FITS = (
 
 # What lets a session undo its own end, or make credentials that outlive it. STS's own calls are denied.
 _OUTLIVE = {
-    **dict.fromkeys(("iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole"), "take a deny off a role"),
+    **dict.fromkeys(("iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole"), "take a deny off its role"),
     **dict.fromkeys(
         ("iam:CreateAccessKey", "iam:CreateLoginProfile", "iam:CreateServiceSpecificCredential"),
         "make a login that outlives the session",
@@ -108,9 +108,12 @@ def _outliving(statement: Statement, number: int) -> Iterator[Remark]:
     for action in statement.Action or ():
         if not set(action.rpartition(":")[2]) - {"*"}:
             continue
-        able = {what: name for name, what in _OUTLIVE.items() if fnmatchcase(name.lower(), action.lower())}
+        able: dict[str, str] = {}
+        for name, what in _OUTLIVE.items():
+            if fnmatchcase(name.lower(), action.lower()):
+                able.setdefault(what, name)
         for what, name in able.items():
-            message = f"allows {name}: the session may {what}"
+            message = f"allows {name}: it may {what}"
             yield Remark(path=("statements", number, "Action"), rule="outlives-its-end", message=message, help=_ENDS)
 
 
