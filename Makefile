@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/stepcred/v1/*.proto)
 OUT    := clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench crash reloads attack fuzz answers schema proto proto-check lock clean
+.PHONY: help demo test test-aws lint bench crash reloads attack fuzz answers schema proto proto-check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ WORKERS ?= 2
 test: $(READY) ## All tests; T="-k name" narrows, WORKERS=0 in this process (for --pdb)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(T) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m alone $(T) || [ $$? = 5 ] # 5: T has selected none of these
+
+AWS_TESTS = tests/unit/providers/aws $(wildcard tests/integration/test_aws_*.py tests/e2e/test_aws_*.py)
+test-aws: $(READY) ## AWS alone; starts and stops Ceph and moto itself, skips without Ceph
+	@$(BIN)/python -m pytest -rs $(AWS_TESTS) $(T)
 
 lint: $(READY) ## ruff, mypy strict, import layers
 	@$(BIN)/ruff check .

@@ -127,6 +127,12 @@ class Metrics:
             ["provider", "at", "which"],
             registry=registry,
         )
+        self._login_ends = Gauge(
+            "stepcred_provider_login_ends_seconds",
+            "When the broker's own login at a provider ends: seconds since 1970; 0 when it has none that ends",
+            ["provider"],
+            registry=registry,
+        )
         self._alerts = Gauge("stepcred_alerts_firing", "Alerts that fire", ["rule"], registry=registry)
         self._deliveries = Counter(
             "stepcred_alert_deliveries",
@@ -207,6 +213,10 @@ class Metrics:
         self._trust_refused.set(refused)
         for what, at in ends.items():
             self._trust_ends.labels(what).set(at.timestamp())
+
+    def login_ends(self, provider: str, at: datetime | None) -> None:
+        """Of the broker itself at a provider."""
+        self._login_ends.labels(provider).set(at.timestamp() if at else 0)
 
     def alerts_firing(self, counts: Mapping[AlertRule, int]) -> None:
         """Set every rule's; those not in `counts` to zero."""

@@ -354,6 +354,16 @@ class Remark:
     rule: str  # stable and short, such as any-action; shown as <kind>-any-action
     message: str
     help: str  # what to do, and why; the same for all of a rule
+    note: bool = False  # worth knowing, and no mistake
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedBlock:
+    """One scope's block, completed, templates not filled."""
+
+    scope: str
+    block: Mapping[str, JsonValue]
+    ttl: timedelta
 
 
 class ScopeKind(Protocol):
@@ -393,6 +403,10 @@ class ScopeKind(Protocol):
 
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
         """Of a good block, templates not filled: what is probably not meant, or might fail when it is minted."""
+        ...
+
+    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:
+        """Of all scopes of this kind: what they do to each other, or can do only so often; each at a scope by name."""
         ...
 
     def json_schema(self) -> JsonValue:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from broker.config.values import Count, Duration, PublicFile, SecretFile, Share, Switch, Text, Url
+from broker.config.values import Command, Count, Duration, PublicFile, SecretFile, Share, Switch, Text, Url
+
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d*:role/[\w+=,.@/-]+", re.ASCII)
+_SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)  # STS's own bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,14 +61,25 @@ class Vault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AwsWebIdentity:
+    """A token that somebody else rotates, exchanged at STS; read at each exchange."""
+
+    token_file: PublicFile  # Kubernetes lets others of the pod read it
+    role_arn: Text
+    session_name: Text = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Aws:
-    """AWS STS. Without a key the default chain of the SDK is used."""
+    """AWS STS. Without a login of its own the default chain of the SDK is used."""
 
     region: Text
     endpoint_url: Url = ""  # one address for everything, for emulators and Ceph
     iam_endpoint_url: Url = ""  # IAM apart from it
     access_key_id: Text = ""
     secret_access_key_file: SecretFile | None = None
+    credential_process: Command = ()
+    web_identity: AwsWebIdentity | None = None
     connect_timeout: Duration = timedelta(seconds=3)
     read_timeout: Duration = timedelta(seconds=6)  # without a byte of the answer
     deny_share: Share = 0.5  # of the places in a role's deny list, for one agent
@@ -82,7 +97,16 @@ def check_vault(vault: Vault) -> Vault:
 
 
 def check_aws(aws: Aws) -> Aws:
-    """Raises ValueError for half a key."""
+    """Raises ValueError for half a key, and for two ways to log in."""
     if bool(aws.access_key_id) != bool(aws.secret_access_key_file):
         raise ValueError("set access_key_id and secret_access_key_file together, or neither")
+    if sum(map(bool, (aws.access_key_id, aws.credential_process, aws.web_identity))) > 1:
+        raise ValueError(
+            "set one of access_key_id, credential_process and [aws.web_identity], or none for the SDK's default chain"
+        )
+    token = aws.web_identity
+    if token and not _ROLE.fullmatch(token.role_arn):
+        raise ValueError('web_identity.role_arn must be a role, for example "arn:aws:iam::123456789012:role/broker"')
+    if token and token.session_name and not _SESSION_NAME.fullmatch(token.session_name):
+        raise ValueError("web_identity.session_name must be 2 to 64 letters, digits and _+=,.@-")
     return aws

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,23 @@ def parse_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+def parse_command(value: object) -> object:
+    """A program and its arguments in one text, split as a shell would; there is no shell."""
+    if not isinstance(value, str):
+        raise ValueError("must be one text, as a shell would take it")  # noqa: TRY004 - pydantic's way to say it
+    try:
+        argv = tuple(shlex.split(value))
+    except ValueError:
+        raise ValueError("has a quotation mark that is not closed") from None
+    program = Path(argv[0] if argv else "")
+    if not program.is_absolute():
+        raise ValueError("must begin with the path of a program, /usr/...: no PATH is searched")
+    if not program.is_file() or not os.access(program, os.X_OK):
+        raise ValueError("begins with a path at which there is no program that this user may run")
+    _unless(public_problem, program)  # whoever writes it runs what they like as the broker
+    return argv
+
+
 def choice(kind: type[E]) -> BeforeValidator:
     """Read a member of an enumeration by its value."""
 
@@ -208,6 +226,7 @@ def _state_file(value: object, info: ValidationInfo) -> Path:
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Patience = Annotated[timedelta, BeforeValidator(parse_patience)]  # may be zero
+Command = Annotated[tuple[str, ...], BeforeValidator(parse_command)]
 Listener = Annotated[Address, BeforeValidator(parse_address)]
 Url = Annotated[str, BeforeValidator(parse_url)]
 Endpoint = Annotated[str, BeforeValidator(parse_endpoint)]

@@ -243,7 +243,9 @@ class Ending:
         refs = {**progress.refs, ONLY_TIME: True} if timed else progress.refs
         if progress.cut_off is not None:
             await cut_off(self._core, lease, progress.cut_off)
-        await self.defer(lease, problem=progress.step or "not yet seen dead", refs=refs, at_least=left)
+        step, again = progress.step or "not yet seen dead", progress.again
+        # A look that is due is no failure to back off from: a deny that takes a minute would be seen minutes late.
+        await self.defer(lease, problem=step, refs=refs, at_least=left, at_latest=again)
         if timed:
             self._core.endings.tell(lease.id)
 

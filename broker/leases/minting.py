@@ -22,7 +22,7 @@ from broker.leases.freezing import frozen, stopped
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
 from broker.model import EndReason, JsonValue, Lease, LeaseState, Step
-from broker.providers.base import Minted, MintInDoubt, MintOrder, MintRefused
+from broker.providers.base import Contact, Minted, MintInDoubt, MintOrder, MintRefused
 from broker.store.base import Request, RequestOutcome, Tx
 
 log = get_logger(__name__)
@@ -139,6 +139,8 @@ class Minter:
         try:
             minted = await self._send(lease, order)
         except MintRefused as refusal:
+            if refusal.contact is Contact.FAILED:  # nothing was made, and the next one fares no better
+                core.breakers[lease.provider].failed(lease.id)
             return await self._commit.void(lease, str(refusal))
         except (MintInDoubt, TimeoutError) as doubt:
             core.breakers[lease.provider].failed(lease.id)

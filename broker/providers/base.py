@@ -112,8 +112,12 @@ class Settlement:
 class MintRefused(Exception):
     """Definite: nothing was made, or what was made went to nobody and was seen dead, and nothing can land any more.
 
-    DESIGN section 3, step 10. Text is constant.
+    DESIGN section 3, step 10. Text is constant. `contact`: FAILED counts for the breaker.
     """
+
+    def __init__(self, text: str = "", contact: Contact = Contact.ANSWERED) -> None:
+        super().__init__(text)
+        self.contact = contact
 
 
 class MintInDoubt(Exception):
@@ -241,8 +245,12 @@ class KnowsLogin(Protocol):
     def login_left(self) -> float | None:
         """What is left of the life of its token, as a share of the whole; zero or less: it has none that is good.
 
-        As far as it knows, without asking. None: nothing is known yet, or it never ends.
+        As far as it knows, without waiting. None: nothing is known yet, or it never ends.
         """
+        ...
+
+    def login_ends(self) -> datetime | None:
+        """When what it has now ends. None: it has none, or it never ends."""
         ...
 
 

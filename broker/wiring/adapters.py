@@ -14,6 +14,7 @@ from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
 from broker.providers.aws.roles import Roles
 from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.settings import AwsSettings, WebIdentity
 from broker.providers.base import LeaseRef, Provider
 from broker.providers.vault.scope import VaultScope
 from broker.providers.vault.settings import Auth
@@ -111,6 +112,13 @@ def _vault_auth(settings: Vault) -> Auth:
     return TokenFile(path=settings.token_file)
 
 
+def _web_identity(settings: Aws) -> WebIdentity | None:
+    given = settings.web_identity
+    if given is None:
+        return None
+    return WebIdentity(token_file=given.token_file, role_arn=given.role_arn, session_name=given.session_name)
+
+
 def _aws(  # noqa: PLR0917 - what a provider is made of, in one order
     settings: Aws,
     installation: str,
@@ -120,7 +128,6 @@ def _aws(  # noqa: PLR0917 - what a provider is made of, in one order
     roles: Roles | None,
 ) -> Provider:
     from broker.providers.aws.provider import AwsProvider
-    from broker.providers.aws.settings import AwsSettings
 
     return AwsProvider(
         AwsSettings(
@@ -130,6 +137,8 @@ def _aws(  # noqa: PLR0917 - what a provider is made of, in one order
             iam_endpoint_url=settings.iam_endpoint_url,
             access_key_id=settings.access_key_id,
             secret_access_key_file=settings.secret_access_key_file,
+            credential_process=settings.credential_process,
+            web_identity=_web_identity(settings),
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
             deny_share=settings.deny_share,

@@ -133,7 +133,10 @@ class _Here:
 
     def tokens_end(self, _now: Moment) -> Iterator[Alert]:
         for name, provider in self._watched.core.providers.items():
-            left = provider.login_left() if isinstance(provider, KnowsLogin) else None
+            if not isinstance(provider, KnowsLogin):
+                continue
+            left = provider.login_left()
+            self._watched.core.metrics.login_ends(name, provider.login_ends())
             if left is not None and left < TOKEN_LEFT:
                 text = f"the broker's login at {name} {'ends soon' if left > 0 else 'has ended'}, and is not replaced"
                 yield _alert(AlertRule.TOKEN_ENDS, text, provider=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ import stepcred
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import session_policy
 from broker.providers.aws.denypolicy import deny_policy, entries_in
+from broker.providers.aws.probe_calls import CALLS
+from broker.providers.aws.scope import AwsScope
 from tests.e2e.world import journal
 from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
@@ -24,7 +27,7 @@ from tests.support.pages import blocks, page
 TEXT = page("aws.md")
 BOUND = datetime(2026, 11, 23, 10, 5, tzinfo=UTC)
 TRUST, PERMISSIONS, SESSION, DENY = (json.loads(block) for block in blocks(TEXT, "json"))
-(SCOPES,) = blocks(TEXT, "yaml")
+SCOPES, *MORE = blocks(TEXT, "yaml")
 HEAD = """
 version: 1
 environment: dev
@@ -86,6 +89,17 @@ def put(moto: MotoServer, session: stepcred.AwsSession) -> None:
 def test_the_session_policy_of_the_page_is_what_its_scope_compiles_to() -> None:
     block = YAML(typ="safe").load(SCOPES.replace("{workflow}", "nightly-etl"))["scopes"]["lake-write"]["aws"]
     assert json.loads(session_policy(AwsBlock.model_validate(block), BOUND)) == SESSION
+
+
+@pytest.mark.parametrize("text", MORE)
+def test_the_other_scopes_of_the_page_load(text: str) -> None:
+    for scope in YAML(typ="safe").load(text)["scopes"].values():
+        assert list(AwsScope().validate(scope["aws"])) == []
+
+
+def test_the_calls_that_the_page_names_are_those_that_may_probe() -> None:
+    (told,) = re.findall(r"\*\*Which calls\*\*: ([^.]*)\.", TEXT)
+    assert set(told.replace("\n", " ").replace(",", "").split()) == CALLS.keys()
 
 
 def test_the_deny_list_of_the_page_is_what_is_written() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from broker.model import Evidence, JsonValue, Remark, Revocability, Tier, VaultToken
+from broker.model import Evidence, JsonValue, NamedBlock, Remark, Revocability, Tier, VaultToken
 from broker.providers.base import (
     Contact,
     LeaseRef,
@@ -132,6 +132,9 @@ class FakeKind:
         return None
 
     def warnings(self, block: Mapping[str, JsonValue]) -> list[Remark]:
+        return []
+
+    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:
         return []
 
     def json_schema(self) -> JsonValue:

@@ -32,7 +32,7 @@ scopes:
   lake:
     aws: {{role_arn: "{arn}", regions: [eu-west-1], statements: [{{Effect: Allow, Action: "s3:*", Resource: "*"}}]}}
     ttl: 10m
-    tier: low
+    tier: elevated
 grants:
   all: {{workloads: [load], workflows: [nightly], scopes: [lake], max_step: 2h}}
 """

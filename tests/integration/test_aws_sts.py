@@ -23,6 +23,7 @@ from broker.model import AwsSession, Revocability
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import (
+    Contact,
     KnowsTime,
     LeaseRef,
     MintInDoubt,
@@ -289,7 +290,8 @@ WHOLE = "<AssumeRoleResponse><AssumeRoleResult><Credentials>{}</Credentials></As
         None,
         (500, error("InternalFailure")),
         (503, error("ServiceUnavailable")),
-        (400, error("Throttling")),
+        (503, error("SlowDown")),
+        (503, error("Throttling")),
         (429, "slow down"),
         (403, "<html>a proxy's own page</html>"),
         (403, error("ValidationError")),
@@ -312,6 +314,26 @@ async def test_whatever_is_not_definite_is_in_doubt_after_one_single_request(
     told = "".join(traceback.format_exception(doubt.value)) + caplog.text
     assert KEY not in told
     assert (doubt.value.__context__, doubt.value.__cause__) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "Throttling"),
+        (400, "ThrottlingException"),
+        (400, "RequestLimitExceeded"),
+        (429, "TooManyRequestsException"),
+        (429, "SlowDown"),
+    ],
+)
+async def test_a_throttle_means_that_nothing_was_minted_and_counts_for_the_breaker(
+    status: int, code: str, tmp_path: Path
+) -> None:
+    with bad_sts((status, error(code))) as sts:
+        with pytest.raises(MintRefused, match="too many calls") as refusal:
+            await mint_at(sts.url, tmp_path)
+        assert refusal.value.contact is Contact.FAILED
+        assert len(sts.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -93,10 +94,11 @@ async def test_a_token_is_renewed_after_two_thirds_of_its_life_and_replaced_when
 async def test_a_login_that_fails_leaves_a_good_token_in_use(transport: Transport, between: Proxy) -> None:
     clock = FakeClock()
     one = login(transport, clock)
-    assert one.left() is None  # not heard of yet
+    assert (one.left(), one.ends()) == (None, None)  # not heard of yet
     first = await one.session()
     clock.advance(900)
     assert one.left() == pytest.approx(0.25)  # of 1,200 s
+    assert one.ends() == clock.now() + timedelta(seconds=300)
     between.inject(Fault.REPLACE, "/v1/", times=99, answer=response("503 Service Unavailable", b'{"errors": []}'))
     assert await refreshed(one) is first
     clock.advance(301)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def aws_client(service: str, url: str, region: str, *, checked: bool = True, **credentials: str) -> Any:
+def aws_client(service: str, url: str, region: str, credentials: Mapping[str, str], *, checked: bool = True) -> Any:
     """A boto3 client that asks once, waits seconds, and goes through no proxy.
 
     `checked`: boto3 itself refuses what AWS would not take, for example a session of less than 900 s.

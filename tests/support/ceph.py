@@ -88,14 +88,17 @@ class CephServer:
     access_key_id: str
     secret_access_key: str = field(repr=False)
     conf: Path
+    pid: int  # the gateway's
     version: str  # "16.2.15": what is not as on AWS differs between them
     region: str = "eu-west-1"  # signed, not looked at
     account: str = ""  # ARNs have none: arn:aws:iam:::role/x
 
-    def client(self, service: str, *, checked: bool = True, **credentials: str) -> Any:
+    def client(self, service: str, **credentials: str) -> Any:
         """A boto3 client; the administrator's unless `credentials` (aws_access_key_id=…, …) are given."""
-        mine = {"aws_access_key_id": self.access_key_id, "aws_secret_access_key": self.secret_access_key}
-        return aws_client(service, self.url, self.region, checked=checked, **(credentials or mine))
+        return aws_client(service, self.url, self.region, credentials or self._keys())
+
+    def _keys(self) -> dict[str, str]:
+        return {"aws_access_key_id": self.access_key_id, "aws_secret_access_key": self.secret_access_key}
 
     def create_role(
         self,
@@ -150,9 +153,10 @@ class CephServer:
         `seconds` may be as few as SHORTEST_SESSION.
         """
         given = {"Policy": policy, **parameters} if policy else parameters
-        minted = self.client("sts", checked=False).assume_role(
-            RoleArn=role_arn, RoleSessionName=name, DurationSeconds=seconds, **given
-        )["Credentials"]
+        sts = aws_client("sts", self.url, self.region, self._keys(), checked=False)
+        minted = sts.assume_role(RoleArn=role_arn, RoleSessionName=name, DurationSeconds=seconds, **given)[
+            "Credentials"
+        ]
         return {
             "aws_access_key_id": minted["AccessKeyId"],
             "aws_secret_access_key": minted["SecretAccessKey"],
@@ -177,15 +181,11 @@ def ceph(folder: Path) -> Iterator[CephServer]:
     port, conf = free_port(), folder / "ceph.conf"
     mon_port = _prepare(folder, conf, port)
     url, key_id, key = f"http://127.0.0.1:{port}", secrets.token_hex(10), secrets.token_hex(20)
-    server = CephServer(url=url, access_key_id=key_id, secret_access_key=key, conf=conf, version=_version())
-
     with contextlib.ExitStack() as stack:
 
         def start(program: str, *arguments: str, ready: Any) -> subprocess.Popen[bytes]:
             argv = [program, "-c", str(conf), "-f", *arguments]
-            return stack.enter_context(
-                running(argv, log=folder / f"{program}.log", ready=ready, env=_environment(), within=60)
-            )
+            return stack.enter_context(running(argv, log=folder / f"{program}.log", ready=ready, env=_environment()))
 
         start("ceph-mon", "-i", "a", ready=lambda: accepts(mon_port))
         osd = start("ceph-osd", "-i", "0", "--no-mon-config", ready=lambda: True)
@@ -195,7 +195,10 @@ def ceph(folder: Path) -> Iterator[CephServer]:
                 raise RuntimeError(f"ceph-osd ended:\n{(folder / 'ceph-osd.log').read_text()[-2000:]}")
             return _answers(url)
 
-        start("radosgw", "-n", "client.admin", "--no-mon-config", ready=answers)
+        gateway = start("radosgw", "-n", "client.admin", "--no-mon-config", ready=answers)
+        server = CephServer(
+            url=url, access_key_id=key_id, secret_access_key=key, conf=conf, pid=gateway.pid, version=_version()
+        )
         keys = (f"--access-key={key_id}", f"--secret-key={key}", "--caps=roles=*;user-policy=*;users=*")
         server.admin("user", "create", "--uid=admin", "--display-name=admin", *keys)
         _warm_up(server)

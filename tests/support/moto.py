@@ -39,10 +39,7 @@ class MotoServer:
             service,
             self.url,
             self.region,
-            **(
-                credentials
-                or {"aws_access_key_id": self.access_key_id, "aws_secret_access_key": self.secret_access_key}
-            ),
+            credentials or {"aws_access_key_id": self.access_key_id, "aws_secret_access_key": self.secret_access_key},
         )
 
     def create_role(
@@ -73,7 +70,7 @@ def moto_server(folder: Path, *, enforce_iam: bool = True) -> Iterator[MotoServe
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_"))}
     argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with running(argv, log=folder / "moto.log", ready=lambda: accepts(port), env=environment) as process:
-        iam = aws_client("iam", url, "us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
+        iam = aws_client("iam", url, "us-east-1", {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"})
         key_id, key = _create_user(iam, "admin", {"Effect": "Allow", "Action": "*", "Resource": "*"})
         if enforce_iam:
             _reset_auth(url)

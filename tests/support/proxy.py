@@ -10,7 +10,7 @@ from enum import Enum
 
 
 class Fault(Enum):
-    """What happens to a request whose first line contains the proxy's `only`."""
+    """What happens to a request whose first line, or form, contains the proxy's `only`."""
 
     NONE = "NONE"
     CUT = "CUT"  # forwarded; the connection is closed before the answer
@@ -34,6 +34,7 @@ class Proxy:
     answer: bytes = b""
     requests: list[str] = field(default_factory=list)
     late: list[asyncio.Task[bytes]] = field(default_factory=list)
+    lost: list[bytes] = field(default_factory=list)  # answers that a fault kept from the client
 
     @property
     def address(self) -> str:
@@ -51,8 +52,9 @@ class Proxy:
         """Until every late request has been carried out."""
         await asyncio.gather(*self.late)
 
-    def _take(self, line: str) -> Fault:
-        if self.fault is Fault.NONE or self.only not in line or self.times == 0:
+    def _take(self, line: str, form: bytes) -> Fault:
+        there = self.only in line or (line.startswith("POST / ") and self.only.encode() in form)
+        if self.fault is Fault.NONE or not there or self.times == 0:
             return Fault.NONE
         self.times -= 1
         return self.fault
@@ -62,7 +64,7 @@ class Proxy:
             while request := await _message(reader):
                 line = request.split(b"\r\n", 1)[0].decode()
                 self.requests.append(line)
-                fault = self._take(line)
+                fault = self._take(line, request.partition(b"\r\n\r\n")[2])
                 if fault is Fault.REPLACE:
                     writer.write(self.answer)
                 elif fault in (Fault.LATE, Fault.HELD):
@@ -73,6 +75,8 @@ class Proxy:
                     writer.write(await late)
                 else:
                     answer = await self._forward(request)
+                    if fault is not Fault.NONE:
+                        self.lost.append(answer)
                     if fault is Fault.CUT:
                         return
                     if fault is Fault.HANG:

@@ -68,6 +68,27 @@ def test_a_minimal_file_gives_every_default(folder: Path) -> None:
     assert config.guard.high.changes() == {}
 
 
+def test_the_ways_to_be_somebody_at_aws(folder: Path) -> None:
+    config = read(folder, GOOD + AWS + "credential_process = \"/bin/echo --certificate '/etc/a b.pem'\"")
+    assert config.aws is not None
+    assert config.aws.credential_process == ("/bin/echo", "--certificate", "/etc/a b.pem")
+    config = read(folder, GOOD + AWS, {"STEPCRED_BROKER_AWS__CREDENTIAL_PROCESS": "/bin/echo x"})
+    assert config.aws is not None
+    assert config.aws.credential_process == ("/bin/echo", "x")
+    config = read(folder, GOOD + AWS + WEB)
+    assert config.aws is not None
+    assert config.aws.web_identity is not None
+    assert config.aws.web_identity.token_file == folder / "vault-token"
+
+
+def test_a_program_that_others_can_replace_is_not_run(folder: Path) -> None:
+    helper = folder / "helper"
+    helper.write_text("#!/bin/sh\n")
+    helper.chmod(0o757)
+    (problem,) = problems(folder, GOOD + AWS + f'credential_process = "{helper}"')
+    assert problem.startswith("DIR/broker.toml: aws.credential_process: DIR/helper can be written by everybody")
+
+
 def test_relative_paths_are_relative_to_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     config = read(folder)
@@ -130,11 +151,39 @@ max_streams = "3"
     ]
 
 
+AWS = '[aws]\nregion = "eu-west-1"\n'
+PROCESS = 'credential_process = "/bin/echo x"\n'
+WEB = 'web_identity = { token_file = "vault-token", role_arn = "arn:aws:iam::123456789012:role/b" }'
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         ('[vault.approle]\nrole_id = "r"\nsecret_id_file = "vault-token"', "vault: set exactly one of token_file,"),
         ('[aws]\nregion = "eu-west-1"\naccess_key_id = "AKIA"', "aws: set access_key_id and secret_access_key_file"),
+        (AWS + 'access_key_id = "AKIA"\nsecret_access_key_file = "vault-token"\n' + PROCESS, "aws: set one of"),
+        (AWS + PROCESS + WEB, "aws: set one of access_key_id, credential_process and [aws.web_identity], or none"),
+        (AWS + 'web_identity = { role_arn = "arn:aws:iam::123456789012:role/b" }', "aws.web_identity.token_file: "),
+        (AWS + 'web_identity = { token_file = "vault-token" }', "aws.web_identity.role_arn: "),
+        (
+            AWS + 'web_identity = { token_file = "none", role_arn = "r" }',
+            "aws.web_identity.token_file: DIR/none does not exist",
+        ),
+        (
+            AWS + 'web_identity = { token_file = "vault-token", role_arn = "broker" }',
+            "aws: web_identity.role_arn must be a role",
+        ),
+        (AWS + WEB.replace("}", ', session_name = "a b" }'), "aws: web_identity.session_name must be 2 to 64 letters"),
+        (AWS + 'credential_process = "aws_signing_helper"', "aws.credential_process: must begin with the path of a"),
+        (AWS + 'credential_process = "~/helper"', "aws.credential_process: must begin with the path of a program"),
+        (AWS + 'credential_process = " "', "aws.credential_process: must begin with the path of a program"),
+        (
+            AWS + "credential_process = '/bin/echo \"x'",
+            "aws.credential_process: has a quotation mark that is not closed",
+        ),
+        (AWS + 'credential_process = "/no/such/helper x"', "aws.credential_process: begins with a path at which there"),
+        (AWS + 'credential_process = "/etc/passwd"', "aws.credential_process: begins with a path at which there is no"),
+        (AWS + 'credential_process = ["/bin/echo"]', "aws.credential_process: must be one text"),
         ('[listen]\nhttp = "0.0.0.0:8080"', "listen: http asks no client for a certificate"),
         ('[listen]\nhttp = "127.0.0.1:8443"', "listen: grpc and http must not be the same address"),
         ('[listen]\ngrpc = ":8443"', 'listen.grpc: must be "host:port"'),

@@ -44,6 +44,7 @@ def _secret_files(settings: Config) -> dict[str, Path]:
         "vault.approle.secret_id_file": vault and vault.approle and vault.approle.secret_id_file,
         "vault.kubernetes.jwt_file": vault and vault.kubernetes and vault.kubernetes.jwt_file,
         "aws.secret_access_key_file": aws and aws.secret_access_key_file,
+        "aws.web_identity.token_file": aws and aws.web_identity and aws.web_identity.token_file,
     }
     receivers: dict[str, Receiver] = {
         f"alerts.alertmanager.{name}": one for name, one in settings.alerts.alertmanager.items()

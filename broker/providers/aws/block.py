@@ -4,68 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self
 
 import pydantic
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from broker.model import JsonValue
 from broker.providers.aws.statement import Statement, distinct_sids
 from broker.providers.aws.stored import Parameter, Secret
-from broker.providers.aws.texts import LISTED, PolicyArns, Region, Regions, RoleArn, Url, listed, matching, partition_of
+from broker.providers.aws.tags import ALL, SessionTags, SourceIdentity, TransitiveTags
+from broker.providers.aws.texts import LISTED, PolicyArns, Region, Regions, RoleArn, Url, partition_of
 
 LONGEST_SESSION = timedelta(hours=12)  # of AssumeRole, where the role allows it
 LONGEST_CHAINED = timedelta(hours=1)
-LEASE = "lease"  # as source_identity: the lease's id
-MOST_TAGS = 50  # of AssumeRole, as all limits of tags and source identity here
+OF_EARLY_ENDS = frozenset({"revoke", "when_full", "probe"})  # keys
 
-_TAG_CHARACTERS = r"A-Za-z0-9 _.:/=+@-"  # STS takes letters of all scripts; these look like nothing else
-_TEMPLATE = r"\{[a-z][a-z0-9_]{0,31}\}"
-_TAG_KEY = rf"^[{_TAG_CHARACTERS}]{{1,128}}$"
-_TAG_VALUE = rf"^([{_TAG_CHARACTERS}]|{_TEMPLATE}){{0,256}}$"
-_SOURCE_IDENTITY = rf"^([A-Za-z0-9_+=,.@-]{{2,64}}|{_TEMPLATE})$"
 _CALL = r"^[a-z][a-z0-9-]{1,63}:[A-Z][A-Za-z0-9]{1,127}$"
-
-_TagKey: TypeAlias = Annotated[str, Field(pattern=_TAG_KEY)]
-_TagValue: TypeAlias = Annotated[str, Field(pattern=_TAG_VALUE)]
-
-_ALL = "*"  # of transitive_tags: what `true` becomes; no tag's key
-
-
-def _every(value: JsonValue) -> JsonValue:
-    return (_ALL,) if value is True else listed(value)
-
-
-_Transitive: TypeAlias = Annotated[
-    tuple[Annotated[str, Field(pattern=rf"{_TAG_KEY}|^\*$")], ...],
-    BeforeValidator(_every),
-    WithJsonSchema({"anyOf": [{"const": True}, *matching(_TAG_KEY, least=0).json_schema["anyOf"]]}),
-]
 
 # Of a session that the agent holds; what a static scope reads is all that it gives.
 _OF_SESSIONS = (
     *("statements", "policy_arns", "any_region", "may_chain", "revoke", "when_full", "probe"),
     "transitive_tags",
 )
-
-
-def _tags(tags: Mapping[str, str]) -> Mapping[str, str]:
-    if any(key.lower().startswith("aws:") for key in tags):
-        raise ValueError("keys that begin with aws: are AWS's own")
-    if len({key.lower() for key in tags}) < len(tags):
-        raise ValueError("has two keys that differ in upper and lower case only: to STS they are the same")
-    if len(tags) > MOST_TAGS:
-        raise ValueError(f"has {len(tags)} tags, STS takes {MOST_TAGS}")
-    return tags
 
 
 class Probe(BaseModel):
@@ -123,13 +83,9 @@ class AwsBlock(BaseModel):
     policy_arns: PolicyArns = ()
     secret: Secret | None = None
     parameter: Parameter | None = None
-    session_tags: Annotated[
-        Mapping[_TagKey, _TagValue],
-        AfterValidator(_tags),
-        Field(json_schema_extra={"maxProperties": MOST_TAGS}),
-    ] = Field(default_factory=dict)
-    transitive_tags: _Transitive = ()
-    source_identity: Annotated[str, Field(pattern=_SOURCE_IDENTITY)] | None = None
+    session_tags: SessionTags = Field(default_factory=dict)
+    transitive_tags: TransitiveTags = ()
+    source_identity: SourceIdentity | None = None
     external_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")] | None = None
     may_chain: bool = False
     revoke: Literal["deny", "bound"] | None = None
@@ -231,7 +187,7 @@ class AwsBlock(BaseModel):
     @property
     def transitive(self) -> tuple[str, ...]:
         """Keys of the tags that go on to further sessions."""
-        return tuple(self.session_tags) if self.transitive_tags == (_ALL,) else self.transitive_tags
+        return tuple(self.session_tags) if self.transitive_tags == (ALL,) else self.transitive_tags
 
 
 def block_of(params: Mapping[str, JsonValue]) -> AwsBlock | None:
@@ -240,8 +196,3 @@ def block_of(params: Mapping[str, JsonValue]) -> AwsBlock | None:
         return AwsBlock.model_validate(params)
     except ValidationError:  # its text repeats the input
         return None
-
-
-def json_schema() -> dict[str, Any]:
-    """Of the block, for editors."""
-    return AwsBlock.model_json_schema()

@@ -1,7 +1,7 @@
-"""The only door to boto3: bounded threads, one attempt, timeouts, and failures as values.
+"""The only door to the SDK: bounded threads, one attempt, timeouts, and failures as values.
 
 A failure is a value because an exception of botocore carries the service's words and, in the frames of
-its traceback, the request; nothing of that may reach a log (I6). boto3 is imported on first use (it
+its traceback, the request; nothing of that may reach a log (I6). The SDK is imported on first use (it
 costs 220 ms).
 """
 
@@ -10,15 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from broker.clock import Clock
 from broker.model import JsonValue
-from broker.process import read_file
+from broker.providers.aws.identity import Identity, Keys, NoKeys
 from broker.providers.aws.settings import AwsSettings
+from broker.providers.aws.sources import SESSION_SECONDS, fetch, session_of
 from broker.providers.heard import HeardTime
+
+if TYPE_CHECKING:  # it imports the SDK
+    from broker.providers.aws.sdk import Sdk
+
+MOST_CLIENTS = 256  # kept; the one that was not used for longest goes
+MOST_HUBS = 64
 
 # At DEBUG botocore logs whole answers, minted secrets included (measured).
 _LEAKING_LOGGERS = ("boto3", "botocore", "s3transfer", "urllib3")
@@ -41,15 +51,35 @@ class Failure:
         code: the service's error code, or the name of the SDK's exception. Never a message.
         status: HTTP status of the answer; 0 = no answer was read.
         sent: something may have reached the service.
+        why: of what was not sent, when it is known: constant text that says what to look at.
     """
 
     code: str
     status: int = 0
     sent: bool = True
+    why: str = ""
+
+    @property
+    def throttled(self) -> bool:
+        """The service turned the call away before it did anything. A 503 says less: it may come from in between."""
+        return self.code in _THROTTLES and 400 <= self.status < 500  # noqa: PLR2004 - HTTP's
 
 
-BUSY = Failure(code="NoFreeWorker", sent=False)
-UNREADABLE_KEY = Failure(code="SecretKeyFileUnreadable", sent=False)
+BUSY = Failure(code="NoFreeWorker", sent=False, why="no free worker, each waits for an answer")
+
+_THROTTLES = frozenset(
+    {
+        *("Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException"),
+        *("RequestLimitExceeded", "TooManyRequestsException", "SlowDown"),
+    }
+)
+# The keys are no longer what their end says, or the file beside them has changed: fetch them anew.
+_DOUBTS = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "SignatureDoesNotMatch"})
+_VIA_REFUSALS: Mapping[str, str] = {
+    "AccessDenied": "its trust policy or the broker's permissions do not allow it",
+    "ValidationError": "it is no valid role",
+    "RegionDisabledException": "STS is not active in [aws] region",
+}
 
 
 class Lane:
@@ -77,74 +107,152 @@ class Lane:
         await asyncio.to_thread(self._executor.shutdown)
 
 
-class Clients:
-    """One boto3 client per service, region and endpoint: a client costs 6 ms, a session 100 ms (measured)."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hub:
+    """A role that the broker becomes before it calls: role chaining. Without one it is itself."""
 
-    def __init__(self, settings: AwsSettings, heard: HeardTime) -> None:
+    role_arn: str = ""
+    external_id: str = ""
+    fips: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Actor:
+    """Who calls. The session is used under the lock alone."""
+
+    identity: Identity
+    session: Any
+
+
+class Clients:
+    """One client per who, service, region and endpoint: a client costs 6 ms, a session 5 to 100 ms (measured)."""
+
+    def __init__(self, settings: AwsSettings, heard: HeardTime, clock: Clock) -> None:
         quiet()
         self._settings = settings
         self._heard = heard
-        self._session: Any = None
-        self._clients: dict[tuple[str, str, str], Any] = {}
-        self._lock = threading.Lock()  # a Session is not safe for several threads, its clients are
+        self._clock = clock
+        self._patience = 1.0 + (settings.connect_timeout + settings.read_timeout).total_seconds()
+        self._made: Sdk | None = None
+        self._actors: OrderedDict[Hub, _Actor] = OrderedDict()
+        self._clients: OrderedDict[tuple[Hub, str, str, str, bool], Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self.identity = Identity(lambda: fetch(settings, self._sdk()), clock, patience=self._patience)
 
     def call(
-        self, service: str, region: str, endpoint: str, operation: str, **parameters: JsonValue
+        self,
+        service: str,
+        region: str,
+        endpoint: str,
+        operation: str,
+        *,
+        via: str = "",
+        via_external_id: str = "",
+        fips: bool = False,
+        **parameters: JsonValue,
     ) -> Mapping[str, JsonValue] | Failure:
-        """One request, on the calling thread. Every failure is a value."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        """One request, on the calling thread. Every failure is a value. `via`: as that role."""
+        from botocore.exceptions import BotoCoreError
 
+        hub = Hub(role_arn=via, external_id=via_external_id, fips=fips) if via else Hub()
         try:
-            client = self._client(service, region, endpoint)
-        except (OSError, UnicodeDecodeError):
-            return UNREADABLE_KEY
+            actor, client = self._client(hub, service, region, endpoint, fips=fips)
+            keys = actor.identity.keys()
+        except NoKeys as problem:
+            return Failure(code=problem.code, sent=False, why=problem.why)
         except (BotoCoreError, ValueError) as error:
             return Failure(code=type(error).__name__, sent=False)
-        try:
-            answer: Mapping[str, JsonValue] = getattr(client, operation)(**parameters)
-        except ClientError as error:
-            self._hear(error.response)
-            return _refusal(error.response)
-        except BotoCoreError as error:
-            name = type(error).__name__
-            return Failure(code=name, sent=name not in _UNSENT)
-        except Exception as error:  # noqa: BLE001 - a parser's or a hook's own error: the request may have been sent
-            return Failure(code=type(error).__name__)
-        self._hear(answer)
+        answer = asked(partial(getattr(client, operation), **parameters), self._hear)
+        if isinstance(answer, Failure) and answer.code in _DOUBTS:
+            actor.identity.doubt(keys)
         return answer
 
     def _hear(self, answer: Mapping[str, Any]) -> None:
         self._heard.hear(str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")))
 
-    def _client(self, service: str, region: str, endpoint: str) -> Any:
-        key = (service, region, endpoint)
+    def _client(self, hub: Hub, service: str, region: str, endpoint: str, *, fips: bool) -> tuple[_Actor, Any]:
+        key, sdk = (hub, service, region, endpoint, fips), self._sdk()
         with self._lock:
+            actor = self._actor(hub, sdk)
             if key not in self._clients:
-                self._clients[key] = self._make(*key)
-            return self._clients[key]
+                self._clients[key] = sdk.client(actor.session, service, region, endpoint, fips=fips)
+                if len(self._clients) > MOST_CLIENTS:
+                    self._clients.popitem(last=False)  # a call under way goes on with it
+            self._clients.move_to_end(key)
+            return actor, self._clients[key]
 
-    def _make(self, service: str, region: str, endpoint: str) -> Any:
-        import boto3
-        from botocore.config import Config
+    def _actor(self, hub: Hub, sdk: Sdk) -> _Actor:
+        if hub not in self._actors:
+            identity = self.identity
+            if hub.role_arn:
+                identity = Identity(lambda: self._assume(hub), self._clock, patience=self._patience)
+            self._actors[hub] = _Actor(identity, sdk.session(identity))
+            if len(self._actors) > MOST_HUBS:
+                gone, _ = self._actors.popitem(last=False)
+                for key in [key for key in self._clients if key[0] == gone]:
+                    del self._clients[key]
+        self._actors.move_to_end(hub)
+        return self._actors[hub]
 
-        quiet()
+    def _assume(self, hub: Hub) -> Keys:
+        """A session of the hub's role. Raises NoKeys."""
         settings = self._settings
-        if self._session is None:
-            key_file = settings.secret_access_key_file
-            key = read_file(key_file).decode().strip() if key_file else None
-            self._session = boto3.Session(aws_access_key_id=settings.access_key_id or None, aws_secret_access_key=key)
-        config = Config(
-            connect_timeout=settings.connect_timeout.total_seconds(),
-            read_timeout=settings.read_timeout.total_seconds(),
-            # boto3's default sends three AssumeRole calls on a timeout, 5xx or throttle (measured).
-            retries={"mode": "standard", "total_max_attempts": 1},
-            max_pool_connections=max(settings.mint_workers, settings.revoke_workers),
+        extra = {"ExternalId": hub.external_id} if hub.external_id else {}
+        answer = self.call(
+            "sts",
+            settings.sts_region,
+            settings.endpoint_url,
+            "assume_role",
+            fips=hub.fips,
+            RoleArn=hub.role_arn,
+            RoleSessionName=settings.hub_session,
+            DurationSeconds=SESSION_SECONDS,
+            **extra,
         )
-        return self._session.client(service, region_name=region, endpoint_url=endpoint or None, config=config)
+        if isinstance(answer, Failure):
+            why = answer.why or _VIA_REFUSALS.get(answer.code, "STS refused it, or gave no answer")
+            raise NoKeys(f"the role of `via` cannot be assumed: {why}", "ViaRefused")
+        keys = session_of(answer)
+        if keys is None:
+            raise NoKeys("the role of `via` cannot be assumed: the answer holds no whole session", "ViaRefused")
+        return keys
+
+    def _sdk(self) -> Sdk:
+        with self._lock:
+            if self._made is None:
+                from broker.providers.aws.sdk import Sdk
+
+                quiet()
+                self._made = Sdk(self._settings)
+            return self._made
+
+
+def asked(
+    operation: Callable[[], Mapping[str, JsonValue]], hear: Callable[[Mapping[str, Any]], None]
+) -> Mapping[str, JsonValue] | Failure:
+    """One call of the SDK, with its failure as a value. `hear`: is given whatever a service answered."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        answer = operation()
+    except NoKeys as problem:  # they ended just now; a request is signed before it is sent
+        return Failure(code=problem.code, sent=False, why=problem.why)
+    except ClientError as error:
+        hear(error.response)
+        return _refusal(error.response)
+    except BotoCoreError as error:
+        name = type(error).__name__
+        return Failure(code=name, sent=name not in _UNSENT)
+    except Exception as error:  # noqa: BLE001 - a parser's or a hook's own error: the request may have been sent
+        return Failure(code=type(error).__name__)
+    hear(answer)
+    return answer
 
 
 def quiet() -> None:
     """Keep the SDK's loggers, and those below them that were set apart, above DEBUG."""
+    # It logs a failed refresh with its exception, whose text is what a credential_process printed (read).
+    logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
     for name in (*_LEAKING_LOGGERS, *logging.root.manager.loggerDict):
         if name.partition(".")[0] not in _LEAKING_LOGGERS:
             continue

@@ -10,6 +10,7 @@ from broker.providers.aws.block import block_of
 from broker.providers.aws.compile import timestamp
 from broker.providers.aws.cutoff import SKEW
 from broker.providers.aws.denylist import Denied, DenyList
+from broker.providers.aws.probes import Prober
 from broker.providers.base import (
     DENY_WRITTEN_AT,
     LeaseRef,
@@ -24,26 +25,37 @@ from broker.providers.base import (
 class Ending:
     """Of sessions that were seen, and of those that may exist."""
 
-    def __init__(self, denies: DenyList, clock: Clock) -> None:
+    def __init__(self, denies: DenyList, prober: Prober, clock: Clock) -> None:
         self._denies = denies
+        self._prober = prober
         self._clock = clock
 
     async def revoke(self, ref: LeaseRef) -> Progress:
-        """Deny the session on its role, unless only its time may end it. Never evidence."""
+        """Deny the session on its role, unless only its time may end it. The evidence is its probe's, if it has one."""
         block = block_of(ref.params)
         if block is None:
             raise ProviderError("the lease's aws block cannot be read")
+        if block.stored:  # the value lives on; its session was dropped after the read
+            return Progress(evidence=Evidence.ACCESS_ENDED)
         if block.revoke == "bound":
             return Progress(step=Denied.WAITING_FOR_BOUND.value)
+        if block.probe is not None:
+            await self._prober.before_deny(ref.lease_id)
         result = await self._denies.deny(block, ref.lease_id, ref.expires_at)
-        refs: Mapping[str, JsonValue] = {}
-        if result.at is not None:
-            refs = {"deny_policy": result.policy, DENY_WRITTEN_AT: timestamp(result.at)}
-        return Progress(step=result.state.value, refs=refs)
+        if result.at is None:
+            return Progress(step=result.state.value)
+        refs: Mapping[str, JsonValue] = {"deny_policy": result.policy, DENY_WRITTEN_AT: timestamp(result.at)}
+        if block.probe is None:
+            return Progress(step=result.state.value, refs=refs)
+        look = await self._prober.after_deny(ref.lease_id)
+        step = f"{result.state.value}, {look.hopeless.value}" if look.hopeless else result.state.value
+        return Progress(evidence=look.evidence, step=step, refs=refs, again=look.again)
 
-    async def probe(self, ref: LeaseRef) -> Evidence | None:  # noqa: ARG002 - of the Protocol
-        """Nothing proves a session dead before its bound: the broker keeps no credential to try."""
-        return None
+    async def probe(self, ref: LeaseRef) -> Evidence | None:
+        """Looks, once its deny is written and when it is time to; None without a probe."""
+        if DENY_WRITTEN_AT not in ref.refs:
+            return None
+        return (await self._prober.after_deny(ref.lease_id)).evidence
 
     async def settle(self, ref: LeaseRef) -> Settlement:
         """Deny the session by its name, seen or not. Only time is evidence, and time is the engine's."""

@@ -14,7 +14,7 @@ from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.compile import timestamp
 from broker.providers.aws.request import assume_role
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import Minted, MintInDoubt, MintOrder, MintRefused
+from broker.providers.base import Contact, Minted, MintInDoubt, MintOrder, MintRefused
 from broker.secret import Secret
 
 # (status, code) after which nothing was minted. Anything else may have been: a 5xx, a proxy's 403.
@@ -76,6 +76,8 @@ class Minting:
 
 def _unminted(failure: Failure) -> MintRefused | MintInDoubt:
     if not failure.sent:
-        return MintRefused("AssumeRole was not sent: no connection, no credentials of the broker, or no free worker")
+        return MintRefused(f"AssumeRole was not sent: {failure.why or 'there is no connection'}", Contact.NOT_ASKED)
+    if failure.throttled:
+        return MintRefused("AWS refused AssumeRole: too many calls", Contact.FAILED)
     text = REFUSALS.get((failure.status, failure.code))
     return MintInDoubt("AssumeRole gave no definite answer") if text is None else MintRefused(text)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 from broker.clock import Clock
-from broker.model import Evidence, JsonValue
+from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws.asks import Asks
+from broker.providers.aws.block import block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.cutoff import CutOff
 from broker.providers.aws.denylist import DenyList
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.minting import REFUSALS, Minting
+from broker.providers.aws.probes import PROBES, Prober
 from broker.providers.aws.rights import Rights
 from broker.providers.aws.roles import Roles, Survey
+from broker.providers.aws.sessions import SessionCalls
 from broker.providers.aws.settings import AwsSettings
+from broker.providers.aws.static import Static
 from broker.providers.base import (
     DeclaredScope,
     Findings,
@@ -64,32 +69,52 @@ class AwsProvider:
         self._settings = settings
         self._clock = clock
         self._heard = HeardTime(clock)
-        self._clients = Clients(settings, self._heard)
+        self._clients = Clients(settings, self._heard, clock)
         patience = settings.connect_timeout.total_seconds()
         self._mints = Lane("mint", settings.mint_workers, patience)
         self._revokes = Lane("revoke", settings.revoke_workers, patience)
         self._denies = DenyList(iam=self._iam, installation=settings.installation, epoch=epoch, clock=clock)
         self._minting = Minting(settings, self._clients, self._mints, clock)
-        self._ending = Ending(self._denies, clock)
         self._roles = roles or Roles()
         self._asks = Asks(settings, self._clients, mints=self._mints, revokes=self._revokes)
         self._survey = Survey(self._roles, self._asks.iam)
+        self._probes = SessionCalls("probe", replace(settings, **PROBES))
+        self._prober = Prober(self._probes.call, clock)
+        self._reads = SessionCalls("read", settings)
+        limit = settings.connect_timeout + settings.read_timeout
+        self._static = Static(self._minting.mint, self._reads.call, clock, self._heard.now, limit=limit)
+        self._ending = Ending(self._denies, self._prober, clock)
 
     def time_heard(self) -> datetime | None:
         """AWS's time: `KnowsTime`."""
         return self._heard.now()
 
+    def login_left(self) -> float | None:
+        """The broker's own credentials: `KnowsLogin`."""
+        return self._clients.identity.left()
+
+    def login_ends(self) -> datetime | None:
+        """The same: `KnowsLogin`."""
+        return self._clients.identity.ends_at
+
     async def close(self) -> None:
         await self._denies.close()
-        await self._mints.close()
-        await self._revokes.close()
+        self._prober.close()
+        for lane in (self._mints, self._revokes, self._probes, self._reads):
+            await lane.close()
 
     # --- one lease ---
 
     async def mint(self, order: MintOrder) -> Minted:
-        """One AssumeRole."""
+        """One AssumeRole, and for a static scope one read with it."""
         self._roles.must_keep_promise(order.ref)
-        return await self._minting.mint(order)
+        block = block_of(order.ref.params)
+        if block is not None and block.stored:
+            return await self._static.mint(order, block)
+        minted = await self._minting.mint(order)
+        if block is not None and block.probe and isinstance(minted.credential, AwsSession):
+            self._prober.keep(order.ref, block.probe.call, block.probe.arguments, minted.credential)
+        return minted
 
     async def revoke(self, ref: LeaseRef) -> Progress:
         """Push, then look."""
@@ -99,8 +124,11 @@ class AwsProvider:
         """Looks only."""
         return await self._ending.probe(ref)
 
-    async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:  # noqa: ARG002 - of the Protocol
-        """Whether it landed or not, it is denied by its name."""
+    async def settle(self, ref: LeaseRef, *, final: bool) -> Settlement:
+        """Whether it landed or not, a session is denied by its name; a stored value was never handed out."""
+        block = block_of(ref.params)
+        if block is not None and block.stored:
+            return self._static.settle(ref, final=final)
         return await self._ending.settle(ref)
 
     # --- after lost state ---
@@ -137,6 +165,8 @@ class AwsProvider:
         answer = await self._mints.run(partial(self._clients.call, "sts", region, endpoint, "get_caller_identity"))
         if not isinstance(answer, Failure) or answer.status == 405:  # noqa: PLR2004 - Ceph's STS has no such call
             return []
+        if answer.why:
+            return [f"aws: {answer.why}"]
         where = endpoint or f"STS in {region}"
         if (answer.status, answer.code) in REFUSALS:
             return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from broker.model import Remark
 from broker.providers.aws.block import AwsBlock
@@ -21,6 +22,15 @@ _RESOURCE = (
     "For the few actions that AWS takes with * only (list-all calls), use a statement of their own with just those."
 )
 _NOT = "A Not… element allows everything else, also what AWS invents next year. Name what is allowed; deny the rest if needed."
+_MANAGED = (
+    "AWS joins all session policies of a session: an allow in one is enough, a deny in one denies. The denies that stepcred adds "
+    "hold for all of them. Leave statements out if the managed policies say everything."
+)
+_TRANSITIVE = "Say may_chain: true if sessions are to be made from this one, or leave transitive_tags out."
+_ENDS = (
+    "Leave it to a role that no workflow has, or name resources that exclude this role and its users: a deny on the role is how "
+    "a session is ended early, and nothing ends an access key."
+)
 _FITS = (
     f"AWS takes {POLICY_CHARACTERS:,} characters of session policies, and a packed size besides, of policies, their ARNs and "
     "session tags together, which is estimated here: how AWS packs is only known by trying, as check --live does. "
@@ -28,12 +38,29 @@ _FITS = (
 )
 
 
+# What lets a session undo its own end, or make credentials that outlive it. STS's own calls are denied.
+_OUTLIVE = {
+    **dict.fromkeys(("iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole"), "take a deny off a role"),
+    **dict.fromkeys(
+        ("iam:CreateAccessKey", "iam:CreateLoginProfile", "iam:CreateServiceSpecificCredential"),
+        "make a login that outlives the session",
+    ),
+}
+
+
 def remarks(block: AwsBlock) -> Iterator[Remark]:
     """Every one."""
     for number, statement in enumerate(block.statements):
         if statement.Effect == "Allow":
             yield from _wide(statement, number)
+            yield from _outliving(statement, number)
     yield from _size(block)
+    if block.policy_arns:
+        message = "what these policies allow is added to what statements allow"
+        yield Remark(path=("policy_arns",), rule="managed-policies", message=message, help=_MANAGED, note=True)
+    if block.transitive and not block.may_chain:
+        message = "no session is made from this one, so no tag goes on"
+        yield Remark(path=("transitive_tags",), rule="idle-transitive-tags", message=message, help=_TRANSITIVE)
 
 
 def _wide(statement: Statement, number: int) -> Iterator[Remark]:
@@ -53,6 +80,17 @@ def _wide(statement: Statement, number: int) -> Iterator[Remark]:
     if statement.NotResource:
         message = f"allows it everywhere but on {', '.join(statement.NotResource)}"
         yield Remark(path=("statements", number, "NotResource"), rule="not-resource", message=message, help=_NOT)
+
+
+def _outliving(statement: Statement, number: int) -> Iterator[Remark]:
+    """Patterns that are wider than `Service:*` are told as such."""
+    for action in statement.Action or ():
+        if not set(action.rpartition(":")[2]) - {"*"}:
+            continue
+        able = {what: name for name, what in _OUTLIVE.items() if fnmatchcase(name.lower(), action.lower())}
+        for what, name in able.items():
+            message = f"allows {name}: the session may {what}"
+            yield Remark(path=("statements", number, "Action"), rule="outlives-its-end", message=message, help=_ENDS)
 
 
 def _size(block: AwsBlock) -> Iterator[Remark]:

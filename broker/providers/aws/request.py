@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from datetime import datetime
 
 from broker.model import JsonValue
-from broker.providers.aws.block import LEASE, AwsBlock
+from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import PolicyTooLargeError, session_policy
 from broker.providers.aws.size import UNFILLED
+from broker.providers.aws.tags import LEASE, is_source_identity, is_value
 from broker.providers.base import MintOrder, MintRefused
 
 SHORTEST_SESSION = 900  # seconds; STS's limit. The session policy's bound makes a lease shorter
-
-# STS's own limits; the block's are on texts with templates.
-_TAG_VALUE = re.compile(r"[A-Za-z0-9 _.:/=+@-]{0,256}", re.ASCII)
-_SOURCE_IDENTITY = re.compile(r"[A-Za-z0-9_+=,.@-]{2,64}", re.ASCII)
 
 
 def assume_role(
@@ -60,13 +56,13 @@ def _policy(block: AwsBlock, end: datetime) -> str:
 
 def _tags(block: AwsBlock) -> JsonValue:
     for value in block.session_tags.values():
-        if not _TAG_VALUE.fullmatch(value):
+        if not is_value(value):
             raise MintRefused("a session tag's value, filled, is not one that STS takes")
     return [{"Key": key, "Value": value} for key, value in block.session_tags.items()]
 
 
 def _source_identity(said: str, lease_id: str) -> str:
     value = lease_id if said == LEASE else said
-    if not _SOURCE_IDENTITY.fullmatch(value):
+    if not is_source_identity(value):
         raise MintRefused("the source identity, filled, is not one that STS takes: 2 to 64 characters")
     return value

@@ -7,16 +7,17 @@ from datetime import timedelta
 
 from pydantic import ValidationError
 
-from broker.model import JsonValue, Remark, Revocability, Tier
-from broker.providers.aws.block import AwsBlock, json_schema
+from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
+from broker.providers.aws.block import OF_EARLY_ENDS, AwsBlock
 from broker.providers.aws.compile import too_long
+from broker.providers.aws.joint import joint_remarks
 from broker.providers.aws.mistakes import Problem, problems
+from broker.providers.aws.probe_calls import mistake
 from broker.providers.aws.reading import parameter_arn
 from broker.providers.aws.remarks import remarks
 from broker.providers.aws.roles import Roles
+from broker.providers.aws.schema import json_schema
 from broker.providers.aws.size import SHORTEST, advice, measured
-
-_OF_DENIES = frozenset({"probe", "when_full"})
 
 
 class AwsScope:
@@ -34,6 +35,8 @@ class AwsScope:
             good = AwsBlock.model_validate(block)
         except ValidationError as error:
             return problems(error.errors(include_url=False, include_input=False))
+        if good.probe and (wrong := mistake(good.probe.call, good.probe.arguments)):
+            return [(("probe",), wrong)]
         size = measured(good, SHORTEST)
         if size.over:
             return [(size.part, f"{too_long(size.characters)}; {size.longest}: {advice(good)}")]
@@ -46,7 +49,7 @@ class AwsScope:
         """
         made = AwsBlock.model_validate(block)
         if not made.stored and self._roles.why_not(made):
-            return {**{key: value for key, value in block.items() if key not in _OF_DENIES}, "revoke": "bound"}
+            return {**{key: value for key, value in block.items() if key not in OF_EARLY_ENDS}, "revoke": "bound"}
         if made.stored or made.revoke:
             return block
         early = tier is not Tier.LOW or made.probe or "when_full" in made.model_fields_set
@@ -94,6 +97,10 @@ class AwsScope:
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
         """Statements without edges, and a policy that might not fit; templates count 64 characters each."""
         return list(remarks(AwsBlock.model_validate(block)))
+
+    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:
+        """Of scopes that share a role."""
+        return list(joint_remarks(blocks))
 
     def json_schema(self) -> JsonValue:
         """Of the block."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -95,6 +95,13 @@ class Login:
         if session is None:
             return 0.0 if self._failure else None
         return (session.ends_at - now) / session.whole if session.whole else None
+
+    def ends(self) -> datetime | None:
+        """When the token ends, as far as the clock goes on as it does. None: there is none, or it has no end."""
+        session = self._session
+        if session is None or not session.whole:
+            return None
+        return self._clock.now() + timedelta(seconds=session.ends_at - self._clock.monotonic())
 
     async def session(self) -> Session:
         """A session that still has life in it. Waits for a login only when there is none. Raises LoginFailed."""

@@ -101,6 +101,10 @@ class VaultProvider:
         """The broker's own token: `KnowsLogin`."""
         return self._login.left()
 
+    def login_ends(self) -> datetime | None:
+        """The same: `KnowsLogin`."""
+        return self._login.ends()
+
     def foresee(self) -> Mapping[str, JsonValue]:
         """`Foresees`: a mint in doubt is looked for where it was asked for, and by that server's clock."""
         return self._minting.foresee(self._login.held)

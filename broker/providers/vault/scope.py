@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from broker.model import JsonValue, Remark, Revocability, Tier
+from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
 
 # Every segment is allow-listed: role_name='../../../sys/seal' was seen to request /v1/sys/seal (measured).
 SEGMENT = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
@@ -224,6 +224,10 @@ class VaultScope:
 
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:  # noqa: ARG002 - as the protocol has it
         """What a role may do is said in the server."""
+        return []
+
+    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:  # noqa: ARG002 - as the protocol has it
+        """Each lease has a token of its own."""
         return []
 
     def json_schema(self) -> JsonValue:

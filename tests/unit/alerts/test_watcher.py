@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -143,15 +143,31 @@ class Login:
     def login_left(self) -> float | None:
         return self.left
 
+    def login_ends(self) -> datetime | None:
+        return datetime(2026, 11, 22, 13, tzinfo=UTC) if self.left else None
+
+    def belongs_to(self, provider: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("login_left", "login_ends"):
+            monkeypatch.setattr(provider, name, getattr(self, name), raising=False)
+
 
 async def test_a_login_of_the_broker_that_is_not_replaced(watched: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     login = Login()
-    monkeypatch.setattr(watched.world.provider, "login_left", login.login_left, raising=False)
+    login.belongs_to(watched.world.provider, monkeypatch)
     assert await watched.look() == {}
     for login.left in (0.1, 0.0, -3.0):
         assert await watched.look() == {"token-ends": [{"provider": "fake"}]}
     for login.left in (1.0, None):
         assert await watched.look() == {}
+
+
+async def test_when_a_login_of_the_broker_ends_is_a_metric(watched: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    login, registry = Login(), watched.world.core.metrics.registry
+    login.belongs_to(watched.world.provider, monkeypatch)
+    for login.left, at in ((0.5, 1795352400.0), (0.0, 0.0)):
+        await watched.look()
+        found = registry.get_sample_value("stepcred_provider_login_ends_seconds", {"provider": "fake"})
+        assert found == at
 
 
 async def test_leases_that_should_be_dead_or_are_in_doubt(watched: Desk) -> None:
@@ -350,7 +366,7 @@ async def test_a_condition_that_fails_resolves_nothing_and_keeps_no_other_back(
     watched: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     login = Login()
-    monkeypatch.setattr(watched.world.provider, "login_left", login.login_left, raising=False)
+    login.belongs_to(watched.world.provider, monkeypatch)
     login.left = 0.0
     assert list(await watched.look()) == ["token-ends"]
 

@@ -84,6 +84,26 @@ async def test_a_provider_is_asked_again_before_the_bound_only_if_it_wants_to_lo
     assert (row.state, row.evidence) == (LeaseState.REVOKED, Evidence.PROBE_DENIED)
 
 
+async def test_a_look_that_is_due_is_not_put_off_by_the_looks_before_it(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many looks are made while a deny spreads. None of them has failed."""
+    opened = await broker.begin(["timed"])
+    await broker.issue(opened.handle, "timed")
+    again = timedelta(seconds=5)
+    monkeypatch.setattr(timed, "revoke", answering(Progress(step="DENY_WRITTEN", again=again)))
+    monkeypatch.setattr("broker.leases.ending.LONE_CAP", 60.0)  # as if many waited
+    await broker.end(opened.handle, wait=0)
+    (lease, *_) = await broker.leases()
+    await broker.until(lambda: _asked(broker, lease.id))
+    ending = Ending(broker.core)
+    for _ in range(9):
+        await ending.attempt(await broker.lease(lease.id))
+    row = await broker.lease(lease.id)
+    assert row.next_try_at is not None
+    assert (row.next_try_at - broker.clock.now()).total_seconds() == pytest.approx(5, abs=1)
+
+
 async def _asked(broker: World, lease_id: str) -> bool:
     return (await broker.lease(lease_id)).last_problem == "DENY_WRITTEN"
 

@@ -12,7 +12,7 @@ from broker.errors import Reason, StoreFull
 from broker.leases import committing, minting
 from broker.leases.committing import Commit
 from broker.model import EndReason, LeaseState
-from broker.providers.base import LeaseRef, Minted, MintOrder, Progress
+from broker.providers.base import Contact, LeaseRef, Minted, MintOrder, MintRefused, Progress
 from tests.fakes.provider import FakeProvider
 from tests.fakes.world import MAP, World, refusal
 
@@ -91,6 +91,23 @@ async def test_mints_that_hang_open_the_breaker(broker: World, monkeypatch: pyte
     opened = await broker.begin()
     assert "took too long" in str((await refusal(broker.issue(opened.handle))).about["why"])
     assert len(failed) == 1
+
+
+@pytest.mark.parametrize(("contact", "counted"), [(Contact.FAILED, 1), (Contact.ANSWERED, 0), (Contact.NOT_ASKED, 0)])
+async def test_a_refused_mint_counts_for_the_breaker_when_the_provider_cannot(
+    broker: World, monkeypatch: pytest.MonkeyPatch, contact: Contact, counted: int
+) -> None:
+    failed: list[str] = []
+    monkeypatch.setattr(broker.core.breakers["fake"], "failed", lambda lease_id, **_: failed.append(lease_id))
+
+    async def throttled(*_: object) -> Minted:
+        raise MintRefused("too many calls", contact)
+
+    monkeypatch.setattr(FakeProvider, "mint", throttled)
+    opened = await broker.begin()
+    assert "too many calls" in str((await refusal(broker.issue(opened.handle))).about["why"])
+    (row,) = await broker.leases()
+    assert (row.state, len(failed)) == (LeaseState.VOID, counted)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from broker.model import JsonValue, Remark, Revocability, ScopeKind, Tier
+from broker.model import JsonValue, NamedBlock, Remark, Revocability, ScopeKind, Tier
 
 
 @dataclass
@@ -42,6 +42,9 @@ class FakeKind:
         if block.get("data") != "odd":
             return []
         return [Remark(path=("data",), rule="odd-data", message="its data is odd", help="Make it even.")]
+
+    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:
+        return []
 
     def json_schema(self) -> JsonValue:
         return {

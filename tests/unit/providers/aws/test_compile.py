@@ -1,9 +1,10 @@
-"""Golden files: golden/NAME.yaml is an operator's block, golden/NAME.json the policy made of it."""
+"""Golden files: golden/NAME.yaml is an operator's block, golden/NAME.json the AssumeRole made of it."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from broker.model import JsonValue
+from broker.policy.templates import fill
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import PolicyTooLargeError, session_policy
+from broker.providers.aws.request import assume_role
+from broker.providers.aws.scope import AwsScope
+from tests.unit.providers.aws.orders import order
 
 GOLDEN = Path(__file__).parent / "golden"
 BOUND = datetime(2026, 11, 23, 10, 5, tzinfo=UTC)
+VALUES = {"workflow": "nightly-etl", "run": "r42", "step": "load"}
 
 
 def block(**changes: Any) -> AwsBlock:
@@ -33,13 +40,28 @@ def statements(policy: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.yaml")))
-def test_compiles_to_the_golden_policy(name: str) -> None:
+def test_compiles_to_the_golden_request(name: str) -> None:
+    """The keys of AssumeRole, in the policy's place what it says; written anew with GOLDEN_WRITE=1."""
     scope = YAML(typ="safe").load((GOLDEN / f"{name}.yaml").read_text())
-    policy = session_policy(AwsBlock.model_validate(scope), BOUND)
+    assert list(AwsScope().validate(scope)) == []
+    filled = AwsBlock.model_validate(fill(scope, VALUES))
+    request = assume_role(filled, order(), BOUND - timedelta(minutes=5))
+    found = pretty(request | {"Policy": json.loads(request["Policy"])})
     golden = GOLDEN / f"{name}.json"
     if os.environ.get("GOLDEN_WRITE"):
-        golden.write_text(json.dumps(json.loads(policy), indent=2) + "\n")
-    assert json.loads(policy) == json.loads(golden.read_text())
+        golden.write_text(found)
+    assert found == golden.read_text()
+
+
+def pretty(request: Mapping[str, JsonValue]) -> str:
+    """A line for each key, and for each statement."""
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in request.items() if key != "Policy"]
+    policy = request["Policy"]
+    each = ",\n".join(f"      {json.dumps(one)}" for one in policy["Statement"])
+    lines.append(
+        f'  "Policy": {{\n    "Version": {json.dumps(policy["Version"])},\n    "Statement": [\n{each}\n    ]\n  }}'
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 @pytest.mark.parametrize("changes", [{}, {"may_chain": True}, {"regions": [], "any_region": True}])

@@ -1,0 +1,109 @@
+"""A bucket on a real STS, daemons that give out sessions of a role for it, and what such a session can still do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from tests.support.ceph import CephServer
+from tests.support.daemon import TRUST_DOMAIN, Deployment
+
+BUCKET = "lake"
+ROLE_CHARACTERS = 10_240  # of all inline policies of a role, by AWS's count; Ceph takes any number (measured)
+# The front door's own bounds are what other tests are about.
+MORE: Mapping[str, Any] = {
+    "limits": {"request_rate": 1e6, "request_burst": 1_000_000},
+    "log": {"level": "info"},
+}
+
+
+def scope_map(role_arn: str, *, ttl: str = "3m", tier: str = "elevated", more: str = "", scopes: str = "") -> str:
+    """One scope `lake` for the workflows team0, team1, …; `more`: keys of its aws block; `scopes`: others beside it."""
+    return f"""
+version: 1
+environment: dev
+trust_domain: {TRUST_DOMAIN}
+workloads:
+  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}
+scopes:
+  lake:
+    aws:
+      role_arn: {role_arn}
+      any_region: true
+      statements:
+        - {{Effect: Allow, Action: "s3:ListBucket", Resource: "arn:aws:s3:::{BUCKET}"}}
+        - {{Effect: Allow, Action: ["s3:GetObject", "s3:PutObject"], Resource: "arn:aws:s3:::{BUCKET}/{{workflow}}/*"}}
+{more}
+    ttl: {ttl}
+    tier: {tier}
+{scopes}
+tiers:
+  elevated: {{hourly: 100000, budget: 100}}
+grants:
+  teams: {{workloads: [load], workflows: [team0, team1, team2, team3], scopes: [lake{", other" if "  other:" in scopes else ""}], max_step: 2h}}
+"""
+
+
+PROBE = f'      probe: {{call: "s3:ListObjectsV2", with: {{Bucket: {BUCKET}, MaxKeys: 1}}}}'
+
+
+@dataclass
+class Lake:
+    """One Ceph, for as many daemons as somebody likes."""
+
+    ceph: CephServer
+    folder: Path
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.key_file = self.folder / "aws.key"
+        self.key_file.touch(mode=0o600)
+        self.key_file.write_text(self.ceph.secret_access_key)
+
+    def create_bucket(self) -> None:
+        """Once for the server; the owner may make it again."""
+        self.ceph.create_bucket(BUCKET)
+
+    def role(self, name: str) -> str:
+        """A role that may do everything with S3; its ARN."""
+        return self.ceph.create_role(name)
+
+    def deployment(self, text: str, *, timings: Mapping[str, str] | None = None, **aws: Any) -> Deployment:
+        """A new daemon's files. `aws`: more of its [aws] section. Its steps may be silent for minutes."""
+        section = {
+            "region": self.ceph.region,
+            "endpoint_url": self.ceph.url,
+            "access_key_id": self.ceph.access_key_id,
+            "secret_access_key_file": str(self.key_file),
+            "accept_unbounded_roles": True,  # Ceph knows no boundaries (measured)
+            **aws,
+        }
+        times = {"silence_bound": "10m", "claim_window": "10m", **(timings or {})}
+        return Deployment(self.folder / f"daemon{next(self._numbers)}", text, aws=section, timings=times, more=MORE)
+
+    def tries(self, session: Any, *, prefix: str = "") -> str:
+        """List the bucket with the credential of an IssueCredential answer: "" when it may, else the refusal's code."""
+        s3 = self.ceph.client(
+            "s3",
+            aws_access_key_id=session.access_key_id,
+            aws_secret_access_key=session.secret_access_key,
+            aws_session_token=session.session_token,
+        )
+        try:
+            s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix, MaxKeys=1)
+        except ClientError as error:
+            return str(error.response.get("Error", {}).get("Code", "")) or str(error.response.get("Code", "unknown"))
+        finally:
+            s3.close()
+        return ""
+
+    def inline_characters(self, role: str) -> int:
+        """Of the role's inline policies together, as AWS counts them."""
+        policies = self.ceph.role_policies(role)
+        return sum(len(json.dumps(one, separators=(",", ":"))) for one in policies.values())

@@ -1,0 +1,125 @@
+"""One minute on one role of a real STS: 300 steps end, their sessions with them, and nobody else's.
+
+What the daemon says is held against what the sessions can do: nothing may be reported dead that still works.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from broker.model import Evidence, Lease, LeaseState
+from tests.e2e.lake import PROBE, ROLE_CHARACTERS, Lake, scope_map
+from tests.e2e.wire import Wire, wire
+from tests.support.ceph import CephServer
+from tests.support.daemon import Deployment
+from tests.support.processes import wait_until
+
+TEAMS = 4  # agents: one alone may not fill a role's list
+STEPS = 300
+STAY = 8  # steps of the same role that go on
+WITHIN = 60.0  # seconds for all the ends
+PROVEN = 120.0  # seconds after that, until each is proven: three refusals, five seconds apart, of 300 sessions
+
+
+@pytest.fixture(scope="module")
+def lake(ceph: CephServer, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    made = Lake(ceph=ceph, folder=tmp_path_factory.mktemp("lake"))
+    made.create_bucket()
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What one step holds."""
+
+    team: int
+    handle: str
+    lease_id: str
+    session: Any  # of the wire; a secret, and a throw-away one
+
+
+@dataclass
+class Watch:
+    """Looks all the time at the role's policies, and at what is reported dead."""
+
+    lake: Lake
+    role: str
+    deployment: Deployment
+    held: dict[str, Held]
+    largest: int = 0  # characters of the role's inline policies
+    reported: dict[str, Evidence | None] = field(default_factory=dict)
+    lies: list[str] = field(default_factory=list)  # leases that were reported dead and worked
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        while not self.stop.wait(0.25):
+            self.look()
+
+    def look(self) -> None:
+        self.largest = max(self.largest, self.lake.inline_characters(self.role))
+        for lease in rows(self.deployment):
+            if lease.state.terminal and lease.id in self.held and lease.id not in self.reported:
+                self.reported[lease.id] = lease.evidence
+                if self.lake.tries(self.held[lease.id].session) != "AccessDenied":
+                    self.lies.append(lease.id)
+
+
+def rows(deployment: Deployment) -> list[Lease]:
+    with deployment.store() as store:
+        return store.read(lambda tx: tx.leases_in(*LeaseState))
+
+
+@pytest.fixture
+def teams(lake: Lake) -> Iterator[tuple[Deployment, list[Wire]]]:
+    deployment = lake.deployment(scope_map(lake.role("minute"), ttl="5m", more=PROBE))
+    with ExitStack() as stack:
+        stack.enter_context(deployment.daemon())
+        agents = [deployment.agent(f"workflow/team{n}/step/load") for n in range(TEAMS)]
+        yield deployment, [stack.enter_context(wire(deployment, creds)) for creds in agents]
+
+
+def begin(client: Wire, team: int, number: int) -> Held:
+    handle = client.begin(f"r{number}", "lake", workflow=f"team{team}")
+    answer = client.issue(handle, "lake")
+    client.heartbeat(handle, answer.lease.lease_id)
+    return Held(team=team, handle=handle, lease_id=answer.lease.lease_id, session=answer.credential.aws_session)
+
+
+def test_three_hundred_step_ends_in_a_minute_kill_their_sessions_and_no_others(
+    lake: Lake, teams: tuple[Deployment, list[Wire]]
+) -> None:
+    deployment, clients = teams
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: begin(clients[n % TEAMS], n % TEAMS, n), range(STEPS + STAY)))
+        ending, staying = made[:STEPS], made[STEPS:]
+        assert {lake.tries(one.session) for one in made} == {""}
+        watch = Watch(lake, "minute", deployment, {one.lease_id: one for one in ending})
+        watching = threading.Thread(target=watch.run)
+        watching.start()
+        try:
+            begun = time.monotonic()
+            answers = list(pool.map(lambda one: clients[one.team].end(one.handle, wait=0), ending))
+            took = time.monotonic() - begun
+            for one in staying:
+                clients[one.team].heartbeat(one.handle, one.lease_id)
+            assert took < WITHIN
+            wait_until(lambda: len(watch.reported) == STEPS, within=PROVEN, what="every session proven dead")
+        finally:
+            watch.stop.set()
+            watching.join()
+    assert watch.lies == []
+    assert set(watch.reported.values()) == {Evidence.PROBE_DENIED}
+    assert watch.largest <= ROLE_CHARACTERS
+    assert {lake.tries(one.session) for one in ending} == {"AccessDenied"}
+    assert {lake.tries(one.session) for one in staying} == {""}  # siblings on the same role
+    outcomes = [lease for answer in answers for lease in answer.leases]
+    assert len(outcomes) == STEPS
+    assert all(one.exposed_until.seconds for one in outcomes)  # at once: not dead, and until when it may live
