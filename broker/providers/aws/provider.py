@@ -157,7 +157,8 @@ class AwsProvider:
 
     async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> Findings:
         """Who the broker is, what it may do with each role, and what it may do too much."""
-        return await Rights(self._settings, self._asks, self._clock, self._heard).problems(scopes)
+        rights = Rights(self._settings, self._asks, self._clock, self._heard, self.login_ends)
+        return await rights.problems(scopes)
 
     async def check(self) -> list[str]:
         """Is STS there, and does it know the broker's key?"""
