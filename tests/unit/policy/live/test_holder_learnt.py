@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.model import JsonValue, Revocability, ScopeKind
+from broker.model import JsonValue, Revocability, ScopeKind, Tier
 from broker.policy.live.holder import Policies
 from broker.policy.problems import ScopeMapError
 from broker.policy.scope_map import ScopeMap
@@ -46,13 +46,13 @@ class Site:
 
     def __init__(self, path: Path) -> None:
         self.kind, self.truth, self.path = Learning("fake"), "", path
-        self.asked: list[str] = []
+        self.asked: list[str | None] = []
         kinds: Mapping[str, ScopeKind] = {"fake": self.kind}
         self.policies = Policies(path, kinds, environment="prod", settle=0, learn=self.learn)
         self.store = MemoryStore()
 
-    async def learn(self, scope_map: ScopeMap) -> bool:
-        self.asked.append(scope_map.digest)
+    async def learn(self, scope_map: ScopeMap | None) -> bool:
+        self.asked.append(scope_map.digest if scope_map else None)
         changed = self.kind.why != self.truth
         self.kind.why = self.truth
         return changed
@@ -64,7 +64,6 @@ class Site:
         )
         await self.policies.load_initial(self.store, FakeClock())
 
-    @property
     def promise(self) -> Revocability:
         return self.policies.map.scopes["lake"].revocability
 
@@ -92,19 +91,19 @@ async def test_a_kept_map_too_is_held_against_what_is_known_today(site: Site) ->
 async def test_a_tier_that_takes_less_is_promised_less_from_the_first(site: Site) -> None:
     site.truth = "AWS refuses"
     await site.start(LOW)
-    assert site.promise is Revocability.EXPIRY_ONLY
+    assert site.promise() is Revocability.EXPIRY_ONLY
     assert site.policies.generation == 1
 
 
 async def test_the_same_bytes_are_another_map_once_something_else_is_known(site: Site) -> None:
     await site.start(LOW)
-    assert site.promise is Revocability.EXACT
+    assert site.promise() is Revocability.EXACT
     assert await site.policies.reload()
     assert (site.policies.generation, len(site.asked)) == (1, 1)  # nothing else is known: nobody is asked
     site.kind.why = site.truth = "AWS refuses"  # learnt in the background
     site.policies.adopted.clear()
     assert await site.policies.reload()
-    assert site.promise is Revocability.EXPIRY_ONLY
+    assert site.promise() is Revocability.EXPIRY_ONLY
     assert site.policies.generation == 2
     assert site.policies.adopted.is_set()
 
@@ -116,3 +115,14 @@ async def test_what_is_learnt_later_takes_no_map_out_of_force(site: Site) -> Non
     assert not await site.policies.reload()
     assert "(AWS refuses)" in site.policies.last_problem
     assert site.policies.current is before
+
+
+async def test_a_right_that_is_given_lets_the_refused_map_in(site: Site) -> None:
+    await site.start(LOW)
+    site.truth = "AWS refuses"
+    site.path.write_text(HIGH)
+    assert not await site.policies.reload()
+    site.truth = ""
+    assert await site.policies.reload()  # the same files, asked about again
+    assert site.promise() is Revocability.EXACT
+    assert site.policies.map.scopes["lake"].tier is Tier.HIGH

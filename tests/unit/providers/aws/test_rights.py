@@ -160,7 +160,11 @@ async def test_what_is_not_allowed_beside_the_role_is_found_by_leaving_it_out(
     aws: Aws, keys: list[str], told: str
 ) -> None:
     aws.answers["assume_role"] = unless(*keys)
-    extras = {"session_tags": {"team": "{workflow}"}, "transitive_tags": True, "source_identity": "lease"}
+    extras: dict[str, Any] = {
+        "session_tags": {"team": "{workflow}"},
+        "transitive_tags": True,
+        "source_identity": "lease",
+    }
     (problem,) = await check(aws, scope(**extras))
     assert problem.startswith(told)
 
