@@ -16,12 +16,12 @@ from ruamel.yaml import YAML
 import stepcred
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import session_policy
-from broker.providers.aws.denypolicy import deny_policy, entries_in
+from broker.providers.aws.denies.policy import deny_policy, entries_in
 from broker.providers.aws.probe_calls import CALLS
 from broker.providers.aws.scope import AwsScope
 from tests.e2e.world import journal
 from tests.support.daemon import Deployment
-from tests.support.moto import MotoServer, moto_server
+from tests.support.moto import BOUNDARY, MotoServer, moto_server
 from tests.support.pages import blocks, page
 
 TEXT = page("aws.md")
@@ -53,7 +53,7 @@ def provision(moto: MotoServer, permissions: dict[str, Any]) -> dict[str, str]:
     iam = moto.client("iam")
     iam.put_user_policy(UserName="stepcred-broker", PolicyName="permissions", PolicyDocument=json.dumps(permissions))
     trust = json.dumps(TRUST).replace(":role/stepcred-broker", ":user/stepcred-broker")
-    iam.create_role(RoleName="etl", AssumeRolePolicyDocument=trust)
+    iam.create_role(RoleName="etl", AssumeRolePolicyDocument=trust, PermissionsBoundary=BOUNDARY)
     role = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
     iam.put_role_policy(
         RoleName="etl",

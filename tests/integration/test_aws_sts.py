@@ -85,6 +85,7 @@ def order(role_arn: str, *, seconds: float = 300, lease_id: str = LEASE, **chang
         "role_arn": role_arn,
         "regions": ["eu-west-1"],
         "statements": [{"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::lake/*"}],
+        "revoke": "bound",
         **changes,
     }
     ref = LeaseRef(
@@ -116,7 +117,7 @@ def put(moto: MotoServer, session: AwsSession, key: str) -> None:
 
 
 async def test_a_session_works_until_the_deny_on_its_role(moto: MotoServer, aws: AwsProvider) -> None:
-    ask = order(moto.create_role("step-one"))
+    ask = order(moto.create_role("step-one"), revoke="deny")
     minted = await aws.mint(ask)
     assert isinstance(minted.credential, AwsSession)
     put(moto, minted.credential, "alive")
@@ -124,7 +125,7 @@ async def test_a_session_works_until_the_deny_on_its_role(moto: MotoServer, aws:
     progress = await aws.revoke(ask.ref)
 
     assert (progress.evidence, progress.step) == (None, "DENY_WRITTEN")
-    assert progress.refs["deny_policy"] == "stepcred-deny-0123abcd-3"
+    assert str(progress.refs["deny_policy"]).startswith("stepcred-deny-0123abcd-3-")
     with pytest.raises(ClientError, match="AccessDenied"):
         put(moto, minted.credential, "dead")
     assert await aws.probe(ask.ref) is None
@@ -138,21 +139,21 @@ async def test_what_is_minted_says_where_and_until_when(moto: MotoServer, aws: A
     left = (session.session_expires_at - datetime.now(UTC)).total_seconds()
     assert 890 < left <= 900
     assert minted.provider_request_id
-    assert set(minted.refs) == {"session_expires_at"}
+    assert set(minted.refs) == {"session_expires_at", "issued_at"}
     assert session.secret_access_key.reveal() not in repr(minted)
 
 
 async def test_a_session_never_seen_is_denied_by_its_name(moto: MotoServer, aws: AwsProvider) -> None:
-    ask = order(moto.create_role("step-three"))
+    ask = order(moto.create_role("step-three"), revoke="deny")
     settled = await aws.settle(ask.ref, final=True)
     assert (settled.found, settled.evidence) == (False, None)
     iam = moto.client("iam")
-    policy = iam.get_role_policy(RoleName="step-three", PolicyName="stepcred-deny-0123abcd-3")["PolicyDocument"]
+    policy = iam.get_role_policy(RoleName="step-three", PolicyName=settled.refs["deny_policy"])["PolicyDocument"]
     assert policy["Statement"][0]["Condition"] == {"StringLike": {"aws:userid": [f"*:{LEASE}"]}}
 
 
 async def test_a_scope_that_waits_for_its_bound_is_not_denied(moto: MotoServer, aws: AwsProvider) -> None:
-    ask = order(moto.create_role("step-four"), revoke="bound")
+    ask = order(moto.create_role("step-four"))
     await aws.mint(ask)
     assert (await aws.revoke(ask.ref)).step == "WAITING_FOR_BOUND"
     assert (await aws.settle(ask.ref, final=False)).refs == {}
@@ -193,7 +194,7 @@ async def test_check_has_no_complaint_when_sts_knows_the_broker(aws: AwsProvider
 
 async def test_revoking_on_a_role_that_is_gone_is_an_error_and_proves_nothing(aws: AwsProvider) -> None:
     with pytest.raises(ProviderError, match="NoSuchEntity"):
-        await aws.revoke(order("arn:aws:iam::123456789012:role/gone").ref)
+        await aws.revoke(order("arn:aws:iam::123456789012:role/gone", revoke="deny").ref)
 
 
 async def test_neither_logs_nor_reprs_hold_the_session_even_at_debug(
@@ -439,8 +440,8 @@ async def test_a_hung_sts_delays_no_deny(moto: MotoServer, tmp_path: Path) -> No
     with bad_sts(None, held=True) as sts, secret_file(tmp_path, moto.secret_access_key) as path:
         given = settings(sts.url, path, moto.access_key_id, iam_endpoint_url=moto.url, mint_workers=1)
         provider = provider_of(given)
-        stuck = asyncio.create_task(provider.mint(order(role)))
-        assert (await provider.revoke(order(role).ref)).step == "DENY_WRITTEN"
+        stuck = asyncio.create_task(provider.mint(order(role, revoke="deny")))
+        assert (await provider.revoke(order(role, revoke="deny").ref)).step == "DENY_WRITTEN"
         assert not stuck.done()
         sts.go.set()
         with pytest.raises(MintInDoubt):

@@ -20,6 +20,7 @@ from tests.support.aws import aws_client, document
 from tests.support.processes import accepts, free_port, running
 
 ACCOUNT = "123456789012"  # the account of moto's default backend
+BOUNDARY = "arn:aws:iam::aws:policy/PowerUserAccess"  # moto does not look at it; the broker wants one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,10 @@ class MotoServer:
         """Make a role and return its ARN. Default trust: this account; default permissions: all of S3."""
         iam = self.client("iam")
         trust = trust or {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
-        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document(trust))["Role"]["Arn"]
+        made = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document(trust), PermissionsBoundary=BOUNDARY)
         permissions = permissions or {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
         iam.put_role_policy(RoleName=name, PolicyName="permissions", PolicyDocument=document(permissions))
-        return str(arn)
+        return str(made["Role"]["Arn"])
 
     def create_user(self, name: str, permissions: Mapping[str, Any]) -> tuple[str, str]:
         """Make a user with one inline policy; its (access key id, secret access key)."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Clients, Lane
-from broker.providers.aws.denylist import Answer
+from broker.providers.aws.denies.iam import Answer
 from broker.providers.aws.settings import AwsSettings
 
 AT_ONCE = 4  # of them; a lane's own workers may be fewer
@@ -29,11 +29,11 @@ class Asks:
         region = block.sts_region or self._settings.sts_region
         endpoint = block.sts_endpoint or self._settings.endpoint_url
         fips = {"fips": True} if block.fips else {}
-        return await self._call(self._mints, "sts", region, endpoint, operation, **_via(block), **fips, **parameters)
+        return await self._call(self._mints, "sts", region, endpoint, operation, **through(block), **fips, **parameters)
 
     async def iam(self, block: AwsBlock, operation: str, **parameters: Any) -> Answer:
         """As a deny of this block would."""
-        return await self.own("iam", operation, **_via(block), **parameters)
+        return await self.own("iam", operation, **through(block), **parameters)
 
     async def own(self, service: str, operation: str, **parameters: Any) -> Answer:
         """As the broker itself."""
@@ -48,5 +48,6 @@ class Asks:
             return await lane.run(partial(self._clients.call, service, region, endpoint, operation, **given))
 
 
-def _via(block: AwsBlock) -> dict[str, str]:
+def through(block: AwsBlock) -> dict[str, str]:
+    """For `Clients.call`: the role that the broker goes through for this scope, if there is one."""
     return {"via": block.via} if block.via else {}

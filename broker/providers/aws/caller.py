@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from broker.providers.aws.asks import Asks
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denylist import safe
+from broker.providers.aws.denies.iam import safe
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Findings
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from broker.clock import Clock
 from broker.model import Evidence, JsonValue
-from broker.providers.aws.block import block_of
+from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.compile import timestamp
-from broker.providers.aws.cutoff import SKEW
-from broker.providers.aws.denylist import Denied, DenyList
+from broker.providers.aws.denies.ages import SKEW
+from broker.providers.aws.denies.lists import DenyList
+from broker.providers.aws.denies.role import Denied, DenyResult
 from broker.providers.aws.probes import Prober
 from broker.providers.base import (
     DENY_WRITTEN_AT,
+    CutOff,
     LeaseRef,
     Progress,
     ProviderError,
@@ -32,6 +35,9 @@ class Ending:
 
     async def revoke(self, ref: LeaseRef) -> Progress:
         """Deny the session on its role, unless only its time may end it. The evidence is its probe's, if it has one."""
+        return await self._deny(ref, may_cut=True)
+
+    async def _deny(self, ref: LeaseRef, *, may_cut: bool) -> Progress:
         block = block_of(ref.params)
         if block is None:
             raise ProviderError("the lease's aws block cannot be read")
@@ -41,15 +47,13 @@ class Ending:
             return Progress(step=Denied.WAITING_FOR_BOUND.value)
         if block.probe is not None:
             await self._prober.before_deny(ref.lease_id)
-        result = await self._denies.deny(block, ref.lease_id, ref.expires_at)
-        if result.at is None:
-            return Progress(step=result.state.value)
-        refs: Mapping[str, JsonValue] = {"deny_policy": result.policy, DENY_WRITTEN_AT: timestamp(result.at)}
-        if block.probe is None:
-            return Progress(step=result.state.value, refs=refs)
+        result = await self._denies.deny(block, ref, may_cut=may_cut)
+        progress = _progress(block, result)
+        if block.probe is None or result.at is None:
+            return progress
         look = await self._prober.after_deny(ref.lease_id)
-        step = f"{result.state.value}, {look.hopeless.value}" if look.hopeless else result.state.value
-        return Progress(evidence=look.evidence, step=step, refs=refs, again=look.again)
+        step = f"{progress.step}, {look.hopeless.value}" if look.hopeless else progress.step
+        return replace(progress, evidence=look.evidence, step=step, again=look.again)
 
     async def probe(self, ref: LeaseRef) -> Evidence | None:
         """Looks, once its deny is written and when it is time to; None without a probe."""
@@ -59,7 +63,7 @@ class Ending:
 
     async def settle(self, ref: LeaseRef) -> Settlement:
         """Deny the session by its name, seen or not. Only time is evidence, and time is the engine's."""
-        progress = await self.revoke(ref)
+        progress = await self._deny(ref, may_cut=False)  # a settlement does not tell what else was cut off
         return Settlement(found=False, refs=progress.refs)
 
     def recheck(self, ref: LeaseRef) -> Recheck:
@@ -67,3 +71,11 @@ class Ending:
         if self._clock.now() > ref.expires_at + SKEW:
             return Recheck(standing=Standing.DEAD, why="its bound has passed")
         return Recheck(standing=Standing.UNKNOWN, why="AWS cannot be asked about a session; its bound has not passed")
+
+
+def _progress(block: AwsBlock, result: DenyResult) -> Progress:
+    refs: Mapping[str, JsonValue] = {}
+    if result.at is not None:
+        refs = {"deny_policy": result.policy, DENY_WRITTEN_AT: timestamp(result.at)}
+    cut = CutOff(param="role_arn", value=block.role_arn, before=result.cut.before) if result.cut else None
+    return Progress(step=result.state.value, refs=refs, again=result.again, cut_off=cut)

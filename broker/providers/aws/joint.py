@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from broker.model import NamedBlock, Remark
 from broker.providers.aws.block import AwsBlock
-from broker.providers.aws.denypolicy import entries_in
+from broker.providers.aws.denies.policy import entries_in
 
 ROLE_POLICIES = 10_240  # characters that all inline policies of a role share
 

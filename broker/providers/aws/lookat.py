@@ -15,8 +15,9 @@ from broker.providers.aws.asks import Asks
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.caller import Caller
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denylist import ROLE_CHARACTERS, safe
-from broker.providers.aws.denypolicy import entries_in, size_of
+from broker.providers.aws.denies.iam import safe
+from broker.providers.aws.denies.looking import ROLE_CHARACTERS
+from broker.providers.aws.denies.policy import entries_in, size_of
 from broker.providers.aws.excess import allowed, writes
 from broker.providers.aws.roles import TRIAL_POLICY, Writable, ends_early, may_write
 from broker.providers.aws.settings import AwsSettings

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from broker.clock import Clock
 from broker.model import AwsSession, JsonValue
+from broker.providers.aws.asks import through
 from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.compile import timestamp
+from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.request import assume_role
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Contact, Minted, MintInDoubt, MintOrder, MintRefused
@@ -33,10 +35,11 @@ REFUSALS: Mapping[tuple[int, str], str] = {
 class Minting:
     """Sends it, once."""
 
-    def __init__(self, settings: AwsSettings, clients: Clients, lane: Lane, clock: Clock) -> None:
+    def __init__(self, settings: AwsSettings, clients: Clients, lane: Lane, denies: DenyList, clock: Clock) -> None:
         self._settings = settings
         self._clients = clients
         self._lane = lane
+        self._denies = denies
         self._clock = clock
 
     async def mint(self, order: MintOrder) -> Minted:
@@ -47,13 +50,18 @@ class Minting:
         parameters = assume_role(block, order, self._clock.now())
         region = block.sts_region or self._settings.sts_region
         endpoint = block.sts_endpoint or self._settings.endpoint_url
-        call = partial(self._clients.call, "sts", region, endpoint, "assume_role", **parameters)
+        who: dict[str, Any] = {**through(block), "fips": block.fips}
+        call = partial(self._clients.call, "sts", region, endpoint, "assume_role", **who, **parameters)
+        await self._denies.reserve(block, order.ref)
         answer = await self._lane.run(call)
         if isinstance(answer, Failure):
-            raise _unminted(answer)
-        return self._minted(block, answer)
+            ended = _unminted(answer)
+            if isinstance(ended, MintRefused):
+                self._denies.release(block, order.ref)
+            raise ended
+        return self._minted(block, answer, timedelta(seconds=parameters["DurationSeconds"]))
 
-    def _minted(self, block: AwsBlock, answer: Mapping[str, Any]) -> Minted:
+    def _minted(self, block: AwsBlock, answer: Mapping[str, Any], life: timedelta) -> Minted:
         """Raises MintInDoubt when the answer is not whole: there may be a session all the same."""
         held = answer.get("Credentials", {})
         key_id, key, token, expiration = (
@@ -69,7 +77,10 @@ class Minting:
             endpoint_url=block.endpoint_url or self._settings.endpoint_url,
             session_expires_at=expiration,
         )
-        refs: Mapping[str, JsonValue] = {"session_expires_at": timestamp(expiration)}
+        refs: Mapping[str, JsonValue] = {
+            "session_expires_at": timestamp(expiration),
+            "issued_at": timestamp(expiration - life),
+        }
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
         return Minted(credential=session, refs=refs, provider_request_id=request_id)
 

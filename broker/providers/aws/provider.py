@@ -9,11 +9,12 @@ from functools import partial
 
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
-from broker.providers.aws.asks import Asks
-from broker.providers.aws.block import block_of
+from broker.providers.aws.asks import Asks, through
+from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
-from broker.providers.aws.cutoff import CutOff
-from broker.providers.aws.denylist import DenyList
+from broker.providers.aws.denies.iam import IamCall
+from broker.providers.aws.denies.lists import DenyList
+from broker.providers.aws.denies.recovery import RoleCutOff
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.minting import REFUSALS, Minting
 from broker.providers.aws.probes import PROBES, Prober
@@ -28,8 +29,10 @@ from broker.providers.base import (
     LeaseRef,
     Minted,
     MintOrder,
+    NoRoom,
     Progress,
     Recheck,
+    Room,
     Settlement,
     Sweep,
     Swept,
@@ -60,7 +63,7 @@ class AwsProvider:
         *,
         epoch: Callable[[], int],
         roles: Roles | None = None,
-        open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]] = _no_leases,  # noqa: ARG002 - the deny list's
+        open_leases: Callable[[], Awaitable[Sequence[LeaseRef]]] = _no_leases,
     ) -> None:
         """`epoch`: who it writes as; it may change. `open_leases`: those of this provider that have not ended.
 
@@ -73,8 +76,15 @@ class AwsProvider:
         patience = settings.connect_timeout.total_seconds()
         self._mints = Lane("mint", settings.mint_workers, patience)
         self._revokes = Lane("revoke", settings.revoke_workers, patience)
-        self._denies = DenyList(iam=self._iam, installation=settings.installation, epoch=epoch, clock=clock)
-        self._minting = Minting(settings, self._clients, self._mints, clock)
+        self._denies = DenyList(
+            iam=self._iam_of,
+            settings=settings,
+            epoch=epoch,
+            clock=clock,
+            heard=self._heard.now,
+            open_leases=open_leases,
+        )
+        self._minting = Minting(settings, self._clients, self._mints, self._denies, clock)
         self._roles = roles or Roles()
         self._asks = Asks(settings, self._clients, mints=self._mints, revokes=self._revokes)
         self._survey = Survey(self._roles, self._asks.iam)
@@ -131,6 +141,14 @@ class AwsProvider:
             return self._static.settle(ref, final=final)
         return await self._ending.settle(ref)
 
+    def no_room(self, params: Mapping[str, JsonValue], agent: str) -> NoRoom | None:
+        """Of the role's deny list: `HasRoom`."""
+        return self._denies.no_room(params, agent)
+
+    def rooms(self) -> Mapping[str, Room]:
+        """Of each role: `KnowsRoom`."""
+        return self._denies.rooms()
+
     # --- after lost state ---
 
     async def may_recover(self, sweep: Sweep) -> list[str]:  # noqa: ARG002 - of the Protocol
@@ -139,7 +157,7 @@ class AwsProvider:
 
     async def recover(self, sweep: Sweep) -> Swept:
         """Deny every session that is older than now, on each role of these scopes."""
-        return await CutOff(self._iam, self._settings.installation, self._clock).sweep(sweep)
+        return await RoleCutOff(self._iam_of, self._settings.installation, self._clock).sweep(sweep)
 
     async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:  # noqa: ARG002 - of the Protocol
         """Whether its bound has passed."""
@@ -175,7 +193,12 @@ class AwsProvider:
             ]
         return [f"aws: {where} gave no answer ({answer.code}): check endpoint, network and credentials"]
 
-    async def _iam(self, operation: str, **parameters: JsonValue) -> Mapping[str, JsonValue] | Failure:
+    def _iam_of(self, block: AwsBlock) -> IamCall:
+        """As whom a scope's role is managed: the broker itself, or the role that it goes through."""
         endpoint = self._settings.iam_endpoint_url or self._settings.endpoint_url
-        call = partial(self._clients.call, "iam", self._settings.sts_region, endpoint, operation, **parameters)
-        return await self._revokes.run(call)
+        ask = partial(self._clients.call, "iam", self._settings.sts_region, endpoint, **through(block))
+
+        async def call(operation: str, **parameters: JsonValue) -> Mapping[str, JsonValue] | Failure:
+            return await self._revokes.run(partial(ask, operation, **parameters))
+
+        return call

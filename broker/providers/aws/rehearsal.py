@@ -15,7 +15,7 @@ from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.caller import Caller, skewed, unasked
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.compile import session_policy
-from broker.providers.aws.denylist import safe
+from broker.providers.aws.denies.iam import safe
 from broker.providers.aws.lookat import Seen
 from broker.providers.aws.request import assume_role
 from broker.providers.aws.size import UNFILLED

@@ -17,7 +17,7 @@ from typing import Protocol
 from broker.model import Revocability
 from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denylist import Answer
+from broker.providers.aws.denies.iam import Answer
 from broker.providers.base import DeclaredScope, LeaseRef, MintRefused
 
 SURVEY_SECONDS = 10.0  # for all roles together

@@ -6,30 +6,28 @@ else made of the role.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import timedelta
-from urllib.parse import unquote
 
 from pydantic import ValidationError
 
 from broker.clock import Clock
-from broker.model import JsonValue
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.compile import document, timestamp
-from broker.providers.aws.denylist import IamCall, safe
+from broker.providers.aws.denies.ages import SKEW
+from broker.providers.aws.denies.iam import IamCall, safe
+from broker.providers.aws.denies.looking import recovery_policy
+from broker.providers.aws.denies.policy import Cut, cut_statement, held_in
 from broker.providers.base import Sweep, Swept
 
-SKEW = timedelta(seconds=30)  # between AWS's clock and ours
 
-
-class CutOff:
+class RoleCutOff:
     """One policy per role and installation; written again, it moves forward."""
 
-    def __init__(self, iam: IamCall, installation: str, clock: Clock) -> None:
+    def __init__(self, iam: Callable[[AwsBlock], IamCall], installation: str, clock: Clock) -> None:
         self._iam = iam
-        self._policy = f"stepcred-cutoff-{installation[:8]}"
+        self._policy = recovery_policy(installation)
         self._clock = clock
 
     async def sweep(self, sweep: Sweep) -> Swept:
@@ -47,8 +45,8 @@ class CutOff:
             longest[block.role_arn] = max(scope.ttl, longest.get(block.role_arn, scope.ttl))
             blocks[block.role_arn] = block
         for arn, block in sorted(blocks.items()):
-            at = self._clock.now()
-            problem = await self._write(block, timestamp(at))
+            at = self._clock.now().replace(microsecond=0)
+            problem = await self._write(block, Cut(before=at, until=at + longest[arn]))
             until = timestamp(at + longest[arn] + SKEW)
             if problem:
                 unproven.append(f"aws: {arn}: {problem}; its sessions end by themselves at {until}")
@@ -57,42 +55,22 @@ class CutOff:
                 unproven.append(f"aws: {arn}: a deny takes seconds to minutes to spread; at {until} all are over")
         return Swept(cut_off=tuple(written), unproven=tuple(unproven))
 
-    async def _write(self, block: AwsBlock, before: str) -> str:
+    async def _write(self, block: AwsBlock, cut: Cut) -> str:
         """What went wrong, in constant text; "" when the policy was read back as written."""
         if block.revoke == "bound":
             return "the scope says revoke: bound, so the broker may not write policies"
-        role = block.role_name
+        role, iam = block.role_name, self._iam(block)
         # IAM writes in the broker's own account only: a namesake there must not be taken for the role.
-        answer = await self._iam("get_role", RoleName=role)
+        answer = await iam("get_role", RoleName=role)
         if isinstance(answer, Failure):
             return f"IAM refused GetRole: {safe(answer)}"
         if answer.get("Role", {}).get("Arn") != block.role_arn:
             return "the role is in another account than the broker's own"
-        text = cut_off_policy(before)
-        answer = await self._iam("put_role_policy", RoleName=role, PolicyName=self._policy, PolicyDocument=text)
+        text = document([cut_statement(cut)])
+        answer = await iam("put_role_policy", RoleName=role, PolicyName=self._policy, PolicyDocument=text)
         if isinstance(answer, Failure):
             return f"IAM refused PutRolePolicy: {safe(answer)}"
-        answer = await self._iam("get_role_policy", RoleName=role, PolicyName=self._policy)
-        if isinstance(answer, Failure) or _held(answer) != json.loads(text):
+        answer = await iam("get_role_policy", RoleName=role, PolicyName=self._policy)
+        if isinstance(answer, Failure) or held_in(answer).cut != cut:
             return "the policy was not read back as it was written"
         return ""
-
-
-def cut_off_policy(before: str) -> str:
-    """As AWS's own console revokes a role's older sessions."""
-    return document(
-        [
-            {
-                "Sid": "recovered",
-                "Effect": "Deny",
-                "Action": "*",
-                "Resource": "*",
-                "Condition": {"DateLessThan": {"aws:TokenIssueTime": before}},
-            }
-        ]
-    )
-
-
-def _held(answer: Mapping[str, JsonValue]) -> JsonValue:
-    held = answer.get("PolicyDocument")
-    return json.loads(unquote(held)) if isinstance(held, str) else held
