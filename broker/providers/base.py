@@ -301,8 +301,8 @@ class Surveys(Protocol):
         """True: a map with these scopes may read otherwise than before. Bounded; an unreachable provider teaches nothing."""
         ...
 
-    def uncertain(self, scopes: Iterable[DeclaredScope]) -> list[DeclaredScope]:
-        """Those about which it knows nothing, or nothing good: worth another survey, now and then."""
+    async def survey_again(self, scopes: Iterable[DeclaredScope]) -> bool:
+        """The same, about what it knows nothing of, or nothing good: of these scopes and of all it was asked about before."""
         ...
 
 

@@ -18,6 +18,8 @@ from broker.leases import recovery
 from broker.model import Lease
 from broker.policy.live.source import Source
 from broker.policy.scope_map import ScopeMap
+from broker.providers.aws import provision as aws_provision
+from broker.providers.aws.provision import Plan as AwsPlan
 from broker.providers.base import ChecksScopes, DeclaredScope, Findings, KnowsTime, LeaseRef, Provider, Remarks
 from broker.providers.vault.needs import needs_of
 from broker.providers.vault.provision import Plan, clashes, plan_of
@@ -178,6 +180,11 @@ def vault_plan(scopes: Sequence[DeclaredScope], *, namespace: str, tomb_role: st
     if found := found or clashes(needs):
         raise ValueError("; ".join(found))
     return plan_of(needs, namespace=namespace)
+
+
+def aws_plan(scopes: Sequence[DeclaredScope], *, broker_arn: str, broker_policy: str) -> AwsPlan:
+    """What must be at AWS for these scopes. Raises ValueError on names that are none, or do not fit one another."""
+    return aws_provision.plan_of(scopes, broker_arn=broker_arn, broker_policy=broker_policy)
 
 
 async def vault_drift(plan: Plan, *, address: str, token: Secret, ca_file: Path | None) -> list[str]:

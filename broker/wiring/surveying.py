@@ -28,12 +28,13 @@ def declared(scope: Scope) -> DeclaredScope:
     return DeclaredScope(block=scope.block, ttl=scope.ttl, name=scope.name)
 
 
-async def survey(providers: Mapping[str, Provider], scope_map: ScopeMap) -> bool:
-    """True: this map may read otherwise now."""
+async def survey(providers: Mapping[str, Provider], scope_map: ScopeMap | None) -> bool:
+    """True: this map may read otherwise now. None: a map was refused, perhaps by what was known."""
     changed = False
-    for name, provider in providers.items():
-        scopes = _of(scope_map, name)
-        if scopes and isinstance(provider, Surveys):
+    for name, provider in _asking(providers).items():
+        if scope_map is None:
+            changed |= await provider.survey_again([])
+        elif scopes := _of(scope_map, name):
             changed |= await provider.survey(scopes)
     return changed
 
@@ -50,13 +51,13 @@ async def again(providers: Mapping[str, Provider], policies: Policies, clock: Cl
 
 
 async def _again(providers: Mapping[str, Provider], policies: Policies, clock: Clock) -> None:
-    asking = {name: one for name, one in providers.items() if isinstance(one, Surveys)}
+    asking = _asking(providers)
     while asking:
         await clock.sleep(AGAIN)
         try:
             changed = False
             for name, provider in asking.items():
-                changed |= await provider.survey(provider.uncertain(_of(policies.map, name)))
+                changed |= await provider.survey_again(_of(policies.map, name))
             if changed:
                 log.info("what a provider can end early has changed; the scope map is read again")
                 await policies.reload()
@@ -68,3 +69,7 @@ async def _again(providers: Mapping[str, Provider], policies: Policies, clock: C
 
 def _of(scope_map: ScopeMap, provider: str) -> list[DeclaredScope]:
     return [declared(scope) for scope in scope_map.scopes.values() if scope.provider == provider]
+
+
+def _asking(providers: Mapping[str, Provider]) -> dict[str, Surveys]:
+    return {name: one for name, one in providers.items() if isinstance(one, Surveys)}

@@ -75,7 +75,7 @@ def _ask_providers(settings: Config, report: _Report) -> None:
     report.add("receivers", Looked(notes=asyncio.run(alerting.check_receivers(settings))))
     if found.remedy:
         report.remedy = found.remedy
-        text = "this prints what to install, and with --diff how the server differs:"
+        text = "this prints what to install; for Vault, --diff prints how the server differs:"
         typer.echo(f"{text}\n  {found.remedy}", err=True)
 
 

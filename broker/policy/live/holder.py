@@ -28,8 +28,8 @@ from broker.store.base import KeptMap, Store, Tx
 
 log = get_logger(__name__)
 
-# Whatever makes maps read otherwise than before. True: it has, so read again.
-Learn: TypeAlias = Callable[[ScopeMap], Awaitable[bool]]
+# Finds out what makes maps read otherwise than before. True: they do, so read again. None: one was refused.
+Learn: TypeAlias = Callable[[ScopeMap | None], Awaitable[bool]]
 Tell: TypeAlias = Callable[[Tx], None]  # writes what is refused, in the transaction of what is taken
 SETTLE = 0.2  # seconds between two readings that must be equal
 SETTLE_TRIES = 25  # readings; what never rests is refused
@@ -200,10 +200,10 @@ class Policies:
     async def _read_and_learnt(self) -> Reading:
         """The files, by what is known once their own map has been asked about."""
         reading = await self._settled()
-        found = reading.result
-        if self._learn is None or not isinstance(found, Candidate) or not self._is_other(found.loaded.map):
+        found = reading.result.loaded.map if isinstance(reading.result, Candidate) else None
+        if self._learn is None or (found is not None and not self._is_other(found)):
             return reading
-        return await self._settled() if await self._learn(found.loaded.map) else reading
+        return await self._settled() if await self._learn(found) else reading
 
     async def _kept_and_learnt(self) -> Candidate | None:
         kept = await asyncio.to_thread(self._good_kept)

@@ -78,6 +78,8 @@ async def who(asks: Asks, settings: AwsSettings, off: timedelta | None, found: F
 
 def unasked(failure: Failure, off: timedelta | None) -> str:
     """Why AWS did not take the broker's credentials, or gave no answer; what to do."""
+    if failure.why:  # it was not sent
+        return f"was not asked: {failure.why}"
     code = safe(failure)
     if skewed(failure, off):
         ahead = "" if off is None else f" by {abs(off).total_seconds():.0f} s"

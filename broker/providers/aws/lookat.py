@@ -44,11 +44,6 @@ class Wanted:
         """Is any session of it to be ended early?"""
         return ends_early(self.block)
 
-    @property
-    def longest(self) -> timedelta:
-        """Lease."""
-        return max(scope.ttl for scope, _ in self.scopes)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
@@ -159,7 +154,7 @@ async def _rights(asks: Asks, block: AwsBlock, role: str, found: Findings) -> No
 def _refused(failure: Failure, right: str) -> str:
     if failure.code == "AccessDenied":
         return f"the broker may not {right}"
-    return f"no answer that says whether the broker may {right} ({safe(failure)})"
+    return f"no answer that says whether the broker may {right} ({failure.why or safe(failure)})"
 
 
 def _decoded(document: Any) -> JsonValue:

@@ -169,13 +169,14 @@ class AwsProvider:
         """Which roles' policies the broker may write: `Surveys`."""
         return await self._survey.of(scopes)
 
-    def uncertain(self, scopes: Iterable[DeclaredScope]) -> list[DeclaredScope]:
-        """Of roles that it may not write, or that nothing is known of."""
-        return self._survey.uncertain(scopes)
+    async def survey_again(self, scopes: Iterable[DeclaredScope]) -> bool:
+        """About roles that it may not write, or that nothing is known of."""
+        return await self._survey.again(scopes)
 
     async def check_scopes(self, scopes: Iterable[DeclaredScope]) -> Findings:
         """Who the broker is, what it may do with each role, and what it may do too much."""
-        return await Rights(self._settings, self._asks, self._clock, self._heard).problems(scopes)
+        rights = Rights(self._settings, self._asks, self._clock, self._heard, self.login_ends)
+        return await rights.problems(scopes)
 
     async def check(self) -> list[str]:
         """Is STS there, and does it know the broker's key?"""

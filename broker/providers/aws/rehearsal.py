@@ -18,13 +18,14 @@ from broker.providers.aws.compile import session_policy
 from broker.providers.aws.denies.iam import safe
 from broker.providers.aws.lookat import Seen
 from broker.providers.aws.request import assume_role
-from broker.providers.aws.size import UNFILLED
+from broker.providers.aws.texts import UNFILLED
 from broker.providers.base import DeclaredScope, Findings, LeaseRef, MintOrder, MintRefused
 
 LONG_PAST = datetime(2000, 1, 1, tzinfo=UTC)
 SESSION = "stepcred-check"  # as CloudTrail shows it
 SAMPLE = "sample-value"  # for every template
 NEARLY_PACKED = 80  # percent; values of templates may be longer than the sample
+READ = timedelta(minutes=1)  # a session that only reads a value is over at once
 CHAINED = timedelta(hours=1)  # AWS's limit on a session that was made from another
 _MINE = frozenset(
     {"InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken", "RequestExpired", "RequestTimeTooSkewed"}
@@ -104,7 +105,7 @@ class Rehearsal:
     ) -> str:
         off = self._off()
         if skewed(failure, off) or failure.code in _MINE or not failure.sent:
-            return f"AssumeRole: {unasked(failure, off)}"
+            return f"AssumeRole {unasked(failure, off)}"
         if failure.code == "AccessDenied":
             extra = await self._refused_extra(block, given)
             return extra or _refused(block, caller, seen)
@@ -121,7 +122,7 @@ class Rehearsal:
             less = {key: value for key, value in given.items() if key not in left_out}
             if not isinstance(await self._try(block, less), Failure):
                 named = " and ".join(rights)
-                return f"{named} is not allowed: by the trust policy of {block.role_arn}, or by the broker's own policy"
+                return f"{named} {'are' if len(rights) > 1 else 'is'} not allowed: by the trust policy of {block.role_arn}, or by the broker's own policy"
         return ""
 
 
@@ -136,7 +137,7 @@ def powerless(scope: DeclaredScope, block: AwsBlock, now: datetime) -> dict[str,
         refs={},
         revocability=Revocability.EXPIRY_ONLY,
         intent_at=now,
-        expires_at=now + scope.ttl,
+        expires_at=now + (READ if block.stored else scope.ttl),
         epoch=0,
     )
     order = MintOrder(ref=ref, workflow=SAMPLE, run=SAMPLE, step=SAMPLE, note=_forget)
@@ -168,7 +169,7 @@ def _refused(block: AwsBlock, caller: Caller, seen: Seen) -> str:
 
 
 def _invalid(scope: DeclaredScope, block: AwsBlock, caller: Caller, seen: Seen) -> str:
-    if seen.longest is not None and scope.ttl > seen.longest:
+    if not block.stored and seen.longest is not None and scope.ttl > seen.longest:
         return (
             f"its ttl is longer than the {seen.longest} that {block.role_arn} gives: raise the role's"
             " MaxSessionDuration, or shorten ttl"

@@ -8,13 +8,14 @@ right that a narrow broker does not have.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 
 from broker.clock import Clock
 from broker.providers.aws.asks import Asks
 from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.caller import Caller, who
+from broker.providers.aws.compile import timestamp
 from broker.providers.aws.excess import too_much
 from broker.providers.aws.lookat import Wanted, look_at
 from broker.providers.aws.rehearsal import Rehearsal, filled
@@ -28,11 +29,14 @@ REMEDY = "stepcred-broker scopes provision {map} --provider aws --format json --
 class Rights:
     """Asks as the broker."""
 
-    def __init__(self, settings: AwsSettings, asks: Asks, clock: Clock, heard: HeardTime) -> None:
+    def __init__(
+        self, settings: AwsSettings, asks: Asks, clock: Clock, heard: HeardTime, ends_at: Callable[[], datetime | None]
+    ) -> None:
         self._settings = settings
         self._asks = asks
         self._clock = clock
         self._heard = heard
+        self._ends_at = ends_at  # the broker's credentials, as far as is known
 
     async def problems(self, scopes: Iterable[DeclaredScope]) -> Findings:
         """Every one; empty when all of these scopes can be minted and ended, and nothing else."""
@@ -40,6 +44,11 @@ class Rights:
         caller = await who(self._asks, self._settings, self._off(), found)
         if caller is None:
             return found
+        if (ends := self._ends_at()) is not None:
+            left = (ends - self._clock.now()).total_seconds() / 60
+            found.remarks.append(
+                f"its credentials end at {timestamp(ends)}, in {left:.0f} minutes, unless they are renewed"
+            )
         wanted, unread = _by_role(scopes)
         found += unread
         for more in await asyncio.gather(*(self._role(caller, one) for one in wanted), too_much(self._asks, caller)):

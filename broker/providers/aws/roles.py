@@ -7,8 +7,9 @@ definite no of AWS counts; an unreachable AWS says nothing, and takes nothing ba
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -41,10 +42,10 @@ class Writable(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """Of one role. `why` is for the operator, with what to do."""
+    """Of one role, and by whom it would be written: of `block`."""
 
+    block: AwsBlock
     writable: Writable
-    why: str = ""
 
 
 class Roles:
@@ -60,14 +61,12 @@ class Roles:
             return False
         with self._lock:
             before = self._known.get(_key(block))
-            why = _why(block) if writable is Writable.NO else ""
-            self._known[_key(block)] = Known(writable=writable, why=why)
-            return (before is not None and before.writable is Writable.NO) != (writable is Writable.NO)
+            self._known[_key(block)] = Known(block=block, writable=writable)
+        return (before is not None and before.writable is Writable.NO) != (writable is Writable.NO)
 
     def why_not(self, block: AwsBlock) -> str:
         """Why its policies may not be written; "": they may, or nothing is known."""
-        known = self._of(block)
-        return known.why if known else ""
+        return _why(block) if self.known(block) is Writable.NO else ""
 
     def must_keep_promise(self, ref: LeaseRef) -> None:
         """A map that was in force before this was known may still promise it. Raises MintRefused."""
@@ -77,12 +76,14 @@ class Roles:
 
     def known(self, block: AwsBlock) -> Writable:
         """What AWS last said."""
-        known = self._of(block)
+        with self._lock:
+            known = self._known.get(_key(block))
         return known.writable if known else Writable.UNKNOWN
 
-    def _of(self, block: AwsBlock) -> Known | None:
+    def refused(self) -> list[AwsBlock]:
+        """Blocks with roles that may not be written: perhaps of maps that were therefore never in force."""
         with self._lock:
-            return self._known.get(_key(block))
+            return [known.block for known in self._known.values() if known.writable is Writable.NO]
 
 
 class Survey:
@@ -94,34 +95,32 @@ class Survey:
 
     async def of(self, scopes: Iterable[DeclaredScope]) -> bool:
         """True: something is known otherwise than before. What is not heard in time is not known."""
-        free, asked = asyncio.Semaphore(AT_ONCE), self._to_ask(scopes)
-        changed = False
+        return await self._ask(_blocks(scopes))
+
+    async def again(self, scopes: Iterable[DeclaredScope]) -> bool:
+        """The same, about what is not known to be good."""
+        asked = [block for block in _blocks(scopes) if self._roles.known(block) is not Writable.YES]
+        return await self._ask([*asked, *self._roles.refused()])
+
+    async def _ask(self, blocks: Iterable[AwsBlock]) -> bool:
+        """Also about what is known as refused: by now its scopes say `revoke: bound`."""
+        asked = {_key(block): block for block in blocks if ends_early(block) or self._roles.why_not(block)}
+        free, changed = asyncio.Semaphore(AT_ONCE), False
 
         async def ask(block: AwsBlock) -> None:
             nonlocal changed
             async with free:
                 changed |= self._roles.learn(block, await may_write(self._iam, block))
 
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SURVEY_SECONDS), asyncio.TaskGroup() as group:
                 for block in asked.values():
                     group.create_task(ask(block))
-        except TimeoutError:
-            pass
         return changed
 
-    def uncertain(self, scopes: Iterable[DeclaredScope]) -> list[DeclaredScope]:
-        """Those with a role that it may not write, or that nothing is known of."""
-        return [
-            scope
-            for scope in scopes
-            if any(self._roles.known(block) is not Writable.YES for block in self._to_ask([scope]).values())
-        ]
 
-    def _to_ask(self, scopes: Iterable[DeclaredScope]) -> Mapping[tuple[str, str], AwsBlock]:
-        """Also what is known as not writable: such scopes say `revoke: bound` by now."""
-        blocks = [block for scope in scopes if (block := block_of(scope.block)) is not None]
-        return {_key(block): block for block in blocks if ends_early(block) or self._roles.why_not(block)}
+def _blocks(scopes: Iterable[DeclaredScope]) -> list[AwsBlock]:
+    return [block for scope in scopes if (block := block_of(scope.block)) is not None]
 
 
 def ends_early(block: AwsBlock) -> bool:
