@@ -14,6 +14,7 @@ from broker.model import Revocability
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.compile import timestamp
+from broker.providers.aws.denies.iam import IamCall
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.looking import ROLE_CHARACTERS
 from broker.providers.aws.denies.policy import entries_in
@@ -152,6 +153,7 @@ class World:
         self,
         iam: FakeIam | None = None,
         *,
+        line: IamCall | None = None,
         epoch: int = 7,
         clock: FakeClock | None = None,
         heard: bool = False,
@@ -162,7 +164,7 @@ class World:
         self.epoch = epoch
         self.open: list[LeaseRef] = []
         self.list = DenyList(
-            iam=lambda _block: self.iam,
+            iam=lambda _block: line or self.iam,
             settings=AwsSettings(installation="0123abcd4567", **settings),
             epoch=lambda: self.epoch,
             clock=self.clock,

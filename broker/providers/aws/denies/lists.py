@@ -53,7 +53,9 @@ class DenyList:
 
     def release(self, block: AwsBlock, ref: LeaseRef) -> None:
         """Its mint was refused: its place is free."""
-        self._role(block).release(ref.lease_id)
+        role = self._roles.get((block.role_arn, self._epoch()))
+        if role is not None:
+            role.release(ref.lease_id)
 
     def no_room(self, params: Mapping[str, JsonValue], agent: str) -> NoRoom | None:
         """Why a mint would be refused for want of a place, as far as is known without asking."""

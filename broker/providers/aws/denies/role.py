@@ -17,12 +17,13 @@ from broker.providers.aws.denies.book import Book, Lack, Place
 from broker.providers.aws.denies.contents import Contents, Entry, Offer
 from broker.providers.aws.denies.iam import IamCall
 from broker.providers.aws.denies.looking import LOOK_AGAIN, Looking, Names
-from broker.providers.aws.denies.policy import Cut, entries_in
+from broker.providers.aws.denies.policy import ISSUED_WITHIN, Cut, entries_in
 from broker.providers.aws.denies.writer import Writer
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import LeaseRef, MintRefused, NoRoom, ProviderError, Room
 
 LOOK_LIMIT = 10.0  # seconds that a mint waits for what IAM says of its role
+SECOND = timedelta(seconds=1)
 FULL_AGAIN = timedelta(seconds=60)  # until whoever found no room looks again
 SHORTEST_SESSION = timedelta(seconds=900)
 # A mint in doubt was sent within seconds of its intent; if its process slept in between, nobody got the session.
@@ -169,7 +170,7 @@ class RoleDenies:
             raise ProviderError(problem.text, problem.contact)
         if doubt := self._writer.doubt():
             return DenyResult(state=Denied.DENY_UNSURE, again=timedelta(seconds=doubt))
-        return DenyResult(state=Denied.DENY_LIST_FULL, again=min(FULL_AGAIN, self._book.free_in(self._age())))
+        return DenyResult(state=Denied.DENY_LIST_FULL, again=self._room_in(entry, cut=cut))
 
     async def settled(self) -> None:
         """Wait for what is under way."""
@@ -190,6 +191,13 @@ class RoleDenies:
             return DenyResult(state=Denied.DENY_UNSURE, again=timedelta(seconds=found.wait))
         state = Denied.DENY_WRITTEN if found.cut is None else Denied.ROLE_CUT_OFF
         return DenyResult(state=state, policy=found.policy, at=found.at, cut=found.cut)
+
+    def _room_in(self, entry: Entry, *, cut: bool) -> timedelta:
+        """Until it is worth asking again; for one that may cut off the rest, when it is old enough and the next may be."""
+        now = self._age()
+        again = min(FULL_AGAIN, self._book.free_in(now))
+        soon = max(self._writer.cut_in(), entry.issued + ISSUED_WITHIN + SECOND - now.at)
+        return min(again, soon) if cut and soon > timedelta(0) else again
 
     # --- what they stand on ---
 
@@ -233,7 +241,7 @@ class RoleDenies:
         if heard is None:
             return None
         bounds = [entry.bound for entry in (*live.values(), *self._contents.wanted.values())]
-        until = max(bounds, default=heard) + timedelta(seconds=1)
+        until = max(bounds, default=heard) + SECOND
         return Offer(cut=Cut(before=heard.replace(microsecond=0), until=until.replace(microsecond=0)), live=live)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -81,6 +81,10 @@ class Writer:
     def doubt(self) -> float:
         """Seconds until a write of unknown outcome can be read back; zero: there is none."""
         return 0.0 if self._doubt_until is None else max(1.0, self._doubt_until - self._clock.monotonic())
+
+    def cut_in(self) -> timedelta:
+        """Until the next cut-off may be made."""
+        return timedelta(seconds=max(0.0, self._next_cut - self._clock.monotonic()))
 
     # --- asking ---
 

@@ -9,17 +9,19 @@ from datetime import timedelta
 import pytest
 
 from broker.providers.aws.block import AwsBlock
+from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.role import Denied, issued_of
 from broker.providers.aws.ending import Ending
+from broker.providers.aws.probes import Prober
 from broker.providers.base import DENY_WRITTEN_AT, CutOff, LeaseRef, ProviderError
 from tests.fakes.iam import BLOCK, CUTTING, DENIED, LOST, ROLE, World, lease
 
 ROOM = 9
 
 
-async def full(**changes: bool) -> tuple[World, list[LeaseRef]]:
+async def full(*, heard: bool = True) -> tuple[World, list[LeaseRef]]:
     """A role whose places are all taken by entries, a while after they were written."""
-    world = World(**{"heard": True, "deny_share": 1.0, **changes})
+    world = World(heard=heard, deny_share=1.0)
     world.iam.crowd(ROOM)
     refs = [world.ref(lease(number), minutes=30) for number in range(ROOM)]
     for ref in refs:
@@ -38,6 +40,13 @@ def cutting(world: World, number: int, *, minutes: float = 15) -> LeaseRef:
 
 async def end(world: World, ref: LeaseRef, block: AwsBlock = CUTTING) -> Denied:
     return (await world.end(ref, block=block)).state
+
+
+def ending_of(world: World) -> Ending:
+    async def nothing(*_: object, **__: object) -> Failure:
+        raise AssertionError("no scope here has a probe")
+
+    return Ending(world.list, Prober(nothing, world.clock), world.clock)
 
 
 def statements(world: World) -> list[tuple[str, int, str]]:
@@ -214,7 +223,7 @@ async def test_the_engine_is_told_what_ends_with_it() -> None:
     world, refs = await full()
     ref = cutting(world, 100)
     world.clock.advance(5)
-    ending = Ending(world.list, world.clock)
+    ending = ending_of(world)
     progress = await ending.revoke(ref)
     assert (progress.evidence, progress.step) == (None, "ROLE_CUT_OFF")
     assert progress.refs[DENY_WRITTEN_AT] == "2026-11-22T12:00:15Z"
@@ -226,7 +235,7 @@ async def test_a_doubt_cuts_nobody_off_since_nobody_would_hear_of_it() -> None:
     world, _ = await full()
     doubt = cutting(world, 100)
     world.clock.advance(400)
-    settlement = await Ending(world.list, world.clock).settle(doubt)
+    settlement = await ending_of(world).settle(doubt)
     assert (settlement.found, settlement.evidence, settlement.refs) == (False, None, {})
     assert statements(world) == [("until", ROOM, "")]
 
@@ -238,3 +247,16 @@ def test_when_a_session_was_issued_is_known_or_put_late() -> None:
     older = world.ref(lease(1), refs={"session_expires_at": (now + timedelta(hours=1)).isoformat()})
     assert issued_of(older) == now + timedelta(minutes=45)
     assert issued_of(world.ref(lease(1), refs={"issued_at": "soon"})) == now + timedelta(minutes=5)
+
+
+async def test_one_that_is_too_young_is_asked_again_as_soon_as_it_is_old_enough() -> None:
+    world = World(heard=True, deny_share=1.0)
+    world.iam.crowd(ROOM)
+    refs = [world.ref(lease(number)) for number in range(ROOM)]
+    await asyncio.gather(*(world.end(ref) for ref in refs))
+    ref = cutting(world, 100)
+    told = await world.end(ref, block=CUTTING)
+    assert told.again is not None
+    assert told.again <= timedelta(seconds=3)
+    world.clock.advance(told.again.total_seconds())
+    assert await end(world, ref) is Denied.ROLE_CUT_OFF

@@ -54,7 +54,7 @@ def test_a_list_of_an_earlier_version_is_read() -> None:
         f'"Condition":{{"StringLike":{{"aws:userid":"*:{lease(1)}"}}}}}}]}}'
     )
     held = held_in({"PolicyDocument": text.replace('"', "%22")})  # URL-encoded, where botocore does not know the shape
-    assert (held.names, held.until) == ({lease(1)}, datetime.fromtimestamp(1795428300, UTC))
+    assert (held.names, held.until) == (frozenset({lease(1)}), datetime.fromtimestamp(1795428300, UTC))
 
 
 JSON = st.recursive(
