@@ -117,6 +117,12 @@ def test_the_calls_that_the_page_names_are_those_that_may_probe() -> None:
     assert set(told.replace("\n", " ").replace(",", "").split()) == CALLS.keys()
 
 
+def test_the_page_s_table_has_every_key_of_a_scope() -> None:
+    table = TEXT[TEXT.index("### The keys of a scope") : TEXT.index("The session's name is the lease's id, always")]
+    told = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert told | {"any_region"} == AwsBlock.model_fields.keys()
+
+
 def test_the_deny_list_of_the_page_is_what_is_written() -> None:
     (who,) = DENY["Statement"][0]["Condition"]["StringLike"]["aws:userid"]
     assert json.loads(deny_policy({who.removeprefix("*:"): BOUND})) == DENY

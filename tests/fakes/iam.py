@@ -16,6 +16,7 @@ from broker.providers.aws.calls import Failure
 from broker.providers.aws.compile import timestamp
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.looking import ROLE_CHARACTERS
+from broker.providers.aws.denies.policy import entries_in
 from broker.providers.aws.denies.role import Denied, DenyResult
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import LeaseRef
@@ -59,6 +60,7 @@ class FakeIam:
         self.most_writing = 0
         self.gate: asyncio.Event | None = None  # holds writes back while it is not set
         self.script: dict[str, list[Failure | None]] = {}  # per operation; None = go on
+        self.beyond = 0  # writes for which there was no room
         self.undone = False  # the next write is answered, and undone by another writer of the role
 
     async def __call__(self, operation: str, **parameters: Any) -> Mapping[str, Any] | Failure:
@@ -103,11 +105,18 @@ class FakeIam:
     def _store(self, name: str, text: str) -> bool:
         others = sum(len(each) for other, each in self.policies.items() if other != name)
         if others + len(text) > ROLE_CHARACTERS:
+            self.beyond += 1
             return False
         if not self.undone:
             self.policies[name] = text
         self.undone = False
         return True
+
+    def crowd(self, entries: int) -> None:
+        """A policy of somebody else's that leaves room for so many."""
+        text = '{"Statement":[{"Sid":""}]}'
+        taken = ROLE_CHARACTERS - next(size for size in range(ROLE_CHARACTERS) if entries_in(size) == entries)
+        self.policies["permissions"] = text.replace('""', '"' + "x" * (taken - len(text)) + '"')
 
     # --- what it denies ---
 

@@ -22,7 +22,7 @@ from broker.model import Evidence, KeyValue, Revocability
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.scope import AwsScope
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import LeaseRef, Minted, MintInDoubt, MintOrder, MintRefused
+from broker.providers.base import DeclaredScope, LeaseRef, Minted, MintInDoubt, MintOrder, MintRefused, Sweep, Swept
 from tests.e2e.world import journal
 from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
@@ -192,6 +192,13 @@ async def test_the_end_of_a_stored_value_is_the_end_of_access_and_touches_no_rol
     await aws.mint(ask)
     assert (await aws.revoke(ask.ref)).evidence is Evidence.ACCESS_ENDED
     assert moto.client("iam").list_role_policies(RoleName="reader")["PolicyNames"] == ["permissions"]
+
+
+async def test_after_lost_state_its_role_is_left_alone(aws: AwsProvider, role: str) -> None:
+    params = order(role, parameter={"name": "/etl/any"}).ref.params
+    scope = DeclaredScope(block=params, ttl=timedelta(hours=1))
+    swept = await aws.recover(Sweep(since=datetime.now(UTC), scopes=(scope,), leases=frozenset(), children=frozenset()))
+    assert swept == Swept()
 
 
 SCOPES = """

@@ -48,6 +48,6 @@ class Asks:
             return await lane.run(partial(self._clients.call, service, region, endpoint, operation, **given))
 
 
-def through(block: AwsBlock) -> dict[str, str]:
+def through(block: AwsBlock) -> dict[str, Any]:
     """For `Clients.call`: the role that the broker goes through for this scope, if there is one."""
     return {"via": block.via} if block.via else {}

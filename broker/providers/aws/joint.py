@@ -8,9 +8,8 @@ from datetime import timedelta
 
 from broker.model import NamedBlock, Remark
 from broker.providers.aws.block import AwsBlock
+from broker.providers.aws.denies.looking import ROLE_CHARACTERS
 from broker.providers.aws.denies.policy import entries_in
-
-ROLE_POLICIES = 10_240  # characters that all inline policies of a role share
 
 _RATE = (
     "A session that can be ended early has a place in its role's deny list until its bound; with no place free, when_full "
@@ -47,7 +46,7 @@ def _rate(role: str, sharing: list[_Of]) -> Iterator[tuple[str, Remark]]:
     ended = [one for one in sharing if one.block.revoke != "bound" and one.block.when_full == "refuse"]
     if not ended:
         return
-    places = entries_in(ROLE_POLICIES)
+    places = entries_in(ROLE_CHARACTERS)
     each = " or ".join(f"{_per_minute(places, one.ttl)} of {one.scope}" for one in ended)
     message = f"{role} has room to end {places} sessions early, at most: sustained, {each} a minute"
     yield ended[0].scope, Remark(path=("role_arn",), rule="step-ends", message=message, help=_RATE, note=True)

@@ -21,7 +21,7 @@ _ACTIONS = "must be actions such as s3:GetObject"
 _TAGS = "must be 1 to 128 of letters, digits, space and _ . : / = + - @"
 _REGION = "must be a region such as eu-west-1"
 
-_EXPECTED = {
+EXPECTED = {
     "role_arn": _ROLE,
     "via": _ROLE,
     "Action": _ACTIONS,
@@ -76,7 +76,7 @@ def _problem(error: ErrorDetails) -> Problem:
     told = error["msg"][0].lower() + error["msg"][1:]
     if error["type"] in _IN_WORDS:
         return path, told
-    return path, next((_EXPECTED[part] for part in reversed(path) if part in _EXPECTED and isinstance(part, str)), told)
+    return path, next((EXPECTED[part] for part in reversed(path) if part in EXPECTED and isinstance(part, str)), told)
 
 
 def _meant(path: tuple[str | int, ...]) -> str:

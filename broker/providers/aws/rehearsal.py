@@ -18,7 +18,7 @@ from broker.providers.aws.compile import session_policy
 from broker.providers.aws.denies.iam import safe
 from broker.providers.aws.lookat import Seen
 from broker.providers.aws.request import assume_role
-from broker.providers.aws.size import UNFILLED
+from broker.providers.aws.texts import UNFILLED
 from broker.providers.base import DeclaredScope, Findings, LeaseRef, MintOrder, MintRefused
 
 LONG_PAST = datetime(2000, 1, 1, tzinfo=UTC)

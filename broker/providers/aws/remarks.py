@@ -9,8 +9,11 @@ from fnmatch import fnmatchcase
 from broker.model import Remark
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import POLICY_CHARACTERS, too_long
-from broker.providers.aws.size import LONGEST, SHORTEST, advice, measured
+from broker.providers.aws.mistakes import EXPECTED, Problem
+from broker.providers.aws.size import advice, measured
 from broker.providers.aws.statement import Statement
+from broker.providers.aws.tags import is_source_identity, is_value
+from broker.providers.aws.texts import LONGEST, SHORTEST, UNFILLED
 
 PACKED = 100  # per cent
 # Everything of a service: arn:aws:s3:::* is as wide as *.
@@ -27,6 +30,7 @@ _MANAGED = (
     "hold for all of them. Leave statements out if the managed policies say everything."
 )
 _TRANSITIVE = "Say may_chain: true if sessions are to be made from this one, or leave transitive_tags out."
+_TAG = "STS takes 256 characters of a tag's value. Use fewer templates in it, or one tag for each."
 _ENDS = (
     "Leave it to a role that no workflow has, or name resources that exclude this role and its users: a deny on the role is how "
     "a session is ended early, and nothing ends an access key."
@@ -40,7 +44,7 @@ _FITS = (
 
 # What lets a session undo its own end, or make credentials that outlive it. STS's own calls are denied.
 _OUTLIVE = {
-    **dict.fromkeys(("iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole"), "take a deny off a role"),
+    **dict.fromkeys(("iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole"), "take a deny off its role"),
     **dict.fromkeys(
         ("iam:CreateAccessKey", "iam:CreateLoginProfile", "iam:CreateServiceSpecificCredential"),
         "make a login that outlives the session",
@@ -55,12 +59,29 @@ def remarks(block: AwsBlock) -> Iterator[Remark]:
             yield from _wide(statement, number)
             yield from _outliving(statement, number)
     yield from _size(block)
+    for key, value in block.session_tags.items():
+        if not is_value(value, LONGEST):
+            message = f"with values of 64 characters in its templates tag {key} has more than STS takes: a mint with them fails"
+            yield Remark(path=("session_tags", key), rule="tag-size", message=message, help=_TAG)
     if block.policy_arns:
         message = "what these policies allow is added to what statements allow"
         yield Remark(path=("policy_arns",), rule="managed-policies", message=message, help=_MANAGED, note=True)
     if block.transitive and not block.may_chain:
         message = "no session is made from this one, so no tag goes on"
         yield Remark(path=("transitive_tags",), rule="idle-transitive-tags", message=message, help=_TRANSITIVE)
+
+
+def never_fits(block: AwsBlock) -> Iterator[Problem]:
+    """What STS takes with no value in the templates, however short."""
+    size = measured(block, SHORTEST)
+    if size.over:
+        yield size.part, f"{too_long(size.characters)}; {size.longest}: {advice(block)}"
+    for key, value in block.session_tags.items():
+        if not is_value(value, SHORTEST):
+            yield ("session_tags", key), EXPECTED["session_tags"]
+    said = block.source_identity
+    if said is not None and not UNFILLED.search(said) and not is_source_identity(said):
+        yield ("source_identity",), EXPECTED["source_identity"]
 
 
 def _wide(statement: Statement, number: int) -> Iterator[Remark]:
@@ -87,9 +108,12 @@ def _outliving(statement: Statement, number: int) -> Iterator[Remark]:
     for action in statement.Action or ():
         if not set(action.rpartition(":")[2]) - {"*"}:
             continue
-        able = {what: name for name, what in _OUTLIVE.items() if fnmatchcase(name.lower(), action.lower())}
+        able: dict[str, str] = {}
+        for name, what in _OUTLIVE.items():
+            if fnmatchcase(name.lower(), action.lower()):
+                able.setdefault(what, name)
         for what, name in able.items():
-            message = f"allows {name}: the session may {what}"
+            message = f"allows {name}: it may {what}"
             yield Remark(path=("statements", number, "Action"), rule="outlives-its-end", message=message, help=_ENDS)
 
 

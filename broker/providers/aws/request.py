@@ -8,8 +8,9 @@ from datetime import datetime
 from broker.model import JsonValue
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import PolicyTooLargeError, session_policy
-from broker.providers.aws.size import UNFILLED
+from broker.providers.aws.size import measured
 from broker.providers.aws.tags import LEASE, is_source_identity, is_value
+from broker.providers.aws.texts import SHORTEST, UNFILLED
 from broker.providers.base import MintOrder, MintRefused
 
 SHORTEST_SESSION = 900  # seconds; STS's limit. The session policy's bound makes a lease shorter
@@ -47,8 +48,8 @@ def assume_role(
 def _policy(block: AwsBlock, end: datetime) -> str:
     try:
         policy = session_policy(block, end)
-    except PolicyTooLargeError as error:  # numbers alone
-        raise MintRefused(str(error)) from None
+    except PolicyTooLargeError as error:  # no word of the policy: a template's values are in it
+        raise MintRefused(f"{error}; {measured(block, SHORTEST).longest}") from None
     if UNFILLED.search(policy):
         raise MintRefused("a template of the scope's aws block was not filled")
     return policy

@@ -9,15 +9,13 @@ from pydantic import ValidationError
 
 from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
 from broker.providers.aws.block import OF_EARLY_ENDS, AwsBlock
-from broker.providers.aws.compile import too_long
 from broker.providers.aws.joint import joint_remarks
 from broker.providers.aws.mistakes import Problem, problems
 from broker.providers.aws.probe_calls import mistake
 from broker.providers.aws.reading import parameter_arn
-from broker.providers.aws.remarks import remarks
+from broker.providers.aws.remarks import never_fits, remarks
 from broker.providers.aws.roles import Roles
 from broker.providers.aws.schema import json_schema
-from broker.providers.aws.size import SHORTEST, advice, measured
 
 
 class AwsScope:
@@ -37,10 +35,7 @@ class AwsScope:
             return problems(error.errors(include_url=False, include_input=False))
         if good.probe and (wrong := mistake(good.probe.call, good.probe.arguments)):
             return [(("probe",), wrong)]
-        size = measured(good, SHORTEST)
-        if size.over:
-            return [(size.part, f"{too_long(size.characters)}; {size.longest}: {advice(good)}")]
-        return []
+        return list(never_fits(good))
 
     def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:
         """`revoke` where it is not said: IAM limits the rate of writes, so tier `low` only waits for the bound.

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from broker.model import JsonValue
-from broker.providers.aws.texts import listed, matching
+from broker.providers.aws.texts import UNFILLED, listed, matching
 
 LEASE = "lease"  # as source_identity: the lease's id
 ALL = "*"  # of transitive_tags: what `true` becomes; no tag's key
@@ -18,8 +18,9 @@ MOST_TAGS = 50
 _CHARACTERS = r"A-Za-z0-9 _.:/=+@-"  # STS takes letters of all scripts; these look like nothing else
 _TEMPLATE = r"\{[a-z][a-z0-9_]{0,31}\}"
 _KEY = rf"^[{_CHARACTERS}]{{1,128}}$"
-_VALUE = rf"^([{_CHARACTERS}]|{_TEMPLATE}){{0,256}}$"
-_IDENTITY = rf"^([A-Za-z0-9_+=,.@-]{{2,64}}|{_TEMPLATE})$"
+# Filled, a value may turn out too long, or too short: still readable, so that the mint can say what is wrong.
+_VALUE = rf"^([{_CHARACTERS}]|{_TEMPLATE}){{0,1000}}$"
+_IDENTITY = rf"^([A-Za-z0-9_+=,.@-]{{1,64}}|{_TEMPLATE})$"
 _FILLED_VALUE = re.compile(rf"[{_CHARACTERS}]{{0,256}}", re.ASCII)
 _FILLED_IDENTITY = re.compile(r"[A-Za-z0-9_+=,.@-]{2,64}", re.ASCII)
 
@@ -52,9 +53,9 @@ TransitiveTags: TypeAlias = Annotated[
 SourceIdentity: TypeAlias = Annotated[str, Field(pattern=_IDENTITY)]
 
 
-def is_value(text: str) -> bool:
-    """Of a tag, with its templates filled?"""
-    return _FILLED_VALUE.fullmatch(text) is not None
+def is_value(text: str, templates: str = "") -> bool:
+    """Of a tag, with this in place of templates that are left?"""
+    return _FILLED_VALUE.fullmatch(UNFILLED.sub(templates, text) if templates else text) is not None
 
 
 def is_source_identity(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -16,6 +17,10 @@ POLICY_ARN = _IAM + r"([0-9]{12}|aws)?:policy" + _NAMED + r"{1,128}$"
 REGION = r"^[a-z][a-z0-9-]{1,31}$"
 # Plain http carries the minted secret in clear: on the machine itself only.
 _URL = r"^(https://[A-Za-z0-9.-]+(:[0-9]{1,5})?|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?)/?$"
+
+UNFILLED = re.compile(r"(?<!\$)\{[A-Za-z_][A-Za-z0-9_]*\}")  # a template; `${…}` is AWS's own
+SHORTEST = "x"  # what does not fit with these never does
+LONGEST = "x" * 64  # of a template, DESIGN section 8
 
 RoleArn: TypeAlias = Annotated[str, Field(pattern=ROLE_ARN)]
 Region: TypeAlias = Annotated[str, Field(pattern=REGION)]

@@ -42,6 +42,8 @@ class RoleCutOff:
             except ValidationError:
                 unproven.append("aws: a scope's block cannot be read")
                 continue
+            if block.stored:  # the sessions that read it never leave the broker, and live a minute
+                continue
             longest[block.role_arn] = max(scope.ttl, longest.get(block.role_arn, scope.ttl))
             blocks[block.role_arn] = block
         for arn, block in sorted(blocks.items()):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
@@ -44,6 +45,7 @@ def test_compiles_to_the_golden_request(name: str) -> None:
     """The keys of AssumeRole, in the policy's place what it says; written anew with GOLDEN_WRITE=1."""
     scope = YAML(typ="safe").load((GOLDEN / f"{name}.yaml").read_text())
     assert list(AwsScope().validate(scope)) == []
+    jsonschema.validate(scope, AwsScope().json_schema(), jsonschema.Draft202012Validator)
     filled = AwsBlock.model_validate(fill(scope, VALUES))
     request = assume_role(filled, order(), BOUND - timedelta(minutes=5))
     found = pretty(request | {"Policy": json.loads(request["Policy"])})

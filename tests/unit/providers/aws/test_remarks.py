@@ -41,6 +41,8 @@ def remarks(*statements: dict[str, Any]) -> list[Remark]:
         (allow("s3:**"), "any-action", "Action"),
         (allow(resource="*"), "any-resource", "Resource"),
         (allow(resource=["arn:aws:s3:::lake", "arn:aws:s3:::*"]), "any-resource", "Resource"),
+        (allow("iam:CreateAccessKey"), "outlives-its-end", "Action"),
+        (allow("IAM:Delete*Policy"), "outlives-its-end", "Action"),
         ({"Effect": "Allow", "NotAction": "iam:*", "Resource": "arn:aws:s3:::a"}, "not-action", "NotAction"),
         ({"Effect": "Allow", "Action": "s3:GetObject", "NotResource": "arn:aws:s3:::a"}, "not-resource", "NotResource"),
     ],
@@ -55,6 +57,8 @@ def test_wide_statements_are_remarked_where_they_stand(statement: dict[str, Any]
     [
         allow(),
         allow("s3:Get*"),
+        allow(["iam:Get*", "iam:PassRole"]),
+        {"Effect": "Deny", "Action": "iam:PutRolePolicy", "Resource": "*"},
         allow(resource="arn:aws:s3:::lake*"),
         allow(resource="arn:aws:dynamodb:eu-west-1:123456789012:table/*"),
         {"Effect": "Deny", "Action": "*", "Resource": "*"},
@@ -100,3 +104,12 @@ def test_the_longest_statement_is_named() -> None:
 def test_what_never_fits_stays_a_mistake() -> None:
     never = block(allow(resource=[f"arn:aws:s3:::{'b' * 60}-{number}/*" for number in range(30)]))
     assert [path for path, _ in AwsScope().validate(never)] == [("statements", 0)]
+
+
+def test_what_has_no_effect_and_what_adds_is_told() -> None:
+    tags = {"session_tags": {"team": "data"}, "transitive_tags": True}
+    (idle,) = AwsScope().warnings(block(allow(), **tags))
+    assert (idle.rule, idle.path, idle.note) == ("idle-transitive-tags", ("transitive_tags",), False)
+    assert list(AwsScope().warnings(block(allow(), **tags, may_chain=True))) == []
+    (adds,) = AwsScope().warnings(block(allow(), policy_arns="arn:aws:iam::aws:policy/ReadOnlyAccess"))
+    assert (adds.rule, adds.path, adds.note) == ("managed-policies", ("policy_arns",), True)
