@@ -198,6 +198,6 @@ def test_a_role_that_does_not_trust_the_broker_is_told_in_log_and_journal(moto: 
         pytest.raises(stepcred.ProviderFailed),
     ):
         step.issue("lake-write")
-    assert "AWS refused AssumeRole: trust policy" in made.log.read_text()
+    assert "AWS refused AssumeRole: the role does not exist, or its trust policy" in made.log.read_text()
     (void,) = journal(made, "LEASE_VOID")
     assert "trust policy" in void["data"]["problem"]
