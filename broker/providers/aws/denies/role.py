@@ -24,6 +24,7 @@ from broker.providers.base import LeaseRef, MintRefused, NoRoom, ProviderError, 
 
 LOOK_LIMIT = 10.0  # seconds that a mint waits for what IAM says of its role
 SECOND = timedelta(seconds=1)
+SEE_AGAIN = timedelta(seconds=LOOK_AGAIN)  # until it is seen whether a deny is still there: others change a role, too
 FULL_AGAIN = timedelta(seconds=60)  # until whoever found no room looks again
 SHORTEST_SESSION = timedelta(seconds=900)
 # A mint in doubt was sent within seconds of its intent; if its process slept in between, nobody got the session.
@@ -155,9 +156,12 @@ class RoleDenies:
     async def deny(self, block: AwsBlock, ref: LeaseRef, *, may_cut: bool) -> DenyResult:
         """See `DenyList.deny`."""
         entry = Entry(agent=ref.agent, issued=issued_of(ref), bound=ref.expires_at)
-        if (stands := self._stands(ref.lease_id, entry)) is not None:
+        now = self._age()
+        stands, late = self._stands(ref.lease_id, entry), now.too_late(entry.bound)
+        stale = self._writer.stale or self._looking.due(now)
+        if stands is not None and (late or not stale):
             return stands
-        if self._age().too_late(entry.bound):
+        if late:
             return DenyResult(state=Denied.WAITING_FOR_BOUND)
         await self._seeded()  # without it the write takes room that others reserved: better than no write
         cut = may_cut and block.when_full == "cutoff"
@@ -181,16 +185,16 @@ class RoleDenies:
         """How it stands by what is known; None: it has to be written."""
         policy = self._writer.policy
         if (sure := self._writer.cut_off(entry)) is not None:
-            return DenyResult(state=Denied.ROLE_CUT_OFF, policy=policy, at=sure[1], cut=sure[0])
+            return DenyResult(state=Denied.ROLE_CUT_OFF, policy=policy, at=sure[1], cut=sure[0], again=SEE_AGAIN)
         if (at := self._writer.written(lease_id)) is not None:
-            return DenyResult(state=Denied.DENY_WRITTEN, policy=policy, at=at)
+            return DenyResult(state=Denied.DENY_WRITTEN, policy=policy, at=at, again=SEE_AGAIN)
         found = self._looking.found(lease_id, entry.issued, entry.bound)
-        if found is None or (found.wait and self._looking.due(self._age())):
+        if found is None:
             return None
         if found.wait:
             return DenyResult(state=Denied.DENY_UNSURE, again=timedelta(seconds=found.wait))
         state = Denied.DENY_WRITTEN if found.cut is None else Denied.ROLE_CUT_OFF
-        return DenyResult(state=state, policy=found.policy, at=found.at, cut=found.cut)
+        return DenyResult(state=state, policy=found.policy, at=found.at, cut=found.cut, again=SEE_AGAIN)
 
     def _room_in(self, entry: Entry, *, cut: bool) -> timedelta:
         """Until it is worth asking again; for one that may cut off the rest, when it is old enough and the next may be."""
