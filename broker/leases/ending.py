@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from broker.errors import StoreError
@@ -22,6 +22,7 @@ from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revo
 from broker.providers.base import (
     DENY_WRITTEN_AT,
     Contact,
+    CutOff,
     Progress,
     Provider,
     ProviderError,
@@ -62,6 +63,7 @@ class Ending:
         self._overdue: set[str] = set()
         self._found: set[str] = set()  # doubts that had landed, also when the disk did not take that
         self._since: dict[str, float] = {}  # lease id → boottime of the first look at it
+        self._cuts: dict[tuple[str, str], datetime] = {}  # what was cut off → the last time, done and told
         self._woken: dict[str, float] = {}  # provider → boottime when its leases were last brought forward
 
     async def attempt(self, lease: Lease) -> None:
@@ -250,12 +252,19 @@ class Ending:
             left = min(left, progress.again)
         refs = {**progress.refs, ONLY_TIME: True} if timed else progress.refs
         if progress.cut_off is not None:
-            await cut_off(self._core, lease, progress.cut_off)
+            await self._cut_off(lease, progress.cut_off)
         step, again = progress.step or "not yet seen dead", progress.again
         # A look that is due is no failure to back off from: a deny that takes a minute would be seen minutes late.
         await self.defer(lease, problem=step, refs=refs, at_least=left, at_latest=again)
         if timed:
             self._core.endings.tell(lease.id)
+
+    async def _cut_off(self, lease: Lease, cut: CutOff) -> None:
+        """Once: each lease that was ended by it comes with it."""
+        done = self._cuts.get((cut.param, cut.value))
+        if done is None or done < cut.before:
+            await cut_off(self._core, lease, cut)
+            self._cuts[cut.param, cut.value] = cut.before
 
     # --- time ---
 

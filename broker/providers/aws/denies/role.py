@@ -20,7 +20,7 @@ from broker.providers.aws.denies.looking import LOOK_AGAIN, Looking, Names
 from broker.providers.aws.denies.policy import ISSUED_WITHIN, Cut, entries_in
 from broker.providers.aws.denies.writer import Writer
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import LeaseRef, MintRefused, NoRoom, ProviderError, Room
+from broker.providers.base import ISSUED_AT, LeaseRef, MintRefused, NoRoom, ProviderError, Room
 
 LOOK_LIMIT = 10.0  # seconds that a mint waits for what IAM says of its role
 SECOND = timedelta(seconds=1)
@@ -54,7 +54,7 @@ class DenyResult:
 
 def issued_of(ref: LeaseRef) -> datetime:
     """When its session was issued, at the latest."""
-    for name, earlier in (("issued_at", timedelta(0)), ("session_expires_at", SHORTEST_SESSION)):
+    for name, earlier in ((ISSUED_AT, timedelta(0)), ("session_expires_at", SHORTEST_SESSION)):
         if (at := _date(ref.refs.get(name))) is not None:
             return at - earlier
     return ref.intent_at + LATEST_ISSUE
