@@ -157,7 +157,7 @@ class AwsProvider:
 
     async def recover(self, sweep: Sweep) -> Swept:
         """Deny every session that is older than now, on each role of these scopes."""
-        return await RoleCutOff(self._iam_of, self._settings.installation, self._clock).sweep(sweep)
+        return await RoleCutOff(self._iam_of, self._settings.installation, self._clock, self._heard.now).sweep(sweep)
 
     async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:  # noqa: ARG002 - of the Protocol
         """Whether its bound has passed."""
