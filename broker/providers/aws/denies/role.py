@@ -12,7 +12,7 @@ from broker.clock import Clock
 from broker.errors import StoreError
 from broker.model import JsonValue, Revocability
 from broker.providers.aws.block import AwsBlock, block_of
-from broker.providers.aws.denies.ages import Age, age
+from broker.providers.aws.denies.ages import KEEP_AFTER, Age, age
 from broker.providers.aws.denies.book import Book, Lack, Place
 from broker.providers.aws.denies.contents import Contents, Entry, Offer
 from broker.providers.aws.denies.iam import IamCall
@@ -237,12 +237,12 @@ class RoleDenies:
 
     async def _offer(self) -> Offer | None:
         """A cut-off at AWS's own time: sessions that are issued from now on are untouched."""
-        heard = self._heard()
+        heard, clock = self._heard(), self._clock.now()
         try:
             live = {ref.lease_id: _entry(ref) for ref in await self._live()}
         except StoreError:
             return None
-        if heard is None:
+        if heard is None or heard > clock + KEEP_AFTER:  # not AWS's: sessions that are yet to come would be cut off
             return None
         bounds = [entry.bound for entry in (*live.values(), *self._contents.wanted.values())]
         until = max(bounds, default=heard) + SECOND

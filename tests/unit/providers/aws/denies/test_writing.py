@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 
 from broker.providers.aws.calls import Failure
+from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.looking import LOOK_AGAIN, ROLE_CHARACTERS, UNWRITABLE
 from broker.providers.aws.denies.policy import entries_in
 from broker.providers.aws.denies.role import Denied
 from broker.providers.aws.denies.writer import PACE
+from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Contact, MintRefused, ProviderError
 from tests.fakes.clock import FakeClock
-from tests.fakes.iam import BLOCK, DENIED, GONE, LOST, SLOW, FakeIam, World, lease
+from tests.fakes.iam import BLOCK, CUTTING, DENIED, GONE, LOST, SLOW, FakeIam, World, lease
 
 
 async def test_an_entry_names_one_session_in_a_policy_of_this_installation_and_epoch() -> None:
@@ -313,3 +316,26 @@ async def test_in_the_last_minute_a_written_deny_is_told_as_it_was_last_seen() -
     first = await world.end(ref)
     world.clock.advance(LOOK_AGAIN + 1)
     assert await world.end(ref) == first
+
+
+async def test_one_answer_with_a_wrong_date_takes_no_deny_away_and_cuts_nobody_off_who_comes_later() -> None:
+    """AWS refuses callers whose clock is minutes off: a date that is hours ahead of ours is another endpoint's."""
+    world = World()
+    wrong = world.clock.now() + timedelta(hours=2)
+    world.list = DenyList(
+        iam=lambda _block: world.iam,
+        settings=AwsSettings(installation="0123abcd4567", deny_share=1.0),
+        epoch=lambda: 7,
+        clock=world.clock,
+        heard=lambda: wrong,
+        open_leases=world._open,
+    )
+    world.iam.crowd(2)
+    refs = [world.ref(lease(number), minutes=60) for number in range(3)]
+    for ref in refs:
+        await world.end(ref, block=CUTTING)
+    world.clock.advance(60)
+    fresh = world.ref(lease(9), minutes=60)
+    await world.end(fresh, block=CUTTING)
+    assert world.iam.stops(refs[0].lease_id, refs[0].intent_at)
+    assert not world.iam.stops(lease(10), world.clock.now())
