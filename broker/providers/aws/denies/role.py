@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+import structlog
+
 from broker.clock import Clock
 from broker.errors import StoreError
 from broker.model import JsonValue, Revocability
@@ -21,6 +23,8 @@ from broker.providers.aws.denies.policy import ISSUED_WITHIN, Cut, entries_in
 from broker.providers.aws.denies.writer import Writer
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import ISSUED_AT, LeaseRef, MintRefused, NoRoom, ProviderError, Room
+
+log = structlog.get_logger(__name__)
 
 LOOK_LIMIT = 10.0  # seconds that a mint waits for what IAM says of its role
 SECOND = timedelta(seconds=1)
@@ -224,6 +228,9 @@ class RoleDenies:
         try:
             live = await self._live()
         except StoreError:
+            return False
+        except Exception:  # whatever it is, no deny may fail for it
+            log.exception("which leases of a role are alive cannot be read", role=self._arn)
             return False
         for ref in live:
             if ref.epoch < self._epoch and not self._is_found(ref.lease_id, _entry(ref)):
