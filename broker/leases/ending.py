@@ -41,6 +41,7 @@ LONE_CAP = 5.0  # DESIGN section 2, I5
 STUCK = 4  # attempts: whoever ends after so many was waiting for something that is back
 WAKE_EVERY = 5.0  # seconds between such wakings of a provider's leases
 OVERDUE = timedelta(minutes=1)  # DESIGN section 5: then it alarms
+RELOOK = timedelta(minutes=10)  # at a doubt that only waits for its time
 OWED = timedelta(minutes=1)  # for a deny, before it is late
 MIN_PAUSE = timedelta(seconds=1)
 
@@ -172,7 +173,11 @@ class Ending:
         landing = self._landing(lease)
         settlement = await self._settlement(lease, provider, final=landing <= timedelta(0))
         living = landing + (lease.expires_at - lease.intent_at)  # also what landed last
-        if settlement.evidence is None:
+        if settlement.evidence is None and landing <= timedelta(0) and lease.revocability.ends_by_time:
+            # What is denied rests. It is looked at now and then: the deny may be taken away.
+            rest = None if _is_owed(lease, settlement.refs) else min(self._left(lease), RELOOK)
+            await self.defer(lease, problem="waits for its bound", refs=settlement.refs, at_least=rest)
+        elif settlement.evidence is None:
             await self.defer(lease, problem="a late mint may still land", refs=settlement.refs, at_latest=landing)
         elif self._had_landed(lease):
             await self._end(lease, LeaseState.REVOKED, Evidence.SEEN_DEAD)
@@ -248,7 +253,7 @@ class Ending:
     async def _progressed(self, lease: Lease, progress: Progress) -> None:
         """No evidence yet. Where time is the end, come back when it has passed."""
         timed = lease.revocability.ends_by_time
-        left = lease.expires_at + self._core.timings.clock_skew - self._core.clock.now() if timed else None
+        left = self._left(lease) if timed else None
         if left is not None and progress.again is not None:
             left = min(left, progress.again)
         refs = {**progress.refs, ONLY_TIME: True} if timed else progress.refs
@@ -279,6 +284,10 @@ class Ending:
     def _past_bound(self, lease: Lease) -> timedelta:
         """For how long its verifier lets it in no more, by elapsed time; negative before."""
         return past_expiry(lease, self._core.clock.moment()) - self._slack(lease)
+
+    def _left(self, lease: Lease) -> timedelta:
+        """Until time is its end, by the wall clock."""
+        return lease.expires_at + self._slack(lease) - self._core.clock.now()
 
     def _slack(self, lease: Lease) -> timedelta:
         """Beyond its expiry: between clocks, and for a doubt until nothing lands."""

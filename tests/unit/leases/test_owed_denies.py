@@ -9,9 +9,9 @@ import pytest
 
 from broker.leases.ending import ATTEMPT_LIMIT
 from broker.model import LeaseState, Revocability
-from broker.providers.base import DENY_WRITTEN_AT, LeaseRef, Progress, ProviderError
+from broker.providers.base import DENY_WRITTEN_AT, LeaseRef, Progress, ProviderError, Settlement
 from tests.fakes.provider import FakeKind, FakeProvider
-from tests.fakes.world import World, world
+from tests.fakes.world import World, refusal, world
 
 WRITTEN = Progress(step="DENY_WRITTEN", refs={DENY_WRITTEN_AT: "2026-11-22T12:03:00Z"})
 
@@ -71,3 +71,23 @@ async def test_one_that_is_written_does_not_alarm_before_its_bound(broker: World
     await broker.end(opened.handle, wait=0)
     await broker.fake_clock.run(400, step=10)
     assert not await alarming(broker)
+
+
+async def test_a_doubt_that_is_denied_rests_until_its_bound(broker: World) -> None:
+    """It is looked at now and then, and not every few seconds for hours; nothing is said to land any more."""
+
+    async def settle(ref: LeaseRef, *, final: bool) -> Settlement:
+        provider.seen.append("settle")
+        return Settlement(found=False, refs=WRITTEN.refs)
+
+    provider = broker.core.providers["fake"]
+    assert isinstance(provider, Denies)
+    provider.settle = settle  # type: ignore[method-assign]
+    provider.landing_seconds = 0.0
+    provider.fail = "lose-answer"
+    opened = await broker.begin()
+    await refusal(broker.issue(opened.handle))
+    await broker.fake_clock.run(400, step=5)
+    assert 2 <= provider.seen.count("settle") <= 10
+    (lease,) = await broker.leases(LeaseState.IN_DOUBT)
+    assert lease.last_problem == "waits for its bound"
