@@ -62,6 +62,7 @@ class FakeIam:
         self.gate: asyncio.Event | None = None  # holds writes back while it is not set
         self.script: dict[str, list[Failure | None]] = {}  # per operation; None = go on
         self.beyond = 0  # writes for which there was no room
+        self.page = 1000  # names of policies in one answer
         self.undone = False  # the next write is answered, and undone by another writer of the role
 
     async def __call__(self, operation: str, **parameters: Any) -> Mapping[str, Any] | Failure:
@@ -80,8 +81,11 @@ class FakeIam:
         boundary = {"PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/b"} if self.bounded else None
         return {"Role": {"Arn": self.arn, **({"PermissionsBoundary": boundary} if boundary else {})}}
 
-    async def _list_role_policies(self, **_: Any) -> Mapping[str, Any]:
-        return {"PolicyNames": list(self.policies), "IsTruncated": False}
+    async def _list_role_policies(self, *, Marker: str = "0", **_: Any) -> Mapping[str, Any]:  # noqa: N803 - IAM's
+        names, begin = list(self.policies), int(Marker)
+        end = begin + self.page
+        more = {"Marker": str(end)} if end < len(names) else {}
+        return {"PolicyNames": names[begin:end], "IsTruncated": bool(more), **more}
 
     async def _get_role_policy(self, *, PolicyName: str, **_: Any) -> Mapping[str, Any] | Failure:  # noqa: N803 - IAM's
         if PolicyName not in self.policies:

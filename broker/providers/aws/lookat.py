@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,7 +16,7 @@ from broker.providers.aws.asks import Asks
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.caller import Caller
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denies.iam import safe
+from broker.providers.aws.denies.iam import policy_names, safe
 from broker.providers.aws.denies.looking import ROLE_CHARACTERS
 from broker.providers.aws.denies.policy import entries_in, size_of
 from broker.providers.aws.excess import allowed, writes
@@ -108,13 +109,13 @@ def _trust(document: JsonValue, caller: Caller, role: str, found: Findings) -> N
 
 async def _room(asks: Asks, block: AwsBlock, role: str, found: Findings) -> None:
     """For the deny list, beside what is on the role."""
-    answer = await asks.iam(block, "list_role_policies", RoleName=block.role_name, MaxItems=1000)
-    if isinstance(answer, Failure):
-        found.append(f"{role}: {_refused(answer, 'iam:ListRolePolicies')}")
+    names = await policy_names(partial(asks.iam, block), block.role_name)
+    if isinstance(names, Failure):
+        found.append(f"{role}: {_refused(names, 'iam:ListRolePolicies')}")
         return
     used = 0
-    for name in (*answer.get("PolicyNames", ()), TRIAL_POLICY):
-        if str(name).startswith(OUR_LISTS):
+    for name in (*names, TRIAL_POLICY):
+        if name.startswith(OUR_LISTS):
             continue
         held = await asks.iam(block, "get_role_policy", RoleName=block.role_name, PolicyName=name)
         if isinstance(held, Failure) and held.code == "NoSuchEntity":

@@ -18,6 +18,8 @@ _REFUSED_WRITES = frozenset(
     {"AccessDenied", "NoSuchEntity", "LimitExceeded", "MalformedPolicyDocument", "UnmodifiableEntity"}
 )
 
+MOST_PAGES = 100  # more than policies fit on a role
+
 
 class IamCall(Protocol):
     """One IAM request in the revocation lane."""
@@ -58,3 +60,18 @@ def missing(failure: Failure) -> bool:
 def safe(failure: Failure) -> str:
     """A code is a service's or SDK's identifier; anything else is not repeated."""
     return failure.code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", failure.code, re.ASCII) else "unknown error"
+
+
+async def policy_names(iam: IamCall, role: str) -> list[str] | Failure:
+    """Of all inline policies of a role. AWS may give fewer than a page holds, and then there are more."""
+    names: list[str] = []
+    further: dict[str, JsonValue] = {}
+    for _ in range(MOST_PAGES):
+        answer = await iam("list_role_policies", RoleName=role, MaxItems=1000, **further)
+        if isinstance(answer, Failure):
+            return answer
+        names += map(str, answer.get("PolicyNames", ()))
+        if not answer.get("IsTruncated") or not answer.get("Marker"):
+            return names
+        further = {"Marker": answer["Marker"]}
+    return Failure(code="TooManyPages", status=200)

@@ -14,7 +14,7 @@ from broker.model import JsonValue
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.ages import Age
-from broker.providers.aws.denies.iam import IamCall, Problem, missing, problem_of, safe
+from broker.providers.aws.denies.iam import IamCall, Problem, missing, policy_names, problem_of, safe
 from broker.providers.aws.denies.policy import Cut, Held, held_in, size_of
 from broker.providers.base import Contact
 
@@ -190,11 +190,11 @@ class Looking:
         role = answer.get("Role", {})
         if role.get("Arn") != self._arn:
             return Problem(text=ANOTHER_ACCOUNT, contact=Contact.ANSWERED)
-        answer = await self._iam("list_role_policies", RoleName=self._role, MaxItems=1000)
-        if isinstance(answer, Failure):
-            return problem_of(answer, "IAM refused ListRolePolicies")
+        names = await policy_names(self._iam, self._role)
+        if isinstance(names, Failure):
+            return problem_of(names, "IAM refused ListRolePolicies")
         held: dict[str, Mapping[str, JsonValue]] = {}
-        for name in answer.get("PolicyNames", ()):
+        for name in names:
             if name == self._names.own:
                 continue
             one = await self._iam("get_role_policy", RoleName=self._role, PolicyName=name)

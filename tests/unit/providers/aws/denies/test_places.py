@@ -324,3 +324,10 @@ async def test_a_look_that_failed_is_one_answer_however_many_mints_waited_for_it
     world.clock.advance(FAILED_PAUSE)
     world.iam.script.clear()
     assert await reserve(world, refs[0]) == 1
+
+
+async def test_policies_on_a_further_page_count() -> None:
+    world = World(crowded(10), deny_share=1.0)
+    world.iam.policies = {"another": "{}", **world.iam.policies}
+    world.iam.page = 1
+    assert await reserve(world, *(world.ref(lease(number)) for number in range(12))) == 9
