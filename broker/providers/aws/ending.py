@@ -53,7 +53,8 @@ class Ending:
             return progress
         look = await self._prober.after_deny(ref.lease_id)
         step = f"{progress.step}, {look.hopeless.value}" if look.hopeless else progress.step
-        return replace(progress, evidence=look.evidence, step=step, again=look.again or progress.again)
+        again = None if look.evidence else look.again or progress.again
+        return replace(progress, evidence=look.evidence, step=step, again=again)
 
     async def probe(self, ref: LeaseRef) -> Evidence | None:
         """Looks, once its deny is written and when it is time to; None without a probe."""
