@@ -167,6 +167,9 @@ class RoleDenies:
             return stands
         if late:
             return DenyResult(state=Denied.WAITING_FOR_BOUND)
+        # What a predecessor's list denies takes no place: so that is looked at before those who live get theirs.
+        if not self._looking.known and (problem := await self._looking.look(now)) is not None:
+            raise ProviderError(problem.text, problem.contact)
         await self._seeded()  # without it the write takes room that others reserved: better than no write
         cut = may_cut and block.when_full == "cutoff"
         problem = await self._writer.write(ref.lease_id, entry)

@@ -421,3 +421,20 @@ async def test_a_predecessors_list_that_somebody_deletes_is_missed() -> None:
     new.clock.advance(looking.LOOK_AGAIN)
     assert (await new.end(ref)).state is Denied.DENY_WRITTEN
     assert new.iam.stops(ref.lease_id, ref.intent_at)
+
+
+@pytest.mark.parametrize("first", ["deny", "reserve"])
+async def test_what_a_predecessors_list_denies_takes_no_second_place(first: str) -> None:
+    """After a restart those that wait for their bound are asked about first."""
+    old = World()
+    refs = [old.ref(lease(number)) for number in range(200)]
+    await asyncio.gather(*(old.end(ref) for ref in refs))
+    new = World(old.iam, epoch=8, clock=old.clock, deny_share=1.0)
+    new.open = [*refs, new.ref(lease(500), epoch=7)]
+    if first == "deny":
+        await new.end(refs[0])
+    else:
+        await new.list.reserve(BLOCK, new.ref(lease(501)))
+        new.list.release(BLOCK, new.ref(lease(501)))
+    (room,) = new.list.rooms().values()
+    assert room.taken == 1  # of the one that is alive
