@@ -17,10 +17,10 @@ from broker.journal.records import Kind
 from broker.leases import moves
 from broker.leases.core import FOUND, ONLY_TIME, Core, ref_of
 from broker.leases.cutting import cut_off
+from broker.leases.owed import exposure, is_owed, remembered
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, past_expiry
 from broker.providers.base import (
-    DENY_WRITTEN_AT,
     Contact,
     CutOff,
     Progress,
@@ -109,11 +109,11 @@ class Ending:
             pause = max(pause, at_least)  # by a clock set forward it has passed already
         if at_latest is not None and at_latest > timedelta(0):
             pause = min(pause, at_latest)
-        owed, alarmed = _is_owed(lease, refs or {}), bool(lease.refs.get("alarmed"))
+        owed, alarmed = is_owed(lease, refs or {}), bool(lease.refs.get("alarmed"))
         alarm = (self._is_overdue(lease, owed=owed) or alarm) and not alarmed
         if not alarm and not alarmed and at_least is None:  # the next look is not long after the alarm is due
             pause = min(pause, max(OVERDUE - self._late(lease, owed=owed), MIN_PAUSE))
-        merged = _remembered(lease, refs or {}, alarm=alarm)
+        merged = remembered(lease, refs or {}, alarm=alarm)
 
         def operation(tx: Tx) -> bool:
             core.epoch.fence(tx)
@@ -121,7 +121,7 @@ class Ending:
             if not tx.defer(lease.id, next_try_at=at + pause, problem=problem, refs=merged):
                 return False
             if problem != lease.last_problem:
-                moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason=problem, data=_exposure(lease, merged))
+                moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason=problem, data=exposure(lease, merged))
             if alarm:
                 moves.record_lease(tx, Kind.LEASE_OVERDUE, lease, at=at, data={"problem": problem})
             return True
@@ -175,7 +175,7 @@ class Ending:
         living = landing + (lease.expires_at - lease.intent_at)  # also what landed last
         if settlement.evidence is None and landing <= timedelta(0) and lease.revocability.ends_by_time:
             # What is denied rests. It is looked at now and then: the deny may be taken away.
-            rest = None if _is_owed(lease, settlement.refs) else min(self._left(lease), RELOOK)
+            rest = None if is_owed(lease, settlement.refs) else min(self._left(lease), RELOOK)
             await self.defer(lease, problem="waits for its bound", refs=settlement.refs, at_least=rest)
         elif settlement.evidence is None:
             await self.defer(lease, problem="a late mint may still land", refs=settlement.refs, at_latest=landing)
@@ -335,24 +335,3 @@ class Ending:
         if lease.revoking_at is None:
             return looked
         return max(looked, self._core.epoch.surely() - lease.revoking_at)  # perhaps long before this process began
-
-
-def _is_owed(lease: Lease, refs: Mapping[str, JsonValue]) -> bool:
-    """Does its scope promise a deny that is not written yet? `refs`: what is new."""
-    written = refs.get(DENY_WRITTEN_AT) or lease.refs.get(DENY_WRITTEN_AT)
-    return lease.revocability is Revocability.DENY_POLICY and not written
-
-
-def _remembered(lease: Lease, refs: Mapping[str, JsonValue], *, alarm: bool) -> dict[str, JsonValue]:
-    """With whether it has alarmed; of a deny that was owed, until it is written."""
-    done = bool(lease.refs.get("alarmed")) and _is_owed(lease, {}) and not _is_owed(lease, refs)
-    return {**refs, "alarmed": alarm} if alarm or done else dict(refs)
-
-
-def _exposure(lease: Lease, refs: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
-    """Of what time ends: until when it may still work, and whether something has been done about that."""
-    if not lease.revocability.ends_by_time:
-        return {}
-    told: dict[str, JsonValue] = {"exposed_until": lease.expires_at.isoformat()}
-    denied_at = refs.get(DENY_WRITTEN_AT) or lease.refs.get(DENY_WRITTEN_AT)
-    return told | ({DENY_WRITTEN_AT: denied_at} if denied_at else {})

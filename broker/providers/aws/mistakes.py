@@ -18,7 +18,6 @@ Problem: TypeAlias = tuple[tuple[str | int, ...], str]
 _URL = "must be an https URL without a path (http on loopback only)"
 _ROLE = "must be a role's ARN: arn:aws:iam::<12 digits>:role/<name>, without templates"
 _ACTIONS = "must be actions such as s3:GetObject"
-_TAGS = "must be 1 to 128 of letters, digits, space and _ . : / = + - @"
 _REGION = "must be a region such as eu-west-1"
 
 EXPECTED = {

@@ -157,10 +157,6 @@ class Looking:
                 return Found(policy=name, at=older.cut[1], wait=self._wait(older.cut[0]), cut=cut)
         return None
 
-    def free_at(self) -> datetime | None:
-        """When the first of the predecessors' lists is over."""
-        return min((held.until for held in self._ours.values()), default=None)
-
     async def settled(self) -> None:
         """Wait for the look under way."""
         if self._task is not None and not self._task.done():
