@@ -237,8 +237,10 @@ class Ending:
         await self._bring_forward(lease)
 
     async def _bring_forward(self, lease: Lease) -> None:
-        """What had kept this one from ending is over, perhaps for others too."""
+        """What had kept this one from ending is over, perhaps for others too; unless it was time."""
         boot = self._core.clock.boottime()
+        if lease.revocability.ends_by_time:
+            return
         if lease.attempts < STUCK or boot - self._woken.get(lease.provider, float("-inf")) < WAKE_EVERY:
             return
         self._woken[lease.provider] = boot

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
 from broker.alert import AlertRule
 from broker.errors import Reason
-from broker.leases.ending import Ending
+from broker.leases.ending import STUCK, Ending
 from broker.model import EndReason, Evidence, LeaseState, Revocability
 from broker.providers.base import ISSUED_AT, CutOff, HasRoom, LeaseRef, NoRoom, Progress
 from tests.fakes.clock import START
@@ -201,3 +202,20 @@ async def test_when_a_deny_was_written_is_told_with_the_lease(
     assert outcome.deny_written_at.isoformat() == "2026-11-22T12:00:05+00:00"
     assert outcome.exposed_until is not None
     assert outcome.evidence is None
+
+
+async def test_what_time_ends_wakes_no_others(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was looked at often because it was to be, and not because something was away that is back."""
+    opened = await broker.begin(["timed"])
+    proven, waiting = [(await broker.issue(opened.handle, "timed")).lease for _ in range(2)]
+    monkeypatch.setattr(timed, "revoke", answering(Progress(step="DENY_WRITTEN")))
+    await broker.end(opened.handle, wait=0)
+    for lease in (proven, waiting):
+        await broker.until(partial(_asked, broker, lease.id))
+    due = (await broker.lease(waiting.id)).next_try_at
+    monkeypatch.setattr(timed, "revoke", answering(Progress(evidence=Evidence.PROBE_DENIED)))
+    await Ending(broker.core).attempt(replace(await broker.lease(proven.id), attempts=STUCK))
+    assert (await broker.lease(proven.id)).state is LeaseState.REVOKED
+    assert (await broker.lease(waiting.id)).next_try_at == due
