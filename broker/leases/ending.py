@@ -32,7 +32,7 @@ from broker.providers.base import (
 from broker.store.base import Tx
 
 log = get_logger(__name__)
-T = TypeVar("T")
+T = TypeVar("T", Progress, Settlement)
 
 ATTEMPT_LIMIT = 120.0  # seconds; providers' own timeouts are far shorter, and a hung call must not keep its place
 FIRST_BACKOFF = 0.25  # seconds; doubled up to the cap, with jitter
@@ -144,7 +144,7 @@ class Ending:
         try:
             async with asyncio.timeout(ATTEMPT_LIMIT):
                 result = await call
-            contact = result.contact if isinstance(result, Settlement) else Contact.ANSWERED
+            contact = result.contact
         except TimeoutError:
             raise ProviderError("the provider gave no answer in time", Contact.NONE) from None
         except ProviderError as error:

@@ -79,6 +79,15 @@ class CutOff:
         return made < self.before
 
 
+class Contact(Enum):
+    """What one call says of its provider."""
+
+    ANSWERED = "answered"  # it is there; when it is an error, this one lease cannot be ended: no reason to stop minting
+    FAILED = "failed"  # it is there, and cannot do it
+    NONE = "none"  # nobody answered at all: its next answer, to whomever, is a reason to ask again at once
+    NOT_ASKED = "not asked"  # nothing was sent, so that it says nothing
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     """How far a revocation has come. Without evidence the lease stays REVOKING."""
@@ -88,15 +97,7 @@ class Progress:
     refs: Mapping[str, JsonValue] = field(default_factory=dict)  # merged into the lease's
     again: timedelta | None = None  # look again after this, though only time is the certain end
     cut_off: CutOff | None = None
-
-
-class Contact(Enum):
-    """What one call says of its provider."""
-
-    ANSWERED = "answered"  # it is there; when it is an error, this one lease cannot be ended: no reason to stop minting
-    FAILED = "failed"  # it is there, and cannot do it
-    NONE = "none"  # nobody answered at all: its next answer, to whomever, is a reason to ask again at once
-    NOT_ASKED = "not asked"  # nothing was sent, so that it says nothing
+    contact: Contact = Contact.ANSWERED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from broker.providers.aws.denies.role import Denied, DenyResult
 from broker.providers.aws.probes import Prober
 from broker.providers.base import (
     DENY_WRITTEN_AT,
+    Contact,
     CutOff,
     LeaseRef,
     Progress,
@@ -42,9 +43,9 @@ class Ending:
         if block is None:
             raise ProviderError("the lease's aws block cannot be read")
         if block.stored:  # the value lives on; its session was dropped after the read
-            return Progress(evidence=Evidence.ACCESS_ENDED)
+            return Progress(evidence=Evidence.ACCESS_ENDED, contact=Contact.NOT_ASKED)
         if block.revoke == "bound":
-            return Progress(step=Denied.WAITING_FOR_BOUND.value)
+            return Progress(step=Denied.WAITING_FOR_BOUND.value, contact=Contact.NOT_ASKED)
         if block.probe is not None:
             await self._prober.before_deny(ref.lease_id)
         result = await self._denies.deny(block, ref, may_cut=may_cut)
@@ -65,7 +66,7 @@ class Ending:
     async def settle(self, ref: LeaseRef) -> Settlement:
         """Deny the session by its name, seen or not. Only time is evidence, and time is the engine's."""
         progress = await self._deny(ref, may_cut=False)  # a settlement does not tell what else was cut off
-        return Settlement(found=False, refs=progress.refs)
+        return Settlement(found=False, refs=progress.refs, contact=progress.contact)
 
     def recheck(self, ref: LeaseRef) -> Recheck:
         """Only time can be looked at again: nothing else of a session is kept."""
@@ -79,4 +80,5 @@ def _progress(block: AwsBlock, result: DenyResult) -> Progress:
     if result.at is not None:
         refs = {"deny_policy": result.policy, DENY_WRITTEN_AT: timestamp(result.at)}
     cut = CutOff(param="role_arn", value=block.role_arn, before=result.cut.before) if result.cut else None
-    return Progress(step=result.state.value, refs=refs, again=result.again, cut_off=cut)
+    contact = Contact.ANSWERED if result.asked else Contact.NOT_ASKED
+    return Progress(step=result.state.value, refs=refs, again=result.again, cut_off=cut, contact=contact)

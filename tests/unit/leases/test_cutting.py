@@ -13,9 +13,10 @@ import pytest
 
 from broker.alert import AlertRule
 from broker.errors import Reason
+from broker.leases.breaker import FAILURES
 from broker.leases.ending import STUCK, Ending
 from broker.model import EndReason, Evidence, LeaseState, Revocability
-from broker.providers.base import ISSUED_AT, CutOff, HasRoom, LeaseRef, NoRoom, Progress
+from broker.providers.base import ISSUED_AT, Contact, CutOff, HasRoom, LeaseRef, NoRoom, Progress
 from tests.fakes.clock import START
 from tests.fakes.provider import FakeProvider
 from tests.fakes.world import World, agent, new_id, refusal
@@ -219,3 +220,19 @@ async def test_what_time_ends_wakes_no_others(
     await Ending(broker.core).attempt(replace(await broker.lease(proven.id), attempts=STUCK))
     assert (await broker.lease(proven.id)).state is LeaseState.REVOKED
     assert (await broker.lease(waiting.id)).next_try_at == due
+
+
+async def test_an_end_that_nobody_was_asked_for_closes_no_breaker(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = await broker.begin(["timed"])
+    lease = (await broker.issue(opened.handle, "timed")).lease
+    waits = Progress(step="DENY_WRITTEN", contact=Contact.NOT_ASKED)
+    monkeypatch.setattr(timed, "revoke", answering(waits))
+    breaker = broker.core.breakers["timed"]
+    for number in range(FAILURES):
+        breaker.failed(f"another-{number}", silent=True)
+    await broker.fake_clock.run(2)
+    await broker.end(opened.handle, wait=0)
+    await broker.until(partial(_asked, broker, lease.id))
+    assert breaker.open

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -47,13 +47,17 @@ class Denied(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenyResult:
-    """Where a lease's deny stands; `policy` and `at` only when it is written, `again` when it is to be asked again."""
+    """Where a lease's deny stands; `policy` and `at` only when it is written, `again` when it is to be asked again.
+
+    `asked`: IAM was, and answered; else it is as it is remembered.
+    """
 
     state: Denied
     policy: str = ""
     at: datetime | None = None
     again: timedelta | None = None
     cut: Cut | None = None
+    asked: bool = field(default=False, compare=False)
 
 
 def issued_of(ref: LeaseRef) -> datetime:
@@ -176,7 +180,7 @@ class RoleDenies:
         if problem is None and cut and self._stands(ref.lease_id, entry) is None and not self._writer.doubt():
             problem = await self._writer.write(ref.lease_id, entry, cut=True)
         if (stands := self._stands(ref.lease_id, entry)) is not None:
-            return stands
+            return replace(stands, asked=problem is None)
         if problem is not None:
             raise ProviderError(problem.text, problem.contact)
         if doubt := self._writer.doubt():

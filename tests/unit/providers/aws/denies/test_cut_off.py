@@ -13,7 +13,7 @@ from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.role import Denied, issued_of
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.probes import Prober
-from broker.providers.base import DENY_WRITTEN_AT, CutOff, LeaseRef, ProviderError
+from broker.providers.base import DENY_WRITTEN_AT, Contact, CutOff, LeaseRef, ProviderError
 from tests.fakes.iam import BLOCK, CUTTING, DENIED, LOST, ROLE, World, lease
 
 ROOM = 9
@@ -260,3 +260,16 @@ async def test_one_that_is_too_young_is_asked_again_as_soon_as_it_is_old_enough(
     assert told.again <= timedelta(seconds=3)
     world.clock.advance(told.again.total_seconds())
     assert await end(world, ref) is Denied.ROLE_CUT_OFF
+
+
+async def test_what_is_remembered_is_no_answer_of_iam() -> None:
+    """An end that nobody was asked for must not tell the breaker that AWS is well."""
+    world = World()
+    ending = ending_of(world)
+    bound = {**BLOCK.model_dump(mode="json", exclude_none=True), "revoke": "bound"}
+    told = [await ending.revoke(world.ref(lease(1))) for _ in range(2)]
+    told.append(await ending.revoke(world.ref(lease(2), params=bound)))
+    told.append(await ending.revoke(world.ref(lease(3), minutes=0.5)))
+    assert [one.contact for one in told] == [Contact.ANSWERED, *[Contact.NOT_ASKED] * 3]
+    settled = [await ending.settle(world.ref(name)) for name in (lease(1), lease(4))]
+    assert [one.contact for one in settled] == [Contact.NOT_ASKED, Contact.ANSWERED]
