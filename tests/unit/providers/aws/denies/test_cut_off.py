@@ -10,6 +10,7 @@ import pytest
 
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
+from broker.providers.aws.denies.looking import LOOK_AGAIN
 from broker.providers.aws.denies.role import Denied, issued_of
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.probes import Prober
@@ -273,3 +274,15 @@ async def test_what_is_remembered_is_no_answer_of_iam() -> None:
     assert [one.contact for one in told] == [Contact.ANSWERED, *[Contact.NOT_ASKED] * 3]
     settled = [await ending.settle(world.ref(name)) for name in (lease(1), lease(4))]
     assert [one.contact for one in settled] == [Contact.NOT_ASKED, Contact.ANSWERED]
+
+
+async def test_a_cut_off_that_somebody_deletes_is_missed_and_made_again() -> None:
+    world, refs = await full()
+    ref = cutting(world, 100)
+    world.clock.advance(5)
+    before = await world.end(ref, block=CUTTING)
+    world.iam.policies.clear()
+    world.clock.advance(LOOK_AGAIN)
+    after = await world.end(refs[0])
+    assert (after.state, after.cut) == (Denied.ROLE_CUT_OFF, before.cut)  # no later one: nobody else is ended
+    assert all(world.iam.stops(each.lease_id, issued_of(each)) for each in (*refs, ref))
