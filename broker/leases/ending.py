@@ -19,7 +19,15 @@ from broker.leases.core import FOUND, ONLY_TIME, Core, ref_of
 from broker.leases.cutting import cut_off
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revocability, past_expiry
-from broker.providers.base import Contact, Progress, Provider, ProviderError, Settlement, SettlesDoubt
+from broker.providers.base import (
+    DENY_WRITTEN_AT,
+    Contact,
+    Progress,
+    Provider,
+    ProviderError,
+    Settlement,
+    SettlesDoubt,
+)
 from broker.store.base import Tx
 
 log = get_logger(__name__)
@@ -109,7 +117,7 @@ class Ending:
             if not tx.defer(lease.id, next_try_at=at + pause, problem=problem, refs=merged):
                 return False
             if problem != lease.last_problem:
-                moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason=problem)
+                moves.record_lease(tx, Kind.LEASE_PROGRESS, lease, at=at, reason=problem, data=_exposure(lease, merged))
             if alarm:
                 moves.record_lease(tx, Kind.LEASE_OVERDUE, lease, at=at, data={"problem": problem})
             return True
@@ -304,3 +312,12 @@ class Ending:
         if lease.revoking_at is None:
             return looked
         return max(looked, self._core.epoch.surely() - lease.revoking_at)  # perhaps long before this process began
+
+
+def _exposure(lease: Lease, refs: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """Of what time ends: until when it may still work, and whether something has been done about that."""
+    if not lease.revocability.ends_by_time:
+        return {}
+    told: dict[str, JsonValue] = {"exposed_until": lease.expires_at.isoformat()}
+    denied_at = refs.get(DENY_WRITTEN_AT) or lease.refs.get(DENY_WRITTEN_AT)
+    return told | ({DENY_WRITTEN_AT: denied_at} if denied_at else {})

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -233,28 +234,31 @@ async def test_the_commands_make_what_check_live_finds_no_fault_in(
 ) -> None:
     key_id, key = moto.create_user("stepcred-broker", {"Effect": "Deny", "Action": "ec2:*", "Resource": "*"})
     run(moto, printed(scope_map, capsys, form="sh"), tmp_path)
-    (tmp_path / "aws.key").write_text(key)
-    settings = AwsSettings(
-        installation="0123abcd4567",
-        endpoint_url=moto.url,
-        sts_region=moto.region,
-        access_key_id=key_id,
-        secret_access_key_file=tmp_path / "aws.key",
-    )
-    aws = AwsProvider(settings, SystemClock(), epoch=lambda: 1)
-    try:
+    async with provider(moto, key_id, key, tmp_path) as aws:
         found = await aws.check_scopes(declared(scope_map))
         assert found == []
         assert not [remark for remark in found.remarks if "may also" in remark or "lets" in remark]
         lease = order(declared(scope_map)[0])
         minted = await aws.mint(lease)
         assert isinstance(minted.credential, AwsSession)
-        progress = await aws.revoke(lease.ref)
-        assert progress.step == "DENY_WRITTEN"
-    finally:
-        await aws.close()
+        assert (await aws.revoke(lease.ref)).step == "DENY_WRITTEN"
     assert len(moto.client("iam").list_role_policies(RoleName="etl")["PolicyNames"]) == 2  # its own, and the deny list
     nothing_more(moto, key_id, key)
+
+
+@asynccontextmanager
+async def provider(moto: MotoServer, key_id: str, key: str, folder: Path) -> AsyncIterator[AwsProvider]:
+    (folder / "aws.key").write_text(key)
+    settings = AwsSettings(
+        installation="0123abcd4567",
+        endpoint_url=moto.url,
+        sts_region=moto.region,
+        access_key_id=key_id,
+        secret_access_key_file=folder / "aws.key",
+    )
+    aws = AwsProvider(settings, SystemClock(), epoch=lambda: 1)
+    yield aws
+    await aws.close()
 
 
 def nothing_more(moto: MotoServer, key_id: str, key: str) -> None:
@@ -310,3 +314,32 @@ def order(scope: DeclaredScope) -> MintOrder:
         epoch=1,
     )
     return MintOrder(ref=ref, workflow="nightly", run="1", step="load", note=note)
+
+
+@pytest.mark.skipif(AWS is None, reason="no aws CLI on this machine")
+async def test_through_another_role_too(moto: MotoServer, tmp_path: Path) -> None:
+    hub, far = f"arn:aws:iam::{ACCOUNT}:role/hub", f"arn:aws:iam::{ACCOUNT}:role/far"
+    block = {
+        "role_arn": far,
+        "via": hub,
+        "regions": [moto.region],
+        "statements": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
+        "revoke": "deny",
+    }
+    scope = DeclaredScope(block=block, ttl=timedelta(minutes=10), name="far")
+    key_id, key = moto.create_user("far-broker", {"Effect": "Deny", "Action": "ec2:*", "Resource": "*"})
+    broker = f"arn:aws:iam::{ACCOUNT}:user/far-broker"
+    run(moto, show(plan_of([scope], broker_arn=broker, broker_policy="far-broker"), "sh"), tmp_path)
+    trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    async with provider(moto, key_id, key, tmp_path) as aws:
+        (refused,) = await aws.check_scopes([scope])  # moto takes a session for its own ARN alone, not for its role's
+        assert "though its trust policy names the broker" in refused
+        document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+        moto.client("iam").update_assume_role_policy(RoleName="far", PolicyDocument=document)
+        assert await aws.check_scopes([scope]) == []
+        lease = order(scope)
+        await aws.mint(lease)
+        assert (await aws.revoke(lease.ref)).step == "DENY_WRITTEN"
+    iam = moto.client("iam", aws_access_key_id=key_id, aws_secret_access_key=key)
+    with pytest.raises(ClientError, match="AccessDenied"):  # itself it may become the hub, and nothing else
+        iam.get_role(RoleName="far")

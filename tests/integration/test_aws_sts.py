@@ -6,14 +6,11 @@ import asyncio
 import contextlib
 import json
 import logging
-import threading
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 from botocore.exceptions import ClientError
@@ -35,6 +32,7 @@ from broker.providers.base import (
 )
 from tests.support.moto import MotoServer, moto_server
 from tests.support.processes import free_port
+from tests.support.sts import error, told_sts
 
 LEASE = "abcdefghij234567"
 KEY = "throwAwaySecretKeyOfTheBroker"
@@ -226,53 +224,6 @@ def test_it_is_what_the_engine_takes_it_for(tmp_path: Path) -> None:
 # --- an STS that misbehaves ---
 
 
-class BadSts:
-    """Counts requests and answers each as told: (status, body), or None = read it and hang up; once let go."""
-
-    def __init__(self, answer: tuple[int, str] | None, *, held: bool) -> None:
-        self.requests: list[dict[str, str]] = []
-        self.go = threading.Event()
-        if not held:
-            self.go.set()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                outer.requests.append({name: values[0] for name, values in parse_qs(body).items()})
-                outer.go.wait(20)
-                if answer is None:
-                    self.close_connection = True
-                    return
-                self.send_response(answer[0])
-                self.send_header("Content-Length", str(len(answer[1])))
-                self.end_headers()
-                self.wfile.write(answer[1].encode())
-
-            def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - http.server's name
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@contextlib.contextmanager
-def bad_sts(answer: tuple[int, str] | None, *, held: bool = False) -> Iterator[BadSts]:
-    sts = BadSts(answer, held=held)
-    thread = threading.Thread(target=sts.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield sts
-    finally:
-        sts.go.set()
-        sts.server.shutdown()
-        sts.server.server_close()
-        thread.join(5)
-
-
-def error(code: str) -> str:
-    return f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>token {KEY}</Message></Error></ErrorResponse>"
-
-
 async def mint_at(url: str, tmp_path: Path, **changes: Any) -> None:
     with secret_file(tmp_path, KEY) as path:
         provider = provider_of(settings(url, path, **changes))
@@ -289,15 +240,14 @@ WHOLE = "<AssumeRoleResponse><AssumeRoleResult><Credentials>{}</Credentials></As
     "answer",
     [
         None,
-        (500, error("InternalFailure")),
-        (503, error("ServiceUnavailable")),
-        (503, error("SlowDown")),
-        (503, error("Throttling")),
+        (500, error("InternalFailure", f"token {KEY}")),
+        (503, error("ServiceUnavailable", f"token {KEY}")),
+        (503, error("SlowDown", f"token {KEY}")),
+        (503, error("Throttling", f"token {KEY}")),
         (429, "slow down"),
         (403, "<html>a proxy's own page</html>"),
-        (403, error("ValidationError")),
-        (500, error("AccessDenied")),
-        (404, error("NoSuchEntity")),
+        (403, error("ValidationError", f"token {KEY}")),
+        (500, error("AccessDenied", f"token {KEY}")),
         (200, ""),
         (200, "not xml at all"),
         (200, WHOLE.format(f"<AccessKeyId>A</AccessKeyId><SecretAccessKey>{KEY}</SecretAccessKey>")),
@@ -308,7 +258,7 @@ async def test_whatever_is_not_definite_is_in_doubt_after_one_single_request(
     answer: tuple[int, str] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with bad_sts(answer) as sts:
+    with told_sts(answer) as sts:
         with pytest.raises(MintInDoubt) as doubt:
             await mint_at(sts.url, tmp_path)
         assert len(sts.requests) == 1
@@ -330,7 +280,7 @@ async def test_whatever_is_not_definite_is_in_doubt_after_one_single_request(
 async def test_a_throttle_means_that_nothing_was_minted_and_counts_for_the_breaker(
     status: int, code: str, tmp_path: Path
 ) -> None:
-    with bad_sts((status, error(code))) as sts:
+    with told_sts((status, error(code))) as sts:
         with pytest.raises(MintRefused, match="too many calls") as refusal:
             await mint_at(sts.url, tmp_path)
         assert refusal.value.contact is Contact.FAILED
@@ -351,7 +301,7 @@ async def test_a_throttle_means_that_nothing_was_minted_and_counts_for_the_break
     ],
 )
 async def test_the_allow_list_of_definite_refusals(status: int, code: str, tmp_path: Path) -> None:
-    with bad_sts((status, error(code))) as sts:
+    with told_sts((status, error(code))) as sts:
         with pytest.raises(MintRefused) as refusal:
             await mint_at(sts.url, tmp_path)
         assert len(sts.requests) == 1
@@ -359,14 +309,14 @@ async def test_the_allow_list_of_definite_refusals(status: int, code: str, tmp_p
 
 
 async def test_an_answer_that_never_comes_is_in_doubt_after_one_request(tmp_path: Path) -> None:
-    with bad_sts(None, held=True) as sts:
+    with told_sts(None, held=True) as sts:
         with pytest.raises(MintInDoubt):
             await mint_at(sts.url, tmp_path, read_timeout=timedelta(milliseconds=300))
         assert len(sts.requests) == 1
 
 
 async def test_a_call_that_finds_no_free_worker_was_never_sent(tmp_path: Path) -> None:
-    with bad_sts(None, held=True) as sts, secret_file(tmp_path, KEY) as path:
+    with told_sts(None, held=True) as sts, secret_file(tmp_path, KEY) as path:
         provider = provider_of(settings(sts.url, path, mint_workers=1, connect_timeout=timedelta(milliseconds=200)))
         stuck = asyncio.create_task(provider.mint(order("arn:aws:iam::123456789012:role/etl")))
         await asyncio.sleep(0)
@@ -392,7 +342,7 @@ async def test_an_unreadable_key_file_means_nothing_was_minted(tmp_path: Path) -
 
 
 async def test_the_shape_of_the_one_request(tmp_path: Path) -> None:
-    with bad_sts((500, "")) as sts, secret_file(tmp_path, KEY) as path:
+    with told_sts((500, "")) as sts, secret_file(tmp_path, KEY) as path:
         provider = provider_of(settings(sts.url, path))
         for seconds in (61, 1000.2, 100_000):
             with pytest.raises(MintInDoubt):
@@ -427,7 +377,7 @@ async def test_the_shape_of_the_one_request(tmp_path: Path) -> None:
     ],
 )
 async def test_an_order_that_cannot_be_sent_is_a_definite_refusal(changes: dict[str, Any], tmp_path: Path) -> None:
-    with bad_sts((500, "")) as sts, secret_file(tmp_path, KEY) as path:
+    with told_sts((500, "")) as sts, secret_file(tmp_path, KEY) as path:
         provider = provider_of(settings(sts.url, path))
         with pytest.raises(MintRefused):
             await provider.mint(order("arn:aws:iam::123456789012:role/etl", **changes))
@@ -437,7 +387,7 @@ async def test_an_order_that_cannot_be_sent_is_a_definite_refusal(changes: dict[
 
 async def test_a_hung_sts_delays_no_deny(moto: MotoServer, tmp_path: Path) -> None:
     role = moto.create_role("step-six")
-    with bad_sts(None, held=True) as sts, secret_file(tmp_path, moto.secret_access_key) as path:
+    with told_sts(None, held=True) as sts, secret_file(tmp_path, moto.secret_access_key) as path:
         given = settings(sts.url, path, moto.access_key_id, iam_endpoint_url=moto.url, mint_workers=1)
         provider = provider_of(given)
         stuck = asyncio.create_task(provider.mint(order(role, revoke="deny")))

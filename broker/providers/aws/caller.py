@@ -14,9 +14,10 @@ from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Findings
 
 SIGNATURE_SKEW = timedelta(minutes=5)  # SigV4 refuses callers whose clock is further off
+SESSION = "stepcred-check"  # as CloudTrail shows it
 NOT_ALLOWED = 405  # Ceph's STS has no GetCallerIdentity
 
-_ASSUMED = re.compile(r"(arn:[^:]+):sts::([0-9]{12}):assumed-role/([^/]+)/.+")
+_ASSUMED = re.compile(r"(arn:[^:]+):sts::([0-9]{12}|):assumed-role/([^/]+)/.+")
 _SKEWED = frozenset({"RequestExpired", "RequestTimeTooSkewed", "InvalidSignatureException", "SignatureDoesNotMatch"})
 _REFUSED: Mapping[str, str] = {
     "InvalidClientTokenId": "the access key is unknown: was it deleted or made inactive?",
@@ -48,6 +49,14 @@ class Caller:
         """As a trust policy names it. A role's path is not in a session's ARN."""
         session = _ASSUMED.fullmatch(self.arn)
         return f"{session[1]}:iam::{session[2]}:role/{session[3]}" if session else self.arn
+
+
+def through(via: str | None, caller: Caller) -> Caller:
+    """Who assumes a scope's role: the broker, or a session of the role that it goes through."""
+    if not via:
+        return caller
+    partition, account, name = via.split(":")[1], via.split(":")[4], via.rpartition("/")[2]
+    return Caller(account=account, arn=f"arn:{partition}:sts::{account}:assumed-role/{name}/{SESSION}")
 
 
 async def who(asks: Asks, settings: AwsSettings, off: timedelta | None, found: Findings) -> Caller | None:

@@ -57,7 +57,7 @@ class Seen:
 async def look_at(asks: Asks, settings: AwsSettings, caller: Caller, wanted: Wanted) -> tuple[Seen, Findings]:
     """Changes nothing."""
     found, block, role = Findings(), wanted.block, f"role {wanted.block.role_arn}"
-    home = block.via.split(":")[4] if block.via else caller.account
+    home = caller.account
     if block.account and home and block.account != home:
         if wanted.denies:
             whose = "the account of its via," if block.via else f"the broker's account {home},"

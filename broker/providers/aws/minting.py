@@ -21,15 +21,31 @@ from broker.secret import Secret
 
 # (status, code) after which nothing was minted. Anything else may have been: a 5xx, a proxy's 403.
 REFUSALS: Mapping[tuple[int, str], str] = {
-    (403, "AccessDenied"): "AWS refused AssumeRole: trust policy or the broker's permissions do not allow it",
-    (400, "ValidationError"): "AWS refused AssumeRole: invalid role, or beyond the role's maximum session duration",
-    (400, "MalformedPolicyDocument"): "AWS refused AssumeRole: malformed session policy",
-    (400, "PackedPolicyTooLarge"): "AWS refused AssumeRole: session policy too large once packed",
-    (403, "RegionDisabledException"): "AWS refused AssumeRole: STS is not active in this region",
-    (403, "InvalidClientTokenId"): "AWS refused AssumeRole: the broker's access key is unknown",
-    (403, "SignatureDoesNotMatch"): "AWS refused AssumeRole: the broker's secret key is wrong",
-    (403, "ExpiredToken"): "AWS refused AssumeRole: the broker's own credentials have expired",
+    (
+        403,
+        "AccessDenied",
+    ): "the role does not exist, or its trust policy or the broker's own permissions do not allow it",
+    (404, "NoSuchEntity"): "there is no such role",  # Ceph's
+    (400, "ValidationError"): "a parameter is not valid: the role's ARN, or more than its maximum session duration",
+    (
+        400,
+        "InvalidArgument",
+    ): "a parameter is not valid: the role's ARN, or more than its maximum session duration",  # Ceph's
+    (400, "MalformedPolicyDocument"): "malformed session policy: an action, ARN or condition that it does not know",
+    (400, "PackedPolicyTooLarge"): "session policy and tags are too large once packed",
+    (403, "RegionDisabledException"): "STS is not active in this region",
+    (403, "InvalidClientTokenId"): "the broker's access key is unknown",
+    (403, "SignatureDoesNotMatch"): "the broker's secret key is wrong, or its clock",
+    (400, "RequestExpired"): "the request came too late: compare the clocks",
+    (403, "RequestExpired"): "the request came too late: compare the clocks",
+    (403, "RequestTimeTooSkewed"): "the broker's clock is wrong",
+    (403, "ExpiredToken"): "the broker's own credentials have expired",
+    (403, "ExpiredTokenException"): "the broker's own credentials have expired",
+    (400, "ExpiredTokenException"): "the broker's own credentials have expired",
 }
+# What the trust policy must allow beside the role: AWS does not say which of them it refused.
+_EXTRAS: Mapping[str, str] = {"Tags": "sts:TagSession", "SourceIdentity": "sts:SetSourceIdentity"}
+LOOK = "stepcred-broker check --live tells more"
 
 
 class Minting:
@@ -55,7 +71,7 @@ class Minting:
         await self._denies.reserve(block, order.ref)
         answer = await self._lane.run(call)
         if isinstance(answer, Failure):
-            ended = _unminted(answer)
+            ended = _unminted(answer, parameters)
             if isinstance(ended, MintRefused):
                 self._denies.release(block, order.ref)
             raise ended
@@ -85,10 +101,14 @@ class Minting:
         return Minted(credential=session, refs=refs, provider_request_id=request_id)
 
 
-def _unminted(failure: Failure) -> MintRefused | MintInDoubt:
+def _unminted(failure: Failure, asked: Mapping[str, JsonValue]) -> MintRefused | MintInDoubt:
     if not failure.sent:
         return MintRefused(f"AssumeRole was not sent: {failure.why or 'there is no connection'}", Contact.NOT_ASKED)
     if failure.throttled:
         return MintRefused("AWS refused AssumeRole: too many calls", Contact.FAILED)
     text = REFUSALS.get((failure.status, failure.code))
-    return MintInDoubt("AssumeRole gave no definite answer") if text is None else MintRefused(text)
+    if text is None:
+        return MintInDoubt("AssumeRole gave no definite answer")
+    extras = [right for name, right in _EXTRAS.items() if name in asked and failure.code == "AccessDenied"]
+    also = f" (it must allow {' and '.join(extras)} too)" if extras else ""
+    return MintRefused(f"AWS refused AssumeRole: {text}{also}; {LOOK}")

@@ -12,7 +12,7 @@ from broker.model import JsonValue, Revocability
 from broker.providers.aws import trust
 from broker.providers.aws.asks import Asks
 from broker.providers.aws.block import AwsBlock
-from broker.providers.aws.caller import Caller, skewed, unasked
+from broker.providers.aws.caller import SESSION, Caller, skewed, unasked
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.compile import session_policy
 from broker.providers.aws.denies.iam import safe
@@ -22,7 +22,6 @@ from broker.providers.aws.texts import UNFILLED
 from broker.providers.base import DeclaredScope, Findings, LeaseRef, MintOrder, MintRefused
 
 LONG_PAST = datetime(2000, 1, 1, tzinfo=UTC)
-SESSION = "stepcred-check"  # as CloudTrail shows it
 SAMPLE = "sample-value"  # for every template
 NEARLY_PACKED = 80  # percent; values of templates may be longer than the sample
 READ = timedelta(minutes=1)  # a session that only reads a value is over at once

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from broker.clock import Clock
 from broker.providers.aws.asks import Asks
 from broker.providers.aws.block import AwsBlock, block_of
-from broker.providers.aws.caller import Caller, who
+from broker.providers.aws.caller import Caller, through, who
 from broker.providers.aws.compile import timestamp
 from broker.providers.aws.excess import too_much
 from broker.providers.aws.lookat import Wanted, look_at
@@ -60,6 +60,7 @@ class Rights:
 
     async def _role(self, caller: Caller, wanted: Wanted) -> Findings:
         """One role, and each of its scopes in turn: their problems are told together."""
+        caller = through(wanted.block.via, caller)
         seen, found = await look_at(self._asks, self._settings, caller, wanted)
         rehearsal = Rehearsal(self._asks, self._clock, self._off)
         for scope, block in wanted.scopes:

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from broker.log import get_logger
 from broker.model import Revocability
 from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.iam import Answer
 from broker.providers.base import DeclaredScope, LeaseRef, MintRefused
+
+log = get_logger(__name__)
 
 SURVEY_SECONDS = 10.0  # for all roles together
 AT_ONCE = 4  # calls to IAM, whose limits are low and for the whole account
@@ -62,7 +65,12 @@ class Roles:
         with self._lock:
             before = self._known.get(_key(block))
             self._known[_key(block)] = Known(block=block, writable=writable)
-        return (before is not None and before.writable is Writable.NO) != (writable is Writable.NO)
+        if changed := (before is not None and before.writable is Writable.NO) != (writable is Writable.NO):
+            if writable is Writable.NO:
+                log.warning("sessions of a role cannot be ended early: its scopes are EXPIRY_ONLY", why=_why(block))
+            else:
+                log.info("sessions of a role can be ended early again", role=block.role_arn)
+        return changed
 
     def why_not(self, block: AwsBlock) -> str:
         """Why its policies may not be written; "": they may, or nothing is known."""
