@@ -28,5 +28,5 @@ class Age:
 
 
 def age(heard: datetime | None, clock: datetime) -> Age:
-    """`heard`: AWS's time; `clock`: ours."""
-    return Age(at=clock, slack=KEEP_AFTER) if heard is None else Age(at=heard, slack=SKEW)
+    """`heard`: AWS's time, from whichever of its endpoints; `clock`: ours, beyond which none is believed far."""
+    return Age(at=clock, slack=KEEP_AFTER) if heard is None else Age(at=min(heard, clock + KEEP_AFTER), slack=SKEW)

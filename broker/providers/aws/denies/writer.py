@@ -180,8 +180,10 @@ class Writer:
             self._doubt_until = self._clock.monotonic() + LATE_WRITE_SECONDS
             return await self._read_back() or problem_of(failure, "a deny write is of unknown outcome")
         self._looking.writable(yes=True)
-        lost = Problem(text="a deny write was lost", contact=Contact.FAILED)
-        return await self._read_back() or (None if draft.is_in(self._held) else lost)
+        if problem := await self._read_back():
+            return problem
+        self._unread = not draft.is_in(self._held)  # IAM may only be late to show it
+        return Problem(text="a deny write was lost", contact=Contact.ANSWERED) if self._unread else None
 
     def _mind_the_pace(self, *, slow: bool) -> None:
         self._pause = min(SLOWEST, max(1.0, self._pause * 2)) if slow else PACE

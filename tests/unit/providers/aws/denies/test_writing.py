@@ -14,7 +14,7 @@ from broker.providers.aws.denies.role import Denied
 from broker.providers.aws.denies.writer import PACE
 from broker.providers.base import Contact, MintRefused, ProviderError
 from tests.fakes.clock import FakeClock
-from tests.fakes.iam import BLOCK, DENIED, GONE, LOST, SLOW, FakeIam, World, lease
+from tests.fakes.iam import BLOCK, DENIED, GONE, LOST, NO_ENTITY, SLOW, FakeIam, World, lease
 
 
 async def test_an_entry_names_one_session_in_a_policy_of_this_installation_and_epoch() -> None:
@@ -76,6 +76,13 @@ async def test_nothing_is_written_in_the_last_minute() -> None:
     world = World()
     assert await world.deny(lease(1), minutes=0.9) is Denied.WAITING_FOR_BOUND
     assert world.iam.calls == []
+
+
+async def test_what_comes_too_late_while_it_waits_for_the_pace_waits_for_its_bound() -> None:
+    world = World()
+    await world.deny(lease(1))
+    assert await world.deny(lease(2), minutes=60.2 / 60) is Denied.WAITING_FOR_BOUND
+    assert world.iam.denied() == [f"*:{lease(1)}"]
 
 
 async def test_a_failed_write_is_not_tried_again_in_the_last_minute() -> None:
@@ -211,6 +218,15 @@ async def test_a_write_that_another_writer_undid_is_not_claimed() -> None:
         await world.deny(lease(1))
     assert await world.deny(lease(1)) is Denied.DENY_WRITTEN
     assert len(world.iam.denied()) == 1
+
+
+async def test_a_write_that_iam_is_late_to_show_is_not_sent_again() -> None:
+    world = World()
+    world.iam.script["get_role_policy"] = [NO_ENTITY]
+    with pytest.raises(ProviderError, match="lost"):
+        await world.deny(lease(1))
+    assert await world.deny(lease(1)) is Denied.DENY_WRITTEN
+    assert world.iam.calls.count("put_role_policy") == 1
 
 
 async def test_when_iam_cannot_be_read_nothing_is_claimed() -> None:
