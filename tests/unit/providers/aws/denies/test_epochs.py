@@ -406,3 +406,18 @@ def test_without_it_something_comes_back_to_life(
     mutant(monkeypatch)
     with pytest.raises(AssertionError, match="is alive"):
         asyncio.run(play(moves))
+
+
+async def test_a_predecessors_list_that_somebody_deletes_is_missed() -> None:
+    old = World()
+    ref = old.ref(lease(1), minutes=60)
+    await old.end(ref)
+    new = World(old.iam, epoch=8, clock=old.clock)
+    await new.end(ref)
+    new.clock.advance(61)
+    told = await new.end(ref)
+    assert (told.state, told.again) == (Denied.DENY_WRITTEN, timedelta(seconds=looking.LOOK_AGAIN))
+    new.iam.policies.clear()
+    new.clock.advance(looking.LOOK_AGAIN)
+    assert (await new.end(ref)).state is Denied.DENY_WRITTEN
+    assert new.iam.stops(ref.lease_id, ref.intent_at)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denies.looking import ROLE_CHARACTERS, UNWRITABLE
+from broker.providers.aws.denies.lists import DenyList
+from broker.providers.aws.denies.looking import LOOK_AGAIN, ROLE_CHARACTERS, UNWRITABLE
 from broker.providers.aws.denies.policy import entries_in
 from broker.providers.aws.denies.role import Denied
 from broker.providers.aws.denies.writer import PACE
+from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Contact, MintRefused, ProviderError
 from tests.fakes.clock import FakeClock
-from tests.fakes.iam import BLOCK, DENIED, GONE, LOST, NO_ENTITY, SLOW, FakeIam, World, lease
+from tests.fakes.iam import BLOCK, CUTTING, DENIED, GONE, LOST, NO_ENTITY, SLOW, FakeIam, World, lease
 
 
 async def test_an_entry_names_one_session_in_a_policy_of_this_installation_and_epoch() -> None:
@@ -296,3 +299,60 @@ async def test_one_roles_refusal_is_no_reason_to_stop_minting_elsewhere() -> Non
     assert full.why == UNWRITABLE
     world.clock.advance(601)
     await world.list.reserve(BLOCK, world.ref(lease(2)))  # somebody may have given the right since
+
+
+async def test_a_list_that_somebody_deletes_is_missed_and_written_again() -> None:
+    """A tool that keeps a role as it is declared removes what it does not know, and nobody hears of it."""
+    world = World()
+    ref = world.ref(lease(1), minutes=60)
+    first = await world.end(ref)
+    assert first.again is not None  # to see whether it is still there
+    world.iam.policies.clear()
+    world.clock.advance(first.again.total_seconds())
+    second = await world.end(ref)
+    assert second.state is Denied.DENY_WRITTEN
+    assert second.at == world.clock.now()
+    assert world.iam.stops(ref.lease_id, ref.intent_at)
+    reads = world.iam.calls.count("get_role_policy")
+    assert await world.end(ref) == second
+    assert world.iam.calls.count("get_role_policy") == reads  # not at each question
+
+
+async def test_what_cannot_be_read_again_is_told_as_it_was_last_seen() -> None:
+    world = World()
+    ref = world.ref(lease(1), minutes=60)
+    first = await world.end(ref)
+    world.clock.advance(LOOK_AGAIN)
+    world.iam.script |= {"get_role": [GONE] * 9, "get_role_policy": [GONE] * 9}
+    assert await world.end(ref) == first
+
+
+async def test_in_the_last_minute_a_written_deny_is_told_as_it_was_last_seen() -> None:
+    world = World()
+    ref = world.ref(lease(1), minutes=11)
+    first = await world.end(ref)
+    world.clock.advance(LOOK_AGAIN + 1)
+    assert await world.end(ref) == first
+
+
+async def test_one_answer_with_a_wrong_date_takes_no_deny_away_and_cuts_nobody_off_who_comes_later() -> None:
+    """AWS refuses callers whose clock is minutes off: a date that is hours ahead of ours is another endpoint's."""
+    world = World()
+    wrong = world.clock.now() + timedelta(hours=2)
+    world.list = DenyList(
+        iam=lambda _block: world.iam,
+        settings=AwsSettings(installation="0123abcd4567", deny_share=1.0),
+        epoch=lambda: 7,
+        clock=world.clock,
+        heard=lambda: wrong,
+        open_leases=world._open,
+    )
+    world.iam.crowd(2)
+    refs = [world.ref(lease(number), minutes=60) for number in range(3)]
+    for ref in refs:
+        await world.end(ref, block=CUTTING)
+    world.clock.advance(60)
+    fresh = world.ref(lease(9), minutes=60)
+    await world.end(fresh, block=CUTTING)
+    assert world.iam.stops(refs[0].lease_id, refs[0].intent_at)
+    assert not world.iam.stops(lease(10), world.clock.now())
