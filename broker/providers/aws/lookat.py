@@ -24,7 +24,7 @@ from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import DeclaredScope, Findings
 
 OUR_LISTS = "stepcred-deny-"
-_LONGEST_NAME = 200  # characters of what AWS says; an ARN with a path
+LONGEST_NAME = 200  # characters of what AWS says; an ARN with a path
 FEW = 100  # places; below it a busy role is soon full
 
 
@@ -102,7 +102,7 @@ def _trust(document: JsonValue, caller: Caller, role: str, found: Findings) -> N
     everybody = [name for name in trust.trusted(document) if name == "*"]
     others = trust.others(document, caller) if caller.arn else everybody
     if others:
-        named = ", ".join(ascii(name[:_LONGEST_NAME]) for name in others)
+        named = ", ".join(ascii(name[:LONGEST_NAME]) for name in others)
         found.remarks.append(f"{role}: its trust policy lets {named} assume it; nobody but the broker needs to")
 
 
