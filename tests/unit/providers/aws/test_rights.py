@@ -153,6 +153,28 @@ async def test_where_nothing_says_who_the_broker_is_the_trusted_are_named(aws: A
     assert any("or the broker's key is wrong" in problem for problem in await check(aws, scope()))
 
 
+@pytest.mark.parametrize(
+    ("condition", "fine"),
+    [
+        (None, False),
+        ({"Null": {"aws:TokenIssueTime": "true"}}, True),
+        ({"Null": {"AWS:tokenissuetime": ["true"]}}, True),
+        ({"Null": {"aws:TokenIssueTime": "false"}}, False),
+        ({"StringEquals": {"aws:TokenIssueTime": "true"}}, False),
+    ],
+)
+async def test_where_nothing_says_who_asks_sessions_may_become_the_role_again(
+    aws: Aws, condition: Any, *, fine: bool
+) -> None:
+    """Ceph does not look at a session's deny of sts:AssumeRole."""
+    more = {"Condition": condition} if condition else {}
+    aws.trust = {"Statement": [{**TRUST["Statement"][0], **more}]}
+    assert not any("aws:TokenIssueTime" in remark for remark in (await check(aws, scope())).remarks)
+    aws.answers["get_caller_identity"] = Failure(code="MethodNotAllowed", status=405)
+    told = any("aws:TokenIssueTime" in remark for remark in (await check(aws, scope())).remarks)
+    assert told is not fine
+
+
 def unless(*keys: str) -> Callable[[dict[str, Any]], Any]:
     """Refuses an AssumeRole with any of these."""
     return lambda given: REFUSED if given.keys() & set(keys) else {"PackedPolicySize": 1}
