@@ -16,7 +16,7 @@ from broker.providers.aws.caller import SESSION, Caller, skewed, unasked
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.compile import session_policy
 from broker.providers.aws.denies.iam import safe
-from broker.providers.aws.lookat import Seen
+from broker.providers.aws.lookat import LONGEST_NAME, Seen
 from broker.providers.aws.request import assume_role
 from broker.providers.aws.texts import UNFILLED
 from broker.providers.base import DeclaredScope, Findings, LeaseRef, MintOrder, MintRefused
@@ -151,11 +151,18 @@ def _refused(block: AwsBlock, caller: Caller, seen: Seen) -> str:
     """AWS does not say by whom; the trust policy may, where the broker can read it."""
     role, me = block.role_arn, caller.principal or "the broker"
     if seen.trust is None:
+        or_key = "" if caller.arn else ", or the broker's key is wrong"
         return (
             f"AWS refuses AssumeRole of {role}: it does not exist, its trust policy does not name {me} (or demands another"
-            " external id), or the broker's own policy does not allow it"
+            f" external id), or the broker's own policy does not allow it{or_key}"
         )
-    if caller.arn and not trust.is_trusted(seen.trust, caller):
+    if not caller.arn:
+        named = ", ".join(ascii(name[:LONGEST_NAME]) for name in trust.trusted(seen.trust)) or "nobody"
+        return (
+            f"AWS refuses AssumeRole of {role}, whose trust policy names {named}: if that is not the broker, let it;"
+            " else the broker's key is wrong, its own policy does not allow it, or a condition does not hold"
+        )
+    if not trust.is_trusted(seen.trust, caller):
         return f"the trust policy of {role} does not name {me}"
     demanded = trust.external_ids(seen.trust)
     if demanded and block.external_id not in demanded:

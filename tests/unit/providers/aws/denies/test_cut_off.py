@@ -10,6 +10,7 @@ import pytest
 
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
+from broker.providers.aws.denies.contents import Entry
 from broker.providers.aws.denies.role import Denied, issued_of
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.probes import Prober
@@ -84,6 +85,14 @@ async def test_a_scope_that_did_not_choose_it_waits() -> None:
     assert (result.state, result.cut) == (Denied.DENY_LIST_FULL, None)
     assert result.again is not None
     assert statements(world) == [("until", ROOM, "")]
+
+
+async def test_a_wish_that_needed_no_cut_off_is_not_granted_to_the_next_writer() -> None:
+    world, refs = await full()
+    entry = Entry(agent=refs[0].agent, issued=issued_of(refs[0]), bound=refs[0].expires_at)
+    assert await world.list._role(BLOCK)._writer.write(refs[0].lease_id, entry, cut=True) is None  # it is denied by now
+    assert await end(world, world.ref(lease(100)), BLOCK) is Denied.DENY_LIST_FULL
+    assert [kind for kind, _, _ in statements(world)] == ["until"]
 
 
 async def test_while_there_is_room_nobody_is_cut_off() -> None:

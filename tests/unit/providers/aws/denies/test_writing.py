@@ -7,6 +7,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.lists import DenyList
@@ -17,7 +18,7 @@ from broker.providers.aws.denies.writer import PACE
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Contact, MintRefused, ProviderError
 from tests.fakes.clock import FakeClock
-from tests.fakes.iam import BLOCK, CUTTING, DENIED, GONE, LOST, NO_ENTITY, SLOW, FakeIam, World, lease
+from tests.fakes.iam import BLOCK, CUTTING, DENIED, GONE, LOST, NO_ENTITY, ROLE, SLOW, FakeIam, World, lease
 
 
 async def test_an_entry_names_one_session_in_a_policy_of_this_installation_and_epoch() -> None:
@@ -289,8 +290,10 @@ async def test_three_hundred_ends_within_a_minute_are_as_many_writes_as_the_pace
 async def test_one_roles_refusal_is_no_reason_to_stop_minting_elsewhere() -> None:
     world = World()
     world.iam.script["put_role_policy"] = [DENIED]
-    with pytest.raises(ProviderError, match="IAM refused PutRolePolicy: AccessDenied") as problem:
+    refused = pytest.raises(ProviderError, match="IAM refused PutRolePolicy: AccessDenied")
+    with capture_logs() as logs, refused as problem:
         await world.deny(lease(1))
+    assert [(entry["log_level"], entry["role"]) for entry in logs] == [("error", ROLE)]
     assert problem.value.contact is Contact.ANSWERED
     with pytest.raises(MintRefused, match="may not write"):
         await world.list.reserve(BLOCK, world.ref(lease(2)))
