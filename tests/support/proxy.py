@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
 
 
 class Fault(Enum):
@@ -96,6 +97,9 @@ class Proxy:
         return await self._forward(request)
 
 
+ProxyType = TypeVar("ProxyType", bound=Proxy)
+
+
 async def _message(reader: asyncio.StreamReader) -> bytes:
     """One HTTP/1.1 message with Content-Length or chunked, or b"" at the end."""
     try:
@@ -120,7 +124,13 @@ def response(status: str, body: bytes = b"{}", *headers: str) -> bytes:
 @contextlib.asynccontextmanager
 async def proxy(upstream: int) -> AsyncIterator[Proxy]:
     """A proxy on a free loopback port before `127.0.0.1:upstream`."""
-    state = Proxy(port=0, upstream=upstream)
+    async with serving(Proxy(port=0, upstream=upstream)) as state:
+        yield state
+
+
+@contextlib.asynccontextmanager
+async def serving(state: ProxyType) -> AsyncIterator[ProxyType]:
+    """The same with one that knows more; its port is set here."""
     server = await asyncio.start_server(state._serve, "127.0.0.1", 0)
     state.port = server.sockets[0].getsockname()[1]
     try:
