@@ -38,7 +38,9 @@ def scope_map() -> str:
     statements = json.dumps(STATEMENTS).replace("/w0/", "/{workflow}/")
 
     def line(name: str, role: str, revoke: str) -> str:
-        block = f'{{role_arn: "arn:aws:iam:::role/{role}", any_region: true, revoke: {revoke}, statements: {statements}}}'
+        block = (
+            f'{{role_arn: "arn:aws:iam:::role/{role}", any_region: true, revoke: {revoke}, statements: {statements}}}'
+        )
         return f"  {name}: {{aws: {block}, ttl: 5m, tier: low}}"
 
     minted = [scope_name(number) for number in range(SCOPES)]

@@ -110,7 +110,11 @@ def world(folder: Path) -> Iterator[World]:
             aws=sts,
             sts=asdict(aws.sts) if aws else {},
             watch={
-                **{"echo": echo_pid, "null": null_pid, "broker": vault_pid, "limited": limited_pid, "openbao": bao.pid},
+                "echo": echo_pid,
+                "null": null_pid,
+                "broker": vault_pid,
+                "limited": limited_pid,
+                "openbao": bao.pid,
                 **aws_pids,
             },
         )
