@@ -198,6 +198,13 @@ class NoRoom:
 
 
 @runtime_checkable
+class EndsTogether(Protocol):
+    """Answers many ends with one call: more of them wait at a time than it has calls in flight."""
+
+    ends_at_once: int
+
+
+@runtime_checkable
 class HasRoom(Protocol):
     """Can end only so many credentials early at a time."""
 

@@ -75,3 +75,8 @@ async def policy_names(iam: IamCall, role: str) -> list[str] | Failure:
             return names
         further = {"Marker": answer["Marker"]}
     return Failure(code="TooManyPages", status=200)
+
+
+def told(failure: Failure) -> str:
+    """What is known of an answer that decides nothing: for the broker's log and journal."""
+    return f"{safe(failure)}, HTTP {failure.status}" if failure.status else safe(failure)

@@ -121,6 +121,8 @@ class Looking:
 
     def writable(self, *, yes: bool) -> None:
         """Whether IAM lets its policies be written, as the last write showed; believed until the next look."""
+        if not yes and not self._unwritable:
+            log.error("no session of a role is ended early: IAM refuses the broker PutRolePolicy", role=self._arn)
         self._unwritable = not yes
 
     def recount(self) -> None:

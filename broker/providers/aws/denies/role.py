@@ -93,7 +93,8 @@ class RoleDenies:
         self._heard = heard
         self._open_leases = open_leases
         self._book = Book(settings.deny_share)
-        self._seeding: asyncio.Task[bool] | None = None
+        self._seeding: asyncio.Task[None] | None = None
+        self._is_seeded = False
         self._looking = Looking(
             iam=iam, block=block, names=names, clock=clock, unbounded=settings.accept_unbounded_roles
         )
@@ -185,6 +186,8 @@ class RoleDenies:
             raise ProviderError(problem.text, problem.contact)
         if doubt := self._writer.doubt():
             return DenyResult(state=Denied.DENY_UNSURE, again=timedelta(seconds=doubt))
+        if self._age().too_late(entry.bound):  # by now
+            return DenyResult(state=Denied.WAITING_FOR_BOUND)
         return DenyResult(state=Denied.DENY_LIST_FULL, again=self._room_in(entry, cut=cut))
 
     async def settled(self) -> None:
@@ -227,22 +230,25 @@ class RoleDenies:
 
     async def _seeded(self) -> bool:
         """Once: every lease of an earlier epoch that is alive and not denied by a predecessor's list holds a place."""
-        if self._seeding is None or (self._seeding.done() and not self._seeding.result()):
+        if self._is_seeded:
+            return True
+        if self._seeding is None or self._seeding.done():
             self._seeding = asyncio.create_task(self._seed())
-        return await asyncio.shield(self._seeding)
+        await asyncio.shield(self._seeding)
+        return self._is_seeded
 
-    async def _seed(self) -> bool:
+    async def _seed(self) -> None:
         try:
             live = await self._live()
         except StoreError:
-            return False
+            return
         except Exception:  # whatever it is, no deny may fail for it
             log.exception("which leases of a role are alive cannot be read", role=self._arn)
-            return False
+            return
         for ref in live:
             if ref.epoch < self._epoch and not self._is_found(ref.lease_id, _entry(ref)):
                 self._book.hold(ref.lease_id, Place(agent=ref.agent, bound=ref.expires_at))
-        return True
+        self._is_seeded = True
 
     async def _live(self) -> list[LeaseRef]:
         """Those of this role that rely on it. There may be thousands of others: their blocks are not read (10 us each, measured)."""
@@ -252,11 +258,11 @@ class RoleDenies:
     async def _offer(self) -> Offer | None:
         """A cut-off at AWS's own time: sessions that are issued from now on are untouched."""
         heard, clock = self._heard(), self._clock.now()
+        if heard is None or heard > clock + KEEP_AFTER:  # not AWS's: sessions that are yet to come would be cut off
+            return None
         try:
             live = {ref.lease_id: _entry(ref) for ref in await self._live()}
         except StoreError:
-            return None
-        if heard is None or heard > clock + KEEP_AFTER:  # not AWS's: sessions that are yet to come would be cut off
             return None
         bounds = [entry.bound for entry in (*live.values(), *self._contents.wanted.values())]
         until = max(bounds, default=heard) + SECOND

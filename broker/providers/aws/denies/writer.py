@@ -97,11 +97,12 @@ class Writer:
     async def write(self, lease_id: str, entry: Entry, *, cut: bool = False) -> Problem | None:
         """Deny this session, or see how far that is. `cut`: if there is no room, by ending all that are older."""
         self._contents.want(lease_id, entry)
-        self._cut_asked = self._cut_asked or cut
         if not self._gathering:
             await self.settled()  # it may have begun without this entry
         if (lease_id in self._sure and not self.stale) or self._can_only_wait(lease_id):
             return None
+        # Not before: a wish that is left over would be granted to whoever writes next, and might not have it.
+        self._cut_asked = self._cut_asked or cut
         begins = self._task is None or self._task.done()
         if self._task is None or self._task.done():
             self._gathering = True
@@ -186,8 +187,10 @@ class Writer:
             self._doubt_until = self._clock.monotonic() + LATE_WRITE_SECONDS
             return await self._read_back() or problem_of(failure, "a deny write is of unknown outcome")
         self._looking.writable(yes=True)
-        lost = Problem(text="a deny write was lost", contact=Contact.FAILED)
-        return await self._read_back() or (None if draft.is_in(self._held) else lost)
+        if problem := await self._read_back():
+            return problem
+        self._unread = not draft.is_in(self._held)  # IAM may only be late to show it
+        return Problem(text="a deny write was lost", contact=Contact.ANSWERED) if self._unread else None
 
     def _mind_the_pace(self, *, slow: bool) -> None:
         self._pause = min(SLOWEST, max(1.0, self._pause * 2)) if slow else PACE

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from broker.errors import StoreError
 from broker.model import Revocability
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denies.ages import KEEP_AFTER, SKEW, Age
+from broker.providers.aws.denies.ages import KEEP_AFTER, SKEW, Age, age
 from broker.providers.aws.denies.book import Book, Lack, Place
 from broker.providers.aws.denies.looking import ANOTHER_ACCOUNT, FAILED_PAUSE, ROLE_CHARACTERS, UNBOUNDED
 from broker.providers.aws.denies.policy import entries_in
@@ -105,6 +105,14 @@ async def test_with_awss_own_time_an_entrys_place_is_free_sooner() -> None:
     assert await reserve(world, world.ref(lease(2))) == 1
     assert (await world.end(world.ref(lease(2)))).state is Denied.DENY_WRITTEN
     assert world.iam.denied() == [f"*:{lease(2)}"]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=1)])
+def test_a_time_far_ahead_of_ours_is_not_believed(ahead: timedelta) -> None:
+    now = age(START + ahead, START)
+    assert not now.over(START + timedelta(minutes=5))
+    assert age(START - ahead, START).at == START - ahead
+    assert age(None, START).at == START
 
 
 async def test_a_lease_that_waits_for_its_bound_takes_none() -> None:

@@ -7,6 +7,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.lists import DenyList
@@ -17,7 +18,7 @@ from broker.providers.aws.denies.writer import PACE
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Contact, MintRefused, ProviderError
 from tests.fakes.clock import FakeClock
-from tests.fakes.iam import BLOCK, CUTTING, DENIED, GONE, LOST, SLOW, FakeIam, World, lease
+from tests.fakes.iam import BLOCK, CUTTING, DENIED, GONE, LOST, NO_ENTITY, ROLE, SLOW, FakeIam, World, lease
 
 
 async def test_an_entry_names_one_session_in_a_policy_of_this_installation_and_epoch() -> None:
@@ -41,7 +42,8 @@ async def test_concurrent_ends_share_a_write_and_never_two_at_once() -> None:
     world = World()
     world.iam.gate = asyncio.Event()
     first = [asyncio.create_task(world.deny(lease(n))) for n in range(50)]
-    await asyncio.sleep(0.02)
+    while not world.iam.writing:  # noqa: ASYNC110 - the fake has no event for it
+        await asyncio.sleep(0)
     later = [asyncio.create_task(world.deny(lease(n))) for n in range(50, 100)]
     await asyncio.sleep(0.02)
     world.iam.gate.set()
@@ -78,6 +80,13 @@ async def test_nothing_is_written_in_the_last_minute() -> None:
     world = World()
     assert await world.deny(lease(1), minutes=0.9) is Denied.WAITING_FOR_BOUND
     assert world.iam.calls == []
+
+
+async def test_what_comes_too_late_while_it_waits_for_the_pace_waits_for_its_bound() -> None:
+    world = World()
+    await world.deny(lease(1))
+    assert await world.deny(lease(2), minutes=60.2 / 60) is Denied.WAITING_FOR_BOUND
+    assert world.iam.denied() == [f"*:{lease(1)}"]
 
 
 async def test_a_failed_write_is_not_tried_again_in_the_last_minute() -> None:
@@ -215,6 +224,15 @@ async def test_a_write_that_another_writer_undid_is_not_claimed() -> None:
     assert len(world.iam.denied()) == 1
 
 
+async def test_a_write_that_iam_is_late_to_show_is_not_sent_again() -> None:
+    world = World()
+    world.iam.script["get_role_policy"] = [NO_ENTITY]
+    with pytest.raises(ProviderError, match="lost"):
+        await world.deny(lease(1))
+    assert await world.deny(lease(1)) is Denied.DENY_WRITTEN
+    assert world.iam.calls.count("put_role_policy") == 1
+
+
 async def test_when_iam_cannot_be_read_nothing_is_claimed() -> None:
     world = World()
     world.iam.script["get_role_policy"] = [GONE]
@@ -272,8 +290,10 @@ async def test_three_hundred_ends_within_a_minute_are_as_many_writes_as_the_pace
 async def test_one_roles_refusal_is_no_reason_to_stop_minting_elsewhere() -> None:
     world = World()
     world.iam.script["put_role_policy"] = [DENIED]
-    with pytest.raises(ProviderError, match="IAM refused PutRolePolicy: AccessDenied") as problem:
+    refused = pytest.raises(ProviderError, match="IAM refused PutRolePolicy: AccessDenied")
+    with capture_logs() as logs, refused as problem:
         await world.deny(lease(1))
+    assert [(entry["log_level"], entry["role"]) for entry in logs] == [("error", ROLE)]
     assert problem.value.contact is Contact.ANSWERED
     with pytest.raises(MintRefused, match="may not write"):
         await world.list.reserve(BLOCK, world.ref(lease(2)))
