@@ -191,7 +191,7 @@ class AwsProvider:
             return [
                 f"aws: {where} refused the broker's credentials ({answer.code}): check the access key and its secret"
             ]
-        return [f"aws: {where} gave no answer ({answer.code}): check endpoint, network and credentials"]
+        return [f"aws: {where} gave no answer ({answer.code}): check region, endpoint, network and credentials"]
 
     def _iam_of(self, block: AwsBlock) -> IamCall:
         """As whom a scope's role is managed: the broker itself, or the role that it goes through."""
