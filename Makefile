@@ -49,8 +49,8 @@ lint: $(READY) ## ruff, mypy strict, import layers
 bench: $(READY) ## Figures as ratios in one run
 	@$(BIN)/python -m tests.bench
 
-crash: $(READY) ## Kill the daemon at every point, look at what is alive (KILLS=200 SEED=1)
-	@$(BIN)/python -m tests.crash $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+crash: $(READY) ## Kill the daemon at every point, look at what is alive (PROVIDER=vault|aws KILLS=200 SEED=1)
+	@$(BIN)/python -m tests.crash$(if $(filter aws,$(PROVIDER)),.aws) $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 reloads: $(READY) ## Change the scope map under load, a third of the maps broken (RELOADS=1000 SEED=1)
 	@$(BIN)/python -m tests.reloads $(if $(RELOADS),--reloads $(RELOADS)) $(if $(SEED),--seed $(SEED))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, defaultdict
+from collections import Counter
 
 from broker.errors import StoreError
 from broker.leases.core import Core
@@ -16,11 +16,13 @@ from broker.leases.ending import Ending, backoff
 from broker.leases.epoch import EpochLost
 from broker.log import get_logger
 from broker.model import Lease
+from broker.providers.base import EndsTogether
 
 log = get_logger(__name__)
 
-BULKHEAD = 16  # revocations in flight per provider
-PAGE = 32  # of one provider under way, those waiting at the bulkhead included: a `high` one waits behind no more
+BULKHEAD = 16  # revocations in flight per provider, unless it says how many
+PAGE = 32  # of one provider under way, those waiting at the bulkhead included: a `high` one waits behind no more (in
+# proportion, where more are in flight)
 IDLE = 1.0  # seconds between looks when nobody woke the lane
 BUSY = 0.05  # seconds, while there is more than a page of work
 DISK_PAUSE = 2.0  # seconds at most, after the end of a lease could not be written
@@ -35,7 +37,7 @@ class RevocationLane:
         self._ending = Ending(core)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._load: Counter[str] = Counter()  # provider → leases in `_busy`
-        self._bulkheads: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(BULKHEAD))
+        self._bulkheads: dict[str, asyncio.Semaphore] = {}
         self._finished: set[str] = set()  # during the read of what is due: its rows are older than that
         self._drift = self._wall_over_boot()
 
@@ -71,7 +73,7 @@ class RevocationLane:
         A `high` one is not held up by its provider's full page either.
         """
         now = self._core.clock.now()
-        full = [name for name, count in self._load.items() if count >= PAGE]
+        full = [name for name, count in self._load.items() if count >= PAGE * self._at_once(name) // BULKHEAD]
         limit = PAGE + len(self._busy)
         self._finished.clear()
         due = await self._core.store.read(lambda tx: tx.due_leases(now, limit, without=full))
@@ -98,15 +100,24 @@ class RevocationLane:
         self._busy.pop(lease.id, None)
         self._finished.add(lease.id)
         self._load[lease.provider] -= 1
-        if self._load[lease.provider] == BULKHEAD // 2:
+        if self._load[lease.provider] == self._at_once(lease.provider) // 2:
             self._core.lane.set()  # there may be another page
+
+    def _bulkhead(self, provider: str) -> asyncio.Semaphore:
+        if provider not in self._bulkheads:
+            self._bulkheads[provider] = asyncio.Semaphore(self._at_once(provider))
+        return self._bulkheads[provider]
+
+    def _at_once(self, provider: str) -> int:
+        held = self._core.providers.get(provider)
+        return held.ends_at_once if isinstance(held, EndsTogether) else BULKHEAD
 
     def _wall_over_boot(self) -> float:
         return self._core.clock.now().timestamp() - self._core.clock.boottime()
 
     async def _work(self, lease: Lease) -> None:
         try:
-            async with self._bulkheads[lease.provider]:
+            async with self._bulkhead(lease.provider):
                 await self._ending.attempt(lease)
         except EpochLost:
             await self._core.clock.sleep(IDLE)  # a successor's lease now, or ours again when the epoch is

@@ -28,8 +28,19 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each comparison (default 5)")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
+    parser.add_argument("--only-aws", action="store_true", help="nothing but the figures at STS")
     parser.add_argument("--quick", action="store_true", help="does everything once and proves nothing")
     return parser.parse_args()
+
+
+def run_aws(plan: Plan) -> tuple[dict[str, Any], list[Figure]]:
+    """The figures at STS alone."""
+    start = time.monotonic()
+    with scratch("bench") as folder:
+        about = circumstances(folder)
+        with world(folder) as everything:
+            figures: list[Figure] = [*Bench(world=everything, plan=plan).aws()]
+    return about | {"seconds": round(time.monotonic() - start)}, figures
 
 
 def run(plan: Plan, *, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
@@ -39,7 +50,7 @@ def run(plan: Plan, *, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
     figures: list[Figure] = [growth.grants(plan.rounds, many=many_grants), growth.import_ms(plan.rounds)]
     with scratch("bench") as folder:
         about = circumstances(folder)
-        say("starting OpenBao (raft, TLS), two daemons, an echo and the load generator")
+        say("starting OpenBao (raft, TLS), Ceph where it is installed, three daemons, an echo and the load generator")
         with world(folder) as everything:
             bench = Bench(world=everything, plan=plan)
             figures = [
@@ -47,6 +58,7 @@ def run(plan: Plan, *, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
                 *bench.issue_vs_direct(),
                 *bench.cycle_vs_direct(),
                 *bench.steps(),
+                *bench.aws(),
                 *bench.neighbours(),
                 *figures,
                 *bench.memory(),
@@ -69,7 +81,9 @@ def circumstances(folder: Path) -> dict[str, Any]:
 
 def main() -> int:
     asked = arguments()
-    if asked.quick:
+    if asked.only_aws:
+        about, figures = run_aws(Plan(rounds=asked.rounds))
+    elif asked.quick:
         about, figures = run(Plan(rounds=1, seconds=0.15, warm_up=0), many_grants=400)
     else:
         about, figures = run(Plan(rounds=asked.rounds), many_grants=10_000)

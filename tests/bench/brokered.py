@@ -19,6 +19,7 @@ import stepcred
 from stepcred._transport import OPTIONS
 from stepcred.v1 import broker_pb2
 from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
+from tests.bench.aws import deny_scope
 from tests.bench.targets import Agent, Endpoint, scope_name
 
 if TYPE_CHECKING:  # the generated stub has this class for type checkers only
@@ -57,12 +58,14 @@ class _Stubs:
 class Issue:
     """IssueCredential through the raw stub, again and again in one step per agent.
 
-    `opens` is False for the bare echo, which gets the same request and knows no steps.
+    `opens` is False for the bare echo, which gets the same request and knows no steps. `proven`: its leases can be
+    seen dead at the step's end.
     """
 
-    def __init__(self, endpoint: Endpoint, *, opens: bool = True) -> None:
+    def __init__(self, endpoint: Endpoint, *, opens: bool = True, proven: bool = True) -> None:
         self._stubs = _Stubs(endpoint)
         self._opens = opens
+        self._proven = proven
         self._handles: list[str] = []
         self._scope = ""
 
@@ -95,18 +98,23 @@ class Issue:
     async def _end(self, number: int) -> None:
         request = broker_pb2.EndStepRequest(request_id=new_id(), step_handle=self._handles[number], wait=WAIT)
         ended = await self._stubs.of(number).EndStep(request, timeout=DEADLINE)
-        assert ended.all_proven
+        assert ended.all_proven or not self._proven
 
 
 class StepLife:
-    """Begin, issue, end with proof, through the raw stub over warm connections; each part timed."""
+    """Begin, issue, end with proof, through the raw stub over warm connections; each part timed.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    `denied`: at AWS, where the end is a deny that was written, and no proof.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, denied: bool = False) -> None:
         self._stubs = _Stubs(endpoint)
+        self._denied = denied
         self._scope = ""
 
     async def prepare(self, workers: int) -> None:
-        self._scope = scope_name(next(SCOPE_NUMBERS))
+        number = next(SCOPE_NUMBERS)
+        self._scope = deny_scope(number) if self._denied else scope_name(number)
 
     async def once(self, worker: int) -> Mapping[str, float]:
         number = worker % len(self._stubs.endpoint.agents)
@@ -126,8 +134,11 @@ class StepLife:
             timeout=DEADLINE,
         )
         times.append(time.perf_counter())
-        assert ended.all_proven
         parts = dict(zip(("begin", "issue", "end"), _differences(times), strict=True))
+        if self._denied:
+            assert ended.leases[0].deny_written_at.seconds
+            return parts
+        assert ended.all_proven
         parts["dead"] = ended.leases[0].time_to_dead.ToTimedelta().total_seconds()  # as the broker says
         return parts
 

@@ -77,12 +77,13 @@ async def measure(side: Side, *, concurrency: int, seconds: float, watch: Mappin
 
 def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
     """Every side by name."""
+    from tests.bench.aws import AssumeRole, Sts
     from tests.bench.brokered import Issue, SdkCycle, StepLife
     from tests.bench.direct import Create, HvacCycle, Kill
     from tests.bench.neighbours import Neighbours
 
     step = targets.vault.agents[0]
-    return {
+    found: dict[str, Callable[[], Side]] = {
         "echo": lambda: Issue(targets.echo, opens=False),
         "null": lambda: Issue(targets.null),
         "vault": lambda: Issue(targets.vault),
@@ -95,6 +96,11 @@ def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
         "kill": lambda: Kill(targets.direct, step),
         "hvac_cycle": lambda: HvacCycle(targets.direct, step),
     }
+    if (aws := targets.aws) is not None:
+        found["sts"] = lambda: Issue(aws, proven=False)
+        found["denied"] = lambda: StepLife(aws, denied=True)
+        found["boto3"] = lambda: AssumeRole(Sts(**targets.sts))
+    return found
 
 
 async def serve(targets: Targets) -> None:

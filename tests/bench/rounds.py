@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.bench.aws import ENDS
 from tests.bench.figures import Measured, Parts, Ratio, Spread, Value, latency, tail, throughput
 from tests.bench.load import Sample
 from tests.bench.setup import World, rss_mb
@@ -15,6 +16,8 @@ MANY = 32  # calls in flight
 CYCLES = 16  # whole steps at a time
 ONE = 1
 NEIGHBOURS = 4.0  # samples' time: they ask seldom, and a tail needs many
+STS_CALLS = 8  # as many as the broker makes at once
+PUT = "PutRolePolicy"
 STEP_PARTS = ("begin", "issue", "end", "dead")
 
 
@@ -75,6 +78,32 @@ class Bench:
             latency("time_to_dead.busy", what, MANY, **_pair(many, "step", "kill", "end")),
             _parts("step", ONE, one["step"]),
             _parts("step.busy", MANY, many["step"]),
+        ]
+
+    def aws(self) -> list[Ratio | Parts | Value]:
+        """A session of a role, against boto3; and steps that end with a deny. Nothing without Ceph."""
+        if self.world.aws is None:
+            return []
+        what = "issue of an STS session / boto3 AssumeRole"
+        many = self._alternate("sts", "boto3", concurrency=STS_CALLS)
+        one = self._alternate("sts", "boto3", concurrency=ONE, share=0.4)
+        before = self.world.aws.iam.actions[PUT]
+        denied = self._alternate("denied", concurrency=MANY)["denied"]
+        puts = self.world.aws.iam.actions[PUT] - before
+        ends = sum(sample.ops for sample in denied) * (self.plan.rounds + self.plan.warm_up) / self.plan.rounds
+        step = "a step at STS: begin, issue, end with its deny written"
+        parts = tuple(Measured(side="denied", part=part, samples=denied).summary() for part in STEP_PARTS[:3])
+        return [
+            throughput("sts_vs_boto3", what, STS_CALLS, **_pair(many, "sts", "boto3", "issue")),
+            latency("sts_vs_boto3.p50", what, ONE, **_pair(one, "sts", "boto3", "issue")),
+            Parts(key="step.aws", what=step, concurrency=MANY, parts=parts),
+            Value(
+                key="aws_puts",
+                what=f"PutRolePolicy calls for {ENDS} step ends",
+                unit="calls",
+                value=Spread.of([puts / ends * ENDS]),
+                detail={"puts": puts, "ends": ends},
+            ),
         ]
 
     def neighbours(self) -> list[Ratio]:

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
+from tests.bench.aws import AwsWorld, aws_world
+from tests.bench.aws import scope_map as aws_scope_map
 from tests.bench.load import Sample
 from tests.bench.raft import allow_broker, allow_direct
 from tests.bench.targets import AGENTS, RUNAWAY, Agent, Direct, Endpoint, Targets, scope_map
+from tests.support.ceph import find_ceph
 from tests.support.daemon import Deployment
 from tests.support.processes import accepts, free_port, running, stop
 from tests.support.raft import raft_openbao
@@ -56,6 +59,7 @@ class World:
     load: Load
     null_pid: int
     vault_pid: int
+    aws: AwsWorld | None
     idle_mb: dict[int, float]  # of a daemon before its first call, by pid
 
 
@@ -93,6 +97,8 @@ def world(folder: Path) -> Iterator[World]:
         vault_pid = stack.enter_context(vault.daemon()).pid
         limited_pid = stack.enter_context(limited.daemon()).pid
         null_pid = stack.enter_context(_script(null, "tests.bench.null_broker", "serve", "--config", str(null.config)))
+        aws = stack.enter_context(aws_world(folder)) if find_ceph() else None
+        sts, aws_pids = _aws(stack, folder, aws) if aws else (None, {})
         echo_port = free_port()
         echo_pid = stack.enter_context(_echo(null, echo_port))
         targets = Targets(
@@ -101,12 +107,28 @@ def world(folder: Path) -> Iterator[World]:
             vault=_endpoint(vault, vault.addr),
             limited=_endpoint(limited, limited.addr, RUNAWAY),
             direct=Direct(address=bao.address, ca=str(bao.ca_file)),
-            watch={"echo": echo_pid, "null": null_pid, "broker": vault_pid, "limited": limited_pid, "openbao": bao.pid},
+            aws=sts,
+            sts=asdict(aws.sts) if aws else {},
+            watch={
+                "echo": echo_pid,
+                "null": null_pid,
+                "broker": vault_pid,
+                "limited": limited_pid,
+                "openbao": bao.pid,
+                **aws_pids,
+            },
         )
         targets.save(folder / "targets.json")
         idle_mb = {pid: rss_mb(pid) for pid in (null_pid, vault_pid)}
         load = stack.enter_context(_load(folder / "targets.json"))
-        yield World(load=load, null_pid=null_pid, vault_pid=vault_pid, idle_mb=idle_mb)
+        yield World(load=load, null_pid=null_pid, vault_pid=vault_pid, aws=aws, idle_mb=idle_mb)
+
+
+def _aws(stack: contextlib.ExitStack, folder: Path, aws: AwsWorld) -> tuple[Endpoint, dict[str, int]]:
+    """A daemon over it, and whose CPU is read."""
+    deployment = Deployment(folder / "aws", aws_scope_map(), aws=aws.section, more=CONFIG)
+    pid = stack.enter_context(deployment.daemon()).pid
+    return _endpoint(deployment, deployment.addr), {"aws": pid, "ceph": aws.server.pid}
 
 
 def _no_vault(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ class Targets:
     vault: Endpoint
     limited: Endpoint  # with the limits of a daemon that nobody has configured; its last agent is the runaway
     direct: Direct
+    aws: Endpoint | None  # without Ceph there is none
+    sts: Mapping[str, str]  # as of tests.bench.aws.Sts
     watch: dict[str, int]
 
     def save(self, path: Path) -> None:
@@ -91,5 +94,7 @@ def read_targets(path: Path) -> Targets:
         vault=endpoint("vault"),
         limited=endpoint("limited"),
         direct=Direct(**raw["direct"]),
+        aws=endpoint("aws") if raw["aws"] else None,
+        sts=raw["sts"],
         watch=raw["watch"],
     )

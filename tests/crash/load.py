@@ -119,7 +119,7 @@ class Worker:
         asked = [*step.asked.items()]
         if self._random.random() < 0.3:
             asked.append(asked[0])
-        answers = await _all([self._ask(stub, step, request_id, scope) for request_id, scope in asked])
+        answers = await gather_all([self._ask(stub, step, request_id, scope) for request_id, scope in asked])
         held = [answer.lease.lease_id for answer in answers]
         what_next = self._random.random()
         if what_next < 0.5:
@@ -147,7 +147,7 @@ class Worker:
         step.asked.pop(request_id, None)
 
 
-async def _all(calls: list[Awaitable[Any]]) -> list[Any]:
+async def gather_all(calls: list[Awaitable[Any]]) -> list[Any]:
     """Wait for each, then raise the first failure: no call is left running."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
@@ -172,7 +172,7 @@ class Load:
     @contextlib.asynccontextmanager
     async def running(self) -> Any:
         """While the daemon lives. A worker's own failure is raised at the end."""
-        async with _channel(self._addr, self._creds) as stub:
+        async with channel(self._addr, self._creds) as stub:
             tasks = [asyncio.create_task(worker.run(stub)) for worker in self._workers]
             yield
             for task in tasks:
@@ -183,14 +183,15 @@ class Load:
 
     async def finish(self) -> None:
         """Every worker ends the step that it has; what cannot be ended so falls silent."""
-        async with _channel(self._addr, self._creds) as stub:
+        async with channel(self._addr, self._creds) as stub:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH):
                     await asyncio.gather(*(worker.run(stub, once=True) for worker in self._workers))
 
 
 @contextlib.asynccontextmanager
-async def _channel(addr: str, creds: Creds) -> Any:
+async def channel(addr: str, creds: Creds) -> Any:
+    """A stub over a connection of its own, without retries."""
     files = (path.read_bytes() for path in (creds.ca, creds.key, creds.cert))
     options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(addr, grpc.ssl_channel_credentials(*files), options=options) as channel:

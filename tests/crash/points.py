@@ -141,8 +141,12 @@ class Fuse:
 
 
 def arm(name: str, nth: int) -> None:
-    """Wrap the point's function in this process."""
-    point = (POINTS | LOCK_POINTS)[name]
+    """Wrap the function of this point in this process."""
+    arm_at((POINTS | LOCK_POINTS)[name], nth)
+
+
+def arm_at(point: Point, nth: int) -> None:
+    """The same with a point of somebody else's table."""
     fuse, original = Fuse(point, nth), getattr(point.owner, point.name)
 
     if inspect.iscoroutinefunction(original):

@@ -11,11 +11,14 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from tests.support.aws import document
 from tests.support.ceph import CephServer
 from tests.support.daemon import TRUST_DOMAIN, Deployment
 
 BUCKET = "lake"
 ROLE_CHARACTERS = 10_240  # of all inline policies of a role, by AWS's count; Ceph takes any number (measured)
+BASE = 190  # characters of a deny list with one entry
+ENTRY = 21  # each further one
 # The front door's own bounds are what other tests are about.
 MORE: Mapping[str, Any] = {
     "limits": {"request_rate": 1e6, "request_burst": 1_000_000},
@@ -73,6 +76,19 @@ class Lake:
     def role(self, name: str) -> str:
         """A role that may do everything with S3; its ARN."""
         return self.ceph.create_role(name)
+
+    def crowded_role(self, name: str, places: int) -> str:
+        """One on which somebody else's inline policies leave room for about so many denies."""
+        arn = self.role(name)
+        room = ROLE_CHARACTERS - self.inline_characters(name) - BASE - places * ENTRY
+        resources: list[str] = []
+        deny = {"Effect": "Deny", "Action": "s3:PutObject", "Resource": resources}
+        while len(document(deny)) < room:
+            resources.append(f"arn:aws:s3:::elsewhere/{len(resources):04}")
+        self.ceph.client("iam").put_role_policy(
+            RoleName=name, PolicyName="somebody-elses", PolicyDocument=document(deny)
+        )
+        return arn
 
     def deployment(self, text: str, *, timings: Mapping[str, str] | None = None, **aws: Any) -> Deployment:
         """A new daemon's files. `aws`: more of its [aws] section. Its steps may be silent for minutes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from tests.support.daemon import Deployment
 from tests.support.processes import wait_until
 
 PLACES = 8  # about that many are left
-BASE = 190  # characters of a deny list with one entry
-ENTRY = 21  # each further one
 SOON = 15.0  # seconds
 TEAMS = 3
 
@@ -34,27 +31,13 @@ def lake(ceph: CephServer, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return made
 
 
-def crowded_role(lake: Lake, name: str) -> str:
-    """Somebody else's inline policies leave only little room."""
-    arn = lake.role(name)
-    room = ROLE_CHARACTERS - lake.inline_characters(name) - BASE - PLACES * ENTRY
-    resources: list[str] = []
-    document = {
-        "Version": "2012-10-17",
-        "Statement": [{"Effect": "Deny", "Action": "s3:PutObject", "Resource": resources}],
-    }
-    while len(json.dumps(document, separators=(",", ":"))) < room:
-        resources.append(f"arn:aws:s3:::elsewhere/{len(resources):04}")
-    text = json.dumps(document, separators=(",", ":"))
-    lake.ceph.client("iam").put_role_policy(RoleName=name, PolicyName="somebody-elses", PolicyDocument=text)
-    return arn
-
-
 @pytest.fixture
 def site(lake: Lake, request: pytest.FixtureRequest) -> Iterator[tuple[Deployment, list[Wire]]]:
     """A daemon over a crowded role of this test's own, and three agents. The parameter: more of the scope."""
     name = request.node.name.split("[")[0].removeprefix("test_")[:60].replace("_", "-")
-    deployment = lake.deployment(scope_map(crowded_role(lake, name), ttl="10m", more=getattr(request, "param", "")))
+    deployment = lake.deployment(
+        scope_map(lake.crowded_role(name, PLACES), ttl="10m", more=getattr(request, "param", ""))
+    )
     with ExitStack() as stack:
         stack.enter_context(deployment.daemon())
         agents = [deployment.agent(f"workflow/team{n}/step/load") for n in range(TEAMS)]

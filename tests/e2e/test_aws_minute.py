@@ -12,20 +12,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from broker.model import Evidence, Lease, LeaseState
+from broker.providers.aws.denies.writer import PACE
+from broker.providers.base import DENY_WRITTEN_AT
 from tests.e2e.lake import PROBE, ROLE_CHARACTERS, Lake, scope_map
 from tests.e2e.wire import Wire, wire
 from tests.support.ceph import CephServer
 from tests.support.daemon import Deployment
 from tests.support.processes import wait_until
+from tests.support.proxy import Counting, counting
 
 TEAMS = 4  # agents: one alone may not fill a role's list
 STEPS = 300
 STAY = 8  # steps of the same role that go on
 WITHIN = 60.0  # seconds for all the ends
+MANY_WRITES = 10  # of policies, beside those that the pace allows: a role's first, and the last ones
 PROVEN = 120.0  # seconds after that, until each is proven: three refusals, five seconds apart, of 300 sessions
 
 
@@ -78,12 +83,25 @@ def rows(deployment: Deployment) -> list[Lease]:
 
 
 @pytest.fixture
-def teams(lake: Lake) -> Iterator[tuple[Deployment, list[Wire]]]:
-    deployment = lake.deployment(scope_map(lake.role("minute"), ttl="5m", more=PROBE))
+def iam(lake: Lake) -> Iterator[Counting]:
+    """What the daemon asks IAM for."""
+    with counting(urlsplit(lake.ceph.url).port or 0) as between:
+        yield between
+
+
+@pytest.fixture
+def teams(lake: Lake, iam: Counting) -> Iterator[tuple[Deployment, list[Wire]]]:
+    role = scope_map(lake.role("minute"), ttl="5m", more=PROBE)
+    deployment = lake.deployment(role, iam_endpoint_url=iam.address)
     with ExitStack() as stack:
         stack.enter_context(deployment.daemon())
         agents = [deployment.agent(f"workflow/team{n}/step/load") for n in range(TEAMS)]
         yield deployment, [stack.enter_context(wire(deployment, creds)) for creds in agents]
+
+
+def all_denied(deployment: Deployment, held: list[Held]) -> bool:
+    denied = {lease.id for lease in rows(deployment) if DENY_WRITTEN_AT in lease.refs}
+    return denied.issuperset(one.lease_id for one in held)
 
 
 def begin(client: Wire, team: int, number: int) -> Held:
@@ -94,7 +112,7 @@ def begin(client: Wire, team: int, number: int) -> Held:
 
 
 def test_three_hundred_step_ends_in_a_minute_kill_their_sessions_and_no_others(
-    lake: Lake, teams: tuple[Deployment, list[Wire]]
+    lake: Lake, teams: tuple[Deployment, list[Wire]], iam: Counting
 ) -> None:
     deployment, clients = teams
     with ThreadPoolExecutor(8) as pool:
@@ -105,12 +123,17 @@ def test_three_hundred_step_ends_in_a_minute_kill_their_sessions_and_no_others(
         watching = threading.Thread(target=watch.run)
         watching.start()
         try:
-            begun = time.monotonic()
+            begun, before = time.monotonic(), iam.actions["PutRolePolicy"]
             answers = list(pool.map(lambda one: clients[one.team].end(one.handle, wait=0), ending))
             took = time.monotonic() - begun
             for one in staying:
                 clients[one.team].heartbeat(one.handle, one.lease_id)
             assert took < WITHIN
+            wait_until(lambda: all_denied(deployment, ending), within=WITHIN, what="every deny written")
+            # One write for all who end at a time, however slow the machine is.
+            written, took = iam.actions["PutRolePolicy"] - before, time.monotonic() - begun
+            assert written <= MANY_WRITES + took / PACE
+            assert written < STEPS / 4
             wait_until(lambda: len(watch.reported) == STEPS, within=PROVEN, what="every session proven dead")
         finally:
             watch.stop.set()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
+from urllib.parse import parse_qs
 
 
 class Fault(Enum):
@@ -96,6 +100,9 @@ class Proxy:
         return await self._forward(request)
 
 
+ProxyType = TypeVar("ProxyType", bound=Proxy)
+
+
 async def _message(reader: asyncio.StreamReader) -> bytes:
     """One HTTP/1.1 message with Content-Length or chunked, or b"" at the end."""
     try:
@@ -120,7 +127,13 @@ def response(status: str, body: bytes = b"{}", *headers: str) -> bytes:
 @contextlib.asynccontextmanager
 async def proxy(upstream: int) -> AsyncIterator[Proxy]:
     """A proxy on a free loopback port before `127.0.0.1:upstream`."""
-    state = Proxy(port=0, upstream=upstream)
+    async with serving(Proxy(port=0, upstream=upstream)) as state:
+        yield state
+
+
+@contextlib.asynccontextmanager
+async def serving(state: ProxyType) -> AsyncIterator[ProxyType]:
+    """The same with one that knows more; its port is set here."""
     server = await asyncio.start_server(state._serve, "127.0.0.1", 0)
     state.port = server.sockets[0].getsockname()[1]
     try:
@@ -129,6 +142,40 @@ async def proxy(upstream: int) -> AsyncIterator[Proxy]:
         server.close()
         for task in state.late:
             task.cancel()
+
+
+@dataclass
+class Counting(Proxy):
+    """Counts the actions of AWS's query API."""
+
+    actions: Counter[str] = field(default_factory=Counter)
+
+    async def _forward(self, request: bytes) -> bytes:
+        form = request.partition(b"\r\n\r\n")[2].decode(errors="replace")
+        self.actions[parse_qs(form).get("Action", [""])[0]] += 1
+        return await super()._forward(request)
+
+
+@contextlib.contextmanager
+def counting(upstream: int) -> Iterator[Counting]:
+    """In a thread of its own, for who has no event loop."""
+    with asyncio.Runner() as runner:
+        loop, begun, over = runner.get_loop(), threading.Event(), asyncio.Event()
+        state = Counting(port=0, upstream=upstream)
+
+        async def serve() -> None:
+            async with serving(state):
+                begun.set()
+                await over.wait()
+
+        thread = threading.Thread(target=runner.run, args=(serve(),))
+        thread.start()
+        try:
+            begun.wait(5)
+            yield state
+        finally:
+            loop.call_soon_threadsafe(over.set)
+            thread.join(5)
 
 
 class Cable:

@@ -17,7 +17,7 @@ from broker.providers.aws.denies.iam import told
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.request import assume_role
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import Contact, Minted, MintInDoubt, MintOrder, MintRefused
+from broker.providers.base import ISSUED_AT, Contact, Minted, MintInDoubt, MintOrder, MintRefused
 from broker.secret import Secret
 
 # (status, code) after which nothing was minted. Anything else may have been: a 5xx, a proxy's 403.
@@ -96,7 +96,7 @@ class Minting:
         )
         refs: Mapping[str, JsonValue] = {
             "session_expires_at": timestamp(expiration),
-            "issued_at": timestamp(expiration - life),
+            ISSUED_AT: timestamp(expiration - life),
         }
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
         return Minted(credential=session, refs=refs, provider_request_id=request_id)

@@ -109,7 +109,7 @@ class Rehearsal:
             extra = await self._refused_extra(block, given)
             return extra or _refused(block, caller, seen)
         if failure.code in _INVALID:
-            return _not_taken(scope, block, caller, seen)
+            return _not_valid(scope, block, caller, seen)
         return _TOLD.get(failure.code, f"AssumeRole gave no definite answer ({safe(failure)}): ask again")
 
     async def _refused_extra(self, block: AwsBlock, given: Mapping[str, Any]) -> str:
@@ -174,7 +174,7 @@ def _refused(block: AwsBlock, caller: Caller, seen: Seen) -> str:
     )
 
 
-def _not_taken(scope: DeclaredScope, block: AwsBlock, caller: Caller, seen: Seen) -> str:
+def _not_valid(scope: DeclaredScope, block: AwsBlock, caller: Caller, seen: Seen) -> str:
     if not block.stored and seen.longest is not None and scope.ttl > seen.longest:
         return (
             f"its ttl is longer than the {seen.longest} that {block.role_arn} gives: raise the role's"

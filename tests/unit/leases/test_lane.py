@@ -47,6 +47,27 @@ async def test_a_page_of_stuck_revocations_does_not_hold_up_another_provider(
     assert (await broker.lease(lease.id)).state is LeaseState.REVOKED
 
 
+@pytest.mark.parametrize(("at_once", "in_flight"), [(None, lane.BULKHEAD), (40, 40)])
+async def test_who_answers_many_ends_with_one_call_is_asked_for_as_many_at_a_time(
+    broker: World, at_once: int | None, in_flight: int
+) -> None:
+    stuck = hang(broker, "timed")
+    if at_once is not None:
+        setattr(stuck, "ends_at_once", at_once)  # noqa: B010 - what the provider would declare
+    for number in range(12):
+        opened = await broker.begin(["timed"], run=f"r{number}")
+        for _ in range(4):
+            await broker.issue(opened.handle, "timed")
+        await broker.end(opened.handle, wait=0)
+    await broker.until(lambda: _asked(stuck, in_flight))
+    await asyncio.sleep(2 * lane.BUSY)
+    assert stuck.seen.count("revoke") == in_flight
+
+
+async def _asked(provider: FakeProvider, times: int) -> bool:
+    return provider.seen.count("revoke") >= times
+
+
 async def test_leases_of_a_provider_that_is_gone_are_told_and_hold_up_nobody(
     broker: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

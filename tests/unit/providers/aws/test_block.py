@@ -28,6 +28,7 @@ def static(**changes: Any) -> dict[tuple[str | int, ...], str]:
     "changes",
     [
         {"via": "arn:aws:iam::123456789012:role/hub"},
+        {"via": "arn:aws:iam::123456789012:role/hub", "via_external_id": "acme-hub"},
         {"policy_arns": "arn:aws:iam::aws:policy/ReadOnlyAccess"},
         {"policy_arns": ["arn:aws:iam::123456789012:policy/a/b"], "statements": None},
         {"session_tags": {"workflow": "{workflow}", "Cost Centre": "a/{step}:b", "empty": ""}},
@@ -52,6 +53,7 @@ def test_what_a_session_may_have(changes: dict[str, Any]) -> None:
 SESSION_MISTAKES: list[tuple[dict[str, Any], tuple[str | int, ...], str]] = [
     ({"via": "{role}"}, ("via",), "must be a role's ARN"),
     ({"via": GOOD["role_arn"]}, (), "via is the role itself"),
+    ({"via_external_id": "acme"}, (), "via_external_id is for the role of via, and there is none"),
     ({"policy_arns": ["arn:aws:iam::123456789012:role/x"]}, ("policy_arns", 0), "must be up to 10 ARNs"),
     ({"policy_arns": [f"arn:aws:iam::aws:policy/p{n}" for n in range(11)]}, ("policy_arns",), "must be up to 10 ARNs"),
     ({"policy_arns": ["arn:aws:iam::210987654321:policy/x"]}, (), "policy_arns: must be of the role's account"),

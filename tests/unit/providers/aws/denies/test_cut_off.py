@@ -148,7 +148,7 @@ async def test_running_sessions_that_it_ends_are_told_when_their_end_is_asked_fo
 
 
 async def test_once_a_minute_and_forward_only() -> None:
-    world, _ = await full()
+    world, refs = await full()
     first = cutting(world, 100)
     world.clock.advance(5)
     assert await end(world, first) is Denied.ROLE_CUT_OFF
@@ -159,7 +159,9 @@ async def test_once_a_minute_and_forward_only() -> None:
     result = await world.end(second, block=CUTTING)
     assert (result.state, result.again is not None) == (Denied.DENY_LIST_FULL, True)
     world.clock.advance(60)
+    world.open = [second]
     assert await end(world, second) is Denied.ROLE_CUT_OFF
+    assert await end(world, refs[0], BLOCK) is Denied.ROLE_CUT_OFF  # its end is remembered
     ((_, _, before),) = statements(world)
     assert before > "2026-11-22T12:01:15Z"
     assert await end(world, first) is Denied.ROLE_CUT_OFF
