@@ -10,6 +10,7 @@ from pathlib import Path
 from broker.config.values import Command, Count, Duration, PublicFile, SecretFile, Share, Switch, Text, Url
 
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d*:role/[\w+=,.@/-]+", re.ASCII)
+_REGION = re.compile(r"[a-z][a-z0-9-]{1,31}")  # as in the scope map
 _SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)  # STS's own bounds
 
 
@@ -97,7 +98,9 @@ def check_vault(vault: Vault) -> Vault:
 
 
 def check_aws(aws: Aws) -> Aws:
-    """Raises ValueError for half a key, and for two ways to log in."""
+    """Raises ValueError for what is no region, for half a key, and for two ways to log in."""
+    if not _REGION.fullmatch(aws.region):
+        raise ValueError("region must be a region such as eu-west-1")
     if bool(aws.access_key_id) != bool(aws.secret_access_key_file):
         raise ValueError("set access_key_id and secret_access_key_file together, or neither")
     if sum(map(bool, (aws.access_key_id, aws.credential_process, aws.web_identity))) > 1:

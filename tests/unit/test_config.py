@@ -160,6 +160,7 @@ WEB = 'web_identity = { token_file = "vault-token", role_arn = "arn:aws:iam::123
     ("extra", "message"),
     [
         ('[vault.approle]\nrole_id = "r"\nsecret_id_file = "vault-token"', "vault: set exactly one of token_file,"),
+        ('[aws]\nregion = "eu west 1"', "aws: region must be a region such as eu-west-1"),
         ('[aws]\nregion = "eu-west-1"\naccess_key_id = "AKIA"', "aws: set access_key_id and secret_access_key_file"),
         (AWS + 'access_key_id = "AKIA"\nsecret_access_key_file = "vault-token"\n' + PROCESS, "aws: set one of"),
         (AWS + PROCESS + WEB, "aws: set one of access_key_id, credential_process and [aws.web_identity], or none"),

@@ -206,9 +206,13 @@ class Policies:
         return await self._settled() if await self._learn(found) else reading
 
     async def _kept_and_learnt(self) -> Candidate | None:
+        """What is learnt takes it out of force at a start no more than it does later.
+
+        Who cannot keep a promise refuses the mint; a broker without a map would end nothing at all.
+        """
         kept = await asyncio.to_thread(self._good_kept)
         if kept is not None and self._learn is not None and await self._learn(kept.loaded.map):
-            return await asyncio.to_thread(self._good_kept)
+            return await asyncio.to_thread(self._good_kept) or kept
         return kept
 
     def _is_other(self, new: ScopeMap) -> bool:

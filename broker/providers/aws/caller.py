@@ -97,7 +97,7 @@ def unasked(failure: Failure, off: timedelta | None) -> str:
         )
     if (why := _REFUSED.get(failure.code)) is not None:
         return f"refused the broker's credentials ({code}): {why}"
-    return f"gave no answer ({code}): check endpoint, network and credentials"
+    return f"gave no answer ({code}): check region, endpoint, network and credentials"
 
 
 def skewed(failure: Failure, off: timedelta | None) -> bool:

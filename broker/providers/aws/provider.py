@@ -192,7 +192,7 @@ class AwsProvider:
             return [
                 f"aws: {where} refused the broker's credentials ({safe(answer)}): check the access key and its secret"
             ]
-        return [f"aws: {where} gave no answer ({safe(answer)}): check endpoint, network and credentials"]
+        return [f"aws: {where} gave no answer ({safe(answer)}): check region, endpoint, network and credentials"]
 
     def _iam_of(self, block: AwsBlock) -> IamCall:
         """As whom a scope's role is managed: the broker itself, or the role that it goes through."""

@@ -79,13 +79,25 @@ async def test_at_a_start_a_tier_that_demands_more_is_refused_with_the_reason(si
         await site.start(HIGH)
 
 
-async def test_a_kept_map_too_is_held_against_what_is_known_today(site: Site) -> None:
+@pytest.mark.parametrize("text", [HIGH, "bad"])
+async def test_what_is_learnt_at_a_start_leaves_the_map_that_was_in_force(site: Site, text: str) -> None:
+    """A right that was taken away must not keep the broker down, and all its leases alive."""
     await site.start(HIGH)
     site.truth = "AWS refuses"
     again = Policies(site.path, {"fake": site.kind}, environment="prod", settle=0, learn=site.learn)
+    site.path.write_text(text)
+    await again.load_initial(site.store, FakeClock())
+    assert again.map.digest == site.policies.map.digest
+    assert again.last_problem
+
+
+async def test_a_kept_map_promises_what_is_known_today(site: Site) -> None:
+    await site.start(LOW)
+    site.truth = "AWS refuses"
+    again = Policies(site.path, {"fake": site.kind}, environment="prod", settle=0, learn=site.learn)
     site.path.write_text("bad")
-    with pytest.raises(ScopeMapError):
-        await again.load_initial(site.store, FakeClock())
+    await again.load_initial(site.store, FakeClock())
+    assert again.map.scopes["lake"].revocability is Revocability.EXPIRY_ONLY
 
 
 async def test_a_tier_that_takes_less_is_promised_less_from_the_first(site: Site) -> None:
