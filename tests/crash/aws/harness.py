@@ -33,7 +33,7 @@ FAULTS = (
     *((Fault.CUT, what) for what in (PUT, ASSUME)),
     *((Fault.LATE, what) for what in (PUT, ASSUME)),
     *((Fault.HELD, what) for what in (PUT, ASSUME)),
-    (Fault.REPLACE, PUT),
+    *[(Fault.REPLACE, PUT)] * 3,  # lost on the way: nothing is written
 )
 
 
@@ -150,7 +150,7 @@ class Harness:
         """Whatever should end has, or the judge has said why not."""
         deadline = time.monotonic() + ENDS_WITHIN + SILENCE + LATE_UNDOES
         while await asyncio.to_thread(self.judge.look, since):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self.findings.any:
                 return
             await asyncio.sleep(LOOK_EVERY / 2)
 
@@ -170,6 +170,7 @@ class Harness:
             f"{self.kills} of {kills} kills in {time.monotonic() - self._started:.0f} s, {self.reached.total()} at "
             f"{len(self.reached)} named points; {known.rounds} steps, {len(front.sessions)} sessions "
             f"({len(front.sessions) - len(known.delivered)} lost), {front.puts} deny writes, {self.judge.tried} tries; "
+            f"refused: {known.refused}; roles: {[front.characters(role) for role in self._site.roles.values()]}; "
             f"{self.findings}"
         )
 
