@@ -86,7 +86,9 @@ class Metrics:
             buckets=_DEATH_BUCKETS,
             registry=registry,
         )
-        self._overdue = Gauge("stepcred_revoking_overdue", "Leases revoking for over a minute", registry=registry)
+        self._overdue = Gauge(
+            "stepcred_revoking_overdue", "Leases that should have been dead for over a minute", registry=registry
+        )
         self._doubts = Counter("stepcred_mints_in_doubt", "Mints of unknown outcome", ["provider"], registry=registry)
         for state in LeaseState:
             if not state.terminal:

@@ -128,7 +128,9 @@ def _aws_text(scopes: Sequence[DeclaredScope], form: Form, broker_arn: str, brok
     from broker.wiring import offline
 
     if not broker_arn:
-        raise ValueError("for the map's aws scopes say --broker-arn (check --live tells it), or --provider vault")
+        raise ValueError(
+            "for the map's aws scopes say --broker-arn (check --live tells it); for Vault's alone, --provider vault"
+        )
     if form.value not in provision_text.SHOWN_AS:
         raise ValueError(f"--format {form.value} is not for AWS: {', '.join(provision_text.SHOWN_AS)}")
     return provision_text.show(offline.aws_plan(scopes, broker_arn=broker_arn, broker_policy=broker_policy), form.value)

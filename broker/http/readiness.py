@@ -34,7 +34,11 @@ class Readiness:
 
     def problems(self) -> list[str]:
         """Empty when the broker can do its work."""
-        found = [f"{name}: {problem}" for name, problems in self._provider_problems.items() for problem in problems]
+        found = [
+            problem if problem.startswith(f"{name}: ") else f"{name}: {problem}"
+            for name, problems in self._provider_problems.items()
+            for problem in problems
+        ]
         if not self._looked:
             found.append("the providers have not been looked at yet")
         if self._engine.draining:

@@ -29,7 +29,8 @@ async def cut_off(core: Core, lease: Lease, cut: CutOff) -> None:
 def _cut(tx: Tx, core: Core, lease: Lease, cut: CutOff) -> list[Lease]:
     core.epoch.fence(tx)
     at = core.clock.now()
-    like = [one for one in tx.leases_in(LeaseState.ACTIVE) if one.provider == lease.provider]
+    # One that is being minted may have been made before it: nobody shall be given what is dead.
+    like = [one for one in tx.leases_in(LeaseState.ACTIVE, LeaseState.INTENT) if one.provider == lease.provider]
     ended = [one for one in like if cut.hits(ref_of(one)) and moves.withdraw(tx, one, at=at, reason=EndReason.CUT_OFF)]
     if ended or not lease.refs.get(DENY_WRITTEN_AT):
         data = {cut.param: cut.value, "before": cut.before.isoformat(), "leases": [one.id for one in ended]}

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from broker.errors import StoreError
@@ -22,6 +22,7 @@ from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState, Revo
 from broker.providers.base import (
     DENY_WRITTEN_AT,
     Contact,
+    CutOff,
     Progress,
     Provider,
     ProviderError,
@@ -40,6 +41,7 @@ LONE_CAP = 5.0  # DESIGN section 2, I5
 STUCK = 4  # attempts: whoever ends after so many was waiting for something that is back
 WAKE_EVERY = 5.0  # seconds between such wakings of a provider's leases
 OVERDUE = timedelta(minutes=1)  # DESIGN section 5: then it alarms
+OWED = timedelta(minutes=1)  # for a deny, before it is late
 MIN_PAUSE = timedelta(seconds=1)
 
 
@@ -62,6 +64,7 @@ class Ending:
         self._overdue: set[str] = set()
         self._found: set[str] = set()  # doubts that had landed, also when the disk did not take that
         self._since: dict[str, float] = {}  # lease id → boottime of the first look at it
+        self._cuts: dict[tuple[str, str], datetime] = {}  # what was cut off → the last time, done and told
         self._woken: dict[str, float] = {}  # provider → boottime when its leases were last brought forward
 
     async def attempt(self, lease: Lease) -> None:
@@ -105,11 +108,11 @@ class Ending:
             pause = max(pause, at_least)  # by a clock set forward it has passed already
         if at_latest is not None and at_latest > timedelta(0):
             pause = min(pause, at_latest)
-        alarmed = bool(lease.refs.get("alarmed"))
-        alarm = (self._is_overdue(lease) or alarm) and not alarmed
+        owed, alarmed = _is_owed(lease, refs or {}), bool(lease.refs.get("alarmed"))
+        alarm = (self._is_overdue(lease, owed=owed) or alarm) and not alarmed
         if not alarm and not alarmed and at_least is None:  # the next look is not long after the alarm is due
-            pause = min(pause, max(OVERDUE - self._late(lease), MIN_PAUSE))
-        merged = dict(refs or {}) | ({"alarmed": True} if alarm else {})
+            pause = min(pause, max(OVERDUE - self._late(lease, owed=owed), MIN_PAUSE))
+        merged = _remembered(lease, refs or {}, alarm=alarm)
 
         def operation(tx: Tx) -> bool:
             core.epoch.fence(tx)
@@ -250,12 +253,19 @@ class Ending:
             left = min(left, progress.again)
         refs = {**progress.refs, ONLY_TIME: True} if timed else progress.refs
         if progress.cut_off is not None:
-            await cut_off(self._core, lease, progress.cut_off)
+            await self._cut_off(lease, progress.cut_off)
         step, again = progress.step or "not yet seen dead", progress.again
         # A look that is due is no failure to back off from: a deny that takes a minute would be seen minutes late.
         await self.defer(lease, problem=step, refs=refs, at_least=left, at_latest=again)
         if timed:
             self._core.endings.tell(lease.id)
+
+    async def _cut_off(self, lease: Lease, cut: CutOff) -> None:
+        """Once: each lease that was ended by it comes with it."""
+        done = self._cuts.get((cut.param, cut.value))
+        if done is None or done < cut.before:
+            await cut_off(self._core, lease, cut)
+            self._cuts[cut.param, cut.value] = cut.before
 
     # --- time ---
 
@@ -294,16 +304,20 @@ class Ending:
         boot = self._core.clock.boottime()
         return timedelta(seconds=boot - self._since.setdefault(lease.id, boot))
 
-    def _is_overdue(self, lease: Lease) -> bool:
+    def _is_overdue(self, lease: Lease, *, owed: bool) -> bool:
         """Sets the gauge."""
-        overdue = self._late(lease) > OVERDUE
-        if overdue:
-            self._overdue.add(lease.id)
-            self._core.metrics.revoking_overdue(len(self._overdue))
+        overdue = self._late(lease, owed=owed) > OVERDUE
+        (self._overdue.add if overdue else self._overdue.discard)(lease.id)
+        self._core.metrics.revoking_overdue(len(self._overdue))
         return overdue
 
-    def _late(self, lease: Lease) -> timedelta:
-        """For how long there should have been evidence: a doubt has until nothing lands, a timed one until its bound."""
+    def _late(self, lease: Lease, *, owed: bool) -> timedelta:
+        """For how long there should have been evidence: a doubt has until nothing lands, a timed one until its bound.
+
+        `owed`: a deny that its scope promises is not written. One of unknown outcome takes a minute.
+        """
+        if owed:
+            return max(self._looked(lease) - OWED, self._past_bound(lease))
         if lease.revocability.ends_by_time:
             return self._past_bound(lease)  # its own verifier's time may never be heard
         if lease.state is LeaseState.IN_DOUBT:
@@ -312,6 +326,18 @@ class Ending:
         if lease.revoking_at is None:
             return looked
         return max(looked, self._core.epoch.surely() - lease.revoking_at)  # perhaps long before this process began
+
+
+def _is_owed(lease: Lease, refs: Mapping[str, JsonValue]) -> bool:
+    """Does its scope promise a deny that is not written yet? `refs`: what is new."""
+    written = refs.get(DENY_WRITTEN_AT) or lease.refs.get(DENY_WRITTEN_AT)
+    return lease.revocability is Revocability.DENY_POLICY and not written
+
+
+def _remembered(lease: Lease, refs: Mapping[str, JsonValue], *, alarm: bool) -> dict[str, JsonValue]:
+    """With whether it has alarmed; of a deny that was owed, until it is written."""
+    done = bool(lease.refs.get("alarmed")) and _is_owed(lease, {}) and not _is_owed(lease, refs)
+    return {**refs, "alarmed": alarm} if alarm or done else dict(refs)
 
 
 def _exposure(lease: Lease, refs: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:

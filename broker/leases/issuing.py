@@ -155,7 +155,7 @@ class Issuing:
         if isinstance(provider, TakesInput) and (problem := provider.input_problem(allowed.params, asked.public_input)):
             raise BrokerError(Reason.INVALID_ARGUMENT, problem, about=about(step, asked.scope))
         if isinstance(provider, HasRoom) and (full := provider.no_room(allowed.params, step.key.agent)) is not None:
-            told = about(step, asked.scope) | {"rule": str(allowed.rule)}
+            told = about(step, asked.scope) | {"rule": str(allowed.rule), "why": full.why}
             raise BrokerError(Reason.NO_ROOM_TO_REVOKE, full.why, retry_after=full.after, about=told)
 
     def _intend(self, tx: Tx, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Lease | Refusal | Known:

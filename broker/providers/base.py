@@ -15,6 +15,7 @@ from broker.model import Credential, Evidence, JsonValue, Revocability
 from broker.secret import Secret
 
 DENY_WRITTEN_AT = "deny_written_at"  # in a lease's refs: when its provider took the deny (RFC 3339, UTC)
+ISSUED_AT = "issued_at"  # likewise: when it was made, by its provider's clock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +71,12 @@ class CutOff:
     before: datetime  # by the provider's clock
 
     def hits(self, ref: LeaseRef) -> bool:
-        """Was this one made before, as far as is known?"""
-        return ref.params.get(self.param) == self.value and ref.intent_at < self.before
+        """Was this one made before, as far as is known? A stored value was not made, and is not ended by it."""
+        if ref.revocability is Revocability.STATIC or ref.params.get(self.param) != self.value:
+            return False
+        told = ref.refs.get(ISSUED_AT)
+        made = datetime.fromisoformat(told) if isinstance(told, str) else ref.intent_at
+        return made < self.before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -192,7 +192,10 @@ class Tx(ApprovalsTx, GuardTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
         ...
 
     def revoking_since(self, before: datetime) -> tuple[int, datetime | None]:
-        """How many have been REVOKING since then or longer, and since when the oldest has."""
+        """How many should have been dead since then or longer, and since when the oldest should.
+
+        From the wish to end it; what ends by time, from its bound.
+        """
         ...
 
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:

@@ -13,7 +13,7 @@ import pytest
 from broker.errors import StoreConflict, StoreError
 from broker.journal.chain import EMPTY, Entry, verify
 from broker.journal.records import Kind
-from broker.model import EndReason, Evidence, LeaseState
+from broker.model import EndReason, Evidence, LeaseState, Revocability
 from broker.store.base import RequestOutcome, Store, Tx, tail
 from tests.fakes.domain import AGENT, NOW, after, denied, guard_row, lease, request, seed, step
 
@@ -100,6 +100,19 @@ async def test_how_long_leases_have_been_revoking(store: Store) -> None:
     assert await store.read(lambda tx: tx.revoking_since(after(59))) == (0, None)
     assert await store.read(lambda tx: tx.revoking_since(after(60))) == (1, after(60))
     assert await store.read(lambda tx: tx.revoking_since(after(999))) == (2, after(60))
+
+
+@pytest.mark.parametrize("revocability", [Revocability.DENY_POLICY, Revocability.EXPIRY_ONLY])
+async def test_what_ends_by_time_is_not_late_before_its_bound(store: Store, revocability: Revocability) -> None:
+    def insert(tx: Tx) -> None:
+        tx.insert_step(step("step-1"))
+        for name, minutes in (("early", 10), ("late", 1)):
+            tx.insert_lease(lease(name, revocability=revocability, expires_at=after(minutes * 60)))
+            tx.to_revoking(name, at=after(120), reason=EndReason.OPERATOR)
+
+    await store.write(insert)
+    assert await store.read(lambda tx: tx.revoking_since(after(599))) == (1, after(120))
+    assert await store.read(lambda tx: tx.revoking_since(after(600))) == (2, after(120))
 
 
 async def test_an_operation_that_raises_leaves_nothing_and_its_neighbours_stay(store: Store) -> None:

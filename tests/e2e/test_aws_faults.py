@@ -102,7 +102,9 @@ def _lose_an_answer(lake: Lake, deployment: Deployment, between: Proxy) -> None:
         denied(lake, lost)
         with deployment.store() as store:
             (lease,) = store.read(lambda tx: tx.leases_in(LeaseState.IN_DOUBT))
-        assert lease.refs["deny_written_at"]
+        wait_until(
+            lambda: bool(row(deployment, lease.id).refs.get("deny_written_at")), within=SOON, what="the deny on record"
+        )
         assert lease.evidence is None  # nobody says that it is dead: it is denied, and has a bound
         assert lake.tries(sibling) == ""
         policies = lake.ceph.role_policies("doubt")

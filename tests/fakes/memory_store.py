@@ -272,8 +272,12 @@ class MemoryTx(PeopleTx):
         return Counter(lease.state for lease in self._state.leases.values() if not lease.state.terminal)
 
     def revoking_since(self, before: datetime) -> tuple[int, datetime | None]:
-        since = [lease.revoking_at for lease in self.leases_in(LeaseState.REVOKING)]
-        found = [at for at in since if at is not None and at <= before]
+        since = [
+            max(lease.revoking_at, lease.expires_at) if lease.revocability.ends_by_time else lease.revoking_at
+            for lease in self.leases_in(LeaseState.REVOKING)
+            if lease.revoking_at is not None
+        ]
+        found = [at for at in since if at <= before]
         return len(found), min(found, default=None)
 
     def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:

@@ -88,7 +88,7 @@ async def test_every_session_older_than_now_is_denied_on_each_role_once(
     assert [text.split(": ")[0] for text in swept.cut_off] == [one, two]
     (statement,) = policy_of(moto, "cut-one")["Statement"]
     assert statement == {
-        "Sid": "cut1795350600",  # the longest life of what is older: it may be deleted then
+        "Sid": "cut1795392000",  # the longest life of a session: it may be deleted then
         "Effect": "Deny",
         "Action": "*",
         "Resource": "*",

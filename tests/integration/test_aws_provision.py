@@ -154,6 +154,7 @@ def test_through_another_role_the_broker_itself_has_no_right_but_to_become_it() 
     block = {
         "role_arn": target,
         "via": via,
+        "via_external_id": "acme-hub",
         "any_region": True,
         "statements": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
         "revoke": "deny",
@@ -167,6 +168,7 @@ def test_through_another_role_the_broker_itself_has_no_right_but_to_become_it() 
     hub, etl = made.roles
     assert (hub.arn, etl.arn) == (via, target)
     assert hub.trust["Statement"][0]["Principal"] == {"AWS": BROKER}
+    assert hub.trust["Statement"][0]["Condition"] == {"StringEquals": {"sts:ExternalId": "acme-hub"}}
     assert [statement["Sid"] for statement in hub.permissions["Statement"]] == ["Mint", "Look", "EndEarly"]
     assert {statement["Resource"] for statement in hub.permissions["Statement"]} == {target}
     assert etl.trust["Statement"][0]["Principal"] == {"AWS": via}

@@ -314,6 +314,15 @@ def test_not_aws_a_denied_session_may_assume_further_roles(ceph: CephServer, rol
     assert refusal(sts.get_session_token) == "AccessDenied"
 
 
+def test_a_trust_policy_can_turn_sessions_away(ceph: CephServer) -> None:
+    """What docs/aws.md says to do where a session's own deny of sts:AssumeRole is not looked at."""
+    trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    demand = {"Condition": {"Null": {"aws:TokenIssueTime": "true"}}}
+    role_arn = ceph.create_role("real-keys-alone", {**trust, **demand})
+    sts = ceph.client("sts", **ceph.session(role_arn, "first"))
+    assert refusal(sts.assume_role, RoleArn=role_arn, RoleSessionName="further") == "AccessDenied"
+
+
 @pytest.mark.usefixtures("pacific")
 def test_not_aws_an_external_id_is_never_right(ceph: CephServer) -> None:
     trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}

@@ -34,7 +34,7 @@ class Health:
     providers: Sequence[ProviderHealth]
     open_steps: int
     intents: int
-    overdue: int  # leases that have been REVOKING for over a minute
+    overdue: int  # leases that should have been dead for over a minute
     oldest_revoking: datetime | None
     freezes: int
     approvals_waiting: int

@@ -36,7 +36,8 @@ _TODO = {
     Reason.HELD: "the guard: it came back after a lock; an operator who does not own the workload lets it go",
     Reason.CEILING: "the guard: too many attempts in this step's life; mend the cause, then begin another run",
     Reason.RATE_LIMITED: "the agent sends too many requests; no rule of the map limits that",
-    Reason.PROVIDER_FAILED: "the provider did not mint; the LEASE_ records of its lease_id, or the broker's log, say more",
+    Reason.PROVIDER_FAILED: "the provider did not mint: stepcred-broker check --live asks it again; the broker's log has more",
+    Reason.NO_ROOM_TO_REVOKE: "no place for an early end: shorter ttl, more roles (docs/aws.md); check --live looks at the role",
     Reason.STORE_UNAVAILABLE: "the broker could not write: make room, or see why its database is locked",
     Reason.DRAINING: "the broker was stopping; the agent asks another, or again",
     Reason.EPOCH_LOST: "the broker had lost its right to write; the agent asks again with the same request id",
@@ -117,14 +118,16 @@ class DenialStory:
         reason = text(self.record, "reason")
         if not self.by_policy:
             known = {one.value: todo for one, todo in _TODO.items()}
-            if why := text(self.data, "why"):  # of a step, not of a rule: a handle that is held to one key
+            todo = known.get(reason, "see docs/errors.md")
+            if why := text(self.data, "why"):
                 yield f"why: {show(why)}"
-                yield f"what to do: {_OTHER_KEY}"
+                # Of a step, not of a rule: a handle that is held to one key.
+                yield f"what to do: {_OTHER_KEY if reason == Reason.ACCESS_DENIED.value else todo}"
                 return
             yield "not the scope map's refusal: a changed map changes nothing about it" + (
                 f" (its rule allowed: {show(text(self.record, 'rule'))})" if self.record.get("rule") else ""
             )
-            yield f"what to do: {known.get(reason, 'see docs/errors.md')}"
+            yield f"what to do: {todo}"
             return
         if reason == Reason.NEEDS_APPROVAL.value:
             yield "why: a grant gives it, once operators have approved"

@@ -50,4 +50,4 @@ class Asks:
 
 def through(block: AwsBlock) -> dict[str, Any]:
     """For `Clients.call`: the role that the broker goes through for this scope, if there is one."""
-    return {"via": block.via} if block.via else {}
+    return {"via": block.via, "via_external_id": block.via_external_id or ""} if block.via else {}

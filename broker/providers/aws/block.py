@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +18,8 @@ from broker.providers.aws.texts import LISTED, PolicyArns, Region, Regions, Role
 LONGEST_SESSION = timedelta(hours=12)  # of AssumeRole, where the role allows it
 LONGEST_CHAINED = timedelta(hours=1)
 OF_EARLY_ENDS = frozenset({"revoke", "when_full", "probe"})  # keys
+
+ExternalId: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")]
 
 _CALL = r"^[a-z][a-z0-9-]{1,63}:[A-Z][A-Za-z0-9]{1,127}$"
 
@@ -58,6 +60,7 @@ class AwsBlock(BaseModel):
         transitive_tags: which of them go on to sessions made from this one; true for all.
         source_identity: `lease` for the lease's id, a template, or a text; goes on to all sessions made from this one.
         external_id: the operator's, for the role's trust policy.
+        via_external_id: likewise, for that of the role of `via`.
         may_chain: let the session make further sessions, which outlive this one's deny and bound.
         revoke: `deny` ends it early by a role policy; `bound` only waits for its time. By the tier unless said.
         when_full: with no room for one more deny: `refuse` leases, or `cutoff` all sessions of the role at once.
@@ -86,7 +89,8 @@ class AwsBlock(BaseModel):
     session_tags: SessionTags = Field(default_factory=dict)
     transitive_tags: TransitiveTags = ()
     source_identity: SourceIdentity | None = None
-    external_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")] | None = None
+    external_id: ExternalId | None = None
+    via_external_id: ExternalId | None = None
     may_chain: bool = False
     revoke: Literal["deny", "bound"] | None = None
     when_full: Literal["refuse", "cutoff"] = "refuse"
@@ -110,6 +114,8 @@ class AwsBlock(BaseModel):
         yield from self._place_mistakes()
         if self.via == self.role_arn:
             yield "via is the role itself"
+        if self.via_external_id and not self.via:
+            yield "via_external_id is for the role of via, and there is none"
         if self.fips and self.sts_endpoint:
             yield "either fips or sts_endpoint"
         if unknown := [key for key in self.transitive if key not in self.session_tags]:

@@ -1,4 +1,4 @@
-"""What scopes that share a role do to each other: how often they can be ended early, and who ends whom."""
+"""What scopes that share a role do to each other: how often they can be ended early, who ends whom, and which way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from broker.model import NamedBlock, Remark
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.denies.looking import ROLE_CHARACTERS
 from broker.providers.aws.denies.policy import entries_in
+from broker.providers.aws.roles import ends_early
 
 _RATE = (
     "A session that can be ended early has a place in its role's deny list until its bound; with no place free, when_full "
@@ -19,6 +20,11 @@ _RATE = (
 _CUT = (
     "A cut-off denies every session of the role that was issued before it. Give scopes that must not be ended with others' a "
     "role of their own, or say when_full: cutoff on all that share it."
+)
+
+_WAYS = (
+    "The deny list of a role has one writer, which goes the way of the scope whose session is made or ended first: if that one "
+    "may not, no session of the role can be ended early. Say the same via in all scopes of a role, or give each a role of its own."
 )
 
 
@@ -39,6 +45,7 @@ def joint_remarks(blocks: Sequence[NamedBlock]) -> Iterator[tuple[str, Remark]]:
     for role, sharing in roles.items():
         yield from _rate(role, sharing)
         yield from _cut_offs(role, sharing)
+        yield from _ways(role, sharing)
 
 
 def _rate(role: str, sharing: list[_Of]) -> Iterator[tuple[str, Remark]]:
@@ -63,3 +70,15 @@ def _cut_offs(role: str, sharing: list[_Of]) -> Iterator[tuple[str, Remark]]:
         if one.block.when_full == "cutoff" and spared:
             message = f"its cut-off ends the sessions of {', '.join(spared)} as well, which share {role}"
             yield one.scope, Remark(path=("when_full",), rule="shared-cutoff", message=message, help=_CUT)
+
+
+def _ways(role: str, sharing: list[_Of]) -> Iterator[tuple[str, Remark]]:
+    ended = [one for one in sharing if ends_early(one.block)]
+    for one in ended[1:]:
+        if one.block.via != ended[0].block.via:
+            message = f"{ended[0].scope} and {one.scope} go to {role} in different ways"
+            yield (
+                one.scope,
+                Remark(path=("via",) if one.block.via else ("role_arn",), rule="two-ways", message=message, help=_WAYS),
+            )
+            return

@@ -24,7 +24,7 @@ from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import DeclaredScope, Findings
 
 OUR_LISTS = "stepcred-deny-"
-_LONGEST_NAME = 200  # characters of what AWS says; an ARN with a path
+LONGEST_NAME = 200  # characters of what AWS says; an ARN with a path
 FEW = 100  # places; below it a busy role is soon full
 
 
@@ -100,9 +100,15 @@ def _unseen(failure: Failure, role: str, found: Findings, wanted: Wanted) -> See
 
 def _trust(document: JsonValue, caller: Caller, role: str, found: Findings) -> None:
     everybody = [name for name in trust.trusted(document) if name == "*"]
+    if not caller.arn and document is not None and not trust.keys_alone(document):
+        found.remarks.append(
+            f"{role}: a store that does not say who asks may also let sessions of the role assume it, and what they get"
+            ' is neither narrowed nor denied: give each statement of its trust policy "Condition": {"Null":'
+            ' {"aws:TokenIssueTime": "true"}}, if the broker has a stored key'
+        )
     others = trust.others(document, caller) if caller.arn else everybody
     if others:
-        named = ", ".join(ascii(name[:_LONGEST_NAME]) for name in others)
+        named = ", ".join(ascii(name[:LONGEST_NAME]) for name in others)
         found.remarks.append(f"{role}: its trust policy lets {named} assume it; nobody but the broker needs to")
 
 

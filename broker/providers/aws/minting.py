@@ -13,10 +13,11 @@ from broker.providers.aws.asks import through
 from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.compile import timestamp
+from broker.providers.aws.denies.iam import told
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.request import assume_role
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import Contact, Minted, MintInDoubt, MintOrder, MintRefused
+from broker.providers.base import ISSUED_AT, Contact, Minted, MintInDoubt, MintOrder, MintRefused
 from broker.secret import Secret
 
 # (status, code) after which nothing was minted. Anything else may have been: a 5xx, a proxy's 403.
@@ -95,7 +96,7 @@ class Minting:
         )
         refs: Mapping[str, JsonValue] = {
             "session_expires_at": timestamp(expiration),
-            "issued_at": timestamp(expiration - life),
+            ISSUED_AT: timestamp(expiration - life),
         }
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
         return Minted(credential=session, refs=refs, provider_request_id=request_id)
@@ -108,7 +109,7 @@ def _unminted(failure: Failure, asked: Mapping[str, JsonValue]) -> MintRefused |
         return MintRefused("AWS refused AssumeRole: too many calls", Contact.FAILED)
     text = REFUSALS.get((failure.status, failure.code))
     if text is None:
-        return MintInDoubt("AssumeRole gave no definite answer")
+        return MintInDoubt(f"AssumeRole gave no definite answer ({told(failure)})")
     extras = [right for name, right in _EXTRAS.items() if name in asked and failure.code == "AccessDenied"]
     also = f" (it must allow {' and '.join(extras)} too)" if extras else ""
     return MintRefused(f"AWS refused AssumeRole: {text}{also}; {LOOK}")

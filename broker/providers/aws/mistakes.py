@@ -56,6 +56,11 @@ _MODELS: dict[str, type[BaseModel]] = {
     "secret": Secret,
     "parameter": Parameter,
 }
+_SHAPES = {
+    "probe": "must be {call: service:Operation, with: {Parameter: value}}",
+    "secret": "must be {id: the secret's ARN}",
+    "parameter": "must be {name: /its/name}",
+}
 _KEY = "[key]"  # pydantic's word for the key of a mapping
 _IN_WORDS = ("missing", "extra_forbidden", "value_error", "literal_error", "bool_type", "model_type")
 
@@ -68,11 +73,13 @@ def problems(errors: Iterable[ErrorDetails]) -> list[Problem]:
 def _problem(error: ErrorDetails) -> Problem:
     path = tuple(part for part in error["loc"] if part != _KEY)
     if error["type"] == "missing":
-        return path, "is required"
+        return path, f"needs {path[-1]}"
     if error["type"] == "extra_forbidden":
         return path, "unknown key" + _meant(path)
     if error["type"] == "value_error":
         return path, error["msg"].removeprefix("Value error, ")
+    if error["type"] == "model_type" and path[-1] in _SHAPES:
+        return path, _SHAPES[str(path[-1])]
     told = error["msg"][0].lower() + error["msg"][1:]
     if error["type"] in _IN_WORDS:
         return path, told

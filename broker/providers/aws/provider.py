@@ -12,7 +12,7 @@ from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws.asks import Asks, through
 from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
-from broker.providers.aws.denies.iam import IamCall
+from broker.providers.aws.denies.iam import IamCall, safe
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.recovery import RoleCutOff
 from broker.providers.aws.ending import Ending
@@ -158,7 +158,7 @@ class AwsProvider:
 
     async def recover(self, sweep: Sweep) -> Swept:
         """Deny every session that is older than now, on each role of these scopes."""
-        return await RoleCutOff(self._iam_of, self._settings.installation, self._clock).sweep(sweep)
+        return await RoleCutOff(self._iam_of, self._settings.installation, self._clock, self._heard.now).sweep(sweep)
 
     async def recheck(self, ref: LeaseRef, operator: Secret | None) -> Recheck:  # noqa: ARG002 - of the Protocol
         """Whether its bound has passed."""
@@ -190,9 +190,9 @@ class AwsProvider:
         where = endpoint or f"STS in {region}"
         if (answer.status, answer.code) in REFUSALS:
             return [
-                f"aws: {where} refused the broker's credentials ({answer.code}): check the access key and its secret"
+                f"aws: {where} refused the broker's credentials ({safe(answer)}): check the access key and its secret"
             ]
-        return [f"aws: {where} gave no answer ({answer.code}): check endpoint, network and credentials"]
+        return [f"aws: {where} gave no answer ({safe(answer)}): check endpoint, network and credentials"]
 
     def _iam_of(self, block: AwsBlock) -> IamCall:
         """As whom a scope's role is managed: the broker itself, or the role that it goes through."""

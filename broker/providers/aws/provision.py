@@ -107,9 +107,8 @@ class _Use:
 
     @property
     def external_ids(self) -> list[str]:
-        """None when a scope gives none: then nothing may be demanded."""
-        given = [block.external_id for block in self.blocks]
-        return sorted({one for one in given if one}) if all(given) else []
+        """That its trust policy can demand."""
+        return _demanded(block.external_id for block in self.blocks)
 
 
 def plan_of(scopes: Iterable[DeclaredScope], *, broker_arn: str, broker_policy: str) -> Plan:
@@ -181,7 +180,14 @@ def _role(use: _Use) -> Role:
 def _via(arn: str, broker_arn: str, uses: Sequence[_Use]) -> Role:
     """A role that the broker goes through; its own sessions are never handed out."""
     rights = _rights(uses, [])
-    return Role(arn=arn, trust=_trust(broker_arn, [], []), permissions=rights, boundary=None, longest=SHORTEST_MAXIMUM)
+    trust = _trust(broker_arn, [], _demanded(block.via_external_id for use in uses for block in use.blocks))
+    return Role(arn=arn, trust=trust, permissions=rights, boundary=None, longest=SHORTEST_MAXIMUM)
+
+
+def _demanded(given: Iterable[str | None]) -> list[str]:
+    """External ids; none when a scope gives none: then nothing may be demanded."""
+    ids = set(given)
+    return sorted(one for one in ids if one) if None not in ids else []
 
 
 def _trust(who: str, extras: Sequence[str], external_ids: Sequence[str]) -> Document:

@@ -16,7 +16,7 @@ from broker.providers.aws.caller import SESSION, Caller, skewed, unasked
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.compile import session_policy
 from broker.providers.aws.denies.iam import safe
-from broker.providers.aws.lookat import Seen
+from broker.providers.aws.lookat import LONGEST_NAME, Seen
 from broker.providers.aws.request import assume_role
 from broker.providers.aws.texts import UNFILLED
 from broker.providers.base import DeclaredScope, Findings, LeaseRef, MintOrder, MintRefused
@@ -109,7 +109,7 @@ class Rehearsal:
             extra = await self._refused_extra(block, given)
             return extra or _refused(block, caller, seen)
         if failure.code in _INVALID:
-            return _invalid(scope, block, caller, seen)
+            return _not_valid(scope, block, caller, seen)
         return _TOLD.get(failure.code, f"AssumeRole gave no definite answer ({safe(failure)}): ask again")
 
     async def _refused_extra(self, block: AwsBlock, given: Mapping[str, Any]) -> str:
@@ -151,11 +151,18 @@ def _refused(block: AwsBlock, caller: Caller, seen: Seen) -> str:
     """AWS does not say by whom; the trust policy may, where the broker can read it."""
     role, me = block.role_arn, caller.principal or "the broker"
     if seen.trust is None:
+        or_key = "" if caller.arn else ", or the broker's key is wrong"
         return (
             f"AWS refuses AssumeRole of {role}: it does not exist, its trust policy does not name {me} (or demands another"
-            " external id), or the broker's own policy does not allow it"
+            f" external id), or the broker's own policy does not allow it{or_key}"
         )
-    if caller.arn and not trust.is_trusted(seen.trust, caller):
+    if not caller.arn:
+        named = ", ".join(ascii(name[:LONGEST_NAME]) for name in trust.trusted(seen.trust)) or "nobody"
+        return (
+            f"AWS refuses AssumeRole of {role}, whose trust policy names {named}: if that is not the broker, let it;"
+            " else the broker's key is wrong, its own policy does not allow it, or a condition does not hold"
+        )
+    if not trust.is_trusted(seen.trust, caller):
         return f"the trust policy of {role} does not name {me}"
     demanded = trust.external_ids(seen.trust)
     if demanded and block.external_id not in demanded:
@@ -167,7 +174,7 @@ def _refused(block: AwsBlock, caller: Caller, seen: Seen) -> str:
     )
 
 
-def _invalid(scope: DeclaredScope, block: AwsBlock, caller: Caller, seen: Seen) -> str:
+def _not_valid(scope: DeclaredScope, block: AwsBlock, caller: Caller, seen: Seen) -> str:
     if not block.stored and seen.longest is not None and scope.ttl > seen.longest:
         return (
             f"its ttl is longer than the {seen.longest} that {block.role_arn} gives: raise the role's"

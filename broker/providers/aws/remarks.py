@@ -10,6 +10,7 @@ from broker.model import Remark
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import POLICY_CHARACTERS, too_long
 from broker.providers.aws.mistakes import EXPECTED, Problem
+from broker.providers.aws.probe_rights import probe_remarks
 from broker.providers.aws.size import advice, measured
 from broker.providers.aws.statement import Statement
 from broker.providers.aws.tags import is_source_identity, is_value
@@ -19,6 +20,12 @@ PACKED = 100  # per cent
 # Everything of a service: arn:aws:s3:::* is as wide as *.
 _WHOLE = re.compile(r"\*+|arn:[^:]*:[^:]*:[^:]*:[^:]*:[*]+")
 
+# By how they are built: a list of them would be old in a year. Local zones are not regions.
+_LIKELY_REGION = re.compile(
+    r"[a-z]{2,4}(-(gov|iso[a-z]?|de))?-(central|(north|south)(east|west)?|east|west)-[0-9]{1,2}"
+)
+
+_REGION = "A session may call nothing outside its regions, so that a misspelt one leaves it nothing."
 _ACTION = "Name the actions that the step needs: what is not named here stays with the role, out of the step's reach."
 _RESOURCE = (
     "Name the ARNs that the step needs, with templates where they differ by workflow. "
@@ -46,9 +53,15 @@ _FITS = (
 _OUTLIVE = {
     **dict.fromkeys(("iam:PutRolePolicy", "iam:DeleteRolePolicy", "iam:DeleteRole"), "take a deny off its role"),
     **dict.fromkeys(
-        ("iam:CreateAccessKey", "iam:CreateLoginProfile", "iam:CreateServiceSpecificCredential"),
+        (
+            "iam:CreateAccessKey",
+            "iam:CreateLoginProfile",
+            "iam:UpdateLoginProfile",
+            "iam:CreateServiceSpecificCredential",
+        ),
         "make a login that outlives the session",
     ),
+    "iam:UpdateAssumeRolePolicy": "let others assume its role",
 }
 
 
@@ -58,6 +71,8 @@ def remarks(block: AwsBlock) -> Iterator[Remark]:
         if statement.Effect == "Allow":
             yield from _wide(statement, number)
             yield from _outliving(statement, number)
+    yield from probe_remarks(block)
+    yield from _regions(block)
     yield from _size(block)
     for key, value in block.session_tags.items():
         if not is_value(value, LONGEST):
@@ -115,6 +130,16 @@ def _outliving(statement: Statement, number: int) -> Iterator[Remark]:
         for what, name in able.items():
             message = f"allows {name}: it may {what}"
             yield Remark(path=("statements", number, "Action"), rule="outlives-its-end", message=message, help=_ENDS)
+
+
+def _regions(block: AwsBlock) -> Iterator[Remark]:
+    """AWS's alone: other stores name theirs as they like."""
+    if not block.account or block.sts_endpoint or block.endpoint_url:
+        return
+    for number, region in enumerate(block.regions):
+        if not _LIKELY_REGION.fullmatch(region):
+            message = f"{region} is not named as AWS names its regions"
+            yield Remark(path=("regions", number), rule="odd-region", message=message, help=_REGION)
 
 
 def _size(block: AwsBlock) -> Iterator[Remark]:

@@ -90,6 +90,8 @@ class Sdk:
         session.register_component("data_loader", self._data)
         session.set_config_variable("ignore_configured_endpoint_urls", True)
         session.set_config_variable("sts_regional_endpoints", "regional")
+        # It would sign with what CreateSession gave for the bucket, to whoever of those that share the client came first.
+        session.set_config_variable("s3_disable_express_session_auth", True)
         return session
 
     def _config(self, *, endpoint: str, fips: bool) -> Config:

@@ -18,6 +18,7 @@ from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue, KeyValue
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
+from broker.providers.aws.denies.iam import told
 from broker.providers.base import Contact, LeaseRef, Minted, MintInDoubt, MintOrder, MintRefused, Settlement
 from broker.secret import Secret
 
@@ -138,7 +139,7 @@ def _unread(failure: Failure) -> MintRefused | MintInDoubt:
     if failure.throttled:
         return MintRefused("AWS refused the read: too many calls", Contact.FAILED)
     text = _REFUSALS.get(failure.code) if failure.status in _REFUSED_STATUS else None
-    return MintInDoubt("the read gave no definite answer") if text is None else MintRefused(text)
+    return MintInDoubt(f"the read gave no definite answer ({told(failure)})") if text is None else MintRefused(text)
 
 
 def _secret(block: AwsBlock, answer: Mapping[str, Any]) -> _Read:

@@ -54,6 +54,11 @@ def external_ids(document: JsonValue) -> list[str]:
     return found
 
 
+def keys_alone(document: JsonValue) -> bool:
+    """Do its statements let nobody assume the role who is a session himself?"""
+    return all(_no_sessions(statement.get("Condition")) for statement in _allowing(document, ASSUME))
+
+
 def lets(document: JsonValue, action: str) -> bool:
     """Is there a statement that allows it, to whomever?"""
     return any(True for _ in _allowing(document, action))
@@ -65,6 +70,13 @@ def _allowing(document: JsonValue, action: str) -> Iterator[Mapping[str, JsonVal
             patterns = [str(each).lower() for each in _listed(statement.get("Action"))]
             if any(fnmatchcase(action.lower(), pattern) for pattern in patterns):
                 yield statement
+
+
+def _no_sessions(condition: JsonValue) -> bool:
+    """A session has a time of issue, a stored key has none."""
+    null = condition.get("Null") if isinstance(condition, dict) else None
+    held = {key.lower(): value for key, value in null.items()} if isinstance(null, dict) else {}
+    return [str(each).lower() for each in _listed(held.get("aws:tokenissuetime"))] == ["true"]
 
 
 def _listed(value: JsonValue) -> list[JsonValue]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from broker.alert import AlertRule
 from broker.errors import Reason
 from broker.leases.ending import Ending
-from broker.model import EndReason, Evidence, LeaseState
-from broker.providers.base import CutOff, HasRoom, LeaseRef, NoRoom, Progress
+from broker.model import EndReason, Evidence, LeaseState, Revocability
+from broker.providers.base import ISSUED_AT, CutOff, HasRoom, LeaseRef, NoRoom, Progress
+from tests.fakes.clock import START
 from tests.fakes.provider import FakeProvider
 from tests.fakes.world import World, agent, new_id, refusal
 
@@ -53,10 +57,65 @@ async def test_what_is_cut_off_with_another_ends_with_it_and_is_told_once(
     states = [(await broker.lease(one.id)).state for one in (first, second, other, younger)]
     assert states == [LeaseState.REVOKING, LeaseState.REVOKING, LeaseState.ACTIVE, LeaseState.ACTIVE]
     assert (await broker.lease(second.id)).end_reason is EndReason.CUT_OFF
+    await broker.until(lambda: _looked_at(broker, second.id))
     told = await broker.journal_kinds()
-    assert told.count("PROVIDER_CUT_OFF") >= 1
+    assert told.count("PROVIDER_CUT_OFF") == 1
     firing = await broker.store.read(lambda tx: tx.firing_counts())
     assert firing[AlertRule.PROVIDER_CUT_OFF] == 1
+
+
+async def test_what_is_being_minted_then_is_not_handed_out(
+    broker: World, timed: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been made before the cut-off: then it is dead, and nobody would know."""
+    opened = await broker.begin(["timed"])
+    first = (await broker.issue(opened.handle, "timed")).lease
+    timed.after_landing.clear()
+    timed.landed.clear()
+    minting = asyncio.create_task(broker.issue(opened.handle, "timed"))
+    await timed.landed.wait()
+    await broker.fake_clock.run(1)
+    cut = CutOff(param="role", value="timed", before=broker.clock.now())
+    monkeypatch.setattr(timed, "revoke", answering(Progress(step="ROLE_CUT_OFF", cut_off=cut)))
+    await broker.engine.revoke_lease(
+        agent(), request_id=new_id(), handle=opened.handle, lease_id=first.id, wait_seconds=0
+    )
+    await broker.until(lambda: _looked_at(broker, first.id))
+    timed.after_landing.set()
+    await refusal(minting)
+    (second,) = [one for one in await broker.leases() if one.id != first.id]
+    assert (second.state, second.end_reason) == (LeaseState.REVOKING, EndReason.CUT_OFF)
+
+
+@pytest.mark.parametrize(
+    ("changes", "hit"),
+    [
+        ({}, True),
+        ({"revocability": Revocability.STATIC}, False),  # what was read is not ended by it
+        ({"params": {"role_arn": "another"}}, False),
+        # By the provider's clock, where it told: ours may be minutes off.
+        ({"intent_at": START + timedelta(minutes=3), "refs": {ISSUED_AT: "2026-11-22T11:59:59Z"}}, True),
+        ({"intent_at": START - timedelta(minutes=3), "refs": {ISSUED_AT: "2026-11-22T12:00:00Z"}}, False),
+    ],
+)
+def test_a_cut_off_hits_what_was_made_before(changes: dict[str, Any], *, hit: bool) -> None:
+    ref = LeaseRef(
+        lease_id="l",
+        agent="a",
+        nonce=b"",
+        kid="",
+        params={"role_arn": "one"},
+        refs={},
+        revocability=Revocability.DENY_POLICY,
+        intent_at=START - timedelta(seconds=1),
+        expires_at=START + timedelta(hours=1),
+        epoch=1,
+    )
+    assert CutOff(param="role_arn", value="one", before=START).hits(replace(ref, **changes)) is hit
+
+
+async def _looked_at(broker: World, lease_id: str) -> bool:
+    return (await broker.lease(lease_id)).last_problem == "ROLE_CUT_OFF"
 
 
 async def _ended(broker: World, lease_id: str) -> bool:

@@ -199,6 +199,19 @@ def test_a_denial_for_another_key_says_so_to_operators(tmp_path: Path, form: str
     assert "what to do: a certificate renewed over another key, or a handle in other hands" in result.stdout
 
 
+def test_what_a_provider_refused_is_not_taken_for_another_key(tmp_path: Path, form: str) -> None:
+    journal = Journal()
+    data = {"method": "IssueCredential", "why": "AWS refused AssumeRole: there is no such role"}
+    failed, full = (
+        journal.deny(reason, scope="orders", data=data) for reason in ("PROVIDER_FAILED", "NO_ROOM_TO_REVOKE")
+    )
+    file = stored(tmp_path, journal, form)
+    told = run("explain", "--denial", failed, "--database", file).stdout
+    assert "why: 'AWS refused AssumeRole: there is no such role'" in told
+    assert "what to do: the provider did not mint" in told
+    assert "what to do: no place for an early end" in run("explain", "--denial", full, "--database", file).stdout
+
+
 def test_a_storm_s_reference_tells_how_many_shared_it(tmp_path: Path, form: str) -> None:
     journal = Journal()
     data = {"method": "IssueCredential", "denial": "NO_GRANT", "aggregate": True}

@@ -28,5 +28,12 @@ class Age:
 
 
 def age(heard: datetime | None, clock: datetime) -> Age:
-    """`heard`: AWS's time; `clock`: ours."""
-    return Age(at=clock, slack=KEEP_AFTER) if heard is None else Age(at=heard, slack=SKEW)
+    """`heard`: AWS's time; `clock`: ours. Never by what is too far ahead of ours to be AWS's: no deny may go too early."""
+    if heard is None or heard > clock + KEEP_AFTER:
+        return Age(at=clock, slack=KEEP_AFTER)
+    return Age(at=heard, slack=SKEW)
+
+
+def now_there(heard: datetime | None, clock: datetime) -> datetime:
+    """AWS's time, as well as it is known: what was heard is not AWS's if it is further off than it lets callers be."""
+    return clock if heard is None or abs(heard - clock) > KEEP_AFTER else heard

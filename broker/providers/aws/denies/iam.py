@@ -58,3 +58,8 @@ def missing(failure: Failure) -> bool:
 def safe(failure: Failure) -> str:
     """A code is a service's or SDK's identifier; anything else is not repeated."""
     return failure.code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", failure.code, re.ASCII) else "unknown error"
+
+
+def told(failure: Failure) -> str:
+    """What is known of an answer that decides nothing: for the broker's log and journal."""
+    return f"{safe(failure)}, HTTP {failure.status}" if failure.status else safe(failure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 ROLE_CHARACTERS = 10_240  # AWS's limit on all inline policies of a role together
 LOOK_AGAIN = 600.0  # seconds: others change a role, too
 RETRY = 60.0  # seconds, before a look that is due for something else than its age
+FAILED_PAUSE = 2.0  # seconds after a look that failed: not each mint of the role asks an IAM in trouble
 LATE_WRITE_SECONDS = 60.0  # after a write of unknown outcome, until it can no longer land
 
 UNBOUNDED = (
@@ -99,6 +100,7 @@ class Looking:
         self._ours: dict[str, Held] = {}  # those of them that are ours to delete once they are over
         self._older: dict[str, _Older] = {}
         self._task: asyncio.Task[Problem | None] | None = None
+        self._failed: tuple[Problem, float] | None = None  # what the last look came to, and when
         self._bounded = True
         self._unwritable = False
 
@@ -119,6 +121,8 @@ class Looking:
 
     def writable(self, *, yes: bool) -> None:
         """Whether IAM lets its policies be written, as the last write showed; believed until the next look."""
+        if not yes and not self._unwritable:
+            log.error("no session of a role is ended early: IAM refuses the broker PutRolePolicy", role=self._arn)
         self._unwritable = not yes
 
     def recount(self) -> None:
@@ -136,9 +140,14 @@ class Looking:
 
     async def look(self, now: Age) -> Problem | None:
         """See all of it, and delete what is over. What is known stays known when it fails."""
+        begins = self._task is None or self._task.done()
+        if begins and self._failed is not None and self._clock.monotonic() < self._failed[1] + FAILED_PAUSE:
+            return replace(self._failed[0], contact=Contact.NOT_ASKED)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look(now))
-        return await asyncio.shield(self._task)
+            self._task = asyncio.create_task(self._surely(now))
+        problem = await asyncio.shield(self._task)
+        # One look is one answer, however many waited for it.
+        return problem if begins or problem is None else replace(problem, contact=Contact.NOT_ASKED)
 
     def found(self, lease_id: str, issued: datetime, bound: datetime) -> Found | None:
         """Does a predecessor's list deny this session already?"""
@@ -168,6 +177,11 @@ class Looking:
         since = {seen[0] for older in self._older.values() for seen in older.names.values()}
         since |= {older.cut[0] for older in self._older.values() if older.held.cut is not None}
         return [each + LATE_WRITE_SECONDS for each in since if self._began < each + LATE_WRITE_SECONDS]
+
+    async def _surely(self, now: Age) -> Problem | None:
+        problem = await self._look(now)
+        self._failed = None if problem is None else (problem, self._clock.monotonic())
+        return problem
 
     async def _look(self, now: Age) -> Problem | None:
         begun = self._tried = self._clock.monotonic()

@@ -100,13 +100,16 @@ def _read(statement: JsonValue) -> Held:
     try:
         sid = _SID.fullmatch(statement["Sid"])
         condition = statement["Condition"]
-        until = datetime.fromtimestamp(int(sid[2]), UTC) if sid else _NO_END
-        if sid is None or (statement["Effect"], statement["Action"], statement["Resource"]) != ("Deny", "*", "*"):
+        operator, key = (
+            ("DateLessThan", "aws:TokenIssueTime") if sid and sid[1] == "cut" else ("StringLike", "aws:userid")
+        )
+        who = condition[operator][key]
+        # With anything beside it, it denies less.
+        if sid is None or statement != _deny(sid[0], {operator: {key: who}}):
             return Held()
+        until = datetime.fromtimestamp(int(sid[2]), UTC)
         if sid[1] == "cut":
-            before = datetime.fromisoformat(condition["DateLessThan"]["aws:TokenIssueTime"])
-            return Held(cut=Cut(before=before.astimezone(UTC), until=until), until=until)
-        who = condition["StringLike"]["aws:userid"]
+            return Held(cut=Cut(before=datetime.fromisoformat(who).astimezone(UTC), until=until), until=until)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return Held()
     names = (str(each).removeprefix("*:") for each in ([who] if isinstance(who, str) else who))

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+import structlog
+
 from broker.clock import Clock
 from broker.errors import StoreError
 from broker.model import JsonValue, Revocability
 from broker.providers.aws.block import AwsBlock, block_of
-from broker.providers.aws.denies.ages import Age, age
+from broker.providers.aws.denies.ages import KEEP_AFTER, Age, age
 from broker.providers.aws.denies.book import Book, Lack, Place
 from broker.providers.aws.denies.contents import Contents, Entry, Offer
 from broker.providers.aws.denies.iam import IamCall
@@ -20,10 +22,13 @@ from broker.providers.aws.denies.looking import LOOK_AGAIN, Looking, Names
 from broker.providers.aws.denies.policy import ISSUED_WITHIN, Cut, entries_in
 from broker.providers.aws.denies.writer import Writer
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import LeaseRef, MintRefused, NoRoom, ProviderError, Room
+from broker.providers.base import ISSUED_AT, LeaseRef, MintRefused, NoRoom, ProviderError, Room
+
+log = structlog.get_logger(__name__)
 
 LOOK_LIMIT = 10.0  # seconds that a mint waits for what IAM says of its role
 SECOND = timedelta(seconds=1)
+SEE_AGAIN = timedelta(seconds=LOOK_AGAIN)  # until it is seen whether a deny is still there: others change a role, too
 FULL_AGAIN = timedelta(seconds=60)  # until whoever found no room looks again
 SHORTEST_SESSION = timedelta(seconds=900)
 # A mint in doubt was sent within seconds of its intent; if its process slept in between, nobody got the session.
@@ -53,7 +58,7 @@ class DenyResult:
 
 def issued_of(ref: LeaseRef) -> datetime:
     """When its session was issued, at the latest."""
-    for name, earlier in (("issued_at", timedelta(0)), ("session_expires_at", SHORTEST_SESSION)):
+    for name, earlier in ((ISSUED_AT, timedelta(0)), ("session_expires_at", SHORTEST_SESSION)):
         if (at := _date(ref.refs.get(name))) is not None:
             return at - earlier
     return ref.intent_at + LATEST_ISSUE
@@ -84,7 +89,8 @@ class RoleDenies:
         self._heard = heard
         self._open_leases = open_leases
         self._book = Book(settings.deny_share)
-        self._seeding: asyncio.Task[bool] | None = None
+        self._seeding: asyncio.Task[None] | None = None
+        self._is_seeded = False
         self._looking = Looking(
             iam=iam, block=block, names=names, clock=clock, unbounded=settings.accept_unbounded_roles
         )
@@ -155,9 +161,12 @@ class RoleDenies:
     async def deny(self, block: AwsBlock, ref: LeaseRef, *, may_cut: bool) -> DenyResult:
         """See `DenyList.deny`."""
         entry = Entry(agent=ref.agent, issued=issued_of(ref), bound=ref.expires_at)
-        if (stands := self._stands(ref.lease_id, entry)) is not None:
+        now = self._age()
+        stands, late = self._stands(ref.lease_id, entry), now.too_late(entry.bound)
+        stale = self._writer.stale or self._looking.due(now)
+        if stands is not None and (late or not stale):
             return stands
-        if self._age().too_late(entry.bound):
+        if late:
             return DenyResult(state=Denied.WAITING_FOR_BOUND)
         await self._seeded()  # without it the write takes room that others reserved: better than no write
         cut = may_cut and block.when_full == "cutoff"
@@ -170,6 +179,8 @@ class RoleDenies:
             raise ProviderError(problem.text, problem.contact)
         if doubt := self._writer.doubt():
             return DenyResult(state=Denied.DENY_UNSURE, again=timedelta(seconds=doubt))
+        if self._age().too_late(entry.bound):  # by now
+            return DenyResult(state=Denied.WAITING_FOR_BOUND)
         return DenyResult(state=Denied.DENY_LIST_FULL, again=self._room_in(entry, cut=cut))
 
     async def settled(self) -> None:
@@ -181,16 +192,16 @@ class RoleDenies:
         """How it stands by what is known; None: it has to be written."""
         policy = self._writer.policy
         if (sure := self._writer.cut_off(entry)) is not None:
-            return DenyResult(state=Denied.ROLE_CUT_OFF, policy=policy, at=sure[1], cut=sure[0])
+            return DenyResult(state=Denied.ROLE_CUT_OFF, policy=policy, at=sure[1], cut=sure[0], again=SEE_AGAIN)
         if (at := self._writer.written(lease_id)) is not None:
-            return DenyResult(state=Denied.DENY_WRITTEN, policy=policy, at=at)
+            return DenyResult(state=Denied.DENY_WRITTEN, policy=policy, at=at, again=SEE_AGAIN)
         found = self._looking.found(lease_id, entry.issued, entry.bound)
-        if found is None or (found.wait and self._looking.due(self._age())):
+        if found is None:
             return None
         if found.wait:
             return DenyResult(state=Denied.DENY_UNSURE, again=timedelta(seconds=found.wait))
         state = Denied.DENY_WRITTEN if found.cut is None else Denied.ROLE_CUT_OFF
-        return DenyResult(state=state, policy=found.policy, at=found.at, cut=found.cut)
+        return DenyResult(state=state, policy=found.policy, at=found.at, cut=found.cut, again=SEE_AGAIN)
 
     def _room_in(self, entry: Entry, *, cut: bool) -> timedelta:
         """Until it is worth asking again; for one that may cut off the rest, when it is old enough and the next may be."""
@@ -212,19 +223,25 @@ class RoleDenies:
 
     async def _seeded(self) -> bool:
         """Once: every lease of an earlier epoch that is alive and not denied by a predecessor's list holds a place."""
-        if self._seeding is None or (self._seeding.done() and not self._seeding.result()):
+        if self._is_seeded:
+            return True
+        if self._seeding is None or self._seeding.done():
             self._seeding = asyncio.create_task(self._seed())
-        return await asyncio.shield(self._seeding)
+        await asyncio.shield(self._seeding)
+        return self._is_seeded
 
-    async def _seed(self) -> bool:
+    async def _seed(self) -> None:
         try:
             live = await self._live()
         except StoreError:
-            return False
+            return
+        except Exception:  # whatever it is, no deny may fail for it
+            log.exception("which leases of a role are alive cannot be read", role=self._arn)
+            return
         for ref in live:
             if ref.epoch < self._epoch and not self._is_found(ref.lease_id, _entry(ref)):
                 self._book.hold(ref.lease_id, Place(agent=ref.agent, bound=ref.expires_at))
-        return True
+        self._is_seeded = True
 
     async def _live(self) -> list[LeaseRef]:
         """Those of this role that rely on it."""
@@ -233,12 +250,12 @@ class RoleDenies:
 
     async def _offer(self) -> Offer | None:
         """A cut-off at AWS's own time: sessions that are issued from now on are untouched."""
-        heard = self._heard()
+        heard, clock = self._heard(), self._clock.now()
+        if heard is None or heard > clock + KEEP_AFTER:  # not AWS's: sessions that are yet to come would be cut off
+            return None
         try:
             live = {ref.lease_id: _entry(ref) for ref in await self._live()}
         except StoreError:
-            return None
-        if heard is None:
             return None
         bounds = [entry.bound for entry in (*live.values(), *self._contents.wanted.values())]
         until = max(bounds, default=heard) + SECOND

@@ -20,7 +20,7 @@ from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.ages import Age
 from broker.providers.aws.denies.contents import Contents, Draft, Entry, Offer
 from broker.providers.aws.denies.iam import IamCall, Problem, missing, problem_of, refused_write
-from broker.providers.aws.denies.looking import LATE_WRITE_SECONDS, Looking
+from broker.providers.aws.denies.looking import LATE_WRITE_SECONDS, LOOK_AGAIN, Looking
 from broker.providers.aws.denies.policy import Cut, Held, deny_policy, held_in
 from broker.providers.base import Contact
 
@@ -57,10 +57,11 @@ class Writer:
         self._offer = offer
         self._held = Held()  # what the policy says, as last read
         self._unread = False  # it was written since
+        self._read_at = float("inf")  # monotonic seconds, as all of these; never: nothing is claimed of it
         self._sure: dict[str, datetime] = {}  # lease id → since when it is denied by name
         self._cut_sure: tuple[Cut, datetime] | None = None
         self._cut_asked = False
-        self._next_cut = float("-inf")  # monotonic seconds, as all of these
+        self._next_cut = float("-inf")
         self._doubt_until: float | None = None  # a late write may still land
         self._not_before = float("-inf")
         self._pause = PACE
@@ -78,6 +79,11 @@ class Writer:
         sure = self._cut_sure
         return sure if sure is not None and sure[0].covers(entry.issued, entry.bound) else None
 
+    @property
+    def stale(self) -> bool:
+        """It was read so long ago that somebody may have undone it."""
+        return self._clock.monotonic() >= self._read_at + LOOK_AGAIN
+
     def doubt(self) -> float:
         """Seconds until a write of unknown outcome can be read back; zero: there is none."""
         return 0.0 if self._doubt_until is None else max(1.0, self._doubt_until - self._clock.monotonic())
@@ -91,11 +97,12 @@ class Writer:
     async def write(self, lease_id: str, entry: Entry, *, cut: bool = False) -> Problem | None:
         """Deny this session, or see how far that is. `cut`: if there is no room, by ending all that are older."""
         self._contents.want(lease_id, entry)
-        self._cut_asked = self._cut_asked or cut
         if not self._gathering:
             await self.settled()  # it may have begun without this entry
-        if lease_id in self._sure or self._can_only_wait(lease_id):
+        if (lease_id in self._sure and not self.stale) or self._can_only_wait(lease_id):
             return None
+        # Not before: a wish that is left over would be granted to whoever writes next, and might not have it.
+        self._cut_asked = self._cut_asked or cut
         begins = self._task is None or self._task.done()
         if self._task is None or self._task.done():
             self._gathering = True
@@ -146,7 +153,7 @@ class Writer:
         if problem is not None and not self._looking.known:
             return problem
         # 3. What did the last write come to?
-        return await self._read_back() if self._unread or self._doubt_is_over() else None
+        return await self._read_back() if self._unread or self.stale or self._doubt_is_over() else None
 
     def _draft(self, offer: Offer | None) -> Draft:
         self._contents.sweep(self._age())
@@ -180,8 +187,10 @@ class Writer:
             self._doubt_until = self._clock.monotonic() + LATE_WRITE_SECONDS
             return await self._read_back() or problem_of(failure, "a deny write is of unknown outcome")
         self._looking.writable(yes=True)
-        lost = Problem(text="a deny write was lost", contact=Contact.FAILED)
-        return await self._read_back() or (None if draft.is_in(self._held) else lost)
+        if problem := await self._read_back():
+            return problem
+        self._unread = not draft.is_in(self._held)  # IAM may only be late to show it
+        return Problem(text="a deny write was lost", contact=Contact.ANSWERED) if self._unread else None
 
     def _mind_the_pace(self, *, slow: bool) -> None:
         self._pause = min(SLOWEST, max(1.0, self._pause * 2)) if slow else PACE
@@ -196,7 +205,7 @@ class Writer:
         if isinstance(answer, Failure) and not missing(answer):
             return problem_of(answer, "IAM did not say what a deny write came to")
         self._held = Held() if isinstance(answer, Failure) else held_in(answer)
-        self._unread = False
+        self._unread, self._read_at = False, self._clock.monotonic()
         if settles:
             self._doubt_until = None
         self._claim()

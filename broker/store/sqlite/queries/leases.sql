@@ -54,8 +54,12 @@ SELECT state, count(*) AS leases FROM leases
 WHERE state IN ('INTENT', 'ACTIVE', 'REVOKING', 'IN_DOUBT') GROUP BY state;
 
 -- name: revoking_since
-SELECT count(*) AS leases, min(revoking_at) AS oldest FROM leases
-WHERE state = 'REVOKING' AND revoking_at <= :before;
+-- What ends by time is to be dead by its bound, and no earlier.
+SELECT count(*) AS leases, min(since) AS oldest FROM (
+    SELECT CASE WHEN revocability IN ('DENY_POLICY', 'EXPIRY_ONLY') THEN max(revoking_at, expires_at)
+        ELSE revoking_at END AS since
+    FROM leases WHERE state = 'REVOKING'
+) WHERE since <= :before;
 
 -- name: due_leases
 SELECT * FROM leases INDEXED BY leases_due

@@ -28,6 +28,7 @@ def static(**changes: Any) -> dict[tuple[str | int, ...], str]:
     "changes",
     [
         {"via": "arn:aws:iam::123456789012:role/hub"},
+        {"via": "arn:aws:iam::123456789012:role/hub", "via_external_id": "acme-hub"},
         {"policy_arns": "arn:aws:iam::aws:policy/ReadOnlyAccess"},
         {"policy_arns": ["arn:aws:iam::123456789012:policy/a/b"], "statements": None},
         {"session_tags": {"workflow": "{workflow}", "Cost Centre": "a/{step}:b", "empty": ""}},
@@ -52,6 +53,7 @@ def test_what_a_session_may_have(changes: dict[str, Any]) -> None:
 SESSION_MISTAKES: list[tuple[dict[str, Any], tuple[str | int, ...], str]] = [
     ({"via": "{role}"}, ("via",), "must be a role's ARN"),
     ({"via": GOOD["role_arn"]}, (), "via is the role itself"),
+    ({"via_external_id": "acme"}, (), "via_external_id is for the role of via, and there is none"),
     ({"policy_arns": ["arn:aws:iam::123456789012:role/x"]}, ("policy_arns", 0), "must be up to 10 ARNs"),
     ({"policy_arns": [f"arn:aws:iam::aws:policy/p{n}" for n in range(11)]}, ("policy_arns",), "must be up to 10 ARNs"),
     ({"policy_arns": ["arn:aws:iam::210987654321:policy/x"]}, (), "policy_arns: must be of the role's account"),
@@ -76,7 +78,10 @@ SESSION_MISTAKES: list[tuple[dict[str, Any], tuple[str | int, ...], str]] = [
     ({"probe": {"call": "s3:ListBuckets"}, "revoke": "bound"}, (), "probe is for revoke: deny"),
     ({"probe": {"call": "ListQueues"}}, ("probe", "call"), "must be service:Operation"),
     ({"probe": {"call": "s3:ListBuckets", "wiht": {}}}, ("probe", "wiht"), "unknown key; did you mean with?"),
-    ({"probe": {"with": {}}}, ("probe", "call"), "is required"),
+    ({"probe": "s3:ListBuckets"}, ("probe",), "must be {call: service:Operation"),
+    ({"secret": "arn:x"}, ("secret",), "must be {id: the secret's ARN}"),
+    ({"parameter": "/a/b"}, ("parameter",), "must be {name: /its/name}"),
+    ({"probe": {"with": {}}}, ("probe", "call"), "needs call"),
     ({"fips": True, "sts_endpoint": "https://sts.acme.internal"}, (), "either fips or sts_endpoint"),
     ({"fips": True, "sts_region": "eu-west-1"}, (), "fips: STS has such endpoints in us-… regions only"),
     ({"fips": "yes"}, ("fips",), "input should be a valid boolean"),

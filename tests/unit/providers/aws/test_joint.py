@@ -46,3 +46,14 @@ def test_a_cut_off_that_ends_what_another_scope_promised_is_told() -> None:
     assert cut[1].path == ("when_full",)
     assert not cut[1].note
     assert "ends the sessions of b as well" in cut[1].message
+
+
+def test_a_role_that_is_reached_in_two_ways_is_told() -> None:
+    """Its policies have one writer: whoever's session is ended first in an epoch decides how it goes there."""
+    via = {"via": "arn:aws:iam::123456789012:role/hub"}
+    found = [(where, one) for where, one in together(a=(5, {}), b=(5, via), c=(5, via)) if one.rule == "two-ways"]
+    ((where, one),) = found
+    assert where == "b"
+    assert "a and b" in one.message
+    alike = together(a=(5, via), b=(5, via), c=(5, {"revoke": "bound"}))
+    assert [one for _, one in alike if one.rule == "two-ways"] == []

@@ -12,6 +12,7 @@ from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.compile import POLICY_CHARACTERS, PolicyTooLargeError, session_policy
 from broker.providers.aws.scope import AwsScope
 from broker.providers.aws.size import SOME_BOUND
+from broker.providers.aws.texts import partition_of
 
 
 def block(*statements: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def remarks(*statements: dict[str, Any]) -> list[Remark]:
         (allow(resource="*"), "any-resource", "Resource"),
         (allow(resource=["arn:aws:s3:::lake", "arn:aws:s3:::*"]), "any-resource", "Resource"),
         (allow("iam:CreateAccessKey"), "outlives-its-end", "Action"),
+        (allow("iam:UpdateAssumeRolePolicy"), "outlives-its-end", "Action"),
         (allow("IAM:Delete*Policy"), "outlives-its-end", "Action"),
         ({"Effect": "Allow", "NotAction": "iam:*", "Resource": "arn:aws:s3:::a"}, "not-action", "NotAction"),
         ({"Effect": "Allow", "Action": "s3:GetObject", "NotResource": "arn:aws:s3:::a"}, "not-resource", "NotResource"),
@@ -113,3 +115,76 @@ def test_what_has_no_effect_and_what_adds_is_told() -> None:
     assert list(AwsScope().warnings(block(allow(), **tags, may_chain=True))) == []
     (adds,) = AwsScope().warnings(block(allow(), policy_arns="arn:aws:iam::aws:policy/ReadOnlyAccess"))
     assert (adds.rule, adds.path, adds.note) == ("managed-policies", ("policy_arns",), True)
+
+
+LISTS = allow("s3:ListBucket", "arn:aws:s3:::lake")
+
+
+def of_probe(
+    *statements: dict[str, Any], call: str = "s3:ListObjectsV2", bucket: str = "lake", **more: Any
+) -> list[str]:
+    arguments = {"Bucket": bucket} if call.startswith("s3:") else {}
+    found = block(*statements, probe={"call": call, "with": arguments}, **more)
+    assert AwsScope().validate(found) == []
+    return [one.message for one in AwsScope().warnings(found) if one.rule in ("probe-not-allowed", "probe-spoiled")]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        LISTS,
+        allow("s3:List*", "*"),
+        allow("S3:listbucket", "arn:aws:s3:::l?ke"),
+        allow("s3:ListBucket", ["arn:aws:s3:::other", "arn:aws:s3:::{workflow}"]),
+        {"Effect": "Allow", "NotAction": ["s3:GetObject", "s3:Put*"], "Resource": "*"},
+        {"Effect": "Allow", "Action": "s3:ListBucket", "NotResource": "arn:aws:s3:::x"},
+    ],
+)
+def test_a_probe_that_a_statement_allows_is_not_remarked(statement: dict[str, Any]) -> None:
+    assert of_probe(statement) == []
+
+
+def test_a_probe_that_no_statement_allows_is() -> None:
+    assert of_probe(LISTS, bucket="lakee") == ["no statement allows s3:ListBucket on lakee, which the call needs"]
+    told = ["no statement allows s3:GetBucketLocation, which the call needs"]
+    assert of_probe(LISTS, call="s3:GetBucketLocation") == told
+    assert of_probe({**LISTS, "Effect": "Deny"}, allow()) != []
+    assert of_probe({"Effect": "Allow", "NotAction": "s3:List*", "Resource": "*"}) != []
+    assert of_probe(allow(), call="ec2:DescribeRegions") != []
+    arns = ["arn:aws:iam::aws:policy/ReadOnlyAccess"]
+    assert of_probe(allow(), policy_arns=arns) == []  # what that allows is not known
+
+
+def test_a_session_that_can_have_its_own_probe_refused_is_told() -> None:
+    assert of_probe(LISTS, allow("s3:Put*")) == [
+        "the session may s3:PutBucketPolicy: it can have its own probe refused"
+    ]
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        *(
+            "eu-west-1",
+            "us-gov-west-1",
+            "cn-north-1",
+            "ap-southeast-5",
+            "me-central-1",
+            "us-iso-east-1",
+            "us-isob-east-1",
+        ),
+        *("eusc-de-east-1", "eu-isoe-west-1", "il-central-1", "ap-northeast-3", "us-isof-south-1"),
+    ],
+)
+def test_regions_of_aws_are_known_by_their_names(region: str) -> None:
+    role = f"arn:{partition_of(region)}:iam::123456789012:role/etl"
+    found = block(allow(), regions=[region], role_arn=role)
+    assert not [one for one in AwsScope().warnings(found) if one.rule == "odd-region"]
+
+
+def test_a_region_that_is_none_is_remarked_where_it_stands() -> None:
+    found = block(allow(), regions=["eu-west-1", "eu-wset-1"])
+    (odd,) = AwsScope().warnings(found)
+    assert (odd.rule, odd.path) == ("odd-region", ("regions", 1))
+    assert not AwsScope().warnings({**found, "endpoint_url": "https://store.acme.internal"})
+    assert not AwsScope().warnings({**found, "role_arn": "arn:aws:iam:::role/etl"})  # Ceph's

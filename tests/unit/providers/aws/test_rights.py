@@ -143,6 +143,38 @@ async def test_what_was_not_sent_says_why(aws: Aws) -> None:
     assert await check(aws, scope()) == ["STS in eu-west-1 was not asked: they have expired; x"]
 
 
+async def test_where_nothing_says_who_the_broker_is_the_trusted_are_named(aws: Aws) -> None:
+    """Ceph's STS has no GetCallerIdentity."""
+    aws.answers["get_caller_identity"] = Failure(code="MethodNotAllowed", status=405)
+    aws.answers["assume_role"] = REFUSED
+    (problem,) = await check(aws, scope())
+    assert f"whose trust policy names '{BROKER}': if that is not the broker" in problem
+    aws.answers["get_role"] = REFUSED
+    assert any("or the broker's key is wrong" in problem for problem in await check(aws, scope()))
+
+
+@pytest.mark.parametrize(
+    ("condition", "fine"),
+    [
+        (None, False),
+        ({"Null": {"aws:TokenIssueTime": "true"}}, True),
+        ({"Null": {"AWS:tokenissuetime": ["true"]}}, True),
+        ({"Null": {"aws:TokenIssueTime": "false"}}, False),
+        ({"StringEquals": {"aws:TokenIssueTime": "true"}}, False),
+    ],
+)
+async def test_where_nothing_says_who_asks_sessions_may_become_the_role_again(
+    aws: Aws, condition: Any, *, fine: bool
+) -> None:
+    """Ceph does not look at a session's deny of sts:AssumeRole."""
+    more = {"Condition": condition} if condition else {}
+    aws.trust = {"Statement": [{**TRUST["Statement"][0], **more}]}
+    assert not any("aws:TokenIssueTime" in remark for remark in (await check(aws, scope())).remarks)
+    aws.answers["get_caller_identity"] = Failure(code="MethodNotAllowed", status=405)
+    told = any("aws:TokenIssueTime" in remark for remark in (await check(aws, scope())).remarks)
+    assert told is not fine
+
+
 def unless(*keys: str) -> Callable[[dict[str, Any]], Any]:
     """Refuses an AssumeRole with any of these."""
     return lambda given: REFUSED if given.keys() & set(keys) else {"PackedPolicySize": 1}

@@ -41,7 +41,7 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
         role_arn=None, statments=[], may_chain="yes", statements=[{**ALLOW, "Principal": "*", "Effect": "allow"}]
     )
     assert found == {
-        ("role_arn",): "is required",
+        ("role_arn",): "needs role_arn",
         ("statments",): "unknown key; did you mean statements?",
         ("may_chain",): "input should be a valid boolean",
         ("statements", 0, "Principal"): "unknown key",

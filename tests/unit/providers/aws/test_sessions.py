@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 from broker.model import AwsSession
@@ -53,3 +55,29 @@ async def test_outside_of_a_call_nothing_is_signed() -> None:
     await made.close()
     assert {one.code for one in unsigned if isinstance(one, Failure)} == {"NoSession"}
     assert all(isinstance(one, Failure) for one in unsigned)
+
+
+async def test_a_directory_bucket_is_asked_as_the_session_itself_and_not_as_what_another_one_made() -> None:
+    """botocore makes a session of S3 Express for each bucket, and keeps it for all who use the client."""
+    asked_for: list[tuple[str, str]] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked_for.append((self.path, self.headers.get("Authorization", "")))
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        made = calls()
+        await made.call(
+            session(server.server_port), "s3", "list_objects_v2", {"Bucket": "lake--euw1-az1--x-s3", "MaxKeys": 1}
+        )
+        await made.close()
+        server.shutdown()
+    ((path, signed),) = asked_for
+    assert "list-type=2" in path
+    assert "Credential=ASIAEXAMPLE/" in signed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from broker.model import AwsSession, Evidence, JsonValue, KeyValue, Revocability
 from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import BUSY, Failure
+from broker.providers.aws.denies.iam import told
 from broker.providers.aws.static import MAX_BYTES, Static
 from broker.providers.base import LeaseRef, Minted, MintInDoubt, MintOrder, MintRefused
 from broker.secret import Secret
@@ -234,9 +236,15 @@ async def test_a_definite_refusal_is_one(failure: Failure) -> None:
         Failure(code="", status=403),
     ],
 )
-async def test_anything_else_is_in_doubt(failure: Failure) -> None:
-    with pytest.raises(MintInDoubt):
+async def test_anything_else_is_in_doubt_and_says_what_the_answer_was(failure: Failure) -> None:
+    with pytest.raises(MintInDoubt, match=re.escape(f"({told(failure)})")):
         await Aws(failure).static.mint(order(), of_secret())
+
+
+def test_of_an_answer_that_decides_nothing_only_code_and_status_are_told() -> None:
+    assert told(Failure(code="InternalServiceError", status=500)) == "InternalServiceError, HTTP 500"
+    assert told(Failure(code="<b>words", status=403)) == "unknown error, HTTP 403"
+    assert told(Failure(code="ReadTimeoutError")) == "ReadTimeoutError"
 
 
 async def test_two_slow_calls_together_take_no_longer_than_one_may() -> None:

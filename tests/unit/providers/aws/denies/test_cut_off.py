@@ -10,6 +10,7 @@ import pytest
 
 from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
+from broker.providers.aws.denies.contents import Entry
 from broker.providers.aws.denies.role import Denied, issued_of
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.probes import Prober
@@ -86,6 +87,14 @@ async def test_a_scope_that_did_not_choose_it_waits() -> None:
     assert statements(world) == [("until", ROOM, "")]
 
 
+async def test_a_wish_that_needed_no_cut_off_is_not_granted_to_the_next_writer() -> None:
+    world, refs = await full()
+    entry = Entry(agent=refs[0].agent, issued=issued_of(refs[0]), bound=refs[0].expires_at)
+    assert await world.list._role(BLOCK)._writer.write(refs[0].lease_id, entry, cut=True) is None  # it is denied by now
+    assert await end(world, world.ref(lease(100)), BLOCK) is Denied.DENY_LIST_FULL
+    assert [kind for kind, _, _ in statements(world)] == ["until"]
+
+
 async def test_while_there_is_room_nobody_is_cut_off() -> None:
     world = World(heard=True)
     world.iam.crowd(ROOM)
@@ -139,7 +148,7 @@ async def test_running_sessions_that_it_ends_are_told_when_their_end_is_asked_fo
 
 
 async def test_once_a_minute_and_forward_only() -> None:
-    world, _ = await full()
+    world, refs = await full()
     first = cutting(world, 100)
     world.clock.advance(5)
     assert await end(world, first) is Denied.ROLE_CUT_OFF
@@ -150,7 +159,9 @@ async def test_once_a_minute_and_forward_only() -> None:
     result = await world.end(second, block=CUTTING)
     assert (result.state, result.again is not None) == (Denied.DENY_LIST_FULL, True)
     world.clock.advance(60)
+    world.open = [second]
     assert await end(world, second) is Denied.ROLE_CUT_OFF
+    assert await end(world, refs[0], BLOCK) is Denied.ROLE_CUT_OFF  # its end is remembered
     ((_, _, before),) = statements(world)
     assert before > "2026-11-22T12:01:15Z"
     assert await end(world, first) is Denied.ROLE_CUT_OFF

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
@@ -18,7 +18,7 @@ from broker.providers.aws.denies import lists, looking, writer
 from broker.providers.aws.denies.ages import Age
 from broker.providers.aws.denies.iam import Problem
 from broker.providers.aws.denies.looking import ROLE_CHARACTERS, Looking, Names
-from broker.providers.aws.denies.policy import Held, entries_in
+from broker.providers.aws.denies.policy import Held, deny_policy, entries_in
 from broker.providers.aws.denies.role import Denied
 from broker.providers.aws.denies.writer import Writer
 from broker.providers.base import LeaseRef, ProviderError
@@ -113,7 +113,7 @@ async def test_what_vanished_from_a_predecessors_list_is_written_to_our_own() ->
 async def test_policies_of_others_are_never_deleted() -> None:
     iam = FakeIam()
     for name in ("permissions", "stepcred-deny-ffffffff-1", "stepcred-deny-0123abcd-9", "stepcred-deny-0123abcd-x"):
-        iam.policies[name] = '{"Version":"2012-10-17","Statement":[{"Sid":"until1500000000"}]}'
+        iam.policies[name] = deny_policy({lease(9): datetime(2020, 1, 1, tzinfo=UTC)})
     for name in (
         "stepcred-deny-0123abcd-7",
         "stepcred-deny-0123abcd-5-x",
@@ -406,3 +406,18 @@ def test_without_it_something_comes_back_to_life(
     mutant(monkeypatch)
     with pytest.raises(AssertionError, match="is alive"):
         asyncio.run(play(moves))
+
+
+async def test_a_predecessors_list_that_somebody_deletes_is_missed() -> None:
+    old = World()
+    ref = old.ref(lease(1), minutes=60)
+    await old.end(ref)
+    new = World(old.iam, epoch=8, clock=old.clock)
+    await new.end(ref)
+    new.clock.advance(61)
+    told = await new.end(ref)
+    assert (told.state, told.again) == (Denied.DENY_WRITTEN, timedelta(seconds=looking.LOOK_AGAIN))
+    new.iam.policies.clear()
+    new.clock.advance(looking.LOOK_AGAIN)
+    assert (await new.end(ref)).state is Denied.DENY_WRITTEN
+    assert new.iam.stops(ref.lease_id, ref.intent_at)

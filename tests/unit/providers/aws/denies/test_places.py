@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from broker.errors import StoreError
 from broker.model import Revocability
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denies.ages import KEEP_AFTER, SKEW, Age
+from broker.providers.aws.denies.ages import KEEP_AFTER, SKEW, Age, age
 from broker.providers.aws.denies.book import Book, Lack, Place
-from broker.providers.aws.denies.looking import ANOTHER_ACCOUNT, ROLE_CHARACTERS, UNBOUNDED
+from broker.providers.aws.denies.looking import ANOTHER_ACCOUNT, FAILED_PAUSE, ROLE_CHARACTERS, UNBOUNDED
 from broker.providers.aws.denies.policy import entries_in
 from broker.providers.aws.denies.role import Denied
-from broker.providers.base import LeaseRef, MintRefused
+from broker.providers.base import Contact, LeaseRef, MintRefused
 from tests.fakes.clock import START
 from tests.fakes.iam import AGENT, BLOCK, CUTTING, DENIED, GONE, FakeIam, World, lease
 
@@ -107,6 +107,14 @@ async def test_with_awss_own_time_an_entrys_place_is_free_sooner() -> None:
     assert world.iam.denied() == [f"*:{lease(2)}"]
 
 
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=1)])
+def test_a_time_far_ahead_of_ours_is_not_believed(ahead: timedelta) -> None:
+    now = age(START + ahead, START)
+    assert not now.over(START + timedelta(minutes=5))
+    assert age(START - ahead, START).at == START - ahead
+    assert age(None, START).at == START
+
+
 async def test_a_lease_that_waits_for_its_bound_takes_none() -> None:
     world = World(crowded(0))
     bound = BLOCK.model_copy(update={"revoke": "bound"})
@@ -163,6 +171,7 @@ async def test_what_iam_does_not_say_is_against_the_lease(operation: str, failur
     world.iam.script[operation] = [failure]
     with pytest.raises(MintRefused, match=failure.code):
         await world.list.reserve(BLOCK, world.ref(lease(1)))
+    world.clock.advance(FAILED_PAUSE)
     await world.list.reserve(BLOCK, world.ref(lease(1)))
 
 
@@ -224,16 +233,20 @@ async def test_leases_of_earlier_epochs_hold_their_places() -> None:
     assert await reserve(world, *world.open[:3]) == 3
 
 
-async def test_while_the_store_does_not_say_who_lives_nobody_gets_a_place_and_ends_go_on() -> None:
-    world = World()
+@pytest.mark.parametrize("error", [StoreError("the disk is full"), ValueError("a row that cannot be read")])
+async def test_while_the_store_does_not_say_who_lives_nobody_gets_a_place_and_ends_go_on(error: Exception) -> None:
+    world, said = World(), [error, error]
 
     async def broken() -> list[LeaseRef]:
-        raise StoreError("the disk is full")
+        if said:
+            raise said.pop()
+        return []
 
     world.list._open_leases = broken
     with pytest.raises(MintRefused, match="the store did not say"):
         await world.list.reserve(BLOCK, world.ref(lease(1)))
     assert await world.deny(lease(2)) is Denied.DENY_WRITTEN
+    await world.list.reserve(BLOCK, world.ref(lease(1)))  # nothing of it stays
 
 
 # --- for any order of things ---
@@ -303,3 +316,19 @@ def test_a_book_counts_by_agent() -> None:
     assert book.free_in(now, ANOTHER) == timedelta(seconds=1)
     book.denied(lease(0))
     assert book.free_in(now) == timedelta(minutes=2)
+
+
+async def test_a_look_that_failed_is_one_answer_however_many_mints_waited_for_it_and_is_not_repeated_at_once() -> None:
+    world = World()
+    world.iam.script["get_role"] = [Failure(code="ServiceFailure", status=500)] * 9
+    refs = [world.ref(lease(number)) for number in range(20)]
+    told = await asyncio.gather(*(world.list.reserve(BLOCK, ref) for ref in refs), return_exceptions=True)
+    assert all(isinstance(each, MintRefused) for each in told)
+    assert [each.contact for each in told if isinstance(each, MintRefused)].count(Contact.FAILED) == 1
+    for ref in refs:  # IAM is in trouble: not each mint asks it
+        with pytest.raises(MintRefused):
+            await world.list.reserve(BLOCK, ref)
+    assert world.iam.calls.count("get_role") == 1
+    world.clock.advance(FAILED_PAUSE)
+    world.iam.script.clear()
+    assert await reserve(world, refs[0]) == 1

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.denies.looking import ROLE_CHARACTERS, UNWRITABLE
+from broker.providers.aws.denies.lists import DenyList
+from broker.providers.aws.denies.looking import LOOK_AGAIN, ROLE_CHARACTERS, UNWRITABLE
 from broker.providers.aws.denies.policy import entries_in
 from broker.providers.aws.denies.role import Denied
 from broker.providers.aws.denies.writer import PACE
+from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Contact, MintRefused, ProviderError
 from tests.fakes.clock import FakeClock
-from tests.fakes.iam import BLOCK, DENIED, GONE, LOST, SLOW, FakeIam, World, lease
+from tests.fakes.iam import BLOCK, CUTTING, DENIED, GONE, LOST, NO_ENTITY, ROLE, SLOW, FakeIam, World, lease
 
 
 async def test_an_entry_names_one_session_in_a_policy_of_this_installation_and_epoch() -> None:
@@ -38,7 +42,8 @@ async def test_concurrent_ends_share_a_write_and_never_two_at_once() -> None:
     world = World()
     world.iam.gate = asyncio.Event()
     first = [asyncio.create_task(world.deny(lease(n))) for n in range(50)]
-    await asyncio.sleep(0.02)
+    while not world.iam.writing:  # noqa: ASYNC110 - the fake has no event for it
+        await asyncio.sleep(0)
     later = [asyncio.create_task(world.deny(lease(n))) for n in range(50, 100)]
     await asyncio.sleep(0.02)
     world.iam.gate.set()
@@ -75,6 +80,13 @@ async def test_nothing_is_written_in_the_last_minute() -> None:
     world = World()
     assert await world.deny(lease(1), minutes=0.9) is Denied.WAITING_FOR_BOUND
     assert world.iam.calls == []
+
+
+async def test_what_comes_too_late_while_it_waits_for_the_pace_waits_for_its_bound() -> None:
+    world = World()
+    await world.deny(lease(1))
+    assert await world.deny(lease(2), minutes=60.2 / 60) is Denied.WAITING_FOR_BOUND
+    assert world.iam.denied() == [f"*:{lease(1)}"]
 
 
 async def test_a_failed_write_is_not_tried_again_in_the_last_minute() -> None:
@@ -212,6 +224,15 @@ async def test_a_write_that_another_writer_undid_is_not_claimed() -> None:
     assert len(world.iam.denied()) == 1
 
 
+async def test_a_write_that_iam_is_late_to_show_is_not_sent_again() -> None:
+    world = World()
+    world.iam.script["get_role_policy"] = [NO_ENTITY]
+    with pytest.raises(ProviderError, match="lost"):
+        await world.deny(lease(1))
+    assert await world.deny(lease(1)) is Denied.DENY_WRITTEN
+    assert world.iam.calls.count("put_role_policy") == 1
+
+
 async def test_when_iam_cannot_be_read_nothing_is_claimed() -> None:
     world = World()
     world.iam.script["get_role_policy"] = [GONE]
@@ -269,8 +290,10 @@ async def test_three_hundred_ends_within_a_minute_are_as_many_writes_as_the_pace
 async def test_one_roles_refusal_is_no_reason_to_stop_minting_elsewhere() -> None:
     world = World()
     world.iam.script["put_role_policy"] = [DENIED]
-    with pytest.raises(ProviderError, match="IAM refused PutRolePolicy: AccessDenied") as problem:
+    refused = pytest.raises(ProviderError, match="IAM refused PutRolePolicy: AccessDenied")
+    with capture_logs() as logs, refused as problem:
         await world.deny(lease(1))
+    assert [(entry["log_level"], entry["role"]) for entry in logs] == [("error", ROLE)]
     assert problem.value.contact is Contact.ANSWERED
     with pytest.raises(MintRefused, match="may not write"):
         await world.list.reserve(BLOCK, world.ref(lease(2)))
@@ -279,3 +302,60 @@ async def test_one_roles_refusal_is_no_reason_to_stop_minting_elsewhere() -> Non
     assert full.why == UNWRITABLE
     world.clock.advance(601)
     await world.list.reserve(BLOCK, world.ref(lease(2)))  # somebody may have given the right since
+
+
+async def test_a_list_that_somebody_deletes_is_missed_and_written_again() -> None:
+    """A tool that keeps a role as it is declared removes what it does not know, and nobody hears of it."""
+    world = World()
+    ref = world.ref(lease(1), minutes=60)
+    first = await world.end(ref)
+    assert first.again is not None  # to see whether it is still there
+    world.iam.policies.clear()
+    world.clock.advance(first.again.total_seconds())
+    second = await world.end(ref)
+    assert second.state is Denied.DENY_WRITTEN
+    assert second.at == world.clock.now()
+    assert world.iam.stops(ref.lease_id, ref.intent_at)
+    reads = world.iam.calls.count("get_role_policy")
+    assert await world.end(ref) == second
+    assert world.iam.calls.count("get_role_policy") == reads  # not at each question
+
+
+async def test_what_cannot_be_read_again_is_told_as_it_was_last_seen() -> None:
+    world = World()
+    ref = world.ref(lease(1), minutes=60)
+    first = await world.end(ref)
+    world.clock.advance(LOOK_AGAIN)
+    world.iam.script |= {"get_role": [GONE] * 9, "get_role_policy": [GONE] * 9}
+    assert await world.end(ref) == first
+
+
+async def test_in_the_last_minute_a_written_deny_is_told_as_it_was_last_seen() -> None:
+    world = World()
+    ref = world.ref(lease(1), minutes=11)
+    first = await world.end(ref)
+    world.clock.advance(LOOK_AGAIN + 1)
+    assert await world.end(ref) == first
+
+
+async def test_one_answer_with_a_wrong_date_takes_no_deny_away_and_cuts_nobody_off_who_comes_later() -> None:
+    """AWS refuses callers whose clock is minutes off: a date that is hours ahead of ours is another endpoint's."""
+    world = World()
+    wrong = world.clock.now() + timedelta(hours=2)
+    world.list = DenyList(
+        iam=lambda _block: world.iam,
+        settings=AwsSettings(installation="0123abcd4567", deny_share=1.0),
+        epoch=lambda: 7,
+        clock=world.clock,
+        heard=lambda: wrong,
+        open_leases=world._open,
+    )
+    world.iam.crowd(2)
+    refs = [world.ref(lease(number), minutes=60) for number in range(3)]
+    for ref in refs:
+        await world.end(ref, block=CUTTING)
+    world.clock.advance(60)
+    fresh = world.ref(lease(9), minutes=60)
+    await world.end(fresh, block=CUTTING)
+    assert world.iam.stops(refs[0].lease_id, refs[0].intent_at)
+    assert not world.iam.stops(lease(10), world.clock.now())
