@@ -27,7 +27,7 @@ WORKERS = 6
 NAMED = 0.5  # share of kills at a named point
 LONG_LIFE = 0.1  # share of lives that are long enough for probes to prove something
 LOOK_EVERY = 1.0  # seconds
-FAULTY = 3.0  # seconds of the last life
+FAULTY = 2.0  # seconds of the last life
 PUT, ASSUME = "Action=PutRolePolicy", "Action=AssumeRole"
 FAULTS = (
     *((Fault.CUT, what) for what in (PUT, ASSUME)),
@@ -89,7 +89,7 @@ class Harness:
                     await self._until_over()
             await self._site.front.late_done()
             await self._site.front.landed()
-            stop(process)
+            stop(process, signal.SIGKILL)  # a drain would wait for what only its bound ends
         await asyncio.to_thread(self.judge.at_the_end)
         with self._site.deployment.store() as store:
             if problems := store.read(lambda tx: verify(tail(tx))):
