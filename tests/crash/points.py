@@ -7,8 +7,8 @@ import inspect
 import os
 import signal
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from broker.leases import epoch, halting, moves
@@ -34,6 +34,7 @@ class Call:
 
     args: tuple[Any, ...]
     result: Any = None
+    named: Mapping[str, Any] = field(default_factory=dict)  # its keyword arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +155,10 @@ def arm_at(point: Point, nth: int) -> None:
         @functools.wraps(original)
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
             if not point.after:
-                fuse.arrived(Call(args=args))
+                fuse.arrived(Call(args=args, named=kwargs))
             result = await original(*args, **kwargs)
             if point.after:
-                fuse.arrived(Call(args=args, result=result))
+                fuse.arrived(Call(args=args, named=kwargs, result=result))
             return result
 
     else:
@@ -165,10 +166,10 @@ def arm_at(point: Point, nth: int) -> None:
         @functools.wraps(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if not point.after:
-                fuse.arrived(Call(args=args))
+                fuse.arrived(Call(args=args, named=kwargs))
             result = original(*args, **kwargs)
             if point.after:
-                fuse.arrived(Call(args=args, result=result))
+                fuse.arrived(Call(args=args, named=kwargs, result=result))
             return result
 
     setattr(point.owner, point.name, wrapped)

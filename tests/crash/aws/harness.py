@@ -27,13 +27,13 @@ WORKERS = 6
 NAMED = 0.5  # share of kills at a named point
 LONG_LIFE = 0.1  # share of lives that are long enough for probes to prove something
 LOOK_EVERY = 1.0  # seconds
-FAULTY = 3.0  # seconds of the last life
+FAULTY = 2.0  # seconds of the last life
 PUT, ASSUME = "Action=PutRolePolicy", "Action=AssumeRole"
 FAULTS = (
     *((Fault.CUT, what) for what in (PUT, ASSUME)),
     *((Fault.LATE, what) for what in (PUT, ASSUME)),
     *((Fault.HELD, what) for what in (PUT, ASSUME)),
-    (Fault.REPLACE, PUT),
+    *[(Fault.REPLACE, PUT)] * 3,  # lost on the way: nothing is written
 )
 
 
@@ -89,7 +89,7 @@ class Harness:
                     await self._until_over()
             await self._site.front.late_done()
             await self._site.front.landed()
-            stop(process)
+            stop(process, signal.SIGKILL)  # a drain would wait for what only its bound ends
         await asyncio.to_thread(self.judge.at_the_end)
         with self._site.deployment.store() as store:
             if problems := store.read(lambda tx: verify(tail(tx))):
@@ -150,7 +150,7 @@ class Harness:
         """Whatever should end has, or the judge has said why not."""
         deadline = time.monotonic() + ENDS_WITHIN + SILENCE + LATE_UNDOES
         while await asyncio.to_thread(self.judge.look, since):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self.findings.any:
                 return
             await asyncio.sleep(LOOK_EVERY / 2)
 
@@ -170,6 +170,7 @@ class Harness:
             f"{self.kills} of {kills} kills in {time.monotonic() - self._started:.0f} s, {self.reached.total()} at "
             f"{len(self.reached)} named points; {known.rounds} steps, {len(front.sessions)} sessions "
             f"({len(front.sessions) - len(known.delivered)} lost), {front.puts} deny writes, {self.judge.tried} tries; "
+            f"refused: {known.refused}; roles: {[front.characters(role) for role in self._site.roles.values()]}; "
             f"{self.findings}"
         )
 

@@ -87,6 +87,8 @@ class Judge:
         self.tried += len(alive)
         waiting = 0
         for session, answer in zip(alive, answers, strict=True):
+            if session.bound > session.asked_at + self._ttl(session) + BOUND_SLACK:
+                self._findings.add("without its bound", self._told(session, rows.get(session.lease_id)))
             should_live = session.lease_id in living
             if answer == "":
                 if not should_live and since is not None:

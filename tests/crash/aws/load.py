@@ -120,7 +120,7 @@ class Worker:
         return True
 
     def _refused(self, error: grpc.aio.AioRpcError) -> None:
-        name = error.code().name
+        name = f"{error.code().name} {error.details()}"
         self._known.refused[name] = self._known.refused.get(name, 0) + 1
         if error.code() not in EXPECTED:
             raise error
@@ -129,6 +129,7 @@ class Worker:
             self._step = _Step()
         elif error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
             self._step.issued = True  # no room on the role, or too many of its mints failed
+            self._step.asked.clear()
 
     async def _round(self, stub: Any, *, ends: bool) -> None:
         step = self._step

@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker.providers.aws.calls import Clients
 from broker.providers.aws.denies.looking import Looking
 from broker.providers.aws.denies.writer import Writer
+from broker.providers.aws.roles import TRIAL_POLICY
 from broker.providers.vault.client import VaultClient
 from tests.crash.points import IN_FLIGHT, Call, Point
 from tests.crash.points import POINTS as SHARED
@@ -18,7 +19,7 @@ def _operation(call: Call) -> str:
 
 def _around(operation: str, what: str) -> dict[str, Point]:
     def when(call: Call) -> bool:
-        return _operation(call) == operation
+        return _operation(call) == operation and call.named.get("PolicyName") != TRIAL_POLICY
 
     return {
         f"before {what}": Point(owner=Clients, name="call", when=when),

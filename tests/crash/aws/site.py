@@ -22,7 +22,7 @@ from tests.support.s3 import Lister
 BROKER = "tests.crash.aws.armed_broker"
 TEAMS = 4  # agents: one alone may not fill a role's list
 PLACES = 60  # about, on the crowded role, before the first crash
-SILENCE = 6.0  # seconds
+SILENCE = 5.0  # seconds
 TTL: Mapping[str, int] = {"plain": 90, "probed": 120, "crowded": 90}  # seconds; by scope
 TIMINGS = {
     "mint_timeout": "4s",

@@ -178,7 +178,7 @@ class RoleDenies:
         await self._seeded()  # without it the write takes room that others reserved: better than no write
         cut = may_cut and block.when_full == "cutoff"
         problem = await self._writer.write(ref.lease_id, entry)
-        if problem is None and cut and self._stands(ref.lease_id, entry) is None and not self._writer.doubt():
+        if problem is None and cut and self._stands(ref.lease_id, entry) is None:
             problem = await self._writer.write(ref.lease_id, entry, cut=True)
         if (stands := self._stands(ref.lease_id, entry)) is not None:
             return replace(stands, asked=problem is None)

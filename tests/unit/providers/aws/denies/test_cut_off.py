@@ -215,6 +215,23 @@ async def test_one_of_unknown_outcome_is_claimed_when_it_is_surely_there() -> No
     assert await end(world, ref) is Denied.ROLE_CUT_OFF
 
 
+async def test_a_write_of_unknown_outcome_puts_it_off_for_nobody() -> None:
+    world = World(heard=True, deny_share=1.0)
+    world.iam.crowd(ROOM)
+    *refs, last = [world.ref(lease(number), minutes=30) for number in range(ROOM)]
+    world.open = [*refs, last]
+    await asyncio.gather(*(world.end(ref) for ref in refs))
+    world.iam.script["put_role_policy"] = [LOST]
+    with pytest.raises(ProviderError):
+        await end(world, last, BLOCK)
+    ref = cutting(world, 100)
+    world.clock.advance(5)
+    assert await end(world, ref) is Denied.DENY_UNSURE  # nothing new is claimed while a late write may land
+    assert world.iam.stops(ref.lease_id, issued_of(ref))
+    world.clock.advance(61)
+    assert await end(world, ref) is Denied.ROLE_CUT_OFF
+
+
 async def test_the_next_epoch_knows_it() -> None:
     old, refs = await full()
     ref = cutting(old, 100)
