@@ -349,7 +349,7 @@ def call(clients: Clients, sts: Sts, **hub: Any) -> Mapping[str, JsonValue] | Fa
 
 def test_a_hub_is_assumed_once_and_calls_are_made_as_it(clients: Clients, sts: Sts, clock: FakeClock) -> None:
     for _ in range(5):
-        assert not isinstance(call(clients, sts, via=HUB), Failure)
+        assert not isinstance(call(clients, sts, via=HUB, via_external_id="acme"), Failure)
     assert not isinstance(call(clients, sts), Failure)
     assert [(action, signer) for action, signer, _ in sts.asked] == [
         ("AssumeRole", "AKIABROKER"),
@@ -361,16 +361,17 @@ def test_a_hub_is_assumed_once_and_calls_are_made_as_it(clients: Clients, sts: S
         "RoleArn": HUB,
         "RoleSessionName": "stepcred-0123abcd",
         "DurationSeconds": "3600",
+        "ExternalId": "acme",
     }
     clock.advance(2500)
-    call(clients, sts, via=HUB)  # by the old session, while the next one is fetched
+    call(clients, sts, via=HUB, via_external_id="acme")  # by the old session, while the next one is fetched
     clock.advance(1101)
-    call(clients, sts, via=HUB)
+    call(clients, sts, via=HUB, via_external_id="acme")
     assert (sts.count("AssumeRole"), sts.asked[-1][1]) == (2, "ASIA2")
 
 
 def test_hubs_are_not_mixed_up(clients: Clients, sts: Sts) -> None:
-    for hub in ({"via": HUB}, {"via": HUB, "fips": True}, {"via": HUB + "2"}, {"via": HUB}):
+    for hub in ({"via": HUB}, {"via": HUB, "via_external_id": "acme"}, {"via": HUB + "2"}, {"via": HUB}):
         call(clients, sts, **hub)
     signers = [signer for action, signer, _ in sts.asked if action == "GetCallerIdentity"]
     assert signers == ["ASIA1", "ASIA2", "ASIA3", "ASIA1"]

@@ -112,6 +112,7 @@ class Hub:
     """A role that the broker becomes before it calls: role chaining. Without one it is itself."""
 
     role_arn: str = ""
+    external_id: str = ""
     fips: bool = False
 
 
@@ -146,13 +147,14 @@ class Clients:
         operation: str,
         *,
         via: str = "",
+        via_external_id: str = "",
         fips: bool = False,
         **parameters: JsonValue,
     ) -> Mapping[str, JsonValue] | Failure:
         """One request, on the calling thread. Every failure is a value. `via`: as that role."""
         from botocore.exceptions import BotoCoreError
 
-        hub = Hub(role_arn=via, fips=fips) if via else Hub()
+        hub = Hub(role_arn=via, external_id=via_external_id, fips=fips) if via else Hub()
         try:
             actor, client = self._client(hub, service, region, endpoint, fips=fips)
             keys = actor.identity.keys()
@@ -195,6 +197,7 @@ class Clients:
     def _assume(self, hub: Hub) -> Keys:
         """A session of the hub's role. Raises NoKeys."""
         settings = self._settings
+        extra = {"ExternalId": hub.external_id} if hub.external_id else {}
         answer = self.call(
             "sts",
             settings.sts_region,
@@ -204,6 +207,7 @@ class Clients:
             RoleArn=hub.role_arn,
             RoleSessionName=settings.hub_session,
             DurationSeconds=SESSION_SECONDS,
+            **extra,
         )
         if isinstance(answer, Failure):
             why = answer.why or _VIA_REFUSALS.get(answer.code, "STS refused it, or gave no answer")
