@@ -89,6 +89,8 @@ class DenyList:
     def _role(self, block: AwsBlock) -> RoleDenies:
         key = (block.role_arn, self._epoch())
         if key not in self._roles:
+            # An epoch that is over writes no more; what it has in flight ends by itself.
+            self._roles = {one: role for one, role in self._roles.items() if one[1] == key[1]}
             self._roles[key] = RoleDenies(
                 iam=self._iam(block),
                 block=block,

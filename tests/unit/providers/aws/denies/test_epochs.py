@@ -81,6 +81,14 @@ async def test_a_process_that_took_a_new_epoch_writes_its_own_list() -> None:
     assert (world.iam.denied(7), world.iam.denied(8)) == ([f"*:{lease(1)}"], [f"*:{lease(2)}"])
 
 
+async def test_of_an_epoch_that_is_over_nothing_is_kept_in_memory() -> None:
+    world = World()
+    for epoch in range(8, 40):
+        world.epoch = epoch
+        await world.deny(lease(epoch))
+    assert len(world.list._roles) == 1
+
+
 async def test_what_a_predecessor_wrote_is_claimed_after_a_second_look_and_not_written_again() -> None:
     old = World()
     ref = old.ref(lease(1))
