@@ -78,9 +78,9 @@ class Judge:
         rows = self._rows()
         now, wall = time.monotonic(), time.time()
         self._look_at_roles(now)
-        for lease in rows.values():
-            if DENY_WRITTEN_AT in lease.refs:
-                self._claimed.setdefault(lease.id, now)
+        for row in rows.values():
+            if DENY_WRITTEN_AT in row.refs:
+                self._claimed.setdefault(row.id, now)
         living = set(self._known.living)
         alive = [one for one in made if wall < one.asked_at + self._ttl(one) + STALE]
         answers = list(self._threads.map(lambda one: self._lister.tries(one.keys), alive))
