@@ -23,7 +23,7 @@ from tests.crash.harness import EVERY, PATIENCE, READY, NotAtRest, Plan
 from tests.support.processes import stop, wait_until
 from tests.support.proxy import Fault, response
 
-WORKERS = 6
+WORKERS = 4  # more fill the roles with the lists of dead daemons
 NAMED = 0.5  # share of kills at a named point
 LONG_LIFE = 0.1  # share of lives that are long enough for probes to prove something
 LOOK_EVERY = 1.0  # seconds

@@ -120,7 +120,7 @@ class Worker:
         return True
 
     def _refused(self, error: grpc.aio.AioRpcError) -> None:
-        name = f"{error.code().name} {error.details()}"
+        name = error.code().name
         self._known.refused[name] = self._known.refused.get(name, 0) + 1
         if error.code() not in EXPECTED:
             raise error
@@ -172,7 +172,7 @@ class Worker:
         if not ends and fate < 0.18:
             self._known.ended(step.leases, after=SILENCE)
             return
-        await asyncio.sleep(self._random.uniform(0, 0.4))
+        await asyncio.sleep(self._random.uniform(0, 0.8))
         if fate < 0.3 and step.leases:
             self._known.ends(step.leases[:1])
             request = pb.RevokeLeaseRequest(
