@@ -29,6 +29,7 @@ LONG_LIFE = 0.1  # share of lives that are long enough for probes to prove somet
 LOOK_EVERY = 1.0  # seconds
 FAULTY = 2.0  # seconds of the last life
 PUT, ASSUME = "Action=PutRolePolicy", "Action=AssumeRole"
+UNAVAILABLE = response("503 Service Unavailable", b"")
 FAULTS = (
     *((Fault.CUT, what) for what in (PUT, ASSUME)),
     *((Fault.LATE, what) for what in (PUT, ASSUME)),
@@ -83,6 +84,8 @@ class Harness:
                     await asyncio.sleep(FAULTY)
                 async with self._load.finishing():
                     await self._until_ended(since)
+                # The last writes are lost: no later one mends it.
+                self._site.front.inject(Fault.REPLACE, PUT, times=3, answer=UNAVAILABLE)
                 await self._load.leave()
                 await self._until_ended(since)
                 if whole:
@@ -136,7 +139,7 @@ class Harness:
             while True:
                 fault, what = self._faults.choice(FAULTS)
                 delay = self._faults.uniform(0.5, 5)
-                self._site.front.inject(fault, what, delay=delay, answer=response("503 Service Unavailable", b""))
+                self._site.front.inject(fault, what, delay=delay, answer=UNAVAILABLE)
                 await asyncio.sleep(self._faults.uniform(0.3, 1.2))
 
         task = asyncio.create_task(inject())

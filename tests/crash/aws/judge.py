@@ -142,6 +142,8 @@ class Judge:
         if now - self._full_at.get(session.role, float("-inf")) < LATE_UNDOES:
             return None
         late = self._front.late_at.get(session.role, float("-inf"))
+        if late > asked and session.bound - (wall - now + late) < TOO_LATE + LATE_UNDOES:
+            return None  # a dead daemon's list may have lost it: seen a minute later, with less than a minute left
         return max(begun + ENDS_WITHIN, late + LATE_UNDOES)
 
     def _look_at_living(self, session: Session, answer: str) -> None:

@@ -166,14 +166,14 @@ class Worker:
     async def _leave(self, stub: Any, step: _Step, *, ends: bool) -> None:
         """It goes on, is forgotten by its client, takes back one of its leases, or ends."""
         fate = self._random.random()
-        if not ends and fate < 0.1 and step.claimed and len(self._staying) < MOST_KEPT / 2:
+        if not ends and fate < 0.25 and step.claimed and len(self._staying) < MOST_KEPT / 2:
             self._staying.append(step)
             return
-        if not ends and fate < 0.18:
+        if not ends and fate < 0.33:
             self._known.ended(step.leases, after=SILENCE)
             return
         await asyncio.sleep(self._random.uniform(0, 0.8))
-        if fate < 0.3 and step.leases:
+        if fate < 0.45 and step.leases:
             self._known.ends(step.leases[:1])
             request = pb.RevokeLeaseRequest(
                 request_id=str(uuid.uuid4()), step_handle=step.handle, lease_id=step.leases[0]

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 PACE = 0.5  # seconds between two writes of a role's policy: IAM limits the rate of writes of an account
 SLOWEST = 32.0  # seconds: after throttled writes the pace is doubled up to it
+DOUBT_LOOK = 10.0  # seconds, while a late write may land: what it takes away is seen, and written again
 PATIENCE = 2.0  # seconds that callers are kept waiting for the pace
 CUT_EVERY = 60.0  # seconds: a cut-off ends everybody's sessions
 
@@ -85,8 +86,10 @@ class Writer:
         return self._clock.monotonic() >= self._read_at + LOOK_AGAIN
 
     def doubt(self) -> float:
-        """Seconds until a write of unknown outcome can be read back; zero: there is none."""
-        return 0.0 if self._doubt_until is None else max(1.0, self._doubt_until - self._clock.monotonic())
+        """Seconds until it is worth looking again what a write of unknown outcome came to; zero: there is none."""
+        if self._doubt_until is None:
+            return 0.0
+        return min(DOUBT_LOOK, max(1.0, self._doubt_until - self._clock.monotonic()))
 
     def cut_in(self) -> timedelta:
         """Until the next cut-off may be made."""
@@ -120,7 +123,7 @@ class Writer:
     def _can_only_wait(self, lease_id: str) -> bool:
         """It is in the policy as last read, but a late write may still land."""
         late = self._doubt_until is not None and self._clock.monotonic() < self._doubt_until
-        return late and not self._unread and lease_id in self._held.names
+        return late and not self._unread and not self._look_due() and lease_id in self._held.names
 
     # --- writing ---
 
@@ -153,7 +156,7 @@ class Writer:
         if problem is not None and not self._looking.known:
             return problem
         # 3. What did the last write come to?
-        return await self._read_back() if self._unread or self.stale or self._doubt_is_over() else None
+        return await self._read_back() if self._unread or self.stale or self._look_due() else None
 
     def _draft(self, offer: Offer | None) -> Draft:
         self._contents.sweep(self._age())
@@ -195,6 +198,11 @@ class Writer:
     def _mind_the_pace(self, *, slow: bool) -> None:
         self._pause = min(SLOWEST, max(1.0, self._pause * 2)) if slow else PACE
         self._not_before = self._clock.monotonic() + self._pause
+
+    def _look_due(self) -> bool:
+        if self._doubt_until is None:
+            return False
+        return self._doubt_is_over() or self._clock.monotonic() >= self._read_at + DOUBT_LOOK
 
     def _doubt_is_over(self) -> bool:
         return self._doubt_until is not None and self._clock.monotonic() >= self._doubt_until

@@ -172,10 +172,10 @@ async def test_a_lost_answer_is_read_back_once_it_can_no_longer_land() -> None:
         assert (result.state, result.at) == (Denied.DENY_UNSURE, None)
         assert result.again is not None
         world.clock.advance(20)
-    assert len(world.iam.calls) == calls  # nothing can be learned before
+    assert world.iam.calls[calls:] == ["get_role_policy"] * 2  # only that it is still there can be learned before
     assert (await world.end(ref)).state is Denied.DENY_WRITTEN
     assert (await world.end(ref)).state is Denied.DENY_WRITTEN
-    assert (world.iam.calls.count("put_role_policy"), world.iam.calls.count("get_role_policy")) == (1, 2)
+    assert (world.iam.calls.count("put_role_policy"), world.iam.calls.count("get_role_policy")) == (1, 4)
 
 
 async def test_what_was_sure_before_a_write_of_unknown_outcome_stays_sure() -> None:
@@ -359,3 +359,22 @@ async def test_one_answer_with_a_wrong_date_takes_no_deny_away_and_cuts_nobody_o
     await world.end(fresh, block=CUTTING)
     assert world.iam.stops(refs[0].lease_id, refs[0].intent_at)
     assert not world.iam.stops(lease(10), world.clock.now())
+
+
+async def test_what_a_late_write_took_away_is_written_again_before_the_doubt_is_over() -> None:
+    world = World(heard=True)
+    first, second = world.ref(lease(1)), world.ref(lease(2))
+    await world.end(first)
+    (policy,) = world.iam.lists()
+    older = world.iam.policies[policy]
+    world.iam.script["put_role_policy"] = [LOST]
+    with pytest.raises(ProviderError):
+        await world.end(second)
+    told = await world.end(second)
+    assert told.state is Denied.DENY_UNSURE
+    assert told.again is not None
+    world.iam.policies[policy] = older  # sent before `second` was asked for, carried out now
+    world.clock.advance(told.again.total_seconds())
+    assert told.again <= timedelta(seconds=10)
+    assert (await world.end(second)).state is Denied.DENY_UNSURE
+    assert second.lease_id in world.iam.policies[policy]
