@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from tests.support.aws import document
 from tests.support.ceph import CephServer
-from tests.support.daemon import TRUST_DOMAIN, Deployment
+from tests.support.daemon import HEAD, Deployment
 
 BUCKET = "lake"
 ROLE_CHARACTERS = 10_240  # of all inline policies of a role, by AWS's count; Ceph takes any number (measured)
@@ -28,12 +28,7 @@ MORE: Mapping[str, Any] = {
 
 def scope_map(role_arn: str, *, ttl: str = "3m", tier: str = "elevated", more: str = "", scopes: str = "") -> str:
     """One scope `lake` for the workflows team0, team1, …; `more`: keys of its aws block; `scopes`: others beside it."""
-    return f"""
-version: 1
-environment: dev
-trust_domain: {TRUST_DOMAIN}
-workloads:
-  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}
+    return f"""{HEAD}
 scopes:
   lake:
     aws:

@@ -22,6 +22,7 @@ from broker.providers.aws.denies.policy import deny_policy, entries_in
 from broker.providers.aws.probe_calls import CALLS
 from broker.providers.aws.scope import AwsScope
 from tests.e2e.world import journal
+from tests.support.aws import aws_section
 from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
 from tests.support.pages import blocks, page
@@ -62,15 +63,7 @@ def provision(moto: MotoServer, permissions: dict[str, Any]) -> dict[str, str]:
 
 
 def deployment(moto: MotoServer, folder: Path, key: dict[str, str]) -> Deployment:
-    secret = folder / "aws-key"
-    secret.touch(mode=0o600)
-    secret.write_text(key["key"])
-    aws = {
-        "region": "eu-west-1",
-        "endpoint_url": moto.url,
-        "access_key_id": key["key_id"],
-        "secret_access_key_file": str(secret),
-    }
+    aws = aws_section(moto.url, folder, (key["key_id"], key["key"]))
     return Deployment(folder / "daemon", HEAD + SCOPES, aws=aws, timings={"drain_grace": "1s"})
 
 
