@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.bench.targets import SCOPES, TRUST_DOMAIN, scope_name
-from tests.support.aws import document
+from tests.bench.targets import SCOPES, scope_map_of, scope_name
+from tests.support.aws import aws_section, document
 from tests.support.ceph import CephServer, ceph
 from tests.support.proxy import Counting, counting
 
@@ -46,17 +46,7 @@ def scope_map() -> str:
     minted = [scope_name(number) for number in range(SCOPES)]
     denied = [deny_scope(number) for number in range(DENY_ROLES)]
     scopes = [line(name, ROLE, "bound") for name in minted] + [line(name, f"{ROLE}-{name}", "deny") for name in denied]
-    return f"""
-version: 1
-environment: dev
-trust_domain: {TRUST_DOMAIN}
-workloads:
-  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:bench]}}
-scopes:
-{chr(10).join(scopes)}
-grants:
-  all: {{workloads: [load], workflows: ["*"], scopes: [{", ".join(minted + denied)}], max_step: 2h}}
-"""
+    return scope_map_of(scopes, minted + denied)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,21 +82,11 @@ class AwsWorld:
 def aws_world(folder: Path) -> Iterator[AwsWorld]:
     """Ceph with every role that the scopes name."""
     (folder / "ceph").mkdir()
-    key_file = folder / "aws.key"
-    key_file.touch(mode=0o600)
     with ceph(folder / "ceph") as server, counting(urlsplit(server.url).port or 0) as iam:
         server.create_bucket(BUCKET)
         for name in (ROLE, *(f"{ROLE}-{deny_scope(number)}" for number in range(DENY_ROLES))):
             server.create_role(name)
-        key_file.write_text(server.secret_access_key)
-        section = {
-            "region": server.region,
-            "endpoint_url": server.url,
-            "iam_endpoint_url": iam.address,
-            "access_key_id": server.access_key_id,
-            "secret_access_key_file": str(key_file),
-            "accept_unbounded_roles": True,
-        }
+        section = aws_section(server.url, folder, server.key, iam_endpoint_url=iam.address, accept_unbounded_roles=True)
         yield AwsWorld(server=server, iam=iam, section=section)
 
 

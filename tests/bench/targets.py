@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,14 @@ def scope_name(number: int) -> str:
 
 def scope_map() -> str:
     """Each sample has a scope of its own, so that the guard's hour holds what it would hold in real life."""
-    scopes = "\n".join(
-        f"  {scope_name(number)}: {{vault: {{role: bench}}, ttl: 10m, tier: low}}" for number in range(SCOPES)
-    )
-    names = ", ".join(scope_name(number) for number in range(SCOPES))
+    names = [scope_name(number) for number in range(SCOPES)]
+    scopes = [f"  {name}: {{vault: {{role: bench}}, ttl: 10m, tier: low}}" for name in names]
+    danger = "  danger: {vault: {role: bench}, ttl: 10m, tier: high}"
+    return scope_map_of([*scopes, danger], [*names, "danger"])
+
+
+def scope_map_of(scopes: Iterable[str], granted: Iterable[str]) -> str:
+    """One workload that may have them all. `scopes`: one line each."""
     return f"""
 version: 1
 environment: dev
@@ -31,10 +35,9 @@ trust_domain: {TRUST_DOMAIN}
 workloads:
   load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:bench]}}
 scopes:
-{scopes}
-  danger: {{vault: {{role: bench}}, ttl: 10m, tier: high}}
+{chr(10).join(scopes)}
 grants:
-  all: {{workloads: [load], workflows: ["*"], scopes: [{names}, danger], max_step: 2h}}
+  all: {{workloads: [load], workflows: ["*"], scopes: [{", ".join(granted)}], max_step: 2h}}
 """
 
 

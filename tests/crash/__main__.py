@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import sys
 
-from tests.crash.harness import Harness, NotAtRest
+from tests.crash.harness import Harness
+from tests.crash.lives import NotAtRest
 from tests.crash.mutants import MUTANTS
 from tests.crash.site import Site, site
 

@@ -7,8 +7,9 @@ import contextlib
 import random
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -51,7 +52,7 @@ class Deliveries:
 
 
 @dataclass
-class _Step:
+class Step:
     """One step from its first request to its end."""
 
     run: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -62,6 +63,27 @@ class _Step:
     issued: bool = False
 
 
+async def begin(stub: Any, step: Step, workflow: str, scopes: tuple[str, ...]) -> None:
+    """Unless it has begun."""
+    if step.handle:
+        return
+    request = pb.BeginStepRequest(
+        request_id=step.begin_id, name=pb.StepName(workflow=workflow, run=step.run, step="load"), scopes=scopes
+    )
+    step.handle = (await stub.BeginStep(request, timeout=CALL)).step_handle
+
+
+async def ask_again(step: Step, ask: Callable[[str, str], Awaitable[Any]]) -> None:
+    """What was asked before the daemon's death: the same credential, or the word that it is lost. Never another one."""
+    for request_id, scope in list(step.asked.items()):
+        try:
+            await ask(request_id, scope)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION):
+                raise
+        step.asked.pop(request_id, None)
+
+
 class Worker:
     """One step after the other. A step that the daemon's death interrupts is taken up again with its request ids."""
 
@@ -69,7 +91,7 @@ class Worker:
         self._scopes = scopes
         self._deliveries = deliveries
         self._random = random.Random(seed)
-        self._step = _Step()
+        self._step = Step()
         self.rounds = 0
 
     async def run(self, stub: Any, *, once: bool = False) -> None:
@@ -88,20 +110,14 @@ class Worker:
         if error.code() not in EXPECTED:
             raise error
         if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-            self._step = _Step()  # it has ended: by its own, maybe unanswered, EndStep or by silence
+            self._step = Step()  # it has ended: by its own, maybe unanswered, EndStep or by silence
         elif error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
             self._step.issued = True  # too many of its mints failed: no more of them
 
     async def _round(self, stub: Any) -> None:
         step = self._step
-        if not step.handle:
-            name = pb.StepName(workflow="nightly", run=step.run, step="load")
-            opened = await stub.BeginStep(
-                pb.BeginStepRequest(request_id=step.begin_id, name=name, scopes=self._scopes), timeout=CALL
-            )
-            step.handle = opened.step_handle
-        for request_id, scope in list(step.asked.items()):  # of before the daemon's death
-            await self._ask_again(stub, step, request_id, scope)
+        await begin(stub, step, "nightly", self._scopes)
+        await ask_again(step, partial(self._ask, stub, step))
         if not step.issued:
             await self._issue(stub, step)
             step.issued = True
@@ -110,9 +126,9 @@ class Worker:
                 pb.EndStepRequest(request_id=step.end_id, step_handle=step.handle, wait=Duration(seconds=2)),
                 timeout=CALL,
             )
-        self._step = _Step()
+        self._step = Step()
 
-    async def _issue(self, stub: Any, step: _Step) -> None:
+    async def _issue(self, stub: Any, step: Step) -> None:
         """Both scopes at once, now and then one request twice at once; then claim, revoke, or neither."""
         for scope in self._scopes:
             step.asked[str(uuid.uuid4())] = scope
@@ -130,21 +146,12 @@ class Worker:
                 timeout=CALL,
             )
 
-    async def _ask(self, stub: Any, step: _Step, request_id: str, scope: str) -> Any:
+    async def _ask(self, stub: Any, step: Step, request_id: str, scope: str) -> Any:
         request = pb.IssueCredentialRequest(request_id=request_id, step_handle=step.handle, scope=scope)
         answer = await stub.IssueCredential(request, timeout=CALL)
         self._deliveries.record(request_id, answer)
         step.asked.pop(request_id, None)
         return answer
-
-    async def _ask_again(self, stub: Any, step: _Step, request_id: str, scope: str) -> None:
-        """A replay: the same credential, or the word that it is lost. Never another one."""
-        try:
-            await self._ask(stub, step, request_id, scope)
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION):
-                raise
-        step.asked.pop(request_id, None)
 
 
 async def gather_all(calls: list[Awaitable[Any]]) -> list[Any]:
@@ -154,6 +161,15 @@ async def gather_all(calls: list[Awaitable[Any]]) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return results
+
+
+async def end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancelled; raises what one of them failed with."""
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result
 
 
 class Load:
@@ -175,11 +191,7 @@ class Load:
         async with channel(self._addr, self._creds) as stub:
             tasks = [asyncio.create_task(worker.run(stub)) for worker in self._workers]
             yield
-            for task in tasks:
-                task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception):
-                    raise result
+            await end(tasks)
 
     async def finish(self) -> None:
         """Every worker ends the step that it has; what cannot be ended so falls silent."""

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.lake import Lake
 from tests.e2e.world import Site
 from tests.support.bao import BaoServer
+from tests.support.ceph import CephServer
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +26,11 @@ def untouched(site: Site) -> Iterator[None]:
     before = {token["accessor"] for token in site.live_tokens()}
     yield
     assert [token["meta"] for token in site.live_tokens() if token["accessor"] not in before] == []
+
+
+@pytest.fixture(scope="module")
+def lake(ceph: CephServer, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A bucket on Ceph."""
+    made = Lake(ceph=ceph, folder=tmp_path_factory.mktemp("lake"))
+    made.create_bucket()
+    return made

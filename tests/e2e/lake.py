@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tests.support.aws import document
+from broker.model import Lease
+from tests.e2e.wire import Wire, wire
+from tests.support.aws import aws_section, document
 from tests.support.ceph import CephServer
-from tests.support.daemon import TRUST_DOMAIN, Deployment
+from tests.support.daemon import HEAD, Deployment
 
 BUCKET = "lake"
 ROLE_CHARACTERS = 10_240  # of all inline policies of a role, by AWS's count; Ceph takes any number (measured)
@@ -28,12 +31,7 @@ MORE: Mapping[str, Any] = {
 
 def scope_map(role_arn: str, *, ttl: str = "3m", tier: str = "elevated", more: str = "", scopes: str = "") -> str:
     """One scope `lake` for the workflows team0, team1, …; `more`: keys of its aws block; `scopes`: others beside it."""
-    return f"""
-version: 1
-environment: dev
-trust_domain: {TRUST_DOMAIN}
-workloads:
-  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}
+    return f"""{HEAD}
 scopes:
   lake:
     aws:
@@ -65,9 +63,8 @@ class Lake:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.key_file = self.folder / "aws.key"
-        self.key_file.touch(mode=0o600)
-        self.key_file.write_text(self.ceph.secret_access_key)
+        # Ceph knows no boundaries (measured).
+        self._section = aws_section(self.ceph.url, self.folder, self.ceph.key, accept_unbounded_roles=True)
 
     def create_bucket(self) -> None:
         """Once for the server; the owner may make it again."""
@@ -92,16 +89,10 @@ class Lake:
 
     def deployment(self, text: str, *, timings: Mapping[str, str] | None = None, **aws: Any) -> Deployment:
         """A new daemon's files. `aws`: more of its [aws] section. Its steps may be silent for minutes."""
-        section = {
-            "region": self.ceph.region,
-            "endpoint_url": self.ceph.url,
-            "access_key_id": self.ceph.access_key_id,
-            "secret_access_key_file": str(self.key_file),
-            "accept_unbounded_roles": True,  # Ceph knows no boundaries (measured)
-            **aws,
-        }
         times = {"silence_bound": "10m", "claim_window": "10m", **(timings or {})}
-        return Deployment(self.folder / f"daemon{next(self._numbers)}", text, aws=section, timings=times, more=MORE)
+        return Deployment(
+            self.folder / f"daemon{next(self._numbers)}", text, aws={**self._section, **aws}, timings=times, more=MORE
+        )
 
     def tries(self, session: Any, *, prefix: str = "") -> str:
         """List the bucket with the credential of an IssueCredential answer: "" when it may, else the refusal's code."""
@@ -119,7 +110,49 @@ class Lake:
             s3.close()
         return ""
 
+    def all_denied(self, *sessions: Any) -> bool:
+        return {self.tries(one) for one in sessions} == {"AccessDenied"}
+
     def inline_characters(self, role: str) -> int:
         """Of the role's inline policies together, as AWS counts them."""
         policies = self.ceph.role_policies(role)
         return sum(len(json.dumps(one, separators=(",", ":"))) for one in policies.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One that holds a session."""
+
+    client: Wire
+    handle: str
+    lease_id: str
+    session: Any  # of the wire; a secret, and a throw-away one
+
+
+def begin(client: Wire, run: str, team: int) -> Step:
+    """A step of this team's, and a session for it. Raises grpc.RpcError."""
+    return take(client, client.begin(run, "lake", workflow=f"team{team}"))
+
+
+def take(client: Wire, handle: str) -> Step:
+    """A session for this step. Raises grpc.RpcError."""
+    answer = client.issue(handle, "lake")
+    client.heartbeat(handle, answer.lease.lease_id)  # what nobody claimed would end with the epoch
+    return Step(client=client, handle=handle, lease_id=answer.lease.lease_id, session=answer.credential.aws_session)
+
+
+@contextmanager
+def teams(deployment: Deployment, number: int) -> Iterator[list[Wire]]:
+    """The daemon runs; an agent of each team, from team0."""
+    with ExitStack() as stack:
+        stack.enter_context(deployment.daemon())
+        agents = [deployment.agent(f"workflow/team{team}/step/load") for team in range(number)]
+        yield [stack.enter_context(wire(deployment, creds)) for creds in agents]
+
+
+def row(deployment: Deployment, lease_id: str) -> Lease:
+    """As the daemon's database has it now."""
+    with deployment.store() as store:
+        found = store.read(lambda tx: tx.lease(lease_id))
+    assert found is not None
+    return found

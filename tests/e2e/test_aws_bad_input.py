@@ -15,18 +15,14 @@ from broker.model import Evidence, LeaseState
 from tests.e2e.lake import MORE
 from tests.e2e.wire import Wire, issue, wire
 from tests.e2e.world import journal
-from tests.support.daemon import TRUST_DOMAIN, Deployment
+from tests.support.aws import aws_section
+from tests.support.daemon import HEAD, Deployment
 from tests.support.sts import ToldSts, error, told_sts
 
 KEY = "throwAwaySecretKeyOfTheBroker"
 WORDS = "User: arn:aws:iam::123456789012:user/broker is not authorized, token FQoGZXIvYXdzEJr"
 LOAD = "workflow/nightly/step/load"
-MAP = f"""
-version: 1
-environment: dev
-trust_domain: {TRUST_DOMAIN}
-workloads:
-  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}
+MAP = f"""{HEAD}
 scopes:
   plain: {{aws: {{role_arn: "arn:aws:iam::123456789012:role/etl", regions: [eu-west-1], revoke: bound,
     statements: [{{Effect: Allow, Action: "s3:GetObject", Resource: "arn:aws:s3:::lake/*"}}]}}, ttl: 10m, tier: low}}
@@ -59,15 +55,7 @@ def sts() -> Iterator[ToldSts]:
 @pytest.fixture(scope="module")
 def deployment(sts: ToldSts, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     folder = tmp_path_factory.mktemp("refused")
-    key_file = folder / "aws.key"
-    key_file.touch(mode=0o600)
-    key_file.write_text(KEY)
-    aws = {
-        "region": "eu-west-1",
-        "endpoint_url": sts.url,
-        "access_key_id": "AKIAEXAMPLE",
-        "secret_access_key_file": str(key_file),
-    }
+    aws = aws_section(sts.url, folder, ("AKIAEXAMPLE", KEY))
     return Deployment(folder / "daemon", MAP, aws=aws, more=MORE)
 
 

@@ -19,26 +19,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from broker.model import Evidence, Lease, LeaseState
-from tests.e2e.lake import Lake, scope_map
-from tests.e2e.wire import Wire, issue, wire
-from tests.support.ceph import CephServer
+from broker.model import Evidence, LeaseState
+from tests.e2e.lake import Lake, begin, row, scope_map
+from tests.e2e.wire import issue, wire
 from tests.support.daemon import Deployment
 from tests.support.processes import wait_until
 from tests.support.proxy import Fault, Proxy, proxy
 
-TEAM = "team1"
-LOAD = f"workflow/{TEAM}/step/load"
+TEAM = 1
+LOAD = f"workflow/team{TEAM}/step/load"
 LONG = bool(os.environ.get("STEPCRED_LONG"))
 SOON = 15.0  # seconds; a backoff or two, and a start
 PUT, ASSUME = "Action=PutRolePolicy", "Action=AssumeRole"
-
-
-@pytest.fixture(scope="module")
-def lake(ceph: CephServer, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    made = Lake(ceph=ceph, folder=tmp_path_factory.mktemp("lake"))
-    made.create_bucket()
-    return made
 
 
 @pytest.fixture
@@ -56,25 +48,8 @@ class Session:
     session_token: str
 
 
-def begin(client: Wire, run: str) -> tuple[str, str, Any]:
-    """(handle, lease id, session)."""
-    handle = client.begin(run, "lake", workflow=TEAM)
-    answer = client.issue(handle, "lake")
-    client.heartbeat(handle, answer.lease.lease_id)  # what nobody claimed would end with the epoch
-    return handle, answer.lease.lease_id, answer.credential.aws_session
-
-
-def row(deployment: Deployment, lease_id: str) -> Lease:
-    with deployment.store() as store:
-        found = store.read(lambda tx: tx.lease(lease_id))
-    assert found is not None
-    return found
-
-
 def denied(lake: Lake, *sessions: Any, within: float = SOON) -> None:
-    wait_until(
-        lambda: {lake.tries(one) for one in sessions} == {"AccessDenied"}, within=within, what="the sessions denied"
-    )
+    wait_until(lambda: lake.all_denied(*sessions), within=within, what="the sessions denied")
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -94,9 +69,9 @@ async def test_a_session_whose_answer_was_lost_is_denied_by_its_name(lake: Lake,
 
 def _lose_an_answer(lake: Lake, deployment: Deployment, between: Proxy) -> None:
     with deployment.daemon(), wire(deployment, deployment.agent(LOAD)) as client:
-        handle, _, sibling = begin(client, "r1")
+        step = begin(client, "r1", TEAM)
         between.inject(Fault.CUT, ASSUME)
-        refusal = client.refused("IssueCredential", issue(handle, "lake"))
+        refusal = client.refused("IssueCredential", issue(step.handle, "lake"))
         assert refusal.reason == "PROVIDER_FAILED"
         lost = _session_in(between.lost[0])
         denied(lake, lost)
@@ -106,7 +81,7 @@ def _lose_an_answer(lake: Lake, deployment: Deployment, between: Proxy) -> None:
             lambda: bool(row(deployment, lease.id).refs.get("deny_written_at")), within=SOON, what="the deny on record"
         )
         assert lease.evidence is None  # nobody says that it is dead: it is denied, and has a bound
-        assert lake.tries(sibling) == ""
+        assert lake.tries(step.session) == ""
         policies = lake.ceph.role_policies("doubt")
         assert any(f"*:{lease.id}" in str(one) for one in policies.values())
 
@@ -137,28 +112,28 @@ async def test_a_crash_in_the_middle_of_a_deny_write_is_recovered(lake: Lake, be
 
 def _die_while_denying(lake: Lake, deployment: Deployment, between: Proxy, fault: Fault) -> None:
     with deployment.daemon() as process, wire(deployment, deployment.agent(LOAD)) as client:
-        first, second = begin(client, "r1"), begin(client, "r2")
-        other = begin(client, "r3")
-        client.end(first[0])
-        denied(lake, first[2])
+        first, second = begin(client, "r1", TEAM), begin(client, "r2", TEAM)
+        other = begin(client, "r3", TEAM)
+        client.end(first.handle)
+        denied(lake, first.session)
         between.inject(fault, PUT, delay=SOON / 3)
-        client.end(second[0], wait=0)
+        client.end(second.handle, wait=0)
         wait_until(lambda: between.times == 0, within=SOON, what="the deny being written")
         kill(process)
     between.inject(Fault.NONE)
     with deployment.daemon():
-        denied(lake, first[2], second[2])
+        denied(lake, first.session, second.session)
         time.sleep(0 if fault is Fault.HANG else SOON / 3)  # what the dead one sent lands beside what the new one wrote
-        denied(lake, first[2], second[2])
-        assert lake.tries(other[2]) == ""
+        denied(lake, first.session, second.session)
+        assert lake.tries(other.session) == ""
         # Found in the dead one's list it is believed only when nothing late can undo it: LATE_WRITE_SECONDS.
         said = ("DENY_WRITTEN",) if LONG else ("DENY_UNSURE", "DENY_WRITTEN")
         wait_until(
-            lambda: row(deployment, second[1]).last_problem in said,
+            lambda: row(deployment, second.lease_id).last_problem in said,
             within=90 if LONG else SOON,
             what="the deny on record",
         )
-        assert row(deployment, second[1]).state is LeaseState.REVOKING  # denied is not dead
+        assert row(deployment, second.lease_id).state is LeaseState.REVOKING  # denied is not dead
 
 
 async def test_a_paused_older_daemon_cannot_undo_the_newer_ones_denies(lake: Lake, between: Proxy) -> None:
@@ -169,22 +144,22 @@ async def test_a_paused_older_daemon_cannot_undo_the_newer_ones_denies(lake: Lak
 
 def _pause_and_resume(lake: Lake, older: Deployment, between: Proxy) -> None:
     with older.daemon() as process, wire(older, older.agent(LOAD)) as client:
-        held = [begin(client, f"r{number}") for number in range(4)]
-        client.end(held[0][0])
-        denied(lake, held[0][2])
+        held = [begin(client, f"r{number}", TEAM) for number in range(4)]
+        client.end(held[0].handle)
+        denied(lake, held[0].session)
         between.inject(Fault.HELD, PUT, delay=SOON)
-        client.end(held[1][0], wait=0)
+        client.end(held[1].handle, wait=0)
         wait_until(lambda: between.times == 0, within=SOON, what="the older one's write, held up")
         with stopped(process), _failed_over(older, iam=lake.ceph.url) as newer, wire(newer, newer.agent(LOAD)) as other:
-            other.end(held[2][0])
-            denied(lake, *(one[2] for one in held[:3]))
+            other.end(held[2].handle)
+            denied(lake, *(one.session for one in held[:3]))
             wait_until(lambda: all(task.done() for task in between.late), within=2 * SOON, what="the held write")
             process.send_signal(signal.SIGCONT)  # it thinks that nothing has happened
             deadline = time.monotonic() + SOON / 3
             while time.monotonic() < deadline:
-                assert {lake.tries(one[2]) for one in held[:3]} == {"AccessDenied"}
+                assert {lake.tries(one.session) for one in held[:3]} == {"AccessDenied"}
                 time.sleep(0.2)
-            assert lake.tries(held[3][2]) == ""
+            assert lake.tries(held[3].session) == ""
     names = sorted(name for name in lake.ceph.role_policies("paused") if name.startswith("stepcred-deny-"))
     assert len(names) == len({name.rsplit("-", 1)[1] for name in names}) == 2  # one of each epoch, never shared
 
@@ -227,7 +202,7 @@ def test_a_lease_of_a_minute_dies_at_its_time_though_sts_gave_fifteen(lake: Lake
     deployment = lake.deployment(scope_map(lake.role("minute-lease"), ttl="1m"), timings={"clock_skew": "2s"})
     with deployment.daemon(), wire(deployment, deployment.agent(LOAD)) as client:
         begun = time.monotonic()
-        handle = client.begin("r1", "lake", workflow=TEAM)
+        handle = client.begin("r1", "lake", workflow=f"team{TEAM}")
         answer = client.issue(handle, "lake")
         session, lease = answer.credential.aws_session, answer.lease
         given = session.session_expires_at.seconds - lease.issued_at.seconds

@@ -9,9 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,9 +17,8 @@ import pytest
 from broker.model import Evidence, Lease, LeaseState
 from broker.providers.aws.denies.writer import PACE
 from broker.providers.base import DENY_WRITTEN_AT
-from tests.e2e.lake import PROBE, ROLE_CHARACTERS, Lake, scope_map
-from tests.e2e.wire import Wire, wire
-from tests.support.ceph import CephServer
+from tests.e2e.lake import PROBE, ROLE_CHARACTERS, Lake, Step, begin, scope_map, teams
+from tests.e2e.wire import Wire
 from tests.support.daemon import Deployment
 from tests.support.processes import wait_until
 from tests.support.proxy import Counting, counting
@@ -34,23 +31,6 @@ MANY_WRITES = 10  # of policies, beside those that the pace allows: a role's fir
 PROVEN = 120.0  # seconds after that, until each is proven: three refusals, five seconds apart, of 300 sessions
 
 
-@pytest.fixture(scope="module")
-def lake(ceph: CephServer, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    made = Lake(ceph=ceph, folder=tmp_path_factory.mktemp("lake"))
-    made.create_bucket()
-    return made
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """What one step holds."""
-
-    team: int
-    handle: str
-    lease_id: str
-    session: Any  # of the wire; a secret, and a throw-away one
-
-
 @dataclass
 class Watch:
     """Looks all the time at the role's policies, and at what is reported dead."""
@@ -58,7 +38,7 @@ class Watch:
     lake: Lake
     role: str
     deployment: Deployment
-    held: dict[str, Held]
+    held: dict[str, Step]
     largest: int = 0  # characters of the role's inline policies
     reported: dict[str, Evidence | None] = field(default_factory=dict)
     lies: list[str] = field(default_factory=list)  # leases that were reported dead and worked
@@ -90,33 +70,24 @@ def iam(lake: Lake) -> Iterator[Counting]:
 
 
 @pytest.fixture
-def teams(lake: Lake, iam: Counting) -> Iterator[tuple[Deployment, list[Wire]]]:
+def site(lake: Lake, iam: Counting) -> Iterator[tuple[Deployment, list[Wire]]]:
     role = scope_map(lake.role("minute"), ttl="5m", more=PROBE)
     deployment = lake.deployment(role, iam_endpoint_url=iam.address)
-    with ExitStack() as stack:
-        stack.enter_context(deployment.daemon())
-        agents = [deployment.agent(f"workflow/team{n}/step/load") for n in range(TEAMS)]
-        yield deployment, [stack.enter_context(wire(deployment, creds)) for creds in agents]
+    with teams(deployment, TEAMS) as clients:
+        yield deployment, clients
 
 
-def all_denied(deployment: Deployment, held: list[Held]) -> bool:
+def deny_on_record(deployment: Deployment, held: list[Step]) -> bool:
     denied = {lease.id for lease in rows(deployment) if DENY_WRITTEN_AT in lease.refs}
     return denied.issuperset(one.lease_id for one in held)
 
 
-def begin(client: Wire, team: int, number: int) -> Held:
-    handle = client.begin(f"r{number}", "lake", workflow=f"team{team}")
-    answer = client.issue(handle, "lake")
-    client.heartbeat(handle, answer.lease.lease_id)
-    return Held(team=team, handle=handle, lease_id=answer.lease.lease_id, session=answer.credential.aws_session)
-
-
 def test_three_hundred_step_ends_in_a_minute_kill_their_sessions_and_no_others(
-    lake: Lake, teams: tuple[Deployment, list[Wire]], iam: Counting
+    lake: Lake, site: tuple[Deployment, list[Wire]], iam: Counting
 ) -> None:
-    deployment, clients = teams
+    deployment, clients = site
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda n: begin(clients[n % TEAMS], n % TEAMS, n), range(STEPS + STAY)))
+        made = list(pool.map(lambda n: begin(clients[n % TEAMS], f"r{n}", n % TEAMS), range(STEPS + STAY)))
         ending, staying = made[:STEPS], made[STEPS:]
         assert {lake.tries(one.session) for one in made} == {""}
         watch = Watch(lake, "minute", deployment, {one.lease_id: one for one in ending})
@@ -124,12 +95,12 @@ def test_three_hundred_step_ends_in_a_minute_kill_their_sessions_and_no_others(
         watching.start()
         try:
             begun, before = time.monotonic(), iam.actions["PutRolePolicy"]
-            answers = list(pool.map(lambda one: clients[one.team].end(one.handle, wait=0), ending))
+            answers = list(pool.map(lambda one: one.client.end(one.handle, wait=0), ending))
             took = time.monotonic() - begun
             for one in staying:
-                clients[one.team].heartbeat(one.handle, one.lease_id)
+                one.client.heartbeat(one.handle, one.lease_id)
             assert took < WITHIN
-            wait_until(lambda: all_denied(deployment, ending), within=WITHIN, what="every deny written")
+            wait_until(lambda: deny_on_record(deployment, ending), within=WITHIN, what="every deny written")
             # One write for all who end at a time, however slow the machine is.
             written, took = iam.actions["PutRolePolicy"] - before, time.monotonic() - begun
             assert written <= MANY_WRITES + took / PACE

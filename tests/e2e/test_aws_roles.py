@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import stepcred
 from tests.e2e.world import journal
+from tests.support.aws import aws_section
 from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
 
@@ -46,17 +46,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
 def deployment(moto: MotoServer, folder: Path, name: str, tier: str, *rights: str) -> Deployment:
     arn = moto.create_role(name)
     allow = {"Effect": "Allow", "Action": ["sts:AssumeRole", *LOOKS, *rights], "Resource": arn}
-    key_id, key = moto.create_user(name, allow)
-    secret = folder / "aws-key"
-    secret.touch(mode=0o600)
-    secret.write_text(key)
-    aws: dict[str, Any] = {
-        "region": "eu-west-1",
-        "endpoint_url": moto.url,
-        "access_key_id": key_id,
-        "secret_access_key_file": str(secret),
-        "accept_unbounded_roles": True,
-    }
+    aws = aws_section(moto.url, folder, moto.create_user(name, allow), accept_unbounded_roles=True)
     return Deployment(folder / "daemon", SCOPES.format(arn=arn, tier=tier), aws=aws, timings={"drain_grace": "1s"})
 
 

@@ -22,6 +22,7 @@ from broker.providers.aws.denies.policy import deny_policy, entries_in
 from broker.providers.aws.probe_calls import CALLS
 from broker.providers.aws.scope import AwsScope
 from tests.e2e.world import journal
+from tests.support.aws import aws_section
 from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
 from tests.support.pages import blocks, page
@@ -62,16 +63,19 @@ def provision(moto: MotoServer, permissions: dict[str, Any]) -> dict[str, str]:
 
 
 def deployment(moto: MotoServer, folder: Path, key: dict[str, str]) -> Deployment:
-    secret = folder / "aws-key"
-    secret.touch(mode=0o600)
-    secret.write_text(key["key"])
-    aws = {
-        "region": "eu-west-1",
-        "endpoint_url": moto.url,
-        "access_key_id": key["key_id"],
-        "secret_access_key_file": str(secret),
-    }
+    aws = aws_section(moto.url, folder, (key["key_id"], key["key"]))
     return Deployment(folder / "daemon", HEAD + SCOPES, aws=aws, timings={"drain_grace": "1s"})
+
+
+def issue(made: Deployment) -> None:
+    """The daemon's whole life: one step, and a session for it. Raises what the step is refused with."""
+    agent = made.agent("workflow/nightly-etl/step/load")
+    with (
+        made.daemon(),
+        stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker,
+        broker.step(workflow="nightly-etl", run="1", step="load", scopes=["lake-write"]) as step,
+    ):
+        step.issue("lake-write")
 
 
 def put(moto: MotoServer, session: stepcred.AwsSession) -> None:
@@ -151,27 +155,15 @@ LOOK = PERMISSIONS["Statement"][1]
 @pytest.mark.parametrize("action", LOOK["Action"])
 def test_without_a_look_at_the_role_nothing_is_minted(action: str, moto: MotoServer, tmp_path: Path) -> None:
     made = deployment(moto, tmp_path, provision(moto, without(action)))
-    agent = made.agent("workflow/nightly-etl/step/load")
-    with (
-        made.daemon(),
-        stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker,
-        broker.step(workflow="nightly-etl", run="1", step="load", scopes=["lake-write"]) as step,
-        pytest.raises(stepcred.ProviderFailed),
-    ):
-        step.issue("lake-write")
+    with pytest.raises(stepcred.ProviderFailed):
+        issue(made)
     (void, *_) = journal(made, "LEASE_VOID")
     assert f"IAM refused {action.removeprefix('iam:')}: AccessDenied" in void["data"]["problem"]
 
 
 def test_without_the_right_to_write_nothing_more_than_the_bound_is_promised(moto: MotoServer, tmp_path: Path) -> None:
     made = deployment(moto, tmp_path, provision(moto, without("iam:PutRolePolicy")))
-    agent = made.agent("workflow/nightly-etl/step/load")
-    with (
-        made.daemon(),
-        stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker,
-        broker.step(workflow="nightly-etl", run="1", step="load", scopes=["lake-write"]) as step,
-    ):
-        step.issue("lake-write")
+    issue(made)
     (intent,) = journal(made, "LEASE_INTENT")
     assert intent["data"]["revocability"] == "EXPIRY_ONLY"
     assert "sessions of a role cannot be ended early" in made.log.read_text()
@@ -190,14 +182,8 @@ def test_a_role_that_does_not_trust_the_broker_is_told_in_log_and_journal(moto: 
     nobody = json.dumps(TRUST).replace(":role/stepcred-broker", ":user/somebody")
     moto.client("iam").update_assume_role_policy(RoleName="etl", PolicyDocument=nobody)
     made = deployment(moto, tmp_path, key)
-    agent = made.agent("workflow/nightly-etl/step/load")
-    with (
-        made.daemon(),
-        stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker,
-        broker.step(workflow="nightly-etl", run="1", step="load", scopes=["lake-write"]) as step,
-        pytest.raises(stepcred.ProviderFailed),
-    ):
-        step.issue("lake-write")
+    with pytest.raises(stepcred.ProviderFailed):
+        issue(made)
     assert "AWS refused AssumeRole: the role does not exist, or its trust policy" in made.log.read_text()
     (void,) = journal(made, "LEASE_VOID")
     assert "trust policy" in void["data"]["problem"]

@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from broker.model import Revocability
 from broker.providers.aws.provider import AwsProvider
-from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import DeclaredScope, LeaseRef, Recovers, Standing, Sweep, Swept
+from broker.providers.base import DeclaredScope, Recovers, Standing, Sweep, Swept
 from tests.fakes.clock import START, FakeClock
+from tests.support.aws import aws_section
+from tests.support.aws_orders import lease_of, providing, settings_of
 from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
 
-INSTALLATION = "0123abcd4567"
 POLICY = "stepcred-cutoff-0123abcd"
 SCOPES = """
 version: 1
@@ -51,18 +50,8 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def aws(moto: MotoServer, clock: FakeClock, tmp_path: Path) -> AsyncIterator[AwsProvider]:
-    key = tmp_path / "aws.key"
-    key.write_text(moto.secret_access_key)
-    given = AwsSettings(
-        installation=INSTALLATION,
-        endpoint_url=moto.url,
-        sts_region=moto.region,
-        access_key_id=moto.access_key_id,
-        secret_access_key_file=key,
-    )
-    provider = AwsProvider(given, clock, epoch=lambda: 0)
-    yield provider
-    await provider.close()
+    async with providing(settings_of(moto, tmp_path), clock, epoch=0) as provider:
+        yield provider
 
 
 def scope(arn: str, *, minutes: int = 5, **changes: Any) -> DeclaredScope:
@@ -122,35 +111,16 @@ async def test_what_cannot_be_cut_off_is_said_with_its_latest_end(moto: MotoServ
 async def test_only_a_sessions_bound_can_be_looked_at_again(
     aws: AwsProvider, clock: FakeClock, past: int, standing: Standing
 ) -> None:
-    ref = LeaseRef(
-        lease_id="abcdefghij234567",
-        agent="spiffe://test.local/a",
-        nonce=b"",
-        kid="k1",
-        params={},
-        refs={},
-        revocability=Revocability.DENY_POLICY,
-        intent_at=START,
-        expires_at=clock.now() - timedelta(seconds=past),
-        epoch=1,
-    )
+    ref = lease_of({}, START, life=clock.now() - START - timedelta(seconds=past))
     assert (await aws.recheck(ref, None)).standing is standing
 
 
 def test_the_command_cuts_off_the_roles_of_the_scope_map_and_stays_frozen(moto: MotoServer, tmp_path: Path) -> None:
     arn = moto.create_role("cut-command")
-    key = tmp_path / "aws.key"
-    key.touch(mode=0o600)
-    key.write_text(moto.secret_access_key)
     made = Deployment(
         tmp_path / "daemon",
         SCOPES.format(arn=arn),
-        aws={
-            "region": moto.region,
-            "endpoint_url": moto.url,
-            "access_key_id": moto.access_key_id,
-            "secret_access_key_file": str(key),
-        },
+        aws=aws_section(moto.url, tmp_path, moto.key),
         timings={"mint_timeout": "1s"},
     )
     argv = [

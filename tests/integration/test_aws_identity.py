@@ -19,11 +19,12 @@ import pytest
 from broker.clock import Clock, SystemClock
 from broker.model import AwsSession, JsonValue, Revocability
 from broker.providers.aws.calls import Clients, Failure
-from broker.providers.aws.provider import AwsProvider
-from broker.providers.aws.settings import AwsSettings, WebIdentity
-from broker.providers.base import KnowsLogin, LeaseRef, MintOrder, MintRefused
+from broker.providers.aws.settings import WebIdentity
+from broker.providers.base import KnowsLogin, MintOrder, MintRefused
 from broker.providers.heard import HeardTime
 from tests.fakes.clock import FakeClock
+from tests.support.aws import key_file
+from tests.support.aws_orders import LEASE, lease_of, order_of, providing, settings_at
 from tests.support.moto import MotoServer, moto_server
 
 TOKEN = "throwAway.web.identity-token"
@@ -33,41 +34,13 @@ HUB = "arn:aws:iam::210987654321:role/hub"
 QUICK = {"connect_timeout": timedelta(milliseconds=500), "read_timeout": timedelta(milliseconds=500)}
 
 
-def settings(url: str, **login: Any) -> AwsSettings:
-    return AwsSettings(installation="0123abcd4567", endpoint_url=url, sts_region="eu-west-1", **login)
-
-
-def order(role_arn: str, clock: Clock, lease_id: str = "abcdefghij234567") -> MintOrder:
-    async def note(refs: Any) -> None: ...
-
-    now = clock.now()
+def order(role_arn: str, clock: Clock, lease_id: str = LEASE) -> MintOrder:
     params: dict[str, JsonValue] = {
         "role_arn": role_arn,
         "regions": ["eu-west-1"],
         "statements": [{"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::lake/*"}],
     }
-    ref = LeaseRef(
-        lease_id=lease_id,
-        agent="spiffe://test.local/a",
-        nonce=b"n" * 16,
-        kid="k1",
-        params=params,
-        refs={},
-        revocability=Revocability.EXPIRY_ONLY,
-        intent_at=now,
-        expires_at=now + timedelta(minutes=5),
-        epoch=3,
-    )
-    return MintOrder(ref=ref, workflow="w", run="r", step="s", note=note)
-
-
-@contextlib.asynccontextmanager
-async def provider(given: AwsSettings, clock: Clock | None = None) -> Any:
-    made = AwsProvider(given, clock or SystemClock(), epoch=lambda: 3)
-    try:
-        yield made
-    finally:
-        await made.close()
+    return order_of(lease_of(params, clock.now(), lease_id=lease_id, revocability=Revocability.EXPIRY_ONLY, epoch=3))
 
 
 # --- moto ---
@@ -89,9 +62,10 @@ def web_identity(folder: Path, role_arn: str = BROKER_ROLE) -> WebIdentity:
 async def test_a_web_identity_token_makes_the_broker_somebody(moto: MotoServer, tmp_path: Path) -> None:
     itself = moto.create_role("broker-by-token")
     role = moto.create_role("etl-by-token")
-    async with provider(settings(moto.url, web_identity=web_identity(tmp_path, itself))) as aws:
+    async with providing(settings_at(moto.url, web_identity=web_identity(tmp_path, itself))) as aws:
         assert await aws.check() == []
         who = await asyncio.to_thread(aws._clients.call, "sts", "eu-west-1", moto.url, "get_caller_identity")
+        assert not isinstance(who, Failure)
         assert who["Arn"] == "arn:aws:sts::123456789012:assumed-role/broker-by-token/stepcred-0123abcd"
         assert isinstance((await aws.mint(order(role, SystemClock()))).credential, AwsSession)
         assert isinstance(aws, KnowsLogin)
@@ -114,8 +88,8 @@ async def test_a_program_is_asked_once_for_many_requests_though_its_keys_are_sho
         f"print(json.dumps({keys!r} | {{'Expiration': end.isoformat()}}))\n"
     )
     role = moto.create_role("etl-by-program")
-    given = settings(moto.url, credential_process=(sys.executable, "-I", "-S", str(script)))
-    async with provider(given) as aws:
+    given = settings_at(moto.url, credential_process=(sys.executable, "-I", "-S", str(script)))
+    async with providing(given) as aws:
         await asyncio.gather(*(aws.mint(order(role, SystemClock(), f"abcdefghij2345{n:02}")) for n in range(22, 32)))
         assert await aws.check() == []
     assert count.read_text() == "x"
@@ -212,7 +186,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def test_the_shape_of_an_exchange_and_the_token_is_read_each_time(
     sts: Sts, clock: FakeClock, tmp_path: Path
 ) -> None:
-    async with provider(settings(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
+    async with providing(settings_at(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
         await aws.mint(order(BROKER_ROLE, clock))
         (tmp_path / "token").write_text("the.next-one")
         clock.advance(2500)
@@ -231,7 +205,7 @@ async def test_the_shape_of_an_exchange_and_the_token_is_read_each_time(
 
 
 async def test_mints_go_on_while_a_refresh_hangs(sts: Sts, clock: FakeClock, tmp_path: Path) -> None:
-    async with provider(settings(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
+    async with providing(settings_at(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
         await aws.mint(order(BROKER_ROLE, clock))
         sts.gates[BY_TOKEN] = threading.Event()
         clock.advance(2500)
@@ -245,7 +219,7 @@ async def test_with_dead_credentials_nothing_is_sent_and_the_text_says_what_to_d
     sts: Sts, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with provider(settings(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
+    async with providing(settings_at(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
         await aws.mint(order(BROKER_ROLE, clock))
         sts.refuse[BY_TOKEN] = (400, "ExpiredTokenException")
         clock.advance(3000)
@@ -288,7 +262,7 @@ async def test_a_refused_exchange(  # noqa: PLR0917 - pytest's parameters
     sts: Sts, clock: FakeClock, tmp_path: Path, status: int, code: str, why: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     sts.refuse[BY_TOKEN] = (status, code)
-    async with provider(settings(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
+    async with providing(settings_at(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
         with pytest.raises(MintRefused, match=why) as refusal:
             await aws.mint(order(BROKER_ROLE, clock))
         (problem,) = await aws.check()
@@ -300,7 +274,7 @@ async def test_a_refused_exchange(  # noqa: PLR0917 - pytest's parameters
 
 async def test_an_exchange_without_an_answer_has_an_end(sts: Sts, clock: FakeClock, tmp_path: Path) -> None:
     sts.gates[BY_TOKEN] = threading.Event()
-    async with provider(settings(sts.url, web_identity=web_identity(tmp_path), **QUICK), clock) as aws:
+    async with providing(settings_at(sts.url, web_identity=web_identity(tmp_path), **QUICK), clock) as aws:
         with pytest.raises(MintRefused, match="STS gave no answer"):
             await aws.mint(order(BROKER_ROLE, clock))
     assert len(sts.asked) == 1
@@ -310,18 +284,18 @@ async def test_an_exchange_without_an_answer_has_an_end(sts: Sts, clock: FakeClo
 async def test_a_token_file_that_holds_no_token(
     sts: Sts, clock: FakeClock, tmp_path: Path, content: str | None
 ) -> None:
-    given = settings(sts.url, web_identity=web_identity(tmp_path))
+    given = settings_at(sts.url, web_identity=web_identity(tmp_path))
     (tmp_path / "token").unlink()
     if content is not None:
         (tmp_path / "token").write_text(content)
-    async with provider(given, clock) as aws:
+    async with providing(given, clock) as aws:
         with pytest.raises(MintRefused, match=r"\[aws\] web_identity.token_file"):
             await aws.mint(order(BROKER_ROLE, clock))
     assert sts.asked == []
 
 
 async def test_credentials_that_the_service_calls_dead_are_replaced(sts: Sts, clock: FakeClock, tmp_path: Path) -> None:
-    async with provider(settings(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
+    async with providing(settings_at(sts.url, web_identity=web_identity(tmp_path)), clock) as aws:
         await aws.mint(order(BROKER_ROLE, clock))
         clock.advance(10)
         sts.refuse["AssumeRole"] = (403, "ExpiredToken")
@@ -337,9 +311,7 @@ async def test_credentials_that_the_service_calls_dead_are_replaced(sts: Sts, cl
 
 @pytest.fixture
 def clients(sts: Sts, clock: FakeClock, tmp_path: Path) -> Clients:
-    key = tmp_path / "aws.key"
-    key.write_text(SECRET)
-    given = settings(sts.url, access_key_id="AKIABROKER", secret_access_key_file=key)
+    given = settings_at(sts.url, access_key_id="AKIABROKER", secret_access_key_file=key_file(tmp_path, SECRET))
     return Clients(given, HeardTime(clock), clock)
 
 

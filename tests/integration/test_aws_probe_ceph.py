@@ -8,20 +8,18 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from broker.clock import SystemClock
-from broker.model import AwsSession, Evidence, Revocability
+from broker.model import AwsSession, Evidence
 from broker.providers.aws import probes
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.role import SEE_AGAIN
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.sessions import SessionCalls
-from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import LeaseRef, MintOrder, Progress
+from broker.providers.base import MintOrder, Progress
+from tests.support.aws_orders import lease_of, order_of, providing, settings_at, settings_of
 from tests.support.ceph import CephServer
 
 APART = 0.15  # seconds between refusals, instead of 5: Ceph's denies count at once
@@ -37,26 +35,13 @@ def role(ceph: CephServer) -> str:
 @pytest.fixture
 async def aws(ceph: CephServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AwsProvider]:
     monkeypatch.setattr(probes, "APART", APART)
-    key = tmp_path / "aws.key"
-    key.write_text(ceph.secret_access_key)
-    given = AwsSettings(
-        installation="0123abcd4567",
-        endpoint_url=ceph.url,
-        access_key_id=ceph.access_key_id,
-        secret_access_key_file=key,
-        accept_unbounded_roles=True,  # Ceph has no permissions boundaries
-    )
-    provider = AwsProvider(given, SystemClock(), epoch=lambda: 7)
-    yield provider
-    await provider.close()
+    given = settings_of(ceph, tmp_path, accept_unbounded_roles=True)  # Ceph has no permissions boundaries
+    async with providing(given, epoch=7) as provider:
+        yield provider
 
 
 def order(role: str, lease_id: str, *, prefix: str = "in", probed: str = "in") -> MintOrder:
     """A session that may list below `prefix`, and is probed by a listing below `probed`."""
-
-    async def note(refs: Any) -> None: ...
-
-    now = datetime.now(UTC)
     listing = {
         "Effect": "Allow",
         "Action": "s3:ListBucket",
@@ -64,25 +49,14 @@ def order(role: str, lease_id: str, *, prefix: str = "in", probed: str = "in") -
         "Condition": {"StringEquals": {"s3:prefix": prefix}},
     }
     putting = {"Effect": "Allow", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"}
-    ref = LeaseRef(
-        lease_id=lease_id,
-        agent="spiffe://test.local/a",
-        nonce=b"",
-        kid="k1",
-        params={
-            "role_arn": role,
-            "any_region": True,
-            "revoke": "deny",
-            "statements": [listing, putting],
-            "probe": {"call": "s3:ListObjectsV2", "with": {"Bucket": BUCKET, "Prefix": probed}},
-        },
-        refs={},
-        revocability=Revocability.DENY_POLICY,
-        intent_at=now,
-        expires_at=now + timedelta(minutes=10),
-        epoch=7,
-    )
-    return MintOrder(ref=ref, workflow="w", run="r", step="s", note=note)
+    params = {
+        "role_arn": role,
+        "any_region": True,
+        "revoke": "deny",
+        "statements": [listing, putting],
+        "probe": {"call": "s3:ListObjectsV2", "with": {"Bucket": BUCKET, "Prefix": probed}},
+    }
+    return order_of(lease_of(params, datetime.now(UTC), life=timedelta(minutes=10), lease_id=lease_id, epoch=7))
 
 
 async def mint(aws: AwsProvider, ask: MintOrder) -> AwsSession:
@@ -179,7 +153,7 @@ async def test_each_call_signs_as_its_own_session(aws: AwsProvider, role: str) -
     dead, alive = order(role, "ffffffffffffffff"), order(role, "gggggggggggggggg")
     sessions = [await mint(aws, dead), await mint(aws, alive)]
     await aws.revoke(dead.ref)
-    calls = SessionCalls("probe", AwsSettings(installation="0123abcd4567"))
+    calls = SessionCalls("probe", settings_at(""))
     listing = {"Bucket": BUCKET, "Prefix": "in"}
     answers = await asyncio.gather(*(calls.call(sessions[n % 2], "s3", "list_objects_v2", listing) for n in range(40)))
     await calls.close()

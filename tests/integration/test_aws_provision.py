@@ -7,8 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from broker.__main__ import main
-from broker.clock import SystemClock
-from broker.model import AwsSession, Revocability
-from broker.providers.aws.provider import AwsProvider
+from broker.model import AwsSession
 from broker.providers.aws.provision import plan_of
 from broker.providers.aws.provision_text import show
-from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import DeclaredScope, LeaseRef, MintOrder
+from broker.providers.base import DeclaredScope, MintOrder
+from tests.support.aws_orders import lease_of, order_of, providing, settings_of
 from tests.support.moto import ACCOUNT, MotoServer, moto_server
 
 HEAD = """
@@ -236,7 +233,7 @@ async def test_the_commands_make_what_check_live_finds_no_fault_in(
 ) -> None:
     key_id, key = moto.create_user("stepcred-broker", {"Effect": "Deny", "Action": "ec2:*", "Resource": "*"})
     run(moto, printed(scope_map, capsys, form="sh"), tmp_path)
-    async with provider(moto, key_id, key, tmp_path) as aws:
+    async with providing(settings_of(moto, tmp_path, (key_id, key))) as aws:
         found = await aws.check_scopes(declared(scope_map))
         assert found == []
         assert not [remark for remark in found.remarks if "may also" in remark or "lets" in remark]
@@ -246,21 +243,6 @@ async def test_the_commands_make_what_check_live_finds_no_fault_in(
         assert (await aws.revoke(lease.ref)).step == "DENY_WRITTEN"
     assert len(moto.client("iam").list_role_policies(RoleName="etl")["PolicyNames"]) == 2  # its own, and the deny list
     nothing_more(moto, key_id, key)
-
-
-@asynccontextmanager
-async def provider(moto: MotoServer, key_id: str, key: str, folder: Path) -> AsyncIterator[AwsProvider]:
-    (folder / "aws.key").write_text(key)
-    settings = AwsSettings(
-        installation="0123abcd4567",
-        endpoint_url=moto.url,
-        sts_region=moto.region,
-        access_key_id=key_id,
-        secret_access_key_file=folder / "aws.key",
-    )
-    aws = AwsProvider(settings, SystemClock(), epoch=lambda: 1)
-    yield aws
-    await aws.close()
 
 
 def nothing_more(moto: MotoServer, key_id: str, key: str) -> None:
@@ -299,23 +281,10 @@ def declared(scope_map: Path) -> list[DeclaredScope]:
 
 
 def order(scope: DeclaredScope) -> MintOrder:
-    async def note(refs: Any) -> None: ...
-
-    now = datetime.now(UTC)
     block = json.loads(json.dumps(scope.block).replace("{workflow}", "nightly"))
-    ref = LeaseRef(
-        lease_id="abcdefghij234567",
-        agent="spiffe://dev.local/workflow/nightly/step/load",
-        nonce=b"",
-        kid="",
-        params=block,
-        refs={},
-        revocability=Revocability.DENY_POLICY,
-        intent_at=now,
-        expires_at=now + timedelta(minutes=10),
-        epoch=1,
-    )
-    return MintOrder(ref=ref, workflow="nightly", run="1", step="load", note=note)
+    agent = "spiffe://dev.local/workflow/nightly/step/load"
+    ref = lease_of(block, datetime.now(UTC), life=timedelta(minutes=10), agent=agent)
+    return order_of(ref, workflow="nightly", run="1", step="load")
 
 
 @pytest.mark.skipif(AWS is None, reason="no aws CLI on this machine")
@@ -333,7 +302,7 @@ async def test_through_another_role_too(moto: MotoServer, tmp_path: Path) -> Non
     broker = f"arn:aws:iam::{ACCOUNT}:user/far-broker"
     run(moto, show(plan_of([scope], broker_arn=broker, broker_policy="far-broker"), "sh"), tmp_path)
     trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
-    async with provider(moto, key_id, key, tmp_path) as aws:
+    async with providing(settings_of(moto, tmp_path, (key_id, key))) as aws:
         (refused,) = await aws.check_scopes([scope])  # moto takes a session for its own ARN alone, not for its role's
         assert "though its trust policy names the broker" in refused
         document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})

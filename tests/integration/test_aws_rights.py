@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from broker.model import Revocability, Tier
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.roles import Roles
 from broker.providers.aws.scope import AwsScope
-from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Surveys
+from tests.support.aws_orders import providing, settings_of
 from tests.support.ceph import CephServer
 from tests.support.moto import MotoServer, moto_server
 
@@ -37,23 +37,10 @@ def scope(arn: str, *, name: str = "lake", minutes: int = 5, **changes: Any) -> 
     return DeclaredScope(block=block, ttl=timedelta(minutes=minutes), name=name)
 
 
-@asynccontextmanager
-async def broker(
+def broker(
     server: MotoServer | CephServer, key: tuple[str, str], folder: Path, **changes: Any
-) -> AsyncIterator[AwsProvider]:
-    path = folder / "aws.key"
-    path.write_text(key[1])
-    settings = AwsSettings(
-        installation="0123abcd4567",
-        endpoint_url=server.url,
-        sts_region=server.region,
-        access_key_id=key[0],
-        secret_access_key_file=path,
-        **changes,
-    )
-    provider = AwsProvider(settings, SystemClock(), epoch=lambda: 1)
-    yield provider
-    await provider.close()
+) -> AbstractAsyncContextManager[AwsProvider]:
+    return providing(settings_of(server, folder, key, **changes))
 
 
 async def check(provider: AwsProvider, *scopes: DeclaredScope) -> Findings:
@@ -227,15 +214,8 @@ async def test_credentials_that_aws_does_not_take(key: tuple[str, str], told: st
 async def test_what_is_learnt_of_a_role_decides_what_its_scopes_promise(
     site: Site, tmp_path: Path, *, in_force: bool
 ) -> None:
-    path = tmp_path / "aws.key"
-    path.write_text(site.key[1])
     roles, declared = Roles(), scope(site.arn)
-    settings = AwsSettings(
-        installation="0123abcd4567",
-        endpoint_url=site.moto.url,
-        access_key_id=site.key[0],
-        secret_access_key_file=path,
-    )
+    settings = settings_of(site.moto, tmp_path, site.key)
     aws, kind = AwsProvider(settings, SystemClock(), epoch=lambda: 1, roles=roles), AwsScope(roles)
 
     def promise() -> Revocability:

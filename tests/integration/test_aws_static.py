@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 import stepcred
-from broker.clock import SystemClock
 from broker.model import Evidence, KeyValue, Revocability
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.scope import AwsScope
-from broker.providers.aws.settings import AwsSettings
-from broker.providers.base import DeclaredScope, LeaseRef, Minted, MintInDoubt, MintOrder, MintRefused, Sweep, Swept
+from broker.providers.base import DeclaredScope, Minted, MintInDoubt, MintOrder, MintRefused, Sweep, Swept
 from tests.e2e.world import journal
+from tests.support.aws import aws_section
+from tests.support.aws_orders import lease_of, order_of, providing, settings_of
 from tests.support.daemon import Deployment
 from tests.support.moto import MotoServer, moto_server
 
@@ -44,44 +44,18 @@ def role(moto: MotoServer) -> str:
 
 @pytest.fixture
 async def aws(moto: MotoServer, tmp_path: Path) -> AsyncIterator[AwsProvider]:
-    provider = AwsProvider(settings(moto, tmp_path), SystemClock(), epoch=lambda: 3)
-    yield provider
-    await provider.close()
-
-
-def settings(moto: MotoServer, folder: Path, **changes: Any) -> AwsSettings:
-    key = folder / "aws.key"
-    key.write_text(moto.secret_access_key)
-    return AwsSettings(
-        installation="0123abcd4567",
-        endpoint_url=moto.url,
-        sts_region=moto.region,
-        access_key_id=moto.access_key_id,
-        secret_access_key_file=key,
-        **changes,
-    )
+    async with providing(settings_of(moto, tmp_path), epoch=3) as provider:
+        yield provider
 
 
 def order(role: str, **stored: Any) -> MintOrder:
-    async def note(refs: Any) -> None: ...
-
-    now = datetime.now(UTC)
-    where = {"role_arn": role, "regions": ["eu-west-1"]}
-    ref = LeaseRef(
-        lease_id="abcdefghij234567",
-        agent="spiffe://test.local/a",
-        nonce=b"",
-        kid="k1",
-        params={**where, **stored},
-        refs={},
-        revocability=Revocability.STATIC,
-        intent_at=now,
-        expires_at=now + timedelta(hours=1),
-        epoch=3,
+    params = {"role_arn": role, "regions": ["eu-west-1"], **stored}
+    ref = lease_of(
+        params, datetime.now(UTC), life=timedelta(hours=1), revocability=AwsScope().revocability(params), epoch=3
     )
     assert AwsScope().validate(ref.params) == []
-    assert AwsScope().revocability(ref.params) is Revocability.STATIC
-    return MintOrder(ref=ref, workflow="w", run="r", step="s", note=note)
+    assert ref.revocability is Revocability.STATIC
+    return order_of(ref)
 
 
 def changed(ask: MintOrder, *, age: timedelta = timedelta(0), **params: Any) -> MintOrder:
@@ -170,18 +144,17 @@ async def test_a_store_that_does_not_answer_leaves_a_doubt_that_closes(
     moto: MotoServer, tmp_path: Path, role: str
 ) -> None:
     """STS answers and the store does not: nobody has the value, nor will have."""
-    aws = AwsProvider(settings(moto, tmp_path, read_timeout=timedelta(seconds=0.3)), SystemClock(), epoch=lambda: 3)
     ask = order(role, secret={"id": f"arn:aws:secretsmanager:eu-west-1:{moto.account}:secret:x-AbCdEf"})
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        hung = changed(ask, endpoint_url=f"http://127.0.0.1:{mute.getsockname()[1]}", sts_endpoint=moto.url)
-        with pytest.raises(MintInDoubt, match="the read gave no definite answer"):
-            await aws.mint(hung)
-    with pytest.raises(MintRefused, match="the read was not sent"):
-        await aws.mint(hung)
-    assert (await aws.settle(ask.ref, final=True)).evidence is None  # its session may live
     later = changed(ask, age=timedelta(minutes=3)).ref
-    assert (await aws.settle(later, final=True)).evidence is Evidence.NOT_MINTED
-    await aws.close()
+    async with providing(settings_of(moto, tmp_path, read_timeout=timedelta(seconds=0.3)), epoch=3) as aws:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            hung = changed(ask, endpoint_url=f"http://127.0.0.1:{mute.getsockname()[1]}", sts_endpoint=moto.url)
+            with pytest.raises(MintInDoubt, match="the read gave no definite answer"):
+                await aws.mint(hung)
+        with pytest.raises(MintRefused, match="the read was not sent"):
+            await aws.mint(hung)
+        assert (await aws.settle(ask.ref, final=True)).evidence is None  # its session may live
+        assert (await aws.settle(later, final=True)).evidence is Evidence.NOT_MINTED
 
 
 async def test_the_end_of_a_stored_value_is_the_end_of_access_and_touches_no_role(
@@ -226,16 +199,9 @@ def test_a_step_gets_a_stored_value_and_the_journal_which_version_it_was(
 ) -> None:
     arn, version = put_secret(moto, "nightly/db", SecretString=json.dumps({"password": VALUE}))
     moto.client("ssm").put_parameter(Name="/nightly/key", Value=VALUE, Type="SecureString")
-    key = tmp_path / "aws.key"
-    key.touch(mode=0o600)
-    key.write_text(moto.secret_access_key)
-    aws = {
-        "region": moto.region,
-        "endpoint_url": moto.url,
-        "access_key_id": moto.access_key_id,
-        "secret_access_key_file": str(key),
-    }
-    made = Deployment(tmp_path / "daemon", SCOPES.format(role=role, arn=arn), aws=aws)
+    made = Deployment(
+        tmp_path / "daemon", SCOPES.format(role=role, arn=arn), aws=aws_section(moto.url, tmp_path, moto.key)
+    )
     agent = made.agent("step/load")
     with made.daemon(), stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker:
         with broker.step(workflow="nightly", run="1", step="load", scopes=["database", "parameter"], wait=5.0) as step:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from broker.clock import SystemClock
-from broker.model import AwsSession, Revocability
+from broker.model import AwsSession
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import (
     Contact,
     KnowsTime,
-    LeaseRef,
     MintInDoubt,
     MintOrder,
     MintRefused,
@@ -30,11 +28,12 @@ from broker.providers.base import (
     ProviderError,
     SettlesDoubt,
 )
+from tests.support.aws import key_file
+from tests.support.aws_orders import LEASE, lease_of, order_of, providing, settings_at, settings_of
 from tests.support.moto import MotoServer, moto_server
 from tests.support.processes import free_port
 from tests.support.sts import error, told_sts
 
-LEASE = "abcdefghij234567"
 KEY = "throwAwaySecretKeyOfTheBroker"
 
 
@@ -45,40 +44,17 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
         yield server
 
 
-@contextlib.contextmanager
-def secret_file(folder: Path, value: str) -> Iterator[Path]:
-    path = folder / "aws.key"
-    path.write_text(value + "\n")
-    yield path
-
-
-def settings(url: str, key_file: Path, key_id: str = "AKIAEXAMPLE", **changes: Any) -> AwsSettings:
-    return AwsSettings(
-        installation="0123abcd4567",
-        endpoint_url=url,
-        sts_region="eu-west-1",
-        access_key_id=key_id,
-        secret_access_key_file=key_file,
-        **changes,
-    )
-
-
-def provider_of(given: AwsSettings) -> AwsProvider:
-    return AwsProvider(given, SystemClock(), epoch=lambda: 3)
+def settings(url: str, folder: Path, **changes: Any) -> AwsSettings:
+    return settings_at(url, access_key_id="AKIAEXAMPLE", secret_access_key_file=key_file(folder, KEY), **changes)
 
 
 @pytest.fixture
-async def aws(moto: MotoServer, tmp_path: Path) -> Any:
-    with secret_file(tmp_path, moto.secret_access_key) as path:
-        provider = provider_of(settings(moto.url, path, moto.access_key_id))
+async def aws(moto: MotoServer, tmp_path: Path) -> AsyncIterator[AwsProvider]:
+    async with providing(settings_of(moto, tmp_path), epoch=3) as provider:
         yield provider
-        await provider.close()
 
 
-def order(role_arn: str, *, seconds: float = 300, lease_id: str = LEASE, **changes: Any) -> MintOrder:
-    async def note(refs: Any) -> None: ...
-
-    now = datetime.now(UTC)
+def order(role_arn: str, *, seconds: float = 300, **changes: Any) -> MintOrder:
     params = {
         "role_arn": role_arn,
         "regions": ["eu-west-1"],
@@ -86,19 +62,7 @@ def order(role_arn: str, *, seconds: float = 300, lease_id: str = LEASE, **chang
         "revoke": "bound",
         **changes,
     }
-    ref = LeaseRef(
-        lease_id=lease_id,
-        agent="spiffe://test.local/a",
-        nonce=b"n" * 16,
-        kid="k1",
-        params=params,
-        refs={},
-        revocability=Revocability.DENY_POLICY,
-        intent_at=now,
-        expires_at=now + timedelta(seconds=seconds),
-        epoch=3,
-    )
-    return MintOrder(ref=ref, workflow="w", run="r", step="s", note=note)
+    return order_of(lease_of(params, datetime.now(UTC), life=timedelta(seconds=seconds), epoch=3))
 
 
 def put(moto: MotoServer, session: AwsSession, key: str) -> None:
@@ -166,24 +130,20 @@ async def test_a_role_that_does_not_trust_the_broker_is_a_definite_refusal(moto:
         "Action": "sts:AssumeRole",
     }
     role = moto.create_role("distant", trust)
-    with secret_file(tmp_path, key) as path:
-        provider = provider_of(settings(moto.url, path, key_id))
+    async with providing(settings_of(moto, tmp_path, (key_id, key))) as provider:
         with pytest.raises(MintRefused, match="trust policy"):
             await provider.mint(order(role))
-        await provider.close()
 
 
 @pytest.mark.parametrize(("key_id", "text"), [("AKIANOBODY", "access key is unknown"), ("", "secret key is wrong")])
 async def test_wrong_keys_of_the_broker_are_definite_and_told_by_check(
     moto: MotoServer, tmp_path: Path, key_id: str, text: str
 ) -> None:
-    with secret_file(tmp_path, "wrong") as path:
-        provider = provider_of(settings(moto.url, path, key_id or moto.access_key_id))
+    async with providing(settings_of(moto, tmp_path, (key_id or moto.access_key_id, "wrong"))) as provider:
         with pytest.raises(MintRefused, match=text):
             await provider.mint(order("arn:aws:iam::123456789012:role/any"))
         (problem,) = await provider.check()
         assert "check the access key and its secret" in problem
-        await provider.close()
 
 
 async def test_check_has_no_complaint_when_sts_knows_the_broker(aws: AwsProvider) -> None:
@@ -216,8 +176,8 @@ async def test_neither_logs_nor_reprs_hold_the_session_even_at_debug(
     assert leaked["SecretAccessKey"] in caplog.text
 
 
-def test_it_is_what_the_engine_takes_it_for(tmp_path: Path) -> None:
-    provider: Provider = provider_of(settings("http://127.0.0.1:1", tmp_path / "none"))
+def test_it_is_what_the_engine_takes_it_for() -> None:
+    provider: Provider = AwsProvider(settings_at("http://127.0.0.1:1"), SystemClock(), epoch=lambda: 3)
     assert isinstance(provider, SettlesDoubt)
 
 
@@ -225,12 +185,8 @@ def test_it_is_what_the_engine_takes_it_for(tmp_path: Path) -> None:
 
 
 async def mint_at(url: str, tmp_path: Path, **changes: Any) -> None:
-    with secret_file(tmp_path, KEY) as path:
-        provider = provider_of(settings(url, path, **changes))
-        try:
-            await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
-        finally:
-            await provider.close()
+    async with providing(settings(url, tmp_path, **changes)) as provider:
+        await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
 
 
 WHOLE = "<AssumeRoleResponse><AssumeRoleResult><Credentials>{}</Credentials></AssumeRoleResult></AssumeRoleResponse>"
@@ -316,16 +272,16 @@ async def test_an_answer_that_never_comes_is_in_doubt_after_one_request(tmp_path
 
 
 async def test_a_call_that_finds_no_free_worker_was_never_sent(tmp_path: Path) -> None:
-    with told_sts(None, held=True) as sts, secret_file(tmp_path, KEY) as path:
-        provider = provider_of(settings(sts.url, path, mint_workers=1, connect_timeout=timedelta(milliseconds=200)))
-        stuck = asyncio.create_task(provider.mint(order("arn:aws:iam::123456789012:role/etl")))
-        await asyncio.sleep(0)
-        with pytest.raises(MintRefused, match="no free worker"):
-            await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
-        sts.go.set()
-        with pytest.raises(MintInDoubt):
-            await stuck
-        await provider.close()
+    one_worker = {"mint_workers": 1, "connect_timeout": timedelta(milliseconds=200)}
+    with told_sts(None, held=True) as sts:
+        async with providing(settings(sts.url, tmp_path, **one_worker)) as provider:
+            stuck = asyncio.create_task(provider.mint(order("arn:aws:iam::123456789012:role/etl")))
+            await asyncio.sleep(0)
+            with pytest.raises(MintRefused, match="no free worker"):
+                await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
+            sts.go.set()
+            with pytest.raises(MintInDoubt):
+                await stuck
         assert len(sts.requests) == 1
 
 
@@ -335,21 +291,20 @@ async def test_no_connection_means_nothing_was_minted(tmp_path: Path) -> None:
 
 
 async def test_an_unreadable_key_file_means_nothing_was_minted(tmp_path: Path) -> None:
-    provider = provider_of(settings("http://127.0.0.1:1", tmp_path / "none"))
-    with pytest.raises(MintRefused, match="not sent"):
-        await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
-    await provider.close()
+    unread = {"access_key_id": "AKIAEXAMPLE", "secret_access_key_file": tmp_path / "none"}
+    async with providing(settings_at("http://127.0.0.1:1", **unread)) as provider:
+        with pytest.raises(MintRefused, match="not sent"):
+            await provider.mint(order("arn:aws:iam::123456789012:role/etl"))
 
 
 async def test_the_shape_of_the_one_request(tmp_path: Path) -> None:
-    with told_sts((500, "")) as sts, secret_file(tmp_path, KEY) as path:
-        provider = provider_of(settings(sts.url, path))
-        for seconds in (61, 1000.2, 100_000):
-            with pytest.raises(MintInDoubt):
-                await provider.mint(
-                    order("arn:aws:iam::123456789012:role/etl", seconds=seconds, external_id="acme-prod")
-                )
-        await provider.close()
+    with told_sts((500, "")) as sts:
+        async with providing(settings(sts.url, tmp_path)) as provider:
+            for seconds in (61, 1000.2, 100_000):
+                with pytest.raises(MintInDoubt):
+                    await provider.mint(
+                        order("arn:aws:iam::123456789012:role/etl", seconds=seconds, external_id="acme-prod")
+                    )
     first = sts.requests[0]
     assert first["Action"] == "AssumeRole"
     assert (first["RoleArn"], first["RoleSessionName"], first["ExternalId"]) == (
@@ -377,26 +332,24 @@ async def test_the_shape_of_the_one_request(tmp_path: Path) -> None:
     ],
 )
 async def test_an_order_that_cannot_be_sent_is_a_definite_refusal(changes: dict[str, Any], tmp_path: Path) -> None:
-    with told_sts((500, "")) as sts, secret_file(tmp_path, KEY) as path:
-        provider = provider_of(settings(sts.url, path))
-        with pytest.raises(MintRefused):
-            await provider.mint(order("arn:aws:iam::123456789012:role/etl", **changes))
-        await provider.close()
+    with told_sts((500, "")) as sts:
+        async with providing(settings(sts.url, tmp_path)) as provider:
+            with pytest.raises(MintRefused):
+                await provider.mint(order("arn:aws:iam::123456789012:role/etl", **changes))
         assert sts.requests == []
 
 
 async def test_a_hung_sts_delays_no_deny(moto: MotoServer, tmp_path: Path) -> None:
     role = moto.create_role("step-six")
-    with told_sts(None, held=True) as sts, secret_file(tmp_path, moto.secret_access_key) as path:
-        given = settings(sts.url, path, moto.access_key_id, iam_endpoint_url=moto.url, mint_workers=1)
-        provider = provider_of(given)
-        stuck = asyncio.create_task(provider.mint(order(role, revoke="deny")))
-        assert (await provider.revoke(order(role, revoke="deny").ref)).step == "DENY_WRITTEN"
-        assert not stuck.done()
-        sts.go.set()
-        with pytest.raises(MintInDoubt):
-            await stuck
-        await provider.close()
+    with told_sts(None, held=True) as sts:
+        given = settings_of(moto, tmp_path, endpoint_url=sts.url, iam_endpoint_url=moto.url, mint_workers=1)
+        async with providing(given, epoch=3) as provider:
+            stuck = asyncio.create_task(provider.mint(order(role, revoke="deny")))
+            assert (await provider.revoke(order(role, revoke="deny").ref)).step == "DENY_WRITTEN"
+            assert not stuck.done()
+            sts.go.set()
+            with pytest.raises(MintInDoubt):
+                await stuck
 
 
 async def test_the_time_of_the_last_answer_is_heard(aws: AwsProvider) -> None:

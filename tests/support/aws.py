@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -29,3 +30,22 @@ def aws_client(service: str, url: str, region: str, credentials: Mapping[str, st
 def document(*statements: Mapping[str, Any]) -> str:
     """A policy as compact JSON: Ceph takes nothing else (measured)."""
     return json.dumps({"Version": "2012-10-17", "Statement": list(statements)}, separators=(",", ":"))
+
+
+def key_file(folder: Path, secret: str) -> Path:
+    """A file that nobody else may read, as the daemon demands it."""
+    path = folder / "aws.key"
+    path.touch(mode=0o600)
+    path.write_text(secret + "\n")
+    return path
+
+
+def aws_section(url: str, folder: Path, key: tuple[str, str], **more: Any) -> dict[str, Any]:
+    """The [aws] section of a daemon whose key, id and secret, this is."""
+    return {
+        "region": "eu-west-1",
+        "endpoint_url": url,
+        "access_key_id": key[0],
+        "secret_access_key_file": str(key_file(folder, key[1])),
+        **more,
+    }

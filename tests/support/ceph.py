@@ -93,6 +93,11 @@ class CephServer:
     region: str = "eu-west-1"  # signed, not looked at
     account: str = ""  # ARNs have none: arn:aws:iam:::role/x
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its id and its secret."""
+        return self.access_key_id, self.secret_access_key
+
     def client(self, service: str, **credentials: str) -> Any:
         """A boto3 client; the administrator's unless `credentials` (aws_access_key_id=…, …) are given."""
         return aws_client(service, self.url, self.region, credentials or self._keys())

@@ -22,12 +22,14 @@ from tests.support.processes import free_port, running
 
 TRUST_DOMAIN = "dev.local"
 PYTHON = sys.executable
-ONE_SCOPE = f"""
+# Every scope map's beginning: one workload, `load`, of any workflow.
+HEAD = f"""
 version: 1
 environment: dev
 trust_domain: {TRUST_DOMAIN}
 workloads:
-  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}
+  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}"""
+ONE_SCOPE = f"""{HEAD}
 scopes:
   token: {{vault: {{role: nobody}}, ttl: 10m, tier: low}}
 grants:

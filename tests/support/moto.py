@@ -34,6 +34,11 @@ class MotoServer:
     region: str = "eu-west-1"
     account: str = ACCOUNT
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its id and its secret."""
+        return self.access_key_id, self.secret_access_key
+
     def client(self, service: str, **credentials: str) -> Any:
         """A boto3 client; the administrator's unless `credentials` (aws_access_key_id=…, …) are given."""
         return aws_client(

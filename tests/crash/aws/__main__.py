@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.crash.aws.harness import Harness
 from tests.crash.aws.mutants import MUTANTS
 from tests.crash.aws.site import cluster, site
-from tests.crash.harness import NotAtRest
+from tests.crash.lives import NotAtRest
 from tests.support.ceph import MISSING, CephServer, find_ceph
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import itertools
 import random
 import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 
-from broker.journal.chain import verify
-from broker.store.base import tail
-from tests.crash.armed_broker import BACKOFF, MUTANT, NTH, POINT
 from tests.crash.aws.judge import ENDS_WITHIN, LATE_UNDOES, STALE, Findings, Judge
 from tests.crash.aws.load import Load
 from tests.crash.aws.points import POINTS
 from tests.crash.aws.site import SILENCE, TTL, Site
-from tests.crash.harness import EVERY, PATIENCE, READY, NotAtRest, Plan
-from tests.support.processes import stop, wait_until
+from tests.crash.lives import EVERY, NotAtRest, Plan, check_journal, daemon, dies, points_in_turn, ready
+from tests.support.processes import stop
 from tests.support.proxy import Fault, response
 
 WORKERS = 4  # more fill the roles with the lists of dead daemons
@@ -28,6 +26,7 @@ NAMED = 0.5  # share of kills at a named point
 LONG_LIFE = 0.1  # share of lives that are long enough for probes to prove something
 LOOK_EVERY = 1.0  # seconds
 FAULTY = 2.0  # seconds of the last life
+BACKOFF_AT_REST = "5"  # seconds
 PUT, ASSUME = "Action=PutRolePolicy", "Action=AssumeRole"
 UNAVAILABLE = response("503 Service Unavailable", b"")
 FAULTS = (
@@ -41,10 +40,7 @@ FAULTS = (
 def plans(kills: int, seed: int) -> Iterator[Plan]:
     """Every point in turn, in an order of its own, among random instants."""
     rng = random.Random(seed)
-    points: list[str] = []
-    for _ in range(kills):
-        points = points or rng.sample(sorted(POINTS), len(POINTS))
-        point = points.pop() if rng.random() < NAMED else ""
+    for point in itertools.islice(points_in_turn(rng, POINTS, NAMED), kills):
         after = rng.uniform(10, 16) if not point and rng.random() < LONG_LIFE else rng.uniform(0.2, 2.5)
         yield Plan(point=point, nth=rng.choice((1, 1, 2, 5)), after=after)
 
@@ -76,7 +72,7 @@ class Harness:
     async def rest(self, *, whole: bool) -> None:
         """A last life, which nobody ends. `whole`: until every session's bound is over. Raises NotAtRest."""
         with self._daemon(None) as process:
-            if not await asyncio.to_thread(self._ready, process):
+            if not await ready(process, self._site.deployment):
                 raise NotAtRest("the daemon did not start")
             since = time.monotonic()
             async with self._looking(since):
@@ -94,24 +90,19 @@ class Harness:
             await self._site.front.landed()
             stop(process, signal.SIGKILL)  # a drain would wait for what only its bound ends
         await asyncio.to_thread(self.judge.at_the_end)
-        with self._site.deployment.store() as store:
-            if problems := store.read(lambda tx: verify(tail(tx))):
-                raise NotAtRest(f"the journal's chain is broken: {problems[:3]}")
+        check_journal(self._site.deployment)
 
     def close(self) -> None:
         self.judge.close()
 
     async def _life(self, plan: Plan) -> None:
         with self._daemon(plan) as process:
-            if not await asyncio.to_thread(self._ready, process):
+            if not await ready(process, self._site.deployment):
                 self.reached[plan.point] += 1
                 return
             async with self._looking(time.monotonic()), self._load.running(), self._faulting():
-                if await _exits(process, within=PATIENCE if plan.point else plan.after):
+                if await dies(process, plan):
                     self.reached[plan.point] += 1
-                else:
-                    process.send_signal(signal.SIGKILL)
-                    await asyncio.to_thread(process.wait, 10)
 
     @contextlib.asynccontextmanager
     async def _looking(self, since: float) -> AsyncIterator[None]:
@@ -177,35 +168,5 @@ class Harness:
             f"{self.findings}"
         )
 
-    @contextlib.contextmanager
-    def _daemon(self, plan: Plan | None) -> Iterator[subprocess.Popen[bytes]]:
-        """Started, maybe not ready; dead at the end."""
-        deployment = self._site.deployment
-        env = {**os.environ, MUTANT: self._mutant}
-        if plan is None:
-            env[BACKOFF] = "5"  # seconds: nothing but patience is saved
-        elif plan.point:
-            env |= {POINT: plan.point, NTH: str(plan.nth)}
-        with deployment.log.open("ab") as log:
-            process = subprocess.Popen(deployment.argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
-        try:
-            yield process
-        finally:
-            stop(process, signal.SIGKILL)
-
-    def _ready(self, process: subprocess.Popen[bytes]) -> bool:
-        """False when it killed itself on the way. Any other end is a failure of the harness."""
-        wait_until(lambda: process.poll() is not None or self._site.deployment.ready(), within=READY, what="the daemon")
-        code = process.poll()
-        if code not in (None, -signal.SIGKILL):
-            raise RuntimeError(f"the daemon ended with {code}:\n{self._site.deployment.log.read_text()[-3000:]}")
-        return code is None
-
-
-async def _exits(process: subprocess.Popen[bytes], *, within: float) -> bool:
-    deadline = time.monotonic() + within
-    while process.poll() is None:
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(0.01)
-    return True
+    def _daemon(self, plan: Plan | None) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return daemon(self._site.deployment, plan, mutant=self._mutant, backoff=BACKOFF_AT_REST)

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -17,7 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from stepcred.v1 import broker_pb2 as pb
 from tests.crash.aws.site import SILENCE, TEAMS, TTL, Site
-from tests.crash.load import CALL, EXPECTED, FINISH, channel, gather_all
+from tests.crash.load import CALL, EXPECTED, FINISH, Step, ask_again, begin, channel, end, gather_all
 
 AGAIN = 0.05  # seconds after a refusal
 MOST_KEPT = 6  # steps that go on; each holds a session or two
@@ -60,15 +61,9 @@ class Known:
 
 
 @dataclass
-class _Step:
-    """One step from its first request to its end."""
+class _Step(Step):
+    """And what it holds."""
 
-    run: str = field(default_factory=lambda: str(uuid.uuid4()))
-    begin_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    end_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    handle: str = ""
-    asked: dict[str, str] = field(default_factory=dict)  # request id → scope; no answer yet
-    issued: bool = False
     claimed: bool = False
     leases: list[str] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
@@ -133,14 +128,8 @@ class Worker:
 
     async def _round(self, stub: Any, *, ends: bool) -> None:
         step = self._step
-        if not step.handle:
-            name = pb.StepName(workflow=f"team{self.team}", run=step.run, step="load")
-            opened = await stub.BeginStep(
-                pb.BeginStepRequest(request_id=step.begin_id, name=name, scopes=self._scopes), timeout=CALL
-            )
-            step.handle = opened.step_handle
-        for request_id, scope in list(step.asked.items()):  # of before the daemon's death
-            await self._ask_again(stub, step, request_id, scope)
+        await begin(stub, step, f"team{self.team}", self._scopes)
+        await ask_again(step, partial(self._ask, stub, step))
         if not step.issued:
             await self._issue(stub, step)
             step.issued = True
@@ -204,15 +193,6 @@ class Worker:
             step.leases.append(answer.lease.lease_id)
         step.asked.pop(request_id, None)
 
-    async def _ask_again(self, stub: Any, step: _Step, request_id: str, scope: str) -> None:
-        """A replay: the same credential, or the word that it is lost. Never another one."""
-        try:
-            await self._ask(stub, step, request_id, scope)
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION):
-                raise
-        step.asked.pop(request_id, None)
-
 
 class Load:
     """The workers, with one connection per agent and life of the daemon."""
@@ -230,7 +210,7 @@ class Load:
             tasks = [asyncio.create_task(worker.run(stubs[worker.team])) for worker in self._workers]
             tasks += [asyncio.create_task(worker.stay(stubs[worker.team])) for worker in self._workers]
             yield
-            await _end(tasks)
+            await end(tasks)
 
     @contextlib.asynccontextmanager
     async def finishing(self) -> Any:
@@ -240,7 +220,7 @@ class Load:
             async with asyncio.timeout(FINISH):
                 await gather_all([worker.finish(stubs[worker.team]) for worker in self._workers])
             yield
-            await _end(staying)
+            await end(staying)
 
     async def leave(self) -> None:
         """Nobody goes on."""
@@ -251,11 +231,3 @@ class Load:
     async def _stubs(self) -> Any:
         async with contextlib.AsyncExitStack() as stack:
             yield [await stack.enter_async_context(channel(self._addr, creds)) for creds in self._creds]
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Exception):
-            raise result

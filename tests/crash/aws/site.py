@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tests.crash.aws.front import AwsFront
 from tests.e2e.lake import BUCKET, MORE, Lake
 from tests.support.ceph import CephServer, ceph
-from tests.support.daemon import TRUST_DOMAIN, Deployment
+from tests.support.daemon import HEAD, Deployment
 from tests.support.proxy import serving
 from tests.support.s3 import Lister
 
@@ -72,12 +72,7 @@ def _scope_map(arns: Mapping[str, str]) -> str:
         for scope, arn in arns.items()
     )
     teams = ", ".join(f"team{number}" for number in range(TEAMS))
-    return f"""
-version: 1
-environment: dev
-trust_domain: {TRUST_DOMAIN}
-workloads:
-  load: {{id: "spiffe://{TRUST_DOMAIN}/workflow/{{workflow}}/step/load", owners: [group:data]}}
+    return f"""{HEAD}
 scopes:{scopes}
 tiers:
   elevated: {{hourly: 100000, budget: 1000}}

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.model import AwsSession, Evidence, JsonValue, Revocability
+from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws import probes
 from broker.providers.aws.calls import BUSY, Failure
 from broker.providers.aws.probes import APART, Look, NoProbe, Prober
-from broker.providers.base import LeaseRef
 from broker.secret import Secret
 from tests.fakes.clock import START, FakeClock
+from tests.support.aws_orders import lease_of
 
 LEASE = "abcdefghij234567"
 DENIED = Failure(code="AccessDenied", status=403)
@@ -56,7 +56,8 @@ class Bench:
         self.prober = Prober(self.store.call, self.clock)
 
     def keep(self, lease_id: str = LEASE, *, expires_at: datetime = START + timedelta(minutes=10)) -> None:
-        self.prober.keep(_ref(lease_id, expires_at), "s3:ListObjectsV2", {"Bucket": "lake"}, _session())
+        ref = lease_of({}, START, life=expires_at - START, lease_id=lease_id)
+        self.prober.keep(ref, "s3:ListObjectsV2", {"Bucket": "lake"}, _session())
 
     async def before(self, answer: Mapping[str, JsonValue] | Failure, lease_id: str = LEASE) -> None:
         self.store.answer = answer
@@ -80,21 +81,6 @@ def bench() -> Bench:
     made = Bench()
     made.keep()
     return made
-
-
-def _ref(lease_id: str, expires_at: datetime) -> LeaseRef:
-    return LeaseRef(
-        lease_id=lease_id,
-        agent="spiffe://test.local/a",
-        nonce=b"",
-        kid="k1",
-        params={},
-        refs={},
-        revocability=Revocability.DENY_POLICY,
-        intent_at=START,
-        expires_at=expires_at,
-        epoch=1,
-    )
 
 
 def _session() -> AwsSession:

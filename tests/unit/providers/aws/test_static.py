@@ -18,9 +18,10 @@ from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import BUSY, Failure
 from broker.providers.aws.denies.iam import told
 from broker.providers.aws.static import MAX_BYTES, Static
-from broker.providers.base import LeaseRef, Minted, MintInDoubt, MintOrder, MintRefused
+from broker.providers.base import Minted, MintInDoubt, MintOrder, MintRefused
 from broker.secret import Secret
 from tests.fakes.clock import START, FakeClock
+from tests.support.aws_orders import lease_of, order_of
 
 SECRET = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:etl/db-AbCdEf"
 PARAMETER = "/etl/db/password"
@@ -43,21 +44,7 @@ def of_parameter(**which: Any) -> AwsBlock:
 
 
 def order(life: timedelta = timedelta(hours=8)) -> MintOrder:
-    async def note(refs: Any) -> None: ...
-
-    ref = LeaseRef(
-        lease_id="abcdefghij234567",
-        agent="spiffe://test.local/a",
-        nonce=b"",
-        kid="k1",
-        params={},
-        refs={},
-        revocability=Revocability.STATIC,
-        intent_at=START,
-        expires_at=START + life,
-        epoch=1,
-    )
-    return MintOrder(ref=ref, workflow="w", run="r", step="s", note=note)
+    return order_of(lease_of({}, START, life=life, revocability=Revocability.STATIC))
 
 
 class Aws:
