@@ -14,7 +14,7 @@ ASSUME = "sts:AssumeRole"
 def trusted(document: JsonValue) -> list[str]:
     """Every principal that some statement lets assume the role, as it is written there."""
     found: list[str] = []
-    for statement in _allowing(document, ASSUME):
+    for statement in _letting_in(document):
         principal = statement.get("Principal")
         if isinstance(principal, dict):
             found += [str(name) for names in principal.values() for name in _listed(names)]
@@ -45,7 +45,7 @@ def is_caller(name: str, caller: Caller) -> bool:
 def external_ids(document: JsonValue) -> list[str]:
     """Those that its statements demand."""
     found: list[str] = []
-    for statement in _allowing(document, ASSUME):
+    for statement in _letting_in(document):
         condition = statement.get("Condition")
         for operator, keys in condition.items() if isinstance(condition, dict) else ():
             for key, value in keys.items() if isinstance(keys, dict) else ():
@@ -56,19 +56,15 @@ def external_ids(document: JsonValue) -> list[str]:
 
 def keys_alone(document: JsonValue) -> bool:
     """Do its statements let nobody assume the role who is a session himself?"""
-    return all(_no_sessions(statement.get("Condition")) for statement in _allowing(document, ASSUME))
+    return all(_no_sessions(statement.get("Condition")) for statement in _letting_in(document))
 
 
-def lets(document: JsonValue, action: str) -> bool:
-    """Is there a statement that allows it, to whomever?"""
-    return any(True for _ in _allowing(document, action))
-
-
-def _allowing(document: JsonValue, action: str) -> Iterator[Mapping[str, JsonValue]]:
+def _letting_in(document: JsonValue) -> Iterator[Mapping[str, JsonValue]]:
+    """Statements that allow AssumeRole."""
     for statement in _listed(document.get("Statement") if isinstance(document, dict) else None):
         if isinstance(statement, dict) and statement.get("Effect") == "Allow":
             patterns = [str(each).lower() for each in _listed(statement.get("Action"))]
-            if any(fnmatchcase(action.lower(), pattern) for pattern in patterns):
+            if any(fnmatchcase(ASSUME.lower(), pattern) for pattern in patterns):
                 yield statement
 
 
