@@ -13,7 +13,7 @@ from broker.model import ScopeKind
 from broker.policy.live.manifests import Manifests, Verifier
 from broker.policy.signing import load_keys
 from broker.providers.aws.roles import Roles
-from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.scopes.kind import AwsScope
 from broker.providers.aws.settings import AwsSettings, WebIdentity
 from broker.providers.base import LeaseRef, Provider
 from broker.providers.vault.scope import VaultScope

@@ -16,11 +16,11 @@ from ruamel.yaml import YAML
 
 import stepcred
 from broker.__main__ import main
-from broker.providers.aws.block import AwsBlock
-from broker.providers.aws.compile import session_policy
 from broker.providers.aws.denies.policy import deny_policy, entries_in
-from broker.providers.aws.probe_calls import CALLS
-from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.scopes.block import AwsBlock
+from broker.providers.aws.scopes.compile import session_policy
+from broker.providers.aws.scopes.kind import AwsScope
+from broker.providers.aws.scopes.probe_calls import CALLS
 from tests.e2e.world import journal
 from tests.support.aws import aws_section
 from tests.support.daemon import Deployment

@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from broker.model import Revocability
-from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.compile import timestamp
 from broker.providers.aws.denies.iam import IamCall
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.looking import ROLE_CHARACTERS
 from broker.providers.aws.denies.policy import entries_in
 from broker.providers.aws.denies.role import Denied, DenyResult
+from broker.providers.aws.scopes.block import AwsBlock
+from broker.providers.aws.scopes.compile import timestamp
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import LeaseRef
 from tests.fakes.clock import FakeClock

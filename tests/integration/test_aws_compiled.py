@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from broker.providers.aws.block import AwsBlock
-from broker.providers.aws.compile import session_policy
+from broker.providers.aws.scopes.block import AwsBlock
+from broker.providers.aws.scopes.compile import session_policy
 from tests.support.ceph import CephServer
 from tests.support.iam import Request, allows
 

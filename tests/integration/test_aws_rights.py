@@ -15,7 +15,7 @@ from broker.clock import SystemClock
 from broker.model import Revocability, Tier
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.roles import Roles
-from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.scopes.kind import AwsScope
 from broker.providers.base import ChecksScopes, DeclaredScope, Findings, Surveys
 from tests.support.aws_orders import providing, settings_of
 from tests.support.ceph import CephServer
@@ -290,8 +290,8 @@ async def test_on_ceph_the_session_of_a_rehearsal_may_do_nothing(ceph: CephServe
     from botocore.exceptions import ClientError
 
     from broker.clock import SystemClock as Clock
-    from broker.providers.aws.block import AwsBlock
-    from broker.providers.aws.rehearsal import filled, powerless
+    from broker.providers.aws.check.rehearsal import filled, powerless
+    from broker.providers.aws.scopes.block import AwsBlock
 
     declared = scope(ceph_role[1], statements=[{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}])
     given = powerless(declared, AwsBlock.model_validate(filled(declared.block)), Clock().now())

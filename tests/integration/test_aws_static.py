@@ -19,7 +19,7 @@ import pytest
 import stepcred
 from broker.model import Evidence, KeyValue, Revocability
 from broker.providers.aws.provider import AwsProvider
-from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.scopes.kind import AwsScope
 from broker.providers.base import DeclaredScope, Minted, MintInDoubt, MintOrder, MintRefused, Sweep, Swept
 from tests.e2e.world import journal
 from tests.support.aws import aws_section

@@ -6,9 +6,9 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Clients, Lane
 from broker.providers.aws.denies.iam import Answer
+from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.aws.settings import AwsSettings
 
 AT_ONCE = 4  # of them; a lane's own workers may be fewer

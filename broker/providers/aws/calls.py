@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from broker.clock import Clock
 from broker.model import JsonValue
-from broker.providers.aws.identity import Identity, Keys, NoKeys
+from broker.providers.aws.login.identity import Identity, Keys, NoKeys
+from broker.providers.aws.login.sources import SESSION_SECONDS, fetch, session_of
 from broker.providers.aws.settings import AwsSettings
-from broker.providers.aws.sources import SESSION_SECONDS, fetch, session_of
 from broker.providers.heard import HeardTime
 
 if TYPE_CHECKING:  # it imports the SDK

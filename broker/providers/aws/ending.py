@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from broker.clock import Clock
 from broker.model import Evidence, JsonValue
-from broker.providers.aws.block import AwsBlock, block_of
-from broker.providers.aws.compile import timestamp
 from broker.providers.aws.denies.ages import SKEW
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.role import Denied, DenyResult
 from broker.providers.aws.probes import Prober
+from broker.providers.aws.scopes.block import AwsBlock, block_of
+from broker.providers.aws.scopes.compile import timestamp
 from broker.providers.base import (
     DENY_WRITTEN_AT,
     Contact,

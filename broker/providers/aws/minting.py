@@ -10,12 +10,12 @@ from typing import Any
 from broker.clock import Clock
 from broker.model import AwsSession, JsonValue
 from broker.providers.aws.asks import through
-from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
-from broker.providers.aws.compile import timestamp
 from broker.providers.aws.denies.iam import told
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.request import assume_role
+from broker.providers.aws.scopes.block import AwsBlock, block_of
+from broker.providers.aws.scopes.compile import timestamp
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import ISSUED_AT, Contact, Minted, MintInDoubt, MintOrder, MintRefused
 from broker.secret import Secret

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws.calls import BUSY, Failure
-from broker.providers.aws.probe_calls import CALLS, ProbeCall
+from broker.providers.aws.scopes.probe_calls import CALLS, ProbeCall
 from broker.providers.base import LeaseRef
 
 # A lane of their own, so that the ends of many sessions with probes hold up no deny: 8 threads make 200 calls a second

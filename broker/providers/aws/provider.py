@@ -10,16 +10,16 @@ from functools import partial
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws.asks import Asks, through
-from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Clients, Failure, Lane
+from broker.providers.aws.check.rights import Rights
 from broker.providers.aws.denies.iam import IamCall, safe
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.recovery import RoleCutOff
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.minting import REFUSALS, Minting
 from broker.providers.aws.probes import PROBES, Prober
-from broker.providers.aws.rights import Rights
 from broker.providers.aws.roles import Roles, Survey
+from broker.providers.aws.scopes.block import AwsBlock, block_of
 from broker.providers.aws.sessions import SessionCalls
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.aws.static import Static

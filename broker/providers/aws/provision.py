@@ -14,11 +14,11 @@ from datetime import timedelta
 from typing import Any
 
 from broker.model import JsonValue
-from broker.providers.aws.block import AwsBlock
-from broker.providers.aws.compile import VERSION, unbounded_policy
 from broker.providers.aws.roles import ends_early
-from broker.providers.aws.size import SOME_BOUND
-from broker.providers.aws.texts import UNFILLED
+from broker.providers.aws.scopes.block import AwsBlock
+from broker.providers.aws.scopes.compile import VERSION, unbounded_policy
+from broker.providers.aws.scopes.size import SOME_BOUND
+from broker.providers.aws.scopes.texts import UNFILLED
 from broker.providers.base import DeclaredScope
 
 # Ceph's have no account.

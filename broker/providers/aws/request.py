@@ -6,11 +6,11 @@ import math
 from datetime import datetime
 
 from broker.model import JsonValue
-from broker.providers.aws.block import AwsBlock
-from broker.providers.aws.compile import PolicyTooLargeError, session_policy
-from broker.providers.aws.size import measured
-from broker.providers.aws.tags import LEASE, is_source_identity, is_value
-from broker.providers.aws.texts import SHORTEST, UNFILLED
+from broker.providers.aws.scopes.block import AwsBlock
+from broker.providers.aws.scopes.compile import PolicyTooLargeError, session_policy
+from broker.providers.aws.scopes.size import measured
+from broker.providers.aws.scopes.tags import LEASE, is_source_identity, is_value
+from broker.providers.aws.scopes.texts import SHORTEST, UNFILLED
 from broker.providers.base import MintOrder, MintRefused
 
 SHORTEST_SESSION = 900  # seconds; STS's limit. The session policy's bound makes a lease shorter

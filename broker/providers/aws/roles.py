@@ -16,9 +16,9 @@ from typing import Protocol
 
 from broker.log import get_logger
 from broker.model import Revocability
-from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.iam import Answer
+from broker.providers.aws.scopes.block import AwsBlock, block_of
 from broker.providers.base import DeclaredScope, LeaseRef, MintRefused
 
 log = get_logger(__name__)

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.session import Session
 
-from broker.providers.aws.identity import Keys
+from broker.providers.aws.login.identity import Keys
 from broker.providers.aws.settings import AwsSettings
 
 _NO_FILES: dict[str, Any] = {  # as botocore describes its variables: key in a profile, variables, default, conversion

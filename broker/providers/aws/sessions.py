@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.model import AwsSession, JsonValue
 from broker.providers.aws.calls import Failure, Lane, asked, quiet
-from broker.providers.aws.identity import Keys, NoKeys
+from broker.providers.aws.login.identity import Keys, NoKeys
 from broker.providers.aws.settings import AwsSettings
 
 if TYPE_CHECKING:  # it costs 220 ms

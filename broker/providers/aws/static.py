@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue, KeyValue
-from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.iam import told
+from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.base import Contact, LeaseRef, Minted, MintInDoubt, MintOrder, MintRefused, Settlement
 from broker.secret import Secret
 

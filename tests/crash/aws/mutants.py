@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from broker.model import Evidence
-from broker.providers.aws import compile as compiling
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.contents import Contents
 from broker.providers.aws.denies.policy import Held
 from broker.providers.aws.denies.writer import Writer
 from broker.providers.aws.ending import Ending
+from broker.providers.aws.scopes import compile as compiling
 from broker.providers.base import Settlement
 
 

@@ -29,7 +29,7 @@ from broker.policy.language.schema.entries import (
     WhenEntry,
 )
 from broker.policy.scope_map import ScopeMap
-from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.scopes.kind import AwsScope
 from broker.providers.vault.scope import VaultScope
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -11,7 +11,7 @@ from broker.model import ScopeKind
 from broker.policy.language.files import Folder, Memory
 from broker.policy.lint import FAMILIES, RULES, Level, lint
 from broker.policy.lint.loading import RULES as LOADING
-from broker.providers.aws.scope import AwsScope
+from broker.providers.aws.scopes.kind import AwsScope
 from broker.providers.vault.scope import VaultScope
 from tests.unit.policy.kinds import KINDS
 

@@ -15,10 +15,10 @@ from datetime import datetime
 
 from broker.clock import Clock
 from broker.model import LEASE_ID, JsonValue
-from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.denies.iam import IamCall
 from broker.providers.aws.denies.looking import names_of
 from broker.providers.aws.denies.role import DenyResult, RoleDenies, relies
+from broker.providers.aws.scopes.block import AwsBlock, block_of
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import LeaseRef, NoRoom, ProviderError, Room
 

@@ -11,11 +11,11 @@ import structlog
 
 from broker.clock import Clock
 from broker.model import JsonValue
-from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.ages import Age
 from broker.providers.aws.denies.iam import IamCall, Problem, missing, policy_names, problem_of, safe
 from broker.providers.aws.denies.policy import Cut, Held, held_in, size_of
+from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.base import Contact
 
 log = structlog.get_logger(__name__)

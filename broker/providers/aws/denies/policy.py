@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
 from broker.model import LEASE_ID, JsonValue
-from broker.providers.aws.compile import document, timestamp
+from broker.providers.aws.scopes.compile import document, timestamp
 
 _SID = re.compile(r"(until|cut)([0-9]{9,11})", re.ASCII)
 _NO_END = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)

@@ -12,14 +12,14 @@ from datetime import datetime, timedelta
 from pydantic import ValidationError
 
 from broker.clock import Clock
-from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
-from broker.providers.aws.compile import document, timestamp
 from broker.providers.aws.denies.ages import SKEW, now_there
 from broker.providers.aws.denies.iam import IamCall, safe
 from broker.providers.aws.denies.looking import recovery_policy
 from broker.providers.aws.denies.policy import Cut, cut_statement, held_in
 from broker.providers.aws.roles import ends_early
+from broker.providers.aws.scopes.block import AwsBlock
+from broker.providers.aws.scopes.compile import document, timestamp
 from broker.providers.base import Sweep, Swept
 
 

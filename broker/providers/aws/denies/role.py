@@ -13,7 +13,6 @@ import structlog
 from broker.clock import Clock
 from broker.errors import StoreError
 from broker.model import JsonValue, Revocability
-from broker.providers.aws.block import AwsBlock, block_of
 from broker.providers.aws.denies.ages import KEEP_AFTER, Age, age
 from broker.providers.aws.denies.book import Book, Lack, Place
 from broker.providers.aws.denies.contents import Contents, Entry, Offer
@@ -21,6 +20,7 @@ from broker.providers.aws.denies.iam import IamCall
 from broker.providers.aws.denies.looking import LOOK_AGAIN, Looking, Names
 from broker.providers.aws.denies.policy import ISSUED_WITHIN, Cut, entries_in
 from broker.providers.aws.denies.writer import Writer
+from broker.providers.aws.scopes.block import AwsBlock, block_of
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import ISSUED_AT, LeaseRef, MintRefused, NoRoom, ProviderError, Room
 

@@ -12,11 +12,11 @@ from botocore.session import get_session
 from botocore.validate import ParamValidator
 
 from broker.policy.templates import fill
-from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.request import assume_role
+from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.base import MintRefused
 from tests.unit.providers.aws.orders import BOUND, order
-from tests.unit.providers.aws.test_scope import GOOD
+from tests.unit.providers.aws.scopes.test_kind import GOOD
 
 VALUES = {"workflow": "nightly-etl", "run": "r42", "step": "load"}
 

@@ -8,13 +8,13 @@ from datetime import timedelta
 
 import pytest
 
-from broker.providers.aws.block import AwsBlock
 from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.contents import Entry
 from broker.providers.aws.denies.looking import LOOK_AGAIN
 from broker.providers.aws.denies.role import Denied, issued_of
 from broker.providers.aws.ending import Ending
 from broker.providers.aws.probes import Prober
+from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.base import DENY_WRITTEN_AT, Contact, CutOff, LeaseRef, ProviderError
 from tests.fakes.iam import BLOCK, CUTTING, DENIED, LOST, ROLE, World, lease
 

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from broker.model import JsonValue
-from broker.providers.aws.block import LONGEST_SESSION
 from broker.providers.aws.denies.policy import Cut, held_in
 from broker.providers.aws.denies.recovery import RoleCutOff
+from broker.providers.aws.scopes.block import LONGEST_SESSION
 from broker.providers.base import DeclaredScope, Sweep, Swept
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.iam import BLOCK, FakeIam

@@ -1,0 +1,1 @@
+"""`check --live`: is everything at AWS as the scopes need it, and no wider?"""

@@ -1,0 +1,1 @@
+"""Who the broker itself is at AWS."""

@@ -1,0 +1,1 @@
+"""What an `aws` block may say, and the session policy that it becomes."""
