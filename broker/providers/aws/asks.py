@@ -1,15 +1,18 @@
-"""Questions to AWS that are about no lease: few at a time, and to where a scope's own calls would go."""
+"""Where a scope's calls go and as whom; and questions to AWS that are about no lease, few at a time."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from broker.providers.aws.calls import Clients, Lane
 from broker.providers.aws.denies.iam import Answer
 from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.aws.settings import AwsSettings
+
+Call: TypeAlias = Callable[[], Answer]  # blocks; for a lane
 
 AT_ONCE = 4  # of them; a lane's own workers may be fewer
 
@@ -26,28 +29,43 @@ class Asks:
 
     async def sts(self, block: AwsBlock, operation: str, **parameters: Any) -> Answer:
         """As a mint of this block would."""
-        region = block.sts_region or self._settings.sts_region
-        endpoint = block.sts_endpoint or self._settings.endpoint_url
-        fips = {"fips": True} if block.fips else {}
-        return await self._call(self._mints, "sts", region, endpoint, operation, **through(block), **fips, **parameters)
+        return await self._ask(self._mints, at_sts(self._clients, self._settings, block, operation, **parameters))
 
     async def iam(self, block: AwsBlock, operation: str, **parameters: Any) -> Answer:
         """As a deny of this block would."""
-        return await self.own("iam", operation, **through(block), **parameters)
+        return await self._ask(self._revokes, at_iam(self._clients, self._settings, block, operation, **parameters))
 
     async def own(self, service: str, operation: str, **parameters: Any) -> Answer:
         """As the broker itself."""
-        endpoint = self._settings.endpoint_url
-        if service == "iam":
-            endpoint = self._settings.iam_endpoint_url or endpoint
+        settings = self._settings
+        endpoint = _iam_endpoint(settings) if service == "iam" else settings.endpoint_url
         lane = self._mints if service == "sts" else self._revokes
-        return await self._call(lane, service, self._settings.sts_region, endpoint, operation, **parameters)
+        call = partial(self._clients.call, service, settings.sts_region, endpoint, operation, **parameters)
+        return await self._ask(lane, call)
 
-    async def _call(self, lane: Lane, service: str, region: str, endpoint: str, operation: str, **given: Any) -> Answer:
+    async def _ask(self, lane: Lane, call: Call) -> Answer:
         async with self._free:
-            return await lane.run(partial(self._clients.call, service, region, endpoint, operation, **given))
+            return await lane.run(call)
 
 
-def through(block: AwsBlock) -> dict[str, Any]:
-    """For `Clients.call`: the role that the broker goes through for this scope, if there is one."""
+def at_sts(clients: Clients, settings: AwsSettings, block: AwsBlock, operation: str, **parameters: Any) -> Call:
+    """One call to where this scope's sessions are made, as whoever makes them."""
+    region = block.sts_region or settings.sts_region
+    endpoint = block.sts_endpoint or settings.endpoint_url
+    who = _through(block)
+    return partial(clients.call, "sts", region, endpoint, operation, fips=block.fips, **who, **parameters)
+
+
+def at_iam(clients: Clients, settings: AwsSettings, block: AwsBlock, operation: str, **parameters: Any) -> Call:
+    """One call to where this scope's role is managed, as whoever manages it."""
+    who = _through(block)
+    return partial(clients.call, "iam", settings.sts_region, _iam_endpoint(settings), operation, **who, **parameters)
+
+
+def _iam_endpoint(settings: AwsSettings) -> str:
+    return settings.iam_endpoint_url or settings.endpoint_url
+
+
+def _through(block: AwsBlock) -> dict[str, Any]:
+    """The role that the broker goes through for this scope, if there is one."""
     return {"via": block.via, "via_external_id": block.via_external_id or ""} if block.via else {}

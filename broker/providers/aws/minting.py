@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from broker.clock import Clock
 from broker.model import AwsSession, JsonValue
-from broker.providers.aws.asks import through
+from broker.providers.aws.asks import at_sts
 from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.denies.iam import told
 from broker.providers.aws.denies.lists import DenyList
@@ -65,10 +64,7 @@ class Minting:
         if block is None:
             raise MintRefused("the scope's aws block is not valid")
         parameters = assume_role(block, order, self._clock.now())
-        region = block.sts_region or self._settings.sts_region
-        endpoint = block.sts_endpoint or self._settings.endpoint_url
-        who: dict[str, Any] = {**through(block), "fips": block.fips}
-        call = partial(self._clients.call, "sts", region, endpoint, "assume_role", **who, **parameters)
+        call = at_sts(self._clients, self._settings, block, "assume_role", **parameters)
         await self._denies.reserve(block, order.ref)
         answer = await self._lane.run(call)
         if isinstance(answer, Failure):

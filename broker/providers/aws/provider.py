@@ -9,7 +9,7 @@ from functools import partial
 
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
-from broker.providers.aws.asks import Asks, through
+from broker.providers.aws.asks import Asks, at_iam
 from broker.providers.aws.calls import Clients, Failure, Lane
 from broker.providers.aws.check.rights import Rights
 from broker.providers.aws.denies.iam import IamCall, safe
@@ -196,10 +196,8 @@ class AwsProvider:
 
     def _iam_of(self, block: AwsBlock) -> IamCall:
         """As whom a scope's role is managed: the broker itself, or the role that it goes through."""
-        endpoint = self._settings.iam_endpoint_url or self._settings.endpoint_url
-        ask = partial(self._clients.call, "iam", self._settings.sts_region, endpoint, **through(block))
 
         async def call(operation: str, **parameters: JsonValue) -> Mapping[str, JsonValue] | Failure:
-            return await self._revokes.run(partial(ask, operation, **parameters))
+            return await self._revokes.run(at_iam(self._clients, self._settings, block, operation, **parameters))
 
         return call
