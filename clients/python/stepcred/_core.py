@@ -80,8 +80,12 @@ class BrokerCore:
         response = yield from self.call("WhoAmI", broker_pb2.WhoAmIRequest())
         return _wire.identity(response)
 
-    def check(self, name: StepName, scopes: Iterable[str]) -> Flow[tuple[models.ScopeVerdict, ...]]:
-        request = broker_pb2.CheckAccessRequest(name=step_name(name), scopes=scope_names(scopes))
+    def check(
+        self, name: StepName, scopes: Iterable[str], *, show_policy: bool = False
+    ) -> Flow[tuple[models.ScopeVerdict, ...]]:
+        request = broker_pb2.CheckAccessRequest(
+            name=step_name(name), scopes=scope_names(scopes), show_policy=show_policy
+        )
         response = yield from self.call("CheckAccess", request)
         return tuple(_wire.scope_verdict(verdict) for verdict in response.scopes)
 
@@ -286,9 +290,13 @@ class StepCore:
                     self.unclaimed[one.lease_id] = received + min(OVERLAP, self.interval)
         return credential
 
-    def check(self, scopes: Iterable[str], *, retries: int = RETRIES) -> Flow[tuple[models.ScopeVerdict, ...]]:
+    def check(
+        self, scopes: Iterable[str], *, show_policy: bool = False, retries: int = RETRIES
+    ) -> Flow[tuple[models.ScopeVerdict, ...]]:
         """What `issue` would be answered now. Costs nothing."""
-        request = broker_pb2.CheckAccessRequest(step_handle=self.handle, scopes=scope_names(scopes))
+        request = broker_pb2.CheckAccessRequest(
+            step_handle=self.handle, scopes=scope_names(scopes), show_policy=show_policy
+        )
         response = yield from self._call("CheckAccess", request, retries=retries)
         return tuple(_wire.scope_verdict(verdict) for verdict in response.scopes)
 

@@ -174,11 +174,17 @@ class Broker:
         return self._driver.run(self._core.whoami())
 
     def check(
-        self, *, workflow: str | None = None, run: str | None = None, step: str | None = None, scopes: Iterable[str]
+        self,
+        *,
+        workflow: str | None = None,
+        run: str | None = None,
+        step: str | None = None,
+        scopes: Iterable[str],
+        show_policy: bool = False,
     ) -> tuple[ScopeVerdict, ...]:
-        """What such a step could have, without opening it."""
+        """What such a step could have, without opening it; with `show_policy`, also what it could do with it."""
         name = _settings.step_name(workflow=workflow, run=run, step=step)
-        return self._driver.run(self._core.check(name, scopes))
+        return self._driver.run(self._core.check(name, scopes, show_policy=show_policy))
 
 
 class Step(StepView):
@@ -260,9 +266,9 @@ class Step(StepView):
         self._wake.set()  # a heartbeat now: a credential that nobody claims is revoked
         return credential
 
-    def check(self, scopes: Iterable[str]) -> tuple[ScopeVerdict, ...]:
+    def check(self, scopes: Iterable[str], *, show_policy: bool = False) -> tuple[ScopeVerdict, ...]:
         """What `issue` would be answered now, for scopes that the step has named. Costs nothing."""
-        return self._driver.run(self._core.check(scopes))
+        return self._driver.run(self._core.check(scopes, show_policy=show_policy))
 
     def wait_for_approval(
         self,

@@ -167,11 +167,17 @@ class Broker:
         return await self._driver.run(self._core.whoami())
 
     async def check(
-        self, *, workflow: str | None = None, run: str | None = None, step: str | None = None, scopes: Iterable[str]
+        self,
+        *,
+        workflow: str | None = None,
+        run: str | None = None,
+        step: str | None = None,
+        scopes: Iterable[str],
+        show_policy: bool = False,
     ) -> tuple[ScopeVerdict, ...]:
-        """What such a step could have, without opening it."""
+        """What such a step could have, without opening it; with `show_policy`, also what it could do with it."""
         name = _settings.step_name(workflow=workflow, run=run, step=step)
-        return await self._driver.run(self._core.check(name, scopes))
+        return await self._driver.run(self._core.check(name, scopes, show_policy=show_policy))
 
 
 class Step(StepView):
@@ -296,9 +302,9 @@ class Step(StepView):
         self._wake.set()
         return credential
 
-    async def check(self, scopes: Iterable[str]) -> tuple[ScopeVerdict, ...]:
+    async def check(self, scopes: Iterable[str], *, show_policy: bool = False) -> tuple[ScopeVerdict, ...]:
         """As `stepcred.Step.check`."""
-        return await self._driver.run(self._core.check(scopes))
+        return await self._driver.run(self._core.check(scopes, show_policy=show_policy))
 
     async def wait_for_approval(
         self,
