@@ -6,18 +6,18 @@ Both the sidecar and the keeper of `aws-credential-process` are this, with diffe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
 from stepcred import aio
-from stepcred._credentials import AwsSession, Credential
+from stepcred._credentials import Credential
 from stepcred._errors import NeedsApproval, Refused, StepcredError
 from stepcred._models import Access, ScopeVerdict
-from stepcred._refusals import LONGEST_PAUSE, pause_after
+from stepcred._refusals import pause_after
 
 Tell = Callable[[NeedsApproval], None]
 
@@ -65,12 +65,13 @@ class Held:
         """Raises StepcredError; Denied before anything is minted."""
         wanted = self.wanted
         try:
-            broker = await self._stack.enter_async_context(aio.connect(wait_broker=wanted.wait_broker))
+            broker = await self._stack.enter_async_context(aio.connect())
             if wanted.handle:
                 self.step = broker.join(wanted.handle)
             else:
-                names = {"workflow": wanted.workflow, "run": wanted.run, "step": wanted.step}
-                self.step = broker.step(**names, scopes=wanted.scopes)
+                self.step = broker.step(
+                    workflow=wanted.workflow, run=wanted.run, step=wanted.step, scopes=wanted.scopes
+                )
             await self._stack.enter_async_context(self.step)
             self.verdicts = await self._must_be_granted()
         except BaseException as error:
@@ -127,9 +128,9 @@ class Held:
         until = self._monotonic() + max(pause_after(failures), asked)
         self._quiet[scope] = _Quiet(error=error, until=until, failures=failures)
 
-    def good_until(self, credential: Credential, *, now: datetime | None = None) -> datetime | None:
-        """When a reader should have asked again: its successor ends a credential before its own time."""
-        return self.step.good_until(credential, now=now or datetime.now(UTC))
+    def fresh_until(self, credential: Credential) -> datetime | None:
+        """When a reader shall have asked again, at the latest."""
+        return self.step.fresh_until(credential.lease.scope) or credential.lease.expires_at
 
 
 def _again(error: StepcredError, left: float) -> StepcredError:

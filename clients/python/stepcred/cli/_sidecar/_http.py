@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from stepcred.cli._sidecar import _aws
 from stepcred.cli._sidecar._guarded import Guarded
@@ -31,9 +32,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def credentials(
-    address: Address, state: State, *, token: str, end: Callable[[], None]
-) -> AsyncIterator[Address]:
+async def credentials(address: Address, state: State, *, token: str, end: Callable[[], None]) -> AsyncIterator[Address]:
     """Serve on loopback; yields where, with the port. Raises OSError."""
     app = web.Application(middlewares=[_local_programs_only, _with_token(token)], client_max_size=MAX_BODY)
 
@@ -84,7 +83,7 @@ async def _local_programs_only(request: web.Request, handler: Handler) -> web.St
     return await handler(request)
 
 
-def _with_token(token: str) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _with_token(token: str) -> Middleware:
     expected = token.encode()
 
     @web.middleware

@@ -45,4 +45,4 @@ class State:
             return self.over or told(error)
         except Unusable as problem:
             return Told(status=404, code="SCOPE_NOT_SERVED", message=str(problem))
-        return session, self.held.good_until(session)
+        return session, self.held.fresh_until(session)

@@ -49,15 +49,8 @@ ENDING = Told(status=GONE, code="STEP_ENDED", message="the step is over, its cre
 def told(error: StepcredError) -> Told:
     """The answer for this error."""
     match error:
-        case StepEnded():
-            return Told(status=GONE, code=error.reason, message=_ended(error))
-        case Refused(verdict=Verdict.NEEDS_APPROVAL):
-            return Told(status=AWAY, code=error.reason, message=str(error), retry_after=error.retry_after or ASK_AGAIN)
-        case Refused(verdict=Verdict.RETRY_AFTER) | Refused() if not is_final(error):
-            later = ASK_AGAIN if error.retry_after is None else error.retry_after
-            return Told(status=TOO_MANY, code=error.reason, message=str(error), retry_after=later)
         case Refused():
-            return Told(status=FORBIDDEN, code=error.reason, message=str(error))
+            return _refused(error)
         case BrokerUnavailable() | DeadlineExceeded() | NoIdentity():
             code = getattr(error, "reason", "") or "BROKER_UNAVAILABLE"
             later = getattr(error, "retry_after", None) or ASK_AGAIN
@@ -66,6 +59,16 @@ def told(error: StepcredError) -> Told:
             return Told(status=BAD_GATEWAY, code="BROKER_REFUSED", message=str(error))
         case _:
             return Told(status=BAD_GATEWAY, code="UNEXPECTED", message=str(error))
+
+
+def _refused(refused: Refused) -> Told:
+    if isinstance(refused, StepEnded):
+        return Told(status=GONE, code=refused.reason, message=_ended(refused))
+    if is_final(refused):
+        return Told(status=FORBIDDEN, code=refused.reason, message=str(refused))
+    status = AWAY if refused.verdict is Verdict.NEEDS_APPROVAL else TOO_MANY
+    later = ASK_AGAIN if refused.retry_after is None else refused.retry_after
+    return Told(status=status, code=refused.reason, message=str(refused), retry_after=later)
 
 
 def _ended(error: StepEnded) -> str:
