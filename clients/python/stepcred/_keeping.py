@@ -47,6 +47,10 @@ class Kept:
     def lease_id(self) -> str:
         return self.credential.lease.lease_id
 
+    def fresh(self, now: float) -> float:
+        """Seconds for which a reader may go on with it: a successor that is due is claimed OVERLAP after it is there."""
+        return max(min(max(self.due - now, OVERLAP), self.ends - now), 0.0)
+
 
 def kept(
     scope: str, credential: Credential, *, sent: float, received: float, uniform: Callable[[float, float], float]
