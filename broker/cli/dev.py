@@ -26,13 +26,14 @@ from broker.secret import Secret
 
 if TYPE_CHECKING:
     from broker.wiring.dev.broker import DevBroker
+    from broker.wiring.dev.events import Event
 
 _LOOK = 0.2  # seconds between looks at what happened
 _ANY = "127.0.0.1:0"
-_SAID_BY_THE_VIEW = ("broker.policy.live.holder",)  # the view has every refused map, with file and line
+_SAID_BY_THE_VIEW = ("broker.policy.live.holder", "broker.leases.halting")  # maps with file and line; what is locked
 
 
-def dev(
+def dev(  # noqa: PLR0917 - options, in the order of --help
     scopes: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A scope map, or the folder of one; watched for changes.")
     ] = None,
@@ -89,8 +90,8 @@ def dev(
     from broker.wiring.dev.folder import private_folder
 
     with private_folder() as folder, _no_longer_than(env_file):
-        broker = DevBroker(folder, path, listen=addresses[0], http=addresses[1])
-        broker.values = values
+        listen_at, http_at = addresses
+        broker = DevBroker(folder, path, listen=listen_at, http=http_at, values=values, tell=_tell)
         with asyncio.Runner(debug=False, loop_factory=Loop) as runner:
             runner.run(_serve(broker, agent or [], env_file, control=control, as_json=as_json))
 
@@ -108,7 +109,6 @@ async def _serve(
             await _view(broker, stop)
     finally:
         await broker.stop(revoke=True)
-        _show(broker, len(broker.events))
 
 
 def _say(
@@ -166,23 +166,17 @@ async def _controlled(broker: DevBroker, stop: asyncio.Event) -> AsyncIterator[d
 
 
 async def _view(broker: DevBroker, stop: asyncio.Event) -> None:
-    """One line for each thing that happens, until somebody stops it."""
-    shown = 0
+    """What happens is told, until somebody stops it."""
     while not stop.is_set():
         await broker.look()
-        shown = _show(broker, shown)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LOOK):
                 await stop.wait()
 
 
-def _show(broker: DevBroker, shown: int) -> int:
-    """What is new; a reset begins anew. Returns how many have been shown."""
-    events = broker.events[shown if shown <= len(broker.events) else 0 :]
-    for event in events:
-        for line in event.lines():
-            typer.echo(line, err=True)
-    return len(broker.events)
+def _tell(event: Event) -> None:
+    for line in event.lines():
+        typer.echo(line, err=True)
 
 
 def _be(spiffe_id: str, *, as_json: bool) -> None:

@@ -53,9 +53,7 @@ class ControlServer:
         if order is None:
             return _told(404, f"there is no such order; there are {', '.join(sorted(self._orders))}")
         try:
-            asked = json.loads(await request.read() or b"{}")
-            if not isinstance(asked, dict):
-                raise TypeError
+            asked: Mapping[str, JsonValue] = dict(json.loads(await request.read() or b"{}"))
             return web.json_response(await order(asked))
         except (ScopeMapError, ConfigError) as error:
             return _told(422, "\n".join(map(str, error.problems)))

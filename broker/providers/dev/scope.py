@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,7 +30,7 @@ class Shape(Enum):
     X509 = "x509", Revocability.PUBLISHED
     SSH = "ssh", Revocability.EXPIRY_ONLY
 
-    def __new__(cls, word: str, revocability: Revocability) -> Shape:
+    def __new__(cls, word: str, revocability: Revocability) -> Self:
         made = object.__new__(cls)
         made._value_ = word
         made.revocability = revocability  # type: ignore[misc]

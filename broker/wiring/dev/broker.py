@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from broker.clock import MovableClock
-from broker.config import Address, Config
+from broker.config import Address
 from broker.errors import ConfigError, Reason
 from broker.leases.ids import new_freeze_id
 from broker.leases.orders import Order
@@ -40,7 +42,17 @@ STEPS_END_BY = "stepcred-broker dev"
 class DevBroker:
     """Used from one event loop; `start` comes first."""
 
-    def __init__(self, folder: Path, map_file: Path, *, listen: Address, http: Address) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        map_file: Path,
+        *,
+        listen: Address,
+        http: Address,
+        values: Mapping[str, Mapping[str, str]],
+        tell: Callable[[Event], None],
+    ) -> None:
+        """`values`: scope → what its credentials hold, from the start and after each reset. `tell`: of each event, once."""
         self._folder = folder
         self._given = map_file
         self._clock = MovableClock()
@@ -53,7 +65,8 @@ class DevBroker:
         self._daemon: Daemon | None = None
         self._listen, self._http = listen, http
         self._site: Site | None = None
-        self.values: Mapping[str, Mapping[str, str]] = {}  # scope → what its credentials hold, after each reset too
+        self._values = values
+        self.tell = tell
         self.events: list[Event] = []  # since the last reset
 
     @property
@@ -82,23 +95,27 @@ class DevBroker:
 
     # --- its life ---
 
-    async def start(self, map_file: Path | None = None) -> None:
-        """Serve. Raises ScopeMapError, ConfigError, OSError."""
-        path = map_file or self._given
-        found = await asyncio.to_thread(maps.load_dev_map, path)
-        self._site = await asyncio.to_thread(
-            lambda: Site.make(self._folder, path, found, listen=self._listen, http=self._http)
-        )
-        self._backend.values.update(self.values)
+    async def start(self) -> None:
+        """Serve the map that was given. Raises ScopeMapError, ConfigError, OSError."""
+        await self._place(*await self._found(self._given))
+        await self._serve()
+
+    async def _found(self, path: Path) -> tuple[Path, ScopeMap]:
+        return path, await asyncio.to_thread(maps.load_dev_map, path)
+
+    async def _place(self, path: Path, found: ScopeMap) -> None:
+        make = partial(Site.make, self._folder, path, found, listen=self._listen, http=self._http)
+        self._site = await asyncio.to_thread(make)
+
+    async def _serve(self) -> None:
+        self._backend.values.update(self._values)
         daemon = await self._stack.enter_async_context(
-            running(self._site.config(), clock=self._clock, build=self._build())
+            running(self.site.config(), clock=self._clock, build=self._build())
         )
         self._daemon = daemon
-        self._listen, self._http = (
-            replace(address, port=port)
-            for address, port in ((self._listen, daemon.grpc_port), (self._http, daemon.http_port))
-        )
-        self._site = replace(self._site, listen=self._listen, http=self._http)
+        self._listen = replace(self._listen, port=daemon.grpc_port)
+        self._http = replace(self._http, port=daemon.http_port)
+        self._site = replace(self.site, listen=self._listen, http=self._http)
 
     def _build(self) -> Build:
         table: dict[str, Provider] = {name: DevProvider(name, self._backend) for name in maps.kinds()}
@@ -123,17 +140,19 @@ class DevBroker:
             await self._stack.aclose()
 
     async def restart(self) -> None:
-        """The process is stopped and started again: steps and leases stay."""
+        """The process is stopped and started again: steps, leases and the last good map stay."""
         async with self._turn:
             await self.stop(revoke=False)
-            await self.start(self.site.map_file)
+            await self._serve()
 
     async def reset(self, text: str | None = None) -> None:
-        """Everything is forgotten, the clock runs with the machine again; with `text` by another map of one file.
+        """Everything is forgotten, the clock runs with the machine again; with `text` by another map, of one file.
 
-        Raises ScopeMapError, ConfigError: then it goes on with the map that it was started with, as new.
+        Raises ScopeMapError, ConfigError: then nothing is done.
         """
         async with self._turn:
+            path = self._given if text is None else await asyncio.to_thread(self._written, text)
+            found = await self._found(path)
             await self.stop(revoke=False)
             self.site.forget()
             self._backend.clear()
@@ -141,27 +160,26 @@ class DevBroker:
             self._clock.reset()
             self._reading.restart()
             self.events.clear()
-            try:
-                await self.start(self._written(text) if text is not None else None)
-            except BaseException:
-                await self.start()
-                raise
+            await self._place(*found)
+            await self._serve()
 
     def _written(self, text: str) -> Path:
-        path = self._folder / "scopes.yaml"
+        """In a folder of its own: the one that is in force is being watched."""
+        path = Path(tempfile.mkdtemp(prefix="map-", dir=self._folder)) / "scopes.yaml"
         path.write_text(text)
         return path
 
     # --- what is looked at ---
 
-    async def look(self) -> list[Event]:
-        """What has happened since the last look, by whomever."""
+    async def look(self) -> None:
+        """Tell what has happened since the last look."""
         async with self._look:
             if self._daemon is None:
-                return []
+                return
             found = await self._reading.more(self._daemon.core.store)
             self.events += found
-            return found
+        for event in found:
+            self.tell(event)
 
     async def state(self) -> dict[str, JsonValue]:
         """What happened, and what is alive."""
@@ -283,5 +301,5 @@ class DevBroker:
             await asyncio.sleep(LOOK)
 
 
-def _kinds(_config: Config, _roles: Roles) -> Mapping[str, ScopeKind]:
+def _kinds(_config: object, _roles: Roles) -> Mapping[str, ScopeKind]:
     return maps.kinds()

@@ -58,7 +58,7 @@ class Event:
         where = "/".join(_plain(part) for part in (self.workflow, self.run, self.step) if part)
         about = "  ".join(part for part in (_plain(self.scope), where, self.reason) if part)
         first, *more = [line for line in self.why.split("\n") if line] or [""]
-        head = f"{self.at[11:19]}  {self.what:<11} {about}" + (f": {first}" if first else "")
+        head = f"{self.at[11:19]}  {self.what:<11} " + ": ".join(part for part in (about, first) if part)
         return [head.rstrip(), *(f"{'':23}{line}" for line in more)]
 
 

@@ -48,12 +48,11 @@ def real_settings(given: Path, environ: Mapping[str, str]) -> list[str]:
             + " stepcred-broker dev …"
         )
     folder = given if given.is_dir() else given.parent
-    for path in sorted(folder.glob("*.toml")):
-        if sections := _real_sections(path):
-            problems.append(
-                f"{path}: settings of a real daemon ([{'], ['.join(sections)}]); keep the maps for the dev broker in a "
-                "folder of their own"
-            )
+    problems += [
+        f"{path}: settings of a real daemon ([{'], ['.join(sections)}]); keep maps for the dev broker in a folder of their own"
+        for path in sorted(folder.glob("*.toml"))
+        if (sections := _real_sections(path))
+    ]
     return problems
 
 
