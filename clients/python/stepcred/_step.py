@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import math
+from datetime import UTC, datetime, timedelta
 
 from stepcred._core import StepCore
+from stepcred._errors import Refused
 from stepcred._models import LeaseOutcome, ScopeVerdict
 
 
@@ -18,6 +20,20 @@ class StepView:
     def alive(self) -> bool:
         """Open as far as we know: begun, and ended neither by us nor, by the last heartbeat, by the broker."""
         return self._core.alive
+
+    @property
+    def end_told(self) -> Refused | None:
+        """How the broker told us that it has ended the step; `metadata["ended_by"]` says by what. None: it has not."""
+        return self._core.end_told
+
+    def fresh_until(self, scope: str) -> datetime | None:
+        """When to ask for the kept credential of this scope again, at the latest; None: there is none, or no end.
+
+        Its successor, once there, ends it before its own time.
+        """
+        one = self._core.keeping.of(scope)
+        seconds = math.inf if one is None else one.fresh(self._core.broker.monotonic())
+        return datetime.now(UTC) + timedelta(seconds=seconds) if math.isfinite(seconds) else None
 
     @property
     def attempt(self) -> int:

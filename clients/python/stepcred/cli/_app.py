@@ -23,6 +23,7 @@ from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
 from stepcred.cli import _admin, _definition, _doctor, _exec, _exits, _handle, _spans
 from stepcred.cli._doctor import _show
+from stepcred.cli._sidecar._command import sidecar
 
 app = typer.Typer(
     name="stepcred",
@@ -92,6 +93,9 @@ def options(
     ] = False,
 ) -> None:
     """Short-lived credentials for one step of a workflow, taken back when it ends."""
+
+
+app.command()(sidecar)
 
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import stepcred
-from stepcred._credentials import Credential, KeyValue
+from stepcred._credentials import Credential
 from stepcred._errors import NeedsApproval, StepcredError
 from stepcred._models import Access
+from stepcred._outlets import Unusable, left_out, merged_environment, without_rivals
 from stepcred._settings import HANDLE
 from stepcred.cli import _exits
 from stepcred.cli._child import Interrupted, SignalRelay
@@ -30,10 +31,6 @@ class Job:
     step: str | None
     handle: str = ""  # of a step that a launcher opened; then it has its names
     approval_timeout: timedelta | None = None  # how long to wait for operators; None: not at all
-
-
-class Unusable(Exception):
-    """The credentials cannot be put into an environment."""
 
 
 def run(job: Job) -> int:
@@ -124,31 +121,13 @@ def approval(approval_id: str, *, given: int, of: int, until: datetime | None) -
 
 
 def child_environment(issued: Sequence[Credential], environ: Mapping[str, str]) -> dict[str, str]:
-    """Ours, without what would be used instead of the credentials, and with them.
-
-    Raises Unusable when two scopes set the same variable, or one has nothing for an environment.
-    """
-    conflicts = frozenset().union(*(credential.CONFLICTS for credential in issued))
-    # Without our step's handle: a stepcred in the child would join it, and end it when it is done.
-    child = {name: value for name, value in environ.items() if name not in conflicts | {HANDLE}}
-    owner: dict[str, str] = {}
+    """Ours, without what would be used instead of the credentials, and with them. Raises Unusable."""
+    variables = merged_environment(issued)
     for credential in issued:
-        scope = credential.lease.scope
-        try:
-            variables = credential.env()
-        except ValueError as problem:
-            raise Unusable(str(problem)) from None
-        if not variables:
-            raise Unusable(f"{scope}: a {type(credential).__name__} has no variables to put it in; use the SDK")
-        if isinstance(credential, KeyValue):
-            left_out = sorted(name for name in credential.data if name.upper() not in variables)
-            if left_out:
-                shown = ", ".join(ascii(name)[1:-1] for name in left_out)  # a key must not write to the terminal
-                say(f"{scope}: left out, not usable as variables: {shown}")
-        for name, value in variables.items():
-            if name in owner and child[name] != value:
-                raise Unusable(f"{owner[name]} and {scope} both set {name}; run two commands, or use the SDK")
-            owner[name], child[name] = scope, value
+        if unusable := left_out(credential):
+            say(f"{credential.lease.scope}: left out, not usable as variables: {', '.join(unusable)}")
+    child = {**without_rivals(environ, issued), **variables}
+    child.pop(HANDLE, None)  # a stepcred in the child would join our step, and end it when it is done
     return child
 
 
