@@ -8,12 +8,14 @@ import pytest
 from hypothesis import settings
 
 from tests.support import ceph as ceph_support
+from tests.support import logs
 from tests.support.at_once import AtOnce
 from tests.support.bao import BaoServer, openbao
 from tests.support.postgres import MISSING, PostgresServer, find_postgres, postgres
 
 settings.register_profile("stepcred", deadline=None)  # a test never judges how busy the machine is
 settings.load_profile("stepcred")
+logs.keep_no_logger()
 
 
 @pytest.hookimpl(trylast=True)  # the terminal is there only then
@@ -21,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and not hasattr(config, "workerinput"):  # what a worker of xdist prints is lost
         config.pluginmanager.register(AtOnce(terminal))
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    with logs.restored():
+        yield
 
 
 @pytest.fixture(scope="session")
