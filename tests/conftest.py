@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,9 @@ logs.keep_no_logger()
 
 @pytest.hookimpl(trylast=True)  # the terminal is there only then
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # `nohup make test`: we stay as deaf, but an ignored signal would be ignored in every program that a test starts.
+        signal.signal(signal.SIGHUP, lambda *_: None)
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and not hasattr(config, "workerinput"):  # what a worker of xdist prints is lost
         config.pluginmanager.register(AtOnce(terminal))
