@@ -8,6 +8,9 @@ PROTO_READY := $(PROTO_VENV)/.ready
 PROTOS := $(wildcard proto/stepcred/v1/*.proto)
 OUT    := clients/python
 
+# Container images often set it; then every daemon that a test starts compiles the broker anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-aws lint bench crash reloads attack fuzz answers schema proto proto-check lock clean
 
