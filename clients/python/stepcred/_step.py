@@ -41,6 +41,11 @@ class StepView:
         return self._core.alive
 
     @property
+    def ended_by_broker(self) -> bool:
+        """Not by us."""
+        return self._core.ended_by_broker
+
+    @property
     def end_told(self) -> Refused | None:
         """How the broker told us that it has ended the step; `metadata["ended_by"]` says by what. None: it has not."""
         return self._core.end_told
