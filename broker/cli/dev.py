@@ -104,7 +104,8 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await broker.start()
     try:
-        async with _controlled(broker, stop) if control else contextlib.nullcontext({}) as orders:
+        async with contextlib.AsyncExitStack() as stack:
+            orders = await stack.enter_async_context(_controlled(broker, stop)) if control else {}
             _say(broker, wanted, env_file, orders, as_json=as_json)
             await _view(broker, stop)
     finally:

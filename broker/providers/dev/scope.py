@@ -33,7 +33,7 @@ class Shape(Enum):
     def __new__(cls, word: str, revocability: Revocability) -> Self:
         made = object.__new__(cls)
         made._value_ = word
-        made.revocability = revocability  # type: ignore[misc]
+        made.revocability = revocability
         return made
 
     revocability: Revocability
