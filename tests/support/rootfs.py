@@ -25,7 +25,9 @@ def why_not() -> str:
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         return f"{', '.join(missing)} not installed"
-    script = "mount -t tmpfs t /mnt && cd /mnt && mkdir u w r && mount -t overlay o -o lowerdir=/,upperdir=u,workdir=w r"
+    script = (
+        "mount -t tmpfs t /mnt && cd /mnt && mkdir u w r && mount -t overlay o -o lowerdir=/,upperdir=u,workdir=w r"
+    )
     done = subprocess.run(
         ["unshare", "--mount", "bash", "-c", script], capture_output=True, text=True, timeout=10, check=False
     )
