@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tests.e2e.lake import BUCKET, MORE, Lake
-from tests.e2e.world import LOAD, ROOMY
+from tests.e2e.world import ROOMY
 from tests.support.aws import aws_section
 from tests.support.bao import BaoServer, TokenRole, provision, provision_database, put_secret
 from tests.support.daemon import HEAD, Deployment, vault_section
@@ -58,7 +58,7 @@ class Programs:
         )
         self.home = self.folder / "home"
         self.home.mkdir()
-        self._creds = self.deployment.agent(LOAD)
+        self._creds = self.deployment.agent("workflow/nightly-etl/step/load")
 
     def _scope_map(self, role_arn: str) -> str:
         where = f"host: 127.0.0.1, port: {self.pg.port}, database: {self.pg.database}"
@@ -79,13 +79,13 @@ scopes:
     ttl: 10m
     tier: elevated
 grants:
-  nightly: {{workloads: [load], workflows: [nightly], scopes: [app-token, orders-db, lake-write], max_step: 2h}}
+  nightly: {{workloads: [load], workflows: [nightly-etl], scopes: [app-token, orders-db, lake-write], max_step: 2h}}
 """
 
     def env(self, **more: str) -> dict[str, str]:
         """Of a new run of the step `load`, with nobody's credentials; `stepcred` and its neighbours are on PATH."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        names = {"STEPCRED_WORKFLOW": "nightly", "STEPCRED_RUN": f"r{next(self._runs)}", "STEPCRED_STEP": "load"}
+        names = {"STEPCRED_WORKFLOW": "nightly-etl", "STEPCRED_RUN": f"r{next(self._runs)}", "STEPCRED_STEP": "load"}
         path = f"{BIN}{os.pathsep}{clean['PATH']}"
         where = {"HOME": str(self.home), "PATH": path, "BAO_ADDR": self.bao.address, "VAULT_ADDR": self.bao.address}
         return {**clean, **self.deployment.env(self._creds), **names, **where, **more}

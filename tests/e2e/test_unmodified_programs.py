@@ -32,7 +32,7 @@ WITH_BOTO3 = f"""
 import json, sys, boto3
 def put(client):
     try:
-        client().put_object(Bucket="{BUCKET}", Key="nightly/boto3", Body=b"x")
+        client().put_object(Bucket="{BUCKET}", Key="nightly-etl/boto3", Body=b"x")
     except Exception as error:
         code = getattr(error, "response", {{}}).get("Error", {{}}).get("Code")
         print("refused", code or type(error).__name__, flush=True)
@@ -97,7 +97,7 @@ def until_refused(programs: Programs, argv: list[str | Path], env: dict[str, str
 
 def test_the_aws_cli_copies_with_what_exec_put_into_its_environment(programs: Programs) -> None:
     kept = programs.folder / "kept.env"
-    script = f'{AWS} s3 cp hello.txt s3://{BUCKET}/nightly/hello.txt && env | grep ^AWS_ > "$0"'
+    script = f'{AWS} s3 cp hello.txt s3://{BUCKET}/nightly-etl/hello.txt && env | grep ^AWS_ > "$0"'
     (programs.home / "hello.txt").write_text("hello")
     env = aws_env(programs)
     done = programs.run([STEPCRED, "exec", "--scope", "lake-write", "--", "sh", "-c", script, kept], env)
@@ -213,7 +213,7 @@ def test_boto3_and_the_aws_cli_ask_through_credential_process(programs: Programs
     )
     env = aws_env(programs, AWS_CONFIG_FILE=str(config), XDG_RUNTIME_DIR=str(programs.folder))
     (programs.home / "hello.txt").write_text("hello")
-    done = programs.run([AWS, "s3", "cp", "hello.txt", f"s3://{BUCKET}/nightly/again.txt"], env)
+    done = programs.run([AWS, "s3", "cp", "hello.txt", f"s3://{BUCKET}/nightly-etl/again.txt"], env)
     assert done.returncode == 0, done.stderr
     with with_boto3([sys.executable, "-c", WITH_BOTO3], env) as (said, go_on):
         stolen = json.loads(next(said))
