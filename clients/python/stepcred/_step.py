@@ -22,6 +22,11 @@ class StepView:
         return self._core.alive
 
     @property
+    def handle(self) -> str:
+        """What `join` takes, with the same certificate; "" before it is open."""
+        return self._core.handle
+
+    @property
     def ended_by_broker(self) -> bool:
         """Not by us."""
         return self._core.ended_by_broker

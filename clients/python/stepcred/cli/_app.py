@@ -22,6 +22,7 @@ from stepcred import _settings
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
 from stepcred.cli import _admin, _definition, _doctor, _exec, _exits, _handle, _spans
+from stepcred.cli._aws_process._command import aws_credential_process
 from stepcred.cli._doctor import _show
 from stepcred.cli._sidecar._command import sidecar
 
@@ -96,6 +97,7 @@ def options(
 
 
 app.command()(sidecar)
+app.command()(aws_credential_process)
 
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})
