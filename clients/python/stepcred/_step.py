@@ -1,20 +1,39 @@
-"""What is to be read from a step, the same for both clients."""
+"""What is to be read from a step, and done with its credentials, the same for both clients."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 from stepcred._core import StepCore
-from stepcred._errors import Refused
+from stepcred._credentials import Credential
+from stepcred._current import LEASES
+from stepcred._errors import Refused, StepcredError
+from stepcred._keeper import Keeper
 from stepcred._models import LeaseOutcome, ScopeVerdict
+from stepcred._settings import HANDLE
 
 
 class StepView:
-    """Attributes of a step; none of them does I/O."""
+    """Attributes of a step; nothing here does I/O."""
 
     def __init__(self, core: StepCore) -> None:
         self._core = core
+        self._keeping = Keeper(step=core)
+        self.outer: Self | None = None
+        self.left = False
+
+    def _have(self, scope: str) -> None:
+        """Whoever asks outside of a `lease` block has it until the step ends; inside, until the block does."""
+        if not (LEASES.inside(self, scope) and self._core.keeping.used(scope)):
+            self._core.keeping.pin(scope)
+
+    def _enter_lease(self, scope: str) -> None:
+        self._core.keeping.enter(scope)
+        LEASES.enter(self, scope)
 
     @property
     def alive(self) -> bool:
@@ -23,7 +42,7 @@ class StepView:
 
     @property
     def handle(self) -> str:
-        """What `join` takes, with the same certificate; "" before it is open."""
+        """What `join` takes, with the same certificate; "" before the step is open."""
         return self._core.handle
 
     @property
@@ -41,8 +60,7 @@ class StepView:
 
         Its successor, once there, ends it before its own time.
         """
-        one = self._core.keeping.of(scope)
-        seconds = math.inf if one is None else one.fresh(self._core.broker.monotonic())
+        seconds = self._keeping.fresh(scope)
         return datetime.now(UTC) + timedelta(seconds=seconds) if math.isfinite(seconds) else None
 
     @property
@@ -78,3 +96,27 @@ class StepView:
         name = self._core.name
         what = f"{name.workflow}/{name.run}/{name.step} attempt {self.attempt}" if name else "of a launcher"
         return f"<{type(self).__name__} {what}, {'open' if self.alive else 'not open'}>"
+
+
+def environment(credentials: Iterable[Credential], base: Mapping[str, str] | None) -> dict[str, str]:
+    """Raises StepcredError where `_outlets` does."""
+    from stepcred._outlets import Unusable, merged_environment, without_rivals
+
+    held = list(credentials)
+    try:
+        ours = merged_environment(held)
+    except Unusable as problem:
+        raise StepcredError(str(problem)) from None
+    child = without_rivals(os.environ if base is None else base, held)
+    # Without our step's handle: a stepcred in the child would join it, and end it when it is done.
+    return {name: value for name, value in child.items() if name != HANDLE} | ours
+
+
+def dsn_of(credential: Credential, scheme: str) -> str:
+    """Raises StepcredError where `_outlets` does."""
+    from stepcred._outlets import Unusable, dsn
+
+    try:
+        return dsn(credential, scheme)
+    except Unusable as problem:
+        raise StepcredError(str(problem)) from None
