@@ -140,13 +140,18 @@ def test_deny_rules_are_named_where_they_may_concern_it() -> None:
 denies:
   always: {scopes: [orders]}
   at-night: {when: {daily: {from: "22:00", to: "06:00", tz: UTC}}}
+  here: {workflows: [etl]}
   elsewhere: {workflows: [ml]}
   over: {when: {until: 2026-01-01}}
   of-others: {workloads: [plain]}
 """
     (found,) = reached(a_map(granting() + rules)).values()
-    assert [words.partition(" (")[0] for words in found.refused_by] == ["denies.always", "denies.at-night"]
-    always, at_night = found.refused_by
+    assert [words.partition(" (")[0] for words in found.refused_by] == [
+        "denies.always",
+        "denies.at-night",
+        "denies.here",
+    ]
+    always, at_night, _ = found.refused_by
     assert always.endswith(")")
     assert at_night.endswith("), under its conditions")
 
