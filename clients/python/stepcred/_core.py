@@ -9,7 +9,6 @@ import itertools
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,8 +18,17 @@ from stepcred import _models as models
 from stepcred import _wire
 from stepcred._approvals import Tell, Waiting, wait
 from stepcred._credentials import Credential
-from stepcred._errors import BrokerUnavailable, NeedsApproval, Refused, SettingsError, StepcredError, StepEnded
+from stepcred._errors import (
+    BrokerUnavailable,
+    DeadlineExceeded,
+    NeedsApproval,
+    Refused,
+    SettingsError,
+    StepcredError,
+    StepEnded,
+)
 from stepcred._flow import Call, Flow, Pause
+from stepcred._keeping import IDLE, OVERLAP, Keeping, Kept, elapsed, kept
 from stepcred._refusals import Given, Question, Refusals, is_final
 from stepcred._requests import (
     as_span,
@@ -51,7 +59,7 @@ class BrokerCore:
 
     addr: str
     timeout: float
-    monotonic: Callable[[], float] = time.monotonic
+    monotonic: Callable[[], float] = elapsed
     uniform: Callable[[float, float], float] = random.uniform
 
     def call(self, method: str, request: Any, *, timeout: float | None = None, retries: int = RETRIES) -> Flow[Any]:
@@ -144,6 +152,8 @@ class StepCore:
     alive: bool = False
     ended_by_broker: bool = False
     held: dict[str, models.Lease] = field(default_factory=dict)
+    unclaimed: dict[str, float] = field(default_factory=dict)  # successors that we hold → when to say so
+    keeping: Keeping = field(default_factory=Keeping, repr=False)
     refusals: Refusals = field(default_factory=Refusals, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -164,14 +174,21 @@ class StepCore:
         self.alive = True
 
     def issue(
-        self, scope: str, given: Given, *, timeout: float | None, patience: float | None, tell: Tell | None
+        self,
+        scope: str,
+        given: Given,
+        *,
+        timeout: float | None,
+        patience: float | None,
+        tell: Tell | None,
+        keep: bool = False,
     ) -> Flow[Credential]:
         """Once; with patience, once more as soon as operators have approved it."""
         patience = self.patience if patience is None else patience
         deadline = self.broker.monotonic() + patience
         for waits in itertools.count(1):
             try:
-                return (yield from self._issue(scope, given, timeout=timeout))
+                return (yield from self._issue(scope, given, timeout=timeout, keep=keep))
             except NeedsApproval as needed:
                 if not patience:
                     raise
@@ -179,22 +196,98 @@ class StepCore:
             yield from self.wait_for_approval([waiting], patience=left, tell=tell, waits=waits)
         raise AssertionError  # count() does not end
 
-    def _issue(self, scope: str, given: Given, *, timeout: float | None) -> Flow[Credential]:
+    def credential(self, scope: str, *, timeout: float | None) -> Flow[Credential]:
+        """A new one, charged, that is kept from now on. For one caller at a time, who has looked what is kept."""
+        credential = yield from self.issue(scope, Given(), timeout=timeout, patience=None, tell=None, keep=True)
+        return credential
+
+    def live(self, scope: str) -> Credential | None:
+        """What is kept and has not ended."""
+        return self.keeping.live(scope, self.broker.monotonic()) if self.alive else None
+
+    def lasting(self, scope: str) -> Credential | None:
+        """What is kept, which was live before; None: the step has ended. Raises why it can be kept no longer."""
+        if not self.alive:
+            return None
+        one = self.keeping.of(scope)
+        if one is None:
+            raise Refused(f"the credential for {scope} was ended before its time", reason="LEASE_ENDED", scope=scope)
+        if self.broker.monotonic() < one.ends:
+            return one.credential
+        if one.failure is not None:
+            raise one.failure
+        raise DeadlineExceeded(f"the credential for {scope} has ended, and no successor came in time")
+
+    def left_of(self, scope: str) -> float:
+        """Seconds until what is kept ends by its time."""
+        one = self.keeping.of(scope)
+        return min(max(one.ends - self.broker.monotonic(), 0.0), IDLE) if one is not None else 0.0
+
+    def keep(self) -> Flow[float]:
+        """What is due of successors, and of claiming them; seconds until something is again."""
+        for one in self.keeping.due(self.broker.monotonic()):
+            yield from self._succeed(one)
+        if self._claim_is_due():
+            yield from self.heartbeat()
+        now = self.broker.monotonic()
+        with self.lock:
+            claims = [at - now for at in self.unclaimed.values()]
+        return max(min([self.keeping.pause(now), *claims]), 0.0)
+
+    def _succeed(self, one: Kept) -> Flow[None]:
+        """Ask for the successor. A failure is never the step's own: what is kept has time left."""
+        monotonic, given = self.broker.monotonic, Given(replaces=one.lease_id)
+        left = max(one.ends - monotonic(), 0.001)
+        try:
+            newer = yield from self._issue(
+                one.scope, given, timeout=min(self.broker.timeout, left), request_id=one.request_id
+            )
+        except StepcredError as error:
+            log.info("no successor for %s yet, or none at all: %s", one.scope, error)
+            self.keeping.failed(one, error, now=monotonic())
+            return
+        current = self.keeping.of(one.scope)
+        if current is None or current.credential is not newer:  # nobody wants it any more
+            try:
+                yield from self.revoke(newer.lease.lease_id, wait=0.0)
+            except StepcredError as error:
+                log.info("a successor for %s that is not wanted was not taken back: %s", one.scope, error)
+
+    def _claim_is_due(self) -> bool:
+        now = self.broker.monotonic()
+        with self.lock:
+            due = [lease_id for lease_id, at in self.unclaimed.items() if at <= now]
+            for lease_id in due:
+                del self.unclaimed[lease_id]
+        return bool(due)
+
+    def _issue(
+        self, scope: str, given: Given, *, timeout: float | None, keep: bool = False, request_id: str = ""
+    ) -> Flow[Credential]:
         request = broker_pb2.IssueCredentialRequest(
-            request_id=new_request_id(), step_handle=self.handle, scope=scope, replaces=given.replaces
+            request_id=request_id or new_request_id(),
+            step_handle=self.handle,
+            scope=scope,
+            replaces=given.replaces,
         )
         if given.public_key:
             request.public_key = given.public_key
         elif given.csr:
             request.csr = given.csr
+        sent = self.broker.monotonic()
         try:
             response = yield from self._ask(Question(method=ISSUE, about=scope, given=given), request, timeout=timeout)
         except Refused as refused:
             refused.scope = scope
             raise
-        credential = _wire.credential(response)
+        credential, received = _wire.credential(response), self.broker.monotonic()
         with self.lock:
             self.held[credential.lease.lease_id] = credential.lease
+        if keep or given.replaces:  # whoever asked for it, the successor of what is kept is kept
+            one = kept(scope, credential, sent=sent, received=received, uniform=self.broker.uniform)
+            if self.keeping.put(one, instead_of=given.replaces) and given.replaces:
+                with self.lock:
+                    self.unclaimed[one.lease_id] = received + min(OVERLAP, self.interval)
         return credential
 
     def check(
@@ -243,6 +336,7 @@ class StepCore:
     def end(self) -> Flow[None]:
         """Ask for the end and wait for evidence. A step that the broker has ended already is no failure."""
         self.alive = False
+        self.keeping.changed()
         request = broker_pb2.EndStepRequest(
             request_id=new_request_id(), step_handle=self.handle, wait=_wire.duration(timedelta(seconds=self.wait))
         )
@@ -263,7 +357,7 @@ class StepCore:
     def heartbeat(self) -> Flow[float]:
         """Say that we live and what we hold; seconds until the next one. A failure is never the step's own."""
         with self.lock:
-            held = list(self.held)
+            held = [lease_id for lease_id in self.held if lease_id not in self.unclaimed]
         request = broker_pb2.HeartbeatRequest(step_handle=self.handle, held_lease_ids=held)
         try:
             response = yield from self._call("Heartbeat", request, timeout=BEAT_TIMEOUT, retries=0)
@@ -272,7 +366,7 @@ class StepCore:
         except Refused as refused:
             log.warning("heartbeat refused: %s", refused)
             if is_final(refused) and refused.reason != "INVALID_ARGUMENT":  # that is about what is held
-                self.alive, self.ended_by_broker = False, True
+                self._over()
             return max(self.interval, refused.retry_after or 0.0)
         except StepcredError as error:
             log.info("heartbeat failed, trying again: %s", error)
@@ -308,10 +402,18 @@ class StepCore:
         except StepEnded as ended:
             if self.alive:
                 log.warning("the broker has ended this step: %s", ended)
-            self.alive, self.ended_by_broker = False, True
+            self._over()
             raise
 
+    def _over(self) -> None:
+        """The broker has ended the step."""
+        self.alive, self.ended_by_broker = False, True
+        self.keeping.changed()
+
     def _drop(self, lease_ids: Iterable[str]) -> None:
+        gone = list(lease_ids)
+        self.keeping.dropped(gone)
         with self.lock:
-            for lease_id in lease_ids:
+            for lease_id in gone:
                 self.held.pop(lease_id, None)
+                self.unclaimed.pop(lease_id, None)

@@ -16,6 +16,7 @@ from stepcred._approvals import Tell
 from stepcred._core import BrokerCore, StepCore
 from stepcred._credentials import Credential
 from stepcred._errors import NeedsApproval, StepcredError
+from stepcred._flights import Flights
 from stepcred._flow import Call, Flow
 from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
 from stepcred._refusals import Given
@@ -194,6 +195,10 @@ class Step(StepView):
         self._driver = driver
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="stepcred-heartbeat", daemon=True)
+        self._flights = Flights[Credential]()
+        self._kept_changed = threading.Event()
+        self._keeper: threading.Thread | None = None
+        core.keeping.changed = self._kept_changed.set
 
     def __enter__(self) -> Self:
         self._driver.run(self._core.begin())
@@ -211,6 +216,26 @@ class Step(StepView):
             note_failed_end(error, problem)
         finally:
             self._wake.set()
+
+    def credential(self, scope: str, *, timeout: float | None = None) -> Credential:
+        """The live credential of this scope in this step, the same for whoever asks: cheap, so ask before each use.
+
+        The first call mints it, charged, however many threads ask at once; successors come in the background, at about
+        80 % of its life, until the broker gives no more. Then the last one is served to its end, and after that a call
+        mints a new one. `timeout`: seconds, default the broker's. Raises as `issue` does, and StepEnded after the end.
+        """
+        seconds = None if timeout is None else checked_timeout(timeout)
+        return self._core.live(scope) or self._flights.join(
+            scope, known=lambda: self._core.live(scope), get=lambda: self._first(scope, seconds), timeout=seconds
+        )
+
+    def _first(self, scope: str, timeout: float | None) -> Credential:
+        credential = self._driver.run(self._core.credential(scope, timeout=timeout))
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="stepcred-successors", daemon=True)
+            self._keeper.start()
+        self._wake.set()
+        return credential
 
     def issue(
         self,
@@ -274,3 +299,12 @@ class Step(StepView):
                 pause = self._driver.run(self._core.heartbeat())
             except ValueError:  # the channel was closed while the step was open: nobody is left to speak for
                 return
+
+    def _keep(self) -> None:
+        while self._core.alive:
+            try:
+                pause = self._driver.run(self._core.keep())
+            except ValueError:  # as above
+                return
+            self._kept_changed.wait(pause)
+            self._kept_changed.clear()

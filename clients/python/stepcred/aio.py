@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -16,7 +16,8 @@ from stepcred import _settings
 from stepcred._approvals import Tell
 from stepcred._core import BrokerCore, StepCore
 from stepcred._credentials import Credential
-from stepcred._errors import NeedsApproval, StepcredError
+from stepcred._errors import DeadlineExceeded, NeedsApproval, StepcredError, StepEnded
+from stepcred._flights import for_another
 from stepcred._flow import Call, Flow
 from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
 from stepcred._refusals import Given
@@ -186,6 +187,11 @@ class Step(StepView):
         super().__init__(core)
         self._driver = driver
         self._wake = asyncio.Event()
+        self._flights: dict[str, asyncio.Task[Credential]] = {}
+        self._kept_changed = asyncio.Event()
+        self._readers: set[asyncio.Event] = set()  # of `credentials`
+        self._keeper: asyncio.Task[None] | None = None
+        core.keeping.changed = self._tell_readers
 
     async def __aenter__(self) -> Self:
         await self._driver.run(self._core.begin())
@@ -196,6 +202,8 @@ class Step(StepView):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._beats.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
         # Shielded: a second cancellation stops our waiting, not the end of the step.
         end = asyncio.ensure_future(self._driver.run(self._core.end()))
         try:
@@ -204,6 +212,72 @@ class Step(StepView):
             if error is None:
                 raise
             note_failed_end(error, problem)
+
+    async def credential(
+        self,
+        scope: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (a deadline of the call, told to the broker)
+    ) -> Credential:
+        """As `stepcred.Step.credential`. A caller that is cancelled does not cancel it for the others."""
+        seconds = None if timeout is None else checked_timeout(timeout)
+        if (live := self._core.live(scope)) is not None:
+            return live
+        flight, mine = self._flights.get(scope), False
+        if flight is None:
+            mine = True
+            flight = asyncio.create_task(self._first(scope, seconds), name=f"stepcred-credential-{scope}")
+            self._flights[scope] = flight
+            flight.add_done_callback(lambda done: self._landed(scope, done))
+        try:
+            return await asyncio.wait_for(asyncio.shield(flight), None if mine else seconds)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{scope}: no answer in time to what another task asks for") from None
+        except StepcredError as error:
+            raise error if mine else for_another(error)  # noqa: B904 (the same answer)
+        except asyncio.CancelledError:
+            if flight.cancelled():  # with its channel: the connection was closed
+                raise StepEnded("the connection to the broker is closed", reason="STEP_ENDED") from None
+            raise
+
+    async def credentials(self, scope: str) -> AsyncGenerator[Credential, None]:
+        """The live credential of this scope, and then each that takes its place. Ends when the step ends.
+
+        Raises as `credential` does, and when it can be kept no longer: why there is no successor, when it ends by its
+        time, Refused with LEASE_ENDED when it was ended before.
+        """
+        changed = asyncio.Event()
+        self._readers.add(changed)
+        try:
+            last = await self.credential(scope)
+            while self._core.alive:
+                yield last
+                while (now := self._core.lasting(scope)) is last:
+                    changed.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(changed.wait(), self._core.left_of(scope))
+                if now is None:
+                    return
+                last = now
+        finally:
+            self._readers.discard(changed)
+
+    def _landed(self, scope: str, flight: asyncio.Task[Credential]) -> None:
+        self._flights.pop(scope, None)
+        if not flight.cancelled():
+            flight.exception()  # seen, also when nobody waits any more
+
+    def _tell_readers(self) -> None:
+        self._kept_changed.set()
+        for reader in self._readers:
+            reader.set()
+
+    async def _first(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
+        credential = await self._driver.run(self._core.credential(scope, timeout=timeout))
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name="stepcred-successors")
+        self._wake.set()
+        return credential
 
     async def issue(
         self,
@@ -254,3 +328,10 @@ class Step(StepView):
                 await asyncio.wait_for(self._wake.wait(), pause)
             self._wake.clear()
             pause = await self._driver.run(self._core.heartbeat())
+
+    async def _keep(self) -> None:
+        while self._core.alive:
+            pause = await self._driver.run(self._core.keep())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._kept_changed.wait(), pause)
+            self._kept_changed.clear()
