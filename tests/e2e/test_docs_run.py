@@ -17,7 +17,7 @@ from tests.support.pages import BIN, ROOT, bash, blocks, commands, follow_vault,
 from tests.support.processes import accepts, free_port, running
 
 TEXT = page("run.md")
-UNIT = ROOT / "deploy" / "stepcred-broker.service"
+UNIT = ROOT / "deploy" / "systemd" / "stepcred-broker.service"
 EXAMPLES = ROOT / "deploy" / "examples"
 
 

@@ -2,6 +2,7 @@
 
 - `{role: orders-ro}`: the step gets the token itself
 - `{role: orders-ro, read: database/creds/orders-ro}`: a leased login (database, RabbitMQ)
+- `{…, attributes: {host: db.acme.internal, port: 5432, database: orders}}`: where that login is good
 - `{role: orders-kv, read: secret/data/orders}`: a static value (KV v2)
 - `{role: web, write: {path: pki/issue/web, data: {common_name: web.acme.internal}}}`: an X.509 certificate
 - `{role: web, write: {path: pki/sign/web, input: csr}}`: one for the caller's own request
@@ -31,6 +32,7 @@ RESERVED = frozenset({"root", "default", STEP_SELF, TOMB_POLICY})
 # They would hand out, or change, what is the broker's or the token's own.
 SERVERS_OWN = frozenset({"auth", "sys", "identity", "cubbyhole"})
 # Said by the broker: the life is the scope's ttl, and the input the caller's.
+MAX_ATTRIBUTES, MAX_ATTRIBUTE = 16, 256
 OURS = frozenset({"ttl", "not_after", "csr", "public_key", "format", "private_key_format"})
 
 
@@ -100,6 +102,14 @@ def _data(value: Mapping[str, str | int | bool]) -> Mapping[str, str | int | boo
     return value
 
 
+def _attributes(value: Mapping[str, str | int]) -> Mapping[str, str | int]:
+    if known := sorted({"username", "password"} & set(value)):
+        raise ValueError(f"{', '.join(known)}: made by the server")
+    if len(value) > MAX_ATTRIBUTES or any(len(str(word)) > MAX_ATTRIBUTE for pair in value.items() for word in pair):
+        raise ValueError(f"at most {MAX_ATTRIBUTES} of {MAX_ATTRIBUTE} characters")
+    return value
+
+
 class _Strict(BaseModel):
     """Nothing is coerced, nothing unknown is let through."""
 
@@ -142,11 +152,15 @@ class VaultBlock(_Strict):
     role: Annotated[str, AfterValidator(_role)]
     read: Annotated[str, AfterValidator(_read)] | None = None
     write: WriteBlock | None = None
+    # Told with a login, so that a program finds its server. Never a secret: it is in the map.
+    attributes: Annotated[Mapping[str, str | int], AfterValidator(_attributes)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> VaultBlock:
         if self.read and self.write:
             raise ValueError("either read or write: one lease is one credential")
+        if self.attributes and self.kind is not Kind.LEASED:
+            raise ValueError("attributes say where a login is good: they belong to read: <mount>/creds/<role>")
         return self
 
     @property

@@ -25,6 +25,7 @@ from stepcred._credentials import (
     VaultToken,
     X509Certificate,
 )
+from stepcred._current import current_step
 from stepcred._errors import (
     AccessDenied,
     BrokerUnavailable,
@@ -59,7 +60,8 @@ from stepcred._workload_api import WorkloadApi
 
 if TYPE_CHECKING:
     from stepcred import aio
-    from stepcred._sync import Broker, Step, connect
+    from stepcred._sync import Broker, connect
+    from stepcred._sync_step import Step
 
 __all__ = [
     "Access",
@@ -101,10 +103,11 @@ __all__ = [
     "X509Certificate",
     "aio",
     "connect",
+    "current_step",
 ]
 
 # grpc and the generated code cost 100 ms: they come with the first connect(), not with the import.
-_LAZY = {"Broker": "stepcred._sync", "Step": "stepcred._sync", "connect": "stepcred._sync"}
+_LAZY = {"Broker": "stepcred._sync", "Step": "stepcred._sync_step", "connect": "stepcred._sync"}
 
 
 def __getattr__(name: str) -> object:

@@ -39,6 +39,7 @@ class Kept:
     credential: Credential
     ends: float
     due: float
+    before: str = ""  # the lease that it succeeded
     request_id: str = field(default_factory=new_request_id)  # of what asks for its successor
     failures: int = 0  # of that, in a row
     failure: StepcredError | None = None
@@ -46,6 +47,15 @@ class Kept:
     @property
     def lease_id(self) -> str:
         return self.credential.lease.lease_id
+
+    def fresh(self, now: float) -> float:
+        """Seconds for which a reader may go on with it: a successor that is due is claimed OVERLAP after it is there."""
+        return max(min(max(self.due - now, OVERLAP), self.ends - now), 0.0)
+
+    @property
+    def lease_ids(self) -> tuple[str, ...]:
+        """What may be alive of it."""
+        return tuple(lease_id for lease_id in (self.lease_id, self.before) if lease_id)
 
 
 def kept(
@@ -86,6 +96,8 @@ class Keeping:
         self.changed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._kept: dict[str, Kept] = {}
+        self._users: dict[str, int] = {}
+        self._pinned: set[str] = set()
 
     def live(self, scope: str, now: float) -> Credential | None:
         """To be served."""
@@ -103,9 +115,34 @@ class Keeping:
             before = self._kept.get(one.scope)
             if instead_of and (before is None or before.lease_id != instead_of):
                 return False
-            self._kept[one.scope] = one
+            self._kept[one.scope] = replace(one, before=instead_of)
         self.changed()
         return True
+
+    def pin(self, scope: str) -> None:
+        """Somebody has it for as long as the step lives: no `leave` takes it back."""
+        with self._lock:
+            self._pinned.add(scope)
+
+    def enter(self, scope: str) -> None:
+        """One user more, until it leaves."""
+        with self._lock:
+            self._users[scope] = self._users.get(scope, 0) + 1
+
+    def used(self, scope: str) -> bool:
+        """By somebody who will leave."""
+        with self._lock:
+            return self._users.get(scope, 0) > 0
+
+    def leave(self, scope: str) -> Kept | None:
+        """One user less. What is to be taken back, and kept no longer: nobody has it any more."""
+        with self._lock:
+            self._users[scope] -= 1
+            if self._users[scope] or scope in self._pinned:
+                return None
+            gone = self._kept.pop(scope, None)
+        self.changed()
+        return gone
 
     def failed(self, one: Kept, error: StepcredError, *, now: float) -> None:
         """There is no successor, for now or for good."""

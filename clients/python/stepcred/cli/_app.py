@@ -23,6 +23,7 @@ from stepcred.cli import _admin, _definition, _doctor, _exec, _exec_command, _ex
 from stepcred.cli._doctor import _show
 from stepcred.cli._names import Run, StepOption, Workflow
 from stepcred.cli._say import plain
+from stepcred.cli._sidecar._command import sidecar
 
 app = typer.Typer(
     name="stepcred",
@@ -100,6 +101,7 @@ def options(
 
 
 app.command("exec", context_settings={"allow_interspersed_args": False})(_exec_command.exec_)
+app.command()(sidecar)
 
 
 @app.command()
