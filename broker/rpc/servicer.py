@@ -21,6 +21,7 @@ from broker.model import Agent, StepKey
 from broker.policy.decision import Allowed
 from broker.policy.live.holder import Policies
 from broker.policy.showing import document
+from broker.policy.within_reach import within_reach
 from broker.rpc import convert
 from broker.rpc.pipeline import Method
 from broker.rpc.status import duration
@@ -142,7 +143,8 @@ class Servicer:
                 del self._waiting[agent.spiffe_id]
 
     async def who_am_i(self, _request: broker_pb2.WhoAmIRequest, agent: Agent, _context: Any) -> Message:
-        scope_map = self._policies.map
+        scope_map, now = self._policies.map, self._clock.now()
+        reach, left_out = convert.reach(within_reach(scope_map, agent.spiffe_id, now))
         return broker_pb2.WhoAmIResponse(
             spiffe_id=agent.spiffe_id,
             environment=scope_map.environment,
@@ -152,8 +154,10 @@ class Servicer:
             ],
             certificate_not_after=convert.timestamp(agent.not_after),
             certificate_sha256=agent.cert_sha256,
-            server_time=convert.timestamp(self._clock.now()),
+            server_time=convert.timestamp(now),
             scopes=scope_map.scopes_of(agent.spiffe_id),
+            reach=reach,
+            reach_left_out=left_out,
         )
 
     async def check_access(self, request: broker_pb2.CheckAccessRequest, agent: Agent, _context: Any) -> Message:

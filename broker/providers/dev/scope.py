@@ -123,9 +123,10 @@ class DevScope:
         return None
 
     def describe(self, block: Mapping[str, JsonValue], *, now: datetime, until: datetime) -> Powers:  # noqa: ARG002 - as the protocol has it
-        """A stand-in is good for nothing."""
-        kind = DevBlock.model_validate(dict(block)).kind.value
-        return Powers(words=(f"A stand-in of kind {kind}, which opens nothing.",), told={"kind": kind})
+        """It can do nothing. Values may be somebody's passwords, so only their names are told."""
+        made = DevBlock.model_validate(dict(block))
+        words = f"a stand-in of kind {made.kind.value}, good for nothing"
+        return Powers(words=(words,), told={"kind": made.kind.value, "values": sorted(made.values)})
 
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:  # noqa: ARG002 - as the protocol has it
         """It can do nothing."""

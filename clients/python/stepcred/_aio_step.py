@@ -227,17 +227,6 @@ class Step(StepView):
         self._wake.set()
         return credential
 
-    async def over(self) -> None:
-        """Until the step is over, as far as its heartbeats tell."""
-        changed = asyncio.Event()
-        self._readers.add(changed)
-        try:
-            while self._core.alive:
-                changed.clear()
-                await changed.wait()
-        finally:
-            self._readers.discard(changed)
-
     def _landed(self, scope: str, flight: asyncio.Task[Credential]) -> None:
         self._flights.pop(scope, None)
         if not flight.cancelled():

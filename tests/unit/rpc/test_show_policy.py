@@ -6,6 +6,9 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from broker.rpc import convert
 from stepcred.v1 import broker_pb2 as pb
 from tests.fakes.world import MAP, new_id
 from tests.unit.rpc.conftest import Edge
@@ -79,3 +82,30 @@ async def test_in_an_open_step_the_time_is_what_is_left_of_it(edge: Edge) -> Non
 
 def _written(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
+async def test_whoami_tells_what_is_within_reach(edge: Edge) -> None:
+    await edge.broker.load_map(with_more(MAP))
+    answer = await edge.stub().WhoAmI(pb.WhoAmIRequest())
+    assert [one.scope for one in answer.reach] == list(answer.scopes)
+    assert answer.reach_left_out == 0
+    found = {one.scope: one for one in answer.reach}
+    plain, guarded, shut = found["plain"], found["guarded"], found["shut"]
+    assert (plain.provider, plain.ttl.seconds, plain.max_ttl.seconds) == ("fake", 600, 3600)
+    (nightly,) = plain.grants
+    assert (nightly.rule, nightly.workload, list(nightly.workflows)) == ("nightly", "load", ["nightly"])
+    assert (nightly.max_step.seconds, list(nightly.conditions)) == (7200, [])
+    assert nightly.position.startswith("scopes.yaml:")
+    assert guarded.grants[0].approvals_needed == 2
+    assert list(shut.grants[0].conditions) == ["never with this certificate, which says workflow 'nightly'"]
+    assert "foreign" not in str(answer)
+
+
+async def test_what_is_within_reach_has_a_largest_size(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = await edge.stub().WhoAmI(pb.WhoAmIRequest())
+    room = sum(one.ByteSize() for one in whole.reach[:2])
+    monkeypatch.setattr(convert, "MAX_REACH", room)
+    cut = await edge.stub().WhoAmI(pb.WhoAmIRequest())
+    assert list(cut.reach) == list(whole.reach)[:2]
+    assert cut.reach_left_out == len(whole.reach) - 2
+    assert list(cut.scopes) == list(whole.scopes)
