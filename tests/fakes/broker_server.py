@@ -136,6 +136,9 @@ class FakeBroker(CredentialBrokerServicer):
 
     tls: tuple[Path, Path, Path] | None = None  # certificate, key, client CA
     heartbeat: float = 10.0
+    ttl: timedelta = timedelta(minutes=10)
+    clock_ahead: timedelta = timedelta()  # of everybody else's
+    ripe: float = 2 / 3  # of a lease's life: from then on it may be replaced
     scopes: dict[str, Callable[[str], credential_pb2.Credential]] = field(
         default_factory=lambda: {"orders-read": vault_token, "lake-write": aws_session, "orders-db": login}
     )
@@ -151,6 +154,7 @@ class FakeBroker(CredentialBrokerServicer):
     def __post_init__(self) -> None:
         self._scripts: dict[str, deque[Refusal]] = defaultdict(deque)
         self._replays: dict[str, Any] = {}
+        self._minted = 0
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
@@ -238,7 +242,8 @@ class FakeBroker(CredentialBrokerServicer):
             if make is None or request.scope not in step.scopes:
                 self._refuse(context, DENIED)
             self._use_approval(step.name, request.scope, context)
-            lease_id = f"lease-{sum(len(s.leases) for s in self.steps.values()) + 1}"
+            self._minted += 1
+            lease_id = f"lease-{self._minted}"
             step.leases[lease_id] = request.scope
             lease = lease_pb2.Lease(
                 lease_id=lease_id,
@@ -247,7 +252,10 @@ class FakeBroker(CredentialBrokerServicer):
                 revocability=lease_pb2.REVOCABILITY_EXACT,
                 state=lease_pb2.LEASE_STATE_ACTIVE,
             )
-            lease.expires_at.FromDatetime(datetime.now(UTC) + timedelta(minutes=10))
+            now = datetime.now(UTC) + self.clock_ahead
+            lease.issued_at.FromDatetime(now)
+            lease.expires_at.FromDatetime(now + self.ttl)
+            lease.successor_from.FromDatetime(now + self.ttl * self.ripe)
             return pb.IssueCredentialResponse(lease=lease, credential=make(lease_id))
 
         return self._serve("IssueCredential", request, context, answer)

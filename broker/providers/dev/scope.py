@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
+from broker.model import JsonValue, NamedBlock, Powers, Remark, Revocability, Tier
 
 
 class Shape(Enum):
@@ -121,6 +121,12 @@ class DevScope:
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:  # noqa: ARG002 - as the protocol has it
         """It is nowhere."""
         return None
+
+    def describe(self, block: Mapping[str, JsonValue], *, now: datetime, until: datetime) -> Powers:  # noqa: ARG002 - as the protocol has it
+        """It can do nothing. Values may be somebody's passwords, so only their names are told."""
+        made = DevBlock.model_validate(dict(block))
+        words = f"a stand-in of kind {made.kind.value}, good for nothing"
+        return Powers(words=(words,), told={"kind": made.kind.value, "values": sorted(made.values)})
 
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:  # noqa: ARG002 - as the protocol has it
         """It can do nothing."""

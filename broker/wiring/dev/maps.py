@@ -17,7 +17,7 @@ from broker.policy.problems import Problem, ScopeMapError, show
 from broker.policy.scope_map import ScopeMap
 from broker.providers.aws.scopes.kind import AwsScope
 from broker.providers.dev.scope import DevScope
-from broker.providers.vault.scope import VaultScope
+from broker.providers.vault.kind import VaultScope
 
 # An allow-list: whoever calls production "live" must not be served by a slip.
 ENVIRONMENTS = ("dev", "development", "test", "testing", "local", "sandbox", "ci")

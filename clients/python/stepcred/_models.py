@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from typing import Any
 
 
 class Tier(Enum):
@@ -113,6 +114,8 @@ class ScopeVerdict:
     approvals_needed: int = 0
     approvals_given: int = 0
     approval_expires_at: datetime | None = None  # to be decided until then; once approved, to be used
+    # What the credential would be able to do (docs/can.md); None unless it was asked for, and for what is refused.
+    policy: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @property
     def granted(self) -> bool:
@@ -131,6 +134,35 @@ class Launched:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReachingGrant:
+    """What one grant says of a scope. All of it has to hold."""
+
+    rule: str
+    position: str  # file:line:column
+    workload: str  # of ours, that it is for
+    workflows: tuple[str, ...]  # () = any
+    workflows_left_out: int  # more, that the broker had no room for
+    approvals_needed: int
+    max_step: timedelta | None
+    conditions: tuple[str, ...]  # in words; () = always and from anywhere
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReachableScope:
+    """A scope that some grant gives us. Whether it would be given now only `check` says."""
+
+    scope: str
+    provider: str  # vault, aws
+    tier: Tier
+    revocability: Revocability
+    ttl: timedelta | None  # of one lease
+    max_ttl: timedelta | None  # with its successors
+    grants: tuple[ReachingGrant, ...]  # each gives it by itself
+    grants_left_out: int
+    refused_by: tuple[str, ...]  # in words: deny rules that may refuse it whatever the grants say
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
     """What the broker makes of our certificate."""
 
@@ -141,6 +173,8 @@ class Identity:
     certificate_not_after: datetime | None
     certificate_sha256: str
     server_time: datetime | None
+    reach: tuple[ReachableScope, ...] = ()  # `scopes` with what the grants say of them
+    reach_left_out: int = 0  # so many of `scopes` are missing at its end
 
 
 def summary(outcomes: Iterable[LeaseOutcome], *, now: datetime | None = None) -> str:

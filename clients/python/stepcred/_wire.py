@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from types import MappingProxyType
@@ -97,7 +98,20 @@ def scope_verdict(message: broker_pb2.ScopeVerdict) -> models.ScopeVerdict:
         approvals_needed=message.approvals_needed,
         approvals_given=message.approvals_given,
         approval_expires_at=time_of(message, "approval_expires_at"),
+        policy=_policy(message.policy),
     )
+
+
+def _policy(text: str) -> Mapping[str, Any] | None:
+    if not text:
+        return None
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise UnexpectedAnswer("the broker sent a policy that is not a JSON object")
+    return MappingProxyType(told)
 
 
 def launched(message: broker_pb2.BeginStepResponse) -> models.Launched:
@@ -119,6 +133,35 @@ def identity(message: broker_pb2.WhoAmIResponse) -> models.Identity:
         certificate_not_after=time_of(message, "certificate_not_after"),
         certificate_sha256=message.certificate_sha256,
         server_time=time_of(message, "server_time"),
+        reach=tuple(map(_reachable, message.reach)),
+        reach_left_out=message.reach_left_out,
+    )
+
+
+def _reachable(message: broker_pb2.ReachableScope) -> models.ReachableScope:
+    return models.ReachableScope(
+        scope=message.scope,
+        provider=message.provider,
+        tier=_tier(message.tier),
+        revocability=_revocability(message.revocability),
+        ttl=span_of(message, "ttl"),
+        max_ttl=span_of(message, "max_ttl"),
+        grants=tuple(map(_reaching, message.grants)),
+        grants_left_out=message.grants_left_out,
+        refused_by=tuple(message.refused_by),
+    )
+
+
+def _reaching(message: broker_pb2.ReachingGrant) -> models.ReachingGrant:
+    return models.ReachingGrant(
+        rule=message.rule,
+        position=message.position,
+        workload=message.workload,
+        workflows=tuple(message.workflows),
+        workflows_left_out=message.workflows_left_out,
+        approvals_needed=message.approvals_needed,
+        max_step=span_of(message, "max_step"),
+        conditions=tuple(message.conditions),
     )
 
 

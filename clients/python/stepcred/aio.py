@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
 
 from stepcred import _settings
-from stepcred._approvals import Tell
-from stepcred._core import BrokerCore, StepCore
-from stepcred._credentials import Credential
-from stepcred._errors import NeedsApproval, StepcredError
+from stepcred._aio_step import Step
+from stepcred._core import BrokerCore
+from stepcred._current import AIO
+from stepcred._errors import StepcredError
 from stepcred._flow import Call, Flow
-from stepcred._models import Identity, Launched, Lease, LeaseOutcome, ScopeVerdict
-from stepcred._refusals import Given
-from stepcred._requests import checked_patience, checked_timeout, lease_id_of, note_failed_end
+from stepcred._models import Identity, Launched, LeaseOutcome, ScopeVerdict
+from stepcred._requests import checked_timeout
 from stepcred._settings import Settings
 from stepcred._status import CallFailed, call_failed
-from stepcred._step import StepView
 from stepcred._transport import OPTIONS, Lanes
 from stepcred._workload_api import WorkloadApi
 
-__all__ = ["Broker", "Step", "connect"]
+__all__ = ["Broker", "Step", "connect", "current_step"]
 
 T = TypeVar("T")
 
@@ -40,10 +36,20 @@ def connect(
     *,
     workload_api: WorkloadApi | None = None,
     timeout: float = 15.0,
+    wait_broker: timedelta | float | None = None,
 ) -> Broker:
     """As `stepcred.connect`, to use in an `async with`, which is what waits for the Workload API."""
+    seconds, patience = checked_timeout(timeout), _settings.wait_broker(wait_broker)
     settings = _settings.read(addr=addr, cert=cert, key=key, ca=ca, workload_api=workload_api)
-    return Broker(settings, BrokerCore(addr=settings.addr, timeout=checked_timeout(timeout)))
+    return Broker(settings, BrokerCore(addr=settings.addr, timeout=seconds, wait_broker=patience))
+
+
+def current_step() -> Step:
+    """As `stepcred.current_step`, for the steps of this module. A task has that of whoever started it."""
+    step = AIO.get()
+    if step is None:
+        raise StepcredError("no step is open here: current_step() works inside of `async with broker.step(…)`")
+    return step
 
 
 class Driver:
@@ -75,6 +81,8 @@ class Driver:
         try:
             return await getattr(lane.stub, call.method)(call.request, timeout=call.timeout, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._lanes.doubt(lane)
             raise call_failed(error.code().name, error.details(), error.trailing_metadata()) from None
         finally:
             for idle in self._lanes.leave(lane):
@@ -118,10 +126,13 @@ class Broker:
         max_duration: timedelta | float | None = None,
         wait: float = 5.0,
         approval_timeout: timedelta | float | None = None,
+        retry: int = 1,
     ) -> Step:
         """As `stepcred.Broker.step`, to use in an `async with`."""
         name = _settings.step_name(workflow=workflow, run=run, step=step)
-        core = self._core.step(name, scopes, max_duration=max_duration, wait=wait, approval_timeout=approval_timeout)
+        core = self._core.step(
+            name, scopes, max_duration=max_duration, wait=wait, approval_timeout=approval_timeout, retry=retry
+        )
         return Step(self._driver, core)
 
     def join(
@@ -130,9 +141,11 @@ class Broker:
         *,
         wait: float = 5.0,
         approval_timeout: timedelta | float | None = None,
+        retry: int = 1,
     ) -> Step:
         """As `stepcred.Broker.join`, to use in an `async with`."""
-        core = self._core.join(_settings.step_handle(handle), wait=wait, approval_timeout=approval_timeout)
+        found = _settings.step_handle(handle)
+        core = self._core.join(found, wait=wait, approval_timeout=approval_timeout, retry=retry)
         return Step(self._driver, core)
 
     async def launch(
@@ -166,85 +179,14 @@ class Broker:
         return await self._driver.run(self._core.whoami())
 
     async def check(
-        self, *, workflow: str | None = None, run: str | None = None, step: str | None = None, scopes: Iterable[str]
+        self,
+        *,
+        workflow: str | None = None,
+        run: str | None = None,
+        step: str | None = None,
+        scopes: Iterable[str],
+        show_policy: bool = False,
     ) -> tuple[ScopeVerdict, ...]:
-        """What such a step could have, without opening it."""
+        """What such a step could have, without opening it; with `show_policy`, also what it could do with it."""
         name = _settings.step_name(workflow=workflow, run=run, step=step)
-        return await self._driver.run(self._core.check(name, scopes))
-
-
-class Step(StepView):
-    """An open step. Heartbeats go out from a task for as long as the `async with` block runs."""
-
-    def __init__(self, driver: Driver, core: StepCore) -> None:
-        super().__init__(core)
-        self._driver = driver
-        self._wake = asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        await self._driver.run(self._core.begin())
-        self._beats = asyncio.create_task(self._beat(), name="stepcred-heartbeat")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._beats.cancel()
-        # Shielded: a second cancellation stops our waiting, not the end of the step.
-        end = asyncio.ensure_future(self._driver.run(self._core.end()))
-        try:
-            await asyncio.shield(end)
-        except StepcredError as problem:
-            if error is None:
-                raise
-            note_failed_end(error, problem)
-
-    async def issue(
-        self,
-        scope: str,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109 (a deadline of the call, told to the broker)
-        replaces: Credential | Lease | str | None = None,
-        public_key: str = "",
-        csr: str = "",
-        approval_timeout: timedelta | float | None = None,
-        on_waiting: Tell | None = None,
-    ) -> Credential:
-        """As `stepcred.Step.issue`."""
-        flow = self._core.issue(
-            scope,
-            Given(replaces=lease_id_of(replaces), public_key=public_key, csr=csr),
-            timeout=timeout,
-            patience=None if approval_timeout is None else checked_patience(approval_timeout),
-            tell=on_waiting,
-        )
-        credential = await self._driver.run(flow)
-        self._wake.set()
-        return credential
-
-    async def check(self, scopes: Iterable[str]) -> tuple[ScopeVerdict, ...]:
-        """As `stepcred.Step.check`."""
-        return await self._driver.run(self._core.check(scopes))
-
-    async def wait_for_approval(
-        self,
-        waiting: Iterable[NeedsApproval],
-        *,
-        approval_timeout: timedelta | float,
-        on_waiting: Tell | None = None,
-    ) -> None:
-        """As `stepcred.Step.wait_for_approval`."""
-        patience = checked_patience(approval_timeout)
-        await self._driver.run(self._core.wait_for_approval(waiting, patience=patience, tell=on_waiting))
-
-    async def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
-        """As `stepcred.Step.revoke`."""
-        return await self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
-
-    async def _beat(self) -> None:
-        pause = self._core.interval
-        while self._core.alive:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
-            self._wake.clear()
-            pause = await self._driver.run(self._core.heartbeat())
+        return await self._driver.run(self._core.check(name, scopes, show_policy=show_policy))

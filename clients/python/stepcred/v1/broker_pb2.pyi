@@ -69,6 +69,7 @@ class ScopeVerdict(google.protobuf.message.Message):
     APPROVALS_NEEDED_FIELD_NUMBER: builtins.int
     APPROVALS_GIVEN_FIELD_NUMBER: builtins.int
     APPROVAL_EXPIRES_AT_FIELD_NUMBER: builtins.int
+    POLICY_FIELD_NUMBER: builtins.int
     scope: builtins.str
     verdict: global___Verdict.ValueType
     reason: builtins.str
@@ -85,6 +86,10 @@ class ScopeVerdict(google.protobuf.message.Message):
     """Of what was asked to be approved for this step and scope; empty when nothing was, so far."""
     approvals_needed: builtins.int
     approvals_given: builtins.int
+    policy: builtins.str
+    """What the credential will be able to do, as a JSON object; docs/can.md has its keys. Only where the request asked for
+    it and the verdict is not a refusal.
+    """
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration: ...
     @property
@@ -108,9 +113,10 @@ class ScopeVerdict(google.protobuf.message.Message):
         approvals_needed: builtins.int = ...,
         approvals_given: builtins.int = ...,
         approval_expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        policy: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["approval_expires_at", b"approval_expires_at", "ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["approval_expires_at", b"approval_expires_at", "approval_id", b"approval_id", "approvals_given", b"approvals_given", "approvals_needed", b"approvals_needed", "position", b"position", "reason", b"reason", "reference_id", b"reference_id", "revocability", b"revocability", "rule", b"rule", "scope", b"scope", "smallest_fix", b"smallest_fix", "tier", b"tier", "ttl", b"ttl", "verdict", b"verdict"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval_expires_at", b"approval_expires_at", "approval_id", b"approval_id", "approvals_given", b"approvals_given", "approvals_needed", b"approvals_needed", "policy", b"policy", "position", b"position", "reason", b"reason", "reference_id", b"reference_id", "revocability", b"revocability", "rule", b"rule", "scope", b"scope", "smallest_fix", b"smallest_fix", "tier", b"tier", "ttl", b"ttl", "verdict", b"verdict"]) -> None: ...
 
 global___ScopeVerdict = ScopeVerdict
 
@@ -441,10 +447,14 @@ class WhoAmIResponse(google.protobuf.message.Message):
     CERTIFICATE_SHA256_FIELD_NUMBER: builtins.int
     SERVER_TIME_FIELD_NUMBER: builtins.int
     SCOPES_FIELD_NUMBER: builtins.int
+    REACH_FIELD_NUMBER: builtins.int
+    REACH_LEFT_OUT_FIELD_NUMBER: builtins.int
     spiffe_id: builtins.str
     environment: builtins.str
     certificate_sha256: builtins.str
     """SHA-256 of the certificate, hex."""
+    reach_left_out: builtins.int
+    """So many of `scopes` are missing at the end of `reach`."""
     @property
     def workloads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WorkloadMatch]:
         """Workloads of the scope map that this certificate matches."""
@@ -457,6 +467,10 @@ class WhoAmIResponse(google.protobuf.message.Message):
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Scopes that some grant gives to this agent, under whatever conditions."""
 
+    @property
+    def reach(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReachableScope]:
+        """The same with what the grants say of them, by name. Those for which there was no room are counted in reach_left_out."""
+
     def __init__(
         self,
         *,
@@ -467,11 +481,121 @@ class WhoAmIResponse(google.protobuf.message.Message):
         certificate_sha256: builtins.str = ...,
         server_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
+        reach: collections.abc.Iterable[global___ReachableScope] | None = ...,
+        reach_left_out: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["certificate_not_after", b"certificate_not_after", "server_time", b"server_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["certificate_not_after", b"certificate_not_after", "certificate_sha256", b"certificate_sha256", "environment", b"environment", "scopes", b"scopes", "server_time", b"server_time", "spiffe_id", b"spiffe_id", "workloads", b"workloads"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate_not_after", b"certificate_not_after", "certificate_sha256", b"certificate_sha256", "environment", b"environment", "reach", b"reach", "reach_left_out", b"reach_left_out", "scopes", b"scopes", "server_time", b"server_time", "spiffe_id", b"spiffe_id", "workloads", b"workloads"]) -> None: ...
 
 global___WhoAmIResponse = WhoAmIResponse
+
+@typing.final
+class ReachableScope(google.protobuf.message.Message):
+    """A scope that some grant gives to this agent. Only CheckAccess and BeginStep say whether it would be given now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: builtins.int
+    PROVIDER_FIELD_NUMBER: builtins.int
+    TIER_FIELD_NUMBER: builtins.int
+    REVOCABILITY_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
+    MAX_TTL_FIELD_NUMBER: builtins.int
+    GRANTS_FIELD_NUMBER: builtins.int
+    GRANTS_LEFT_OUT_FIELD_NUMBER: builtins.int
+    REFUSED_BY_FIELD_NUMBER: builtins.int
+    scope: builtins.str
+    provider: builtins.str
+    """The provider's block in the scope map: vault, aws."""
+    tier: stepcred.v1.lease_pb2.Tier.ValueType
+    revocability: stepcred.v1.lease_pb2.Revocability.ValueType
+    grants_left_out: builtins.int
+    """So many more grants that there was no room for."""
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """Of one lease."""
+
+    @property
+    def max_ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """Of a lease and its successors together, from the first mint."""
+
+    @property
+    def grants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReachingGrant]:
+        """In file order; each gives it by itself."""
+
+    @property
+    def refused_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """In words, one for each deny rule that may refuse it whatever the grants say."""
+
+    def __init__(
+        self,
+        *,
+        scope: builtins.str = ...,
+        provider: builtins.str = ...,
+        tier: stepcred.v1.lease_pb2.Tier.ValueType = ...,
+        revocability: stepcred.v1.lease_pb2.Revocability.ValueType = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
+        max_ttl: google.protobuf.duration_pb2.Duration | None = ...,
+        grants: collections.abc.Iterable[global___ReachingGrant] | None = ...,
+        grants_left_out: builtins.int = ...,
+        refused_by: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["max_ttl", b"max_ttl", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["grants", b"grants", "grants_left_out", b"grants_left_out", "max_ttl", b"max_ttl", "provider", b"provider", "refused_by", b"refused_by", "revocability", b"revocability", "scope", b"scope", "tier", b"tier", "ttl", b"ttl"]) -> None: ...
+
+global___ReachableScope = ReachableScope
+
+@typing.final
+class ReachingGrant(google.protobuf.message.Message):
+    """What one grant says of a scope."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    WORKLOAD_FIELD_NUMBER: builtins.int
+    WORKFLOWS_FIELD_NUMBER: builtins.int
+    WORKFLOWS_LEFT_OUT_FIELD_NUMBER: builtins.int
+    APPROVALS_NEEDED_FIELD_NUMBER: builtins.int
+    MAX_STEP_FIELD_NUMBER: builtins.int
+    CONDITIONS_FIELD_NUMBER: builtins.int
+    rule: builtins.str
+    position: builtins.str
+    """file:line:column of the rule."""
+    workload: builtins.str
+    """The workload of this agent's that it is for."""
+    workflows_left_out: builtins.int
+    """So many more workflows that there was no room for."""
+    approvals_needed: builtins.int
+    """So many operators have to approve first."""
+    @property
+    def workflows(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Empty = any."""
+
+    @property
+    def max_step(self) -> google.protobuf.duration_pb2.Duration:
+        """The longest that a step may live."""
+
+    @property
+    def conditions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """In words, one for each further condition; all of them have to hold. Empty = always and from anywhere."""
+
+    def __init__(
+        self,
+        *,
+        rule: builtins.str = ...,
+        position: builtins.str = ...,
+        workload: builtins.str = ...,
+        workflows: collections.abc.Iterable[builtins.str] | None = ...,
+        workflows_left_out: builtins.int = ...,
+        approvals_needed: builtins.int = ...,
+        max_step: google.protobuf.duration_pb2.Duration | None = ...,
+        conditions: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["max_step", b"max_step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approvals_needed", b"approvals_needed", "conditions", b"conditions", "max_step", b"max_step", "position", b"position", "rule", b"rule", "workflows", b"workflows", "workflows_left_out", b"workflows_left_out", "workload", b"workload"]) -> None: ...
+
+global___ReachingGrant = ReachingGrant
 
 @typing.final
 class WorkloadMatch(google.protobuf.message.Message):
@@ -515,8 +639,11 @@ class CheckAccessRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SCOPES_FIELD_NUMBER: builtins.int
     STEP_HANDLE_FIELD_NUMBER: builtins.int
+    SHOW_POLICY_FIELD_NUMBER: builtins.int
     step_handle: builtins.str
     """Instead of a name: what IssueCredential would be answered in this open step. So approvals are waited for."""
+    show_policy: builtins.bool
+    """Fill ScopeVerdict.policy."""
     @property
     def name(self) -> global___StepName:
         """What would be answered to the next attempt of this step."""
@@ -529,9 +656,10 @@ class CheckAccessRequest(google.protobuf.message.Message):
         name: global___StepName | None = ...,
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
         step_handle: builtins.str = ...,
+        show_policy: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["name", b"name"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "scopes", b"scopes", "step_handle", b"step_handle"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "scopes", b"scopes", "show_policy", b"show_policy", "step_handle", b"step_handle"]) -> None: ...
 
 global___CheckAccessRequest = CheckAccessRequest
 
