@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support import ceph as ceph_support
 from tests.support import logs
@@ -14,7 +14,8 @@ from tests.support.at_once import AtOnce
 from tests.support.bao import BaoServer, openbao
 from tests.support.postgres import MISSING, PostgresServer, find_postgres, postgres
 
-settings.register_profile("stepcred", deadline=None)  # a test never judges how busy the machine is
+# A test never judges how busy the machine is.
+settings.register_profile("stepcred", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("stepcred")
 logs.keep_no_logger()
 

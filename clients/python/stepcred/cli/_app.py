@@ -97,9 +97,9 @@ def options(
     """Short-lived credentials for one step of a workflow, taken back when it ends."""
 
 
+app.command("exec", context_settings={"allow_interspersed_args": False})(_exec_command.exec_)
 app.command()(sidecar)
 app.command()(aws_credential_process)
-app.command("exec", context_settings={"allow_interspersed_args": False})(_exec_command.exec_)
 app.command()(_asking.can)
 app.command()(_asking.whoami)
 
