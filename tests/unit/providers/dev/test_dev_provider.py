@@ -139,10 +139,15 @@ async def test_what_only_time_ends_lives_until_then(backend: Backend, clock: Fak
 
 async def test_what_it_holds_can_be_said(backend: Backend) -> None:
     backend.values["orders"] = {"username": "ann", "password": "hunter2", "host": "db.local"}
-    params = {"role": "orders-ro", "read": "database/creds/orders-ro"}
+    where = {"host": "db.acme", "port": 5432}
+    params = {"role": "orders-ro", "read": "database/creds/orders-ro", "attributes": where}
     login = (await DevProvider("vault", backend).mint(order_of(ref_of("vault", params)))).credential
     assert isinstance(login, UsernamePassword)
-    assert (login.username, login.password.reveal(), login.attributes) == ("ann", "hunter2", {"host": "db.local"})
+    assert (login.username, login.password.reveal(), login.attributes) == (
+        "ann",
+        "hunter2",
+        {"host": "db.local", "port": "5432"},
+    )
     backend.values["orders"] = {"password": "x"}
     with pytest.raises(MintRefused, match="has no value 'password'"):
         await DevProvider("vault", backend).mint(order_of(ref_of("vault", TOKEN)))

@@ -10,6 +10,7 @@ from broker.policy.problems import ScopeMapError
 from broker.providers.dev.scope import DevScope, Shape
 from broker.wiring import adapters
 from broker.wiring.dev import maps
+from tests.fakes.clock import START
 
 MAP = """
 version: 1
@@ -67,3 +68,9 @@ def test_real_blocks_are_checked_as_ever() -> None:
     bad = MAP.replace("dev: {kind: login, values: {password: hunter2}}", "vault: {role: root}")
     with pytest.raises(ScopeMapError, match="root is not for scopes"):
         parse(bad, "scopes.yaml", maps.kinds())
+
+
+def test_tells_the_names_of_what_it_holds_and_no_value() -> None:
+    made = DevScope().describe({"kind": "login", "values": {"password": "hunter2"}}, now=START, until=START)
+    assert made.told == {"kind": "login", "values": ["password"]}
+    assert "hunter2" not in str(made)
