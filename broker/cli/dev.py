@@ -76,11 +76,11 @@ def dev(  # noqa: PLR0917 - options, in the order of --help
 
     if problems := maps.real_settings(scopes, os.environ):
         fail(os.EX_CONFIG, *problems)
-    process.harden()
     addresses = [_loopback(name, text) for name, text in (("--listen", listen), ("--http", http))]
     values = _values(value or [])
     path = maps.find_map(scopes)
-    maps.load_dev_map(path)  # before anything is made
+    maps.load_dev_map(path)
+    process.harden()  # before anything is made
     log.configure(log_level, "console")
     for name in _SAID_BY_THE_VIEW:
         logging.getLogger(name).setLevel(logging.CRITICAL)

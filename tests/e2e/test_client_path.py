@@ -187,7 +187,19 @@ CHILD = "import os, sys; print(os.environ['VAULT_TOKEN'], os.environ['VAULT_ADDR
 
 
 def test_exec_gives_the_child_a_credential_and_takes_it_back(broker: Deployment, load: Creds, site: Site) -> None:
-    done = command(broker, load, "exec", "--scope", "token", "--", sys.executable, "-c", CHILD, VAULT_TOKEN="inherited")
+    done = command(
+        broker,
+        load,
+        "exec",
+        "--no-mask",
+        "--scope",
+        "token",
+        "--",
+        sys.executable,
+        "-c",
+        CHILD,
+        VAULT_TOKEN="inherited",
+    )
     token, address = done.stdout.split()
     assert (done.returncode, address) == (7, site.bao.address)
     assert token != "inherited"

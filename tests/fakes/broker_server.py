@@ -156,6 +156,7 @@ class FakeBroker(CredentialBrokerServicer):
     def __post_init__(self) -> None:
         self._scripts: dict[str, deque[Refusal]] = defaultdict(deque)
         self._replays: dict[str, Any] = {}
+        self._minted = 0
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
@@ -243,7 +244,8 @@ class FakeBroker(CredentialBrokerServicer):
             if make is None or request.scope not in step.scopes:
                 self._refuse(context, DENIED)
             self._use_approval(step.name, request.scope, context)
-            lease_id = f"lease-{sum(len(s.leases) for s in self.steps.values()) + 1}"
+            self._minted += 1
+            lease_id = f"lease-{self._minted}"
             step.leases[lease_id] = request.scope
             lease = lease_pb2.Lease(
                 lease_id=lease_id,

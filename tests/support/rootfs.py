@@ -45,6 +45,10 @@ class Rootfs:
         """Run in the namespace, with this machine's own root, as root. A failure fails the test."""
         return _checked(["nsenter", f"--target={self.holder}", "--mount", *map(str, argv)], dict(os.environ))
 
+    def inside(self, path: str) -> Path:
+        """Where it leads to in there, seen from outside: /var/run is a link to /run, which would be this machine's."""
+        return Path(f"{self.path}{self.outside('chroot', self.path, 'realpath', '-m', path).strip()}")
+
     def run(
         self,
         argv: Sequence[str],
@@ -98,8 +102,8 @@ def namespace(scratch: Path) -> Iterator[int]:
         keeper.stdout.close()
 
 
-def copy_of_ours(holder: int, scratch: Path, name: str) -> Rootfs:
-    """A root in which `python` is the Python that runs the tests."""
+def copy_of_ours(holder: int, scratch: Path, name: str, *, readable: Path = Path("/")) -> Rootfs:
+    """A root in which `python` is the Python that runs the tests. Everybody gets as far as to `readable`."""
     root = Rootfs(holder=holder, path=scratch / name / "root")
     layers = {part: scratch / name / part for part in ("upper", "work", "root")}
     root.outside("mkdir", "-p", *layers.values())
@@ -109,6 +113,8 @@ def copy_of_ours(holder: int, scratch: Path, name: str) -> Rootfs:
     root.outside("mount", "-t", "proc", "proc", root.path / "proc")
     for file in ("/etc/resolv.conf", "/etc/hosts"):  # in a container they are mounts, which an overlay leaves behind
         root.outside("cp", "--remove-destination", "-L", file, f"{root.path}{file}")
+    for folder in (readable, *readable.parents):
+        root.outside("chmod", "o+x", f"{root.path}{folder}")
     _install_python(root)
     return root
 

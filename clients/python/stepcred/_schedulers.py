@@ -5,7 +5,6 @@ Names are taken as they are or not at all: what would have to be folded is an er
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,6 +41,8 @@ def _workflow_file(ref: str) -> str:
 
 def _template_name(template: str) -> str:
     """The template's name; its JSON is in the variable, or, since 3.6, in a file beside the main container."""
+    import json
+
     try:
         found = json.loads(template or Path(TEMPLATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # "offloaded" is no JSON

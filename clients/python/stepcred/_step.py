@@ -41,6 +41,11 @@ class StepView:
         return self._core.alive
 
     @property
+    def handle(self) -> str:
+        """What `join` takes, with the same certificate; "" before the step is open."""
+        return self._core.handle
+
+    @property
     def ended_by_broker(self) -> bool:
         """Not by us."""
         return self._core.ended_by_broker
@@ -55,9 +60,15 @@ class StepView:
 
         Its successor, once there, ends it before its own time.
         """
-        one = self._core.keeping.of(scope)
-        seconds = math.inf if one is None else one.fresh(self._core.broker.monotonic())
+        seconds = self._keeping.fresh(scope)
         return datetime.now(UTC) + timedelta(seconds=seconds) if math.isfinite(seconds) else None
+
+    def kept(self, scope: str) -> Credential | None:
+        """What is kept of this scope by now; None once the step has ended. Nothing is asked for.
+
+        Raises why it can be kept no longer: what its successor was refused, or Refused with LEASE_ENDED.
+        """
+        return self._keeping.lasting(scope)
 
     @property
     def attempt(self) -> int:

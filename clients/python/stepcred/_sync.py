@@ -77,6 +77,8 @@ class Driver:
         try:
             return getattr(lane.stub, call.method)(call.request, timeout=call.timeout, wait_for_ready=False)
         except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._lanes.doubt(lane)
             raise call_failed(error.code().name, error.details(), error.trailing_metadata()) from None
         finally:
             for idle in self._lanes.leave(lane):

@@ -17,6 +17,7 @@ import stepcred
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
 from stepcred.cli import _admin, _asking, _definition, _doctor, _exec, _exec_command, _exits, _handle
+from stepcred.cli._aws_process._command import aws_credential_process
 from stepcred.cli._doctor import _show
 from stepcred.cli._names import Json, Run, StepOption, Workflow
 from stepcred.cli._say import as_json_text
@@ -96,8 +97,9 @@ def options(
     """Short-lived credentials for one step of a workflow, taken back when it ends."""
 
 
-app.command("exec", context_settings={"allow_interspersed_args": False})(_exec_command.exec_)
 app.command()(sidecar)
+app.command()(aws_credential_process)
+app.command("exec", context_settings={"allow_interspersed_args": False})(_exec_command.exec_)
 app.command()(_asking.can)
 app.command()(_asking.whoami)
 

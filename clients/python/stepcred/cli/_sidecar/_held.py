@@ -64,7 +64,7 @@ class Held:
         """Raises StepcredError; Denied before anything is minted."""
         wanted = self.wanted
         try:
-            broker = await self._stack.enter_async_context(aio.connect())
+            broker = await self._stack.enter_async_context(aio.connect(wait_broker=wanted.wait_broker))
             if wanted.handle:
                 self.step = broker.join(wanted.handle)
             else:
