@@ -82,7 +82,7 @@ def _policy(policy: Mapping[str, Any]) -> Iterator[str]:
     for key, what in (("cannot_be_issued", "cannot be issued"), ("left_out", "not shown")):
         if key in policy:
             yield f"  {what}: {policy[key]}"
-    provider = policy.get("provider")
+    provider = str(policy.get("provider"))
     if provider in policy:
         yield json.dumps({provider: policy[provider]}, indent=2)
 
