@@ -97,6 +97,17 @@ class Step(StepView):
         finally:
             self._readers.discard(changed)
 
+    async def over(self) -> None:
+        """Until the step is over, as far as its heartbeats tell."""
+        changed = asyncio.Event()
+        self._readers.add(changed)
+        try:
+            while self._core.alive:
+                changed.clear()
+                await changed.wait()
+        finally:
+            self._readers.discard(changed)
+
     @asynccontextmanager
     async def lease(
         self,

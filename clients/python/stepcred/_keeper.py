@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -48,6 +49,11 @@ class Keeper:
         """Seconds until what is kept ends by its time."""
         one = self.step.keeping.of(scope)
         return min(max(one.ends - self.step.broker.monotonic(), 0.0), IDLE) if one is not None else 0.0
+
+    def fresh(self, scope: str) -> float:
+        """Seconds for which a reader may go on with what is kept; infinite when there is none, or no end."""
+        one = self.step.keeping.of(scope)
+        return one.fresh(self.step.broker.monotonic()) if one is not None else math.inf
 
     def leave(self, scope: str, *, wait: float) -> Flow[None]:
         """One user less; the last one out takes back what is kept. `wait`: seconds, for evidence."""

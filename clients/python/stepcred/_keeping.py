@@ -48,6 +48,10 @@ class Kept:
     def lease_id(self) -> str:
         return self.credential.lease.lease_id
 
+    def fresh(self, now: float) -> float:
+        """Seconds for which a reader may go on with it: a successor that is due is claimed OVERLAP after it is there."""
+        return max(min(max(self.due - now, OVERLAP), self.ends - now), 0.0)
+
     @property
     def lease_ids(self) -> tuple[str, ...]:
         """What may be alive of it."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from stepcred._core import StepCore
 from stepcred._credentials import Credential
 from stepcred._current import LEASES
-from stepcred._errors import StepcredError
+from stepcred._errors import Refused, StepcredError
 from stepcred._keeper import Keeper
 from stepcred._models import LeaseOutcome, ScopeVerdict
 from stepcred._settings import HANDLE
@@ -38,6 +39,36 @@ class StepView:
     def alive(self) -> bool:
         """Open as far as we know: begun, and ended neither by us nor, by the last heartbeat, by the broker."""
         return self._core.alive
+
+    @property
+    def handle(self) -> str:
+        """What `join` takes, with the same certificate; "" before the step is open."""
+        return self._core.handle
+
+    @property
+    def ended_by_broker(self) -> bool:
+        """Not by us."""
+        return self._core.ended_by_broker
+
+    @property
+    def end_told(self) -> Refused | None:
+        """How the broker told us that it has ended the step; `metadata["ended_by"]` says by what. None: it has not."""
+        return self._core.end_told
+
+    def fresh_until(self, scope: str) -> datetime | None:
+        """When to ask for the kept credential of this scope again, at the latest; None: there is none, or no end.
+
+        Its successor, once there, ends it before its own time.
+        """
+        seconds = self._keeping.fresh(scope)
+        return datetime.now(UTC) + timedelta(seconds=seconds) if math.isfinite(seconds) else None
+
+    def kept(self, scope: str) -> Credential | None:
+        """What is kept of this scope by now; None once the step has ended. Nothing is asked for.
+
+        Raises why it can be kept no longer: what its successor was refused, or Refused with LEASE_ENDED.
+        """
+        return self._keeping.lasting(scope)
 
     @property
     def attempt(self) -> int:

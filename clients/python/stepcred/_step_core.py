@@ -54,6 +54,7 @@ class StepCore:
     all_proven: bool = False
     alive: bool = False
     ended_by_broker: bool = False
+    end_told: Refused | None = field(default=None, repr=False)  # how the broker told us that it has ended the step
     held: dict[str, models.Lease] = field(default_factory=dict)
     unclaimed: dict[str, float] = field(default_factory=dict)  # successors that we hold → when to say so
     keeping: Keeping = field(default_factory=Keeping, repr=False)
@@ -247,7 +248,7 @@ class StepCore:
         except Refused as refused:
             log.warning("heartbeat refused: %s", refused)
             if is_final(refused) and refused.reason != "INVALID_ARGUMENT":  # that is about what is held
-                self._over()
+                self._over(refused)
             return max(self.interval, refused.retry_after or 0.0)
         except StepcredError as error:
             log.info("heartbeat failed, trying again: %s", error)
@@ -277,18 +278,19 @@ class StepCore:
     def _call(self, method: str, request: Any, *, timeout: float | None = None, retries: int = RETRIES) -> Flow[Any]:
         """A call about the open step; learns from the answer when it is open no more."""
         if not self.alive:
-            raise StepEnded("this step has ended", reason="STEP_ENDED")
+            known = self.end_told if isinstance(self.end_told, StepEnded) else None
+            raise known.again(None) if known else StepEnded("this step has ended", reason="STEP_ENDED")
         try:
             return (yield from self.broker.call(method, request, timeout=timeout, retries=retries))
         except StepEnded as ended:
             if self.alive:
                 log.warning("the broker has ended this step: %s", ended)
-            self._over()
+            self._over(ended)
             raise
 
-    def _over(self) -> None:
+    def _over(self, told: Refused) -> None:
         """The broker has ended the step."""
-        self.alive, self.ended_by_broker = False, True
+        self.alive, self.ended_by_broker, self.end_told = False, True, told
         self.keeping.changed()
 
     def _drop(self, lease_ids: Iterable[str]) -> None:

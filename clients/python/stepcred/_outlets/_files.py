@@ -19,15 +19,23 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 class PrivateFile:
-    """One file, 0600. `write` and `remove` raise Unsafe for a place that is none for a secret, OSError otherwise.
+    """One file, 0600 unless `mode` says otherwise. `write` and `remove` raise Unsafe for a place that is none for a secret, OSError otherwise.
 
     The folder must be ours or root's, writable by nobody else, no link, and on tmpfs or ramfs unless `allow_disk`;
-    a missing one is made, 0700. All of it is looked at on the open folder, anew each time, and everything is done
+    a missing one is made, 0700, or 0750 where the file's group may read. All of it is looked at on the open folder, anew each time, and everything is done
     relative to it: what others do to the path meanwhile changes nothing.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, allow_disk: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        allow_disk: bool = False,
+        mode: int = 0o600,
+        group: int | None = None,
+    ) -> None:
         self.path = Path(path).absolute()
+        self._mode, self._group = mode, group
         self._allow_disk = allow_disk
         if self.path.name in {"", ".", ".."}:
             raise Unsafe(f"{path}: not the name of a file")
@@ -44,7 +52,7 @@ class PrivateFile:
             file = os.open(temporary, _NEW, 0o600, dir_fd=folder)
             try:
                 with open(file, "wb") as stream:  # noqa: PTH123 (relative to an open folder)
-                    os.fchmod(file, 0o600)  # whatever the umask
+                    self._give(file, self._mode)
                     stream.write(data)
                 os.replace(temporary, self.path.name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
@@ -60,7 +68,9 @@ class PrivateFile:
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
         """1 the folder itself, not a link. 2 nobody else's. 3 in memory. 4 nothing but a plain file in our place."""
-        with self._made(), self._open() as folder:  # 1
+        with self._made() as new, self._open() as folder:  # 1
+            if new and self._mode & stat.S_IRGRP:
+                self._give(folder, 0o750)
             where, about = self.path.parent, os.fstat(folder)
             if (
                 about.st_uid not in {os.geteuid(), 0} or about.st_mode & 0o022
@@ -74,15 +84,22 @@ class PrivateFile:
                     raise Unsafe(f"{self.path}: there is something else than a plain file; take it away first")
             yield folder
 
+    def _give(self, file: int, mode: int) -> None:
+        """Whatever the umask. A folder goes on giving its group to what is made in it, if it has that from above."""
+        if self._group is not None:
+            os.fchown(file, -1, self._group)
+        os.fchmod(file, mode | os.fstat(file).st_mode & stat.S_ISGID)
+
     @contextlib.contextmanager
-    def _made(self) -> Iterator[None]:
+    def _made(self) -> Iterator[bool]:
+        """Is it new?"""
         try:
             self.path.parent.mkdir(mode=0o700)
         except FileExistsError:
-            yield
+            yield False
             return
         try:
-            yield
+            yield True
         except BaseException:
             with contextlib.suppress(OSError):  # not empty any more: somebody uses it
                 self.path.parent.rmdir()

@@ -20,9 +20,11 @@ import stepcred
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
 from stepcred.cli import _admin, _definition, _doctor, _exec, _exec_command, _exits, _handle, _spans
+from stepcred.cli._aws_process._command import aws_credential_process
 from stepcred.cli._doctor import _show
 from stepcred.cli._names import Run, StepOption, Workflow
 from stepcred.cli._say import plain
+from stepcred.cli._sidecar._command import sidecar
 
 app = typer.Typer(
     name="stepcred",
@@ -100,6 +102,8 @@ def options(
 
 
 app.command("exec", context_settings={"allow_interspersed_args": False})(_exec_command.exec_)
+app.command()(sidecar)
+app.command()(aws_credential_process)
 
 
 @app.command()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model import Revocability
-from broker.providers.vault.scope import VaultBlock, VaultScope, is_path
+from broker.providers.vault.kind import VaultScope
+from broker.providers.vault.scope import VaultBlock, is_path
 
 SCOPE = VaultScope()
 

@@ -1,0 +1,1 @@
+"""`stepcred sidecar`, and what the keeper of `stepcred aws-credential-process` shares with it."""

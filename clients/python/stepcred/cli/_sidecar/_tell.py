@@ -1,0 +1,47 @@
+"""What the sidecar says, on stderr: for people a line, for programs an object a line. Never a secret."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+
+class Teller:
+    """`tell("ready", "serving on …")`; the event's name is stable, its text is not."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def tell(self, event: str, text: str, *, level: str = "info") -> None:
+        """A stderr that is closed or full changes nothing."""
+        if self._as_json:
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"time": at, "level": level, "event": event, "message": text})
+        else:
+            line = f"stepcred: {text}"
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError):
+                print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    @contextlib.contextmanager
+    def hearing_the_sdk(self) -> Iterator[None]:
+        """Its warnings are told in the same way."""
+        handler, log = _Handler(self), logging.getLogger("stepcred")
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, teller: Teller) -> None:
+        super().__init__(logging.WARNING)
+        self._teller = teller
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._teller.tell("sdk", record.getMessage(), level=record.levelname.lower())
