@@ -8,6 +8,9 @@ PROTO_READY := $(PROTO_VENV)/.ready
 PROTOS := $(wildcard proto/stepcred/v1/*.proto)
 OUT    := clients/python
 
+# Container images often set it; then every daemon that a test starts compiles the broker anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-aws lint bench crash reloads attack fuzz answers schema proto proto-check lock clean
 
@@ -85,11 +88,15 @@ proto-check: ## Fail when the committed generated code differs from proto/
 	@$(MAKE) --no-print-directory proto OUT=build/proto
 	@diff -r -x __init__.py -x __pycache__ build/proto/stepcred/v1 clients/python/stepcred/v1 && echo "generated code matches proto/"
 
+LOCK = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+  --custom-compile-command "make lock"
 lock: ## Lock the dependencies anew (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements/dev.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --custom-compile-command "make lock" requirements/proto.in -o requirements/proto.txt
+	$(LOCK) --extra dev pyproject.toml -o requirements/dev.txt
+	@# What the images hold: the same versions as the tests run with.
+	$(LOCK) --extra broker --extra spiffe -c requirements/dev.txt pyproject.toml -o requirements/broker.txt
+	$(LOCK) --extra sidecar -c requirements/dev.txt pyproject.toml -o requirements/sidecar.txt
+	$(LOCK) requirements/build.in -o requirements/build.txt
+	$(LOCK) requirements/proto.in -o requirements/proto.txt
 
 clean: ## Remove everything made here
 	rm -rf $(VENV) $(PROTO_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

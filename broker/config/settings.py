@@ -24,6 +24,7 @@ from broker.config.values import (
     KeyFile,
     Listener,
     LooseFile,
+    LooseSecret,
     Name,
     Patience,
     PublicFile,
@@ -136,7 +137,7 @@ class Operators:
     listen: Listener = _OPERATORS
     crl_files: PublicFiles = ()
     file: LooseFile | None = None  # who they are and what they may do; without it they see the front door, and no more
-    second_factor_key_file: LooseFile | None = None  # under which the second factors in `file` are sealed
+    second_factor_key_file: LooseSecret | None = None  # under which the second factors in `file` are sealed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -184,7 +184,7 @@ def _public_file(value: object, info: ValidationInfo) -> Path:
 
 
 def _secret_file(value: object, info: ValidationInfo) -> Path:
-    path = _path(value, info)
+    path = _credential(value) or _path(value, info)
     _must_be_readable(path)
     return _unless(secret_problem, path)
 
@@ -200,15 +200,27 @@ def _unless(look: Callable[[Path], str | None], path: Path) -> Path:
     return path
 
 
+def _loose_secret(value: object, info: ValidationInfo) -> Path:
+    return _credential(value) or _path(value, info)
+
+
 def _key_file(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str) or not value.startswith(CREDENTIAL):
+    path = _credential(value)
+    if path is None:
         return _state_file(value, info)
+    _must_be_readable(path)
+    return path
+
+
+def _credential(value: object) -> Path | None:
+    """Where systemd has put `credential:NAME`; None when it is a path. Raises ValueError."""
+    if not isinstance(value, str) or not value.startswith(CREDENTIAL):
+        return None
     name, folder = value.removeprefix(CREDENTIAL), process.credentials_directory()
     if not _CREDENTIAL_NAME.fullmatch(name):
         raise ValueError('must be "credential:NAME", a name of letters, digits, ".", "_" and "-"')
     if folder is None:
         raise ValueError("is a systemd credential, and there is no CREDENTIALS_DIRECTORY; see LoadCredential=")
-    _must_be_readable(folder / name)
     return folder / name
 
 
@@ -240,6 +252,7 @@ Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]  # per se
 PublicFile = Annotated[Path, BeforeValidator(_public_file)]
 PublicFiles = Annotated[tuple[PublicFile, ...], BeforeValidator(parse_list)]
 LooseFile = Annotated[Path, BeforeValidator(_path)]  # looked at by whoever reads it, at each reading
-SecretFile = Annotated[Path, BeforeValidator(_secret_file)]
+SecretFile = Annotated[Path, BeforeValidator(_secret_file)]  # or credential:NAME, from systemd
+LooseSecret = Annotated[Path, BeforeValidator(_loose_secret)]  # the same, looked at by whoever reads it
 StateFile = Annotated[Path, BeforeValidator(_state_file)]  # made by the broker; may not exist yet
 KeyFile = Annotated[Path, BeforeValidator(_key_file)]  # the same, or credential:NAME

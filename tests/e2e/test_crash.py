@@ -10,8 +10,6 @@ import pytest
 
 from tests.crash.points import POINTS
 
-pytestmark = pytest.mark.alone
-
 
 def crash(*args: str) -> tuple[int, str]:
     """(exit code, last line)."""

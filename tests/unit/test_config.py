@@ -68,6 +68,24 @@ def test_a_minimal_file_gives_every_default(folder: Path) -> None:
     assert config.guard.high.changes() == {}
 
 
+def test_every_secret_may_be_a_systemd_credential(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed_in = folder / "credentials"
+    handed_in.mkdir(mode=0o700)
+    (handed_in / "stepcred.server-key").touch(mode=0o440)  # what an ACL for the service's user shows as
+    text = GOOD.replace('"server-key.pem"', '"credential:stepcred.server-key"')
+    (problem,) = problems(folder, text)
+    assert "tls.key_file: is a systemd credential, and there is no CREDENTIALS_DIRECTORY" in problem
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(handed_in))
+    assert read(folder, text).tls.key_file == handed_in / "stepcred.server-key"
+    missing = text.replace('"vault-token"', '"credential:stepcred.vault-token"')
+    assert problems(folder, missing) == [
+        "DIR/broker.toml: vault.token_file: DIR/credentials/stepcred.vault-token does not exist"
+    ]
+    outside = text.replace("credential:stepcred.server-key", "credential:../server-key.pem")
+    (problem,) = problems(folder, outside)
+    assert 'must be "credential:NAME"' in problem
+
+
 def test_the_ways_to_be_somebody_at_aws(folder: Path) -> None:
     config = read(folder, GOOD + AWS + "credential_process = \"/bin/echo --certificate '/etc/a b.pem'\"")
     assert config.aws is not None

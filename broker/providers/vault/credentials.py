@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -53,8 +54,13 @@ def life_of(body: Mapping[str, Any]) -> int:
     return life if isinstance(life, int) else 0
 
 
-def credential_of(kind: Kind, body: Mapping[str, Any], until: datetime) -> Credential | None:
-    """None when it is not what the scope promises: another shape, or a certificate that does not end at `until`."""
+def credential_of(
+    kind: Kind, body: Mapping[str, Any], until: datetime, *, attributes: Mapping[str, str | int] = MappingProxyType({})
+) -> Credential | None:
+    """None when it is not what the scope promises: another shape, or a certificate that does not end at `until`.
+
+    `attributes`: of a login, as the operator declared them.
+    """
     data = body.get("data")
     if not isinstance(data, dict) or not _can_be_said(data):
         return None
@@ -65,7 +71,7 @@ def credential_of(kind: Kind, body: Mapping[str, Any], until: datetime) -> Crede
             return _ssh(data, until)
     except MALFORMED:
         return None
-    return _login_or_values(body, data)
+    return _login_or_values(body, data, attributes)
 
 
 def _can_be_said(data: Mapping[str, Any]) -> bool:
@@ -103,7 +109,9 @@ def _ends_at(seconds: int, until: datetime) -> bool:
     return abs(seconds - until.timestamp()) <= CLOCK_SKEW.total_seconds()
 
 
-def _login_or_values(body: Mapping[str, Any], data: dict[str, Any]) -> Credential | None:
+def _login_or_values(
+    body: Mapping[str, Any], data: dict[str, Any], attributes: Mapping[str, str | int]
+) -> Credential | None:
     version = 0
     if _is_kv2(data):
         version = data["metadata"]["version"]
@@ -112,7 +120,10 @@ def _login_or_values(body: Mapping[str, Any], data: dict[str, Any]) -> Credentia
             return None
     if child_of(body) and isinstance(data.get("username"), str) and isinstance(data.get("password"), str):
         rest = {key: _text(value) for key, value in data.items() if key not in ("username", "password")}
-        return UsernamePassword(username=data["username"], password=Secret(data["password"]), attributes=rest)
+        declared = {key: str(value) for key, value in attributes.items()}
+        return UsernamePassword(
+            username=data["username"], password=Secret(data["password"]), attributes={**rest, **declared}
+        )
     return KeyValue(data={key: Secret(_text(value)) for key, value in data.items()}, version=version)
 
 

@@ -179,7 +179,7 @@ class Minting:
 
         child = child_of(answer)
         refs = {**ref.refs, **({"children": [child]} if child else {})}
-        credential = credential_of(block.kind, answer, ref.expires_at)
+        credential = credential_of(block.kind, answer, ref.expires_at, attributes=block.attributes)
         if isinstance(credential, X509Certificate):
             refs["serial"] = credential.serial_number
         ref = replace(ref, refs=refs)

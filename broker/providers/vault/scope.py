@@ -2,6 +2,7 @@
 
 - `{role: orders-ro}`: the step gets the token itself
 - `{role: orders-ro, read: database/creds/orders-ro}`: a leased login (database, RabbitMQ)
+- `{…, attributes: {host: db.acme.internal, port: 5432, database: orders}}`: where that login is good
 - `{role: orders-kv, read: secret/data/orders}`: a static value (KV v2)
 - `{role: web, write: {path: pki/issue/web, data: {common_name: web.acme.internal}}}`: an X.509 certificate
 - `{role: web, write: {path: pki/sign/web, input: csr}}`: one for the caller's own request
@@ -11,14 +12,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
+from broker.model import Revocability
 
 # Every segment is allow-listed: role_name='../../../sys/seal' was seen to request /v1/sys/seal (measured).
 SEGMENT = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
@@ -32,6 +32,7 @@ RESERVED = frozenset({"root", "default", STEP_SELF, TOMB_POLICY})
 # They would hand out, or change, what is the broker's or the token's own.
 SERVERS_OWN = frozenset({"auth", "sys", "identity", "cubbyhole"})
 # Said by the broker: the life is the scope's ttl, and the input the caller's.
+MAX_ATTRIBUTES, MAX_ATTRIBUTE = 16, 256
 OURS = frozenset({"ttl", "not_after", "csr", "public_key", "format", "private_key_format"})
 
 
@@ -101,6 +102,14 @@ def _data(value: Mapping[str, str | int | bool]) -> Mapping[str, str | int | boo
     return value
 
 
+def _attributes(value: Mapping[str, str | int]) -> Mapping[str, str | int]:
+    if known := sorted({"username", "password"} & set(value)):
+        raise ValueError(f"{', '.join(known)}: made by the server")
+    if len(value) > MAX_ATTRIBUTES or any(len(str(word)) > MAX_ATTRIBUTE for pair in value.items() for word in pair):
+        raise ValueError(f"at most {MAX_ATTRIBUTES} of {MAX_ATTRIBUTE} characters")
+    return value
+
+
 class _Strict(BaseModel):
     """Nothing is coerced, nothing unknown is let through."""
 
@@ -143,11 +152,15 @@ class VaultBlock(_Strict):
     role: Annotated[str, AfterValidator(_role)]
     read: Annotated[str, AfterValidator(_read)] | None = None
     write: WriteBlock | None = None
+    # Told with a login, so that a program finds its server. Never a secret: it is in the map.
+    attributes: Annotated[Mapping[str, str | int], AfterValidator(_attributes)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> VaultBlock:
         if self.read and self.write:
             raise ValueError("either read or write: one lease is one credential")
+        if self.attributes and self.kind is not Kind.LEASED:
+            raise ValueError("attributes say where a login is good: they belong to read: <mount>/creds/<role>")
         return self
 
     @property
@@ -168,68 +181,3 @@ class VaultBlock(_Strict):
     def leased_under(self) -> str:
         """Where the server lists the leases of what it gave; "" when it gives none."""
         return self.path if self.kind.has_lease else ""
-
-
-class VaultScope:
-    """What the scope map must know of Vault (`broker.model.ScopeKind`). `reserved`: roles that no scope may use."""
-
-    name = "vault"
-
-    def __init__(self, reserved: Iterable[str] = ()) -> None:
-        self._reserved = RESERVED.union(reserved)
-
-    def validate(self, block: Mapping[str, JsonValue]) -> Sequence[tuple[tuple[str | int, ...], str]]:
-        """Every mistake as (path inside the block, message)."""
-        try:
-            made = VaultBlock.model_validate(dict(block))
-        except ValidationError as error:
-            return [(one["loc"], one["msg"].removeprefix("Value error, ")) for one in error.errors(include_input=False)]
-        return list(self._unwanted(made))
-
-    def _unwanted(self, block: VaultBlock) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Not for the block itself: one that was once let through must still be read, to end its leases."""
-        if ROLE.fullmatch(block.role) is None:
-            yield ("role",), "expected a name in lower case, a-z 0-9 _ . -, that begins with a letter or digit"
-        elif block.role in self._reserved:
-            yield ("role",), f"{block.role} is not for scopes: give this one a token role of its own"
-        if block.path.split("/")[0] in SERVERS_OWN:
-            place: tuple[str, ...] = ("write", "path") if block.write else ("read",)
-            yield place, f"{block.path.split('/')[0]}/ is the server's own, not a secrets engine"
-
-    def completed(self, block: Mapping[str, JsonValue], tier: Tier) -> Mapping[str, JsonValue]:  # noqa: ARG002 - as the protocol has it
-        """A tier decides nothing here."""
-        return block
-
-    def longest_life(self, block: Mapping[str, JsonValue]) -> timedelta | None:  # noqa: ARG002 - as the protocol has it
-        """Said in the server."""
-        return None
-
-    def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
-        """A token dies exactly, and with it a leased secret; a certificate is published; a stored value lives on."""
-        return VaultBlock.model_validate(dict(block)).kind.revocability
-
-    def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
-        """The token role, and the secrets engine's: `database/creds/orders`, or of stored values the first folder."""
-        made = VaultBlock.model_validate(dict(block))
-        if not made.path:
-            return [made.role]
-        parts = made.path.split("/")
-        if made.kind is Kind.STATIC:  # <mount>/data/<folder>/… (KV v2), or <mount>/<folder>/…
-            parts = parts[: 3 if parts[1] == "data" else 2]
-        return [made.role, "/".join(parts)]
-
-    def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:  # noqa: ARG002 - as the protocol has it
-        """A server is where it is."""
-        return None
-
-    def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:  # noqa: ARG002 - as the protocol has it
-        """What a role may do is said in the server."""
-        return []
-
-    def joint_warnings(self, blocks: Sequence[NamedBlock]) -> Sequence[tuple[str, Remark]]:  # noqa: ARG002 - as the protocol has it
-        """Each lease has a token of its own."""
-        return []
-
-    def json_schema(self) -> JsonValue:
-        """Of the block."""
-        return VaultBlock.model_json_schema()

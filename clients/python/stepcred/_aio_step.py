@@ -97,6 +97,17 @@ class Step(StepView):
         finally:
             self._readers.discard(changed)
 
+    async def over(self) -> None:
+        """Until the step is over, as far as its heartbeats tell."""
+        changed = asyncio.Event()
+        self._readers.add(changed)
+        try:
+            while self._core.alive:
+                changed.clear()
+                await changed.wait()
+        finally:
+            self._readers.discard(changed)
+
     @asynccontextmanager
     async def lease(
         self,
@@ -215,17 +226,6 @@ class Step(StepView):
             self._keeper = asyncio.create_task(self._keep(), name="stepcred-successors")
         self._wake.set()
         return credential
-
-    async def over(self) -> None:
-        """Until the step is over, as far as its heartbeats tell."""
-        changed = asyncio.Event()
-        self._readers.add(changed)
-        try:
-            while self._core.alive:
-                changed.clear()
-                await changed.wait()
-        finally:
-            self._readers.discard(changed)
 
     def _landed(self, scope: str, flight: asyncio.Task[Credential]) -> None:
         self._flights.pop(scope, None)

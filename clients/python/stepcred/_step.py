@@ -63,6 +63,13 @@ class StepView:
         seconds = self._keeping.fresh(scope)
         return datetime.now(UTC) + timedelta(seconds=seconds) if math.isfinite(seconds) else None
 
+    def kept(self, scope: str) -> Credential | None:
+        """What is kept of this scope by now; None once the step has ended. Nothing is asked for.
+
+        Raises why it can be kept no longer: what its successor was refused, or Refused with LEASE_ENDED.
+        """
+        return self._keeping.lasting(scope)
+
     @property
     def attempt(self) -> int:
         """1 for the first time that this step is opened; 0 for one that was joined: its launcher knows."""

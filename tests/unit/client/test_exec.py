@@ -219,7 +219,7 @@ def test_sigpipe_ends_the_child_as_it_would_without_us() -> None:
     ids=lambda value: value.reason if isinstance(value, Refusal) else str(value),
 )
 def test_a_refusal_has_its_exit_code_reason_and_reference(fake: FakeBroker, refusal: Refusal, code: int) -> None:
-    fake.script("IssueCredential", refusal)
+    fake.script("IssueCredential", refusal, refusal)  # what the provider failed at is asked again, once
     result = run("exec", "--scope", "orders-read", "--", "echo", "ran")
     assert (result.returncode, result.stdout) == (code, "")
     assert refusal.message in result.stderr

@@ -62,7 +62,7 @@ class Renewal:
 
     def _look(self, scope: str) -> None:
         try:
-            newest = self._step._core.lasting(scope)  # noqa: SLF001 - the one that is kept; asking would mint a new one
+            newest = self._step.kept(scope)  # asking would mint a new one
         except StepcredError as error:
             self._scopes.remove(scope)
             self._teller.tell(

@@ -96,7 +96,11 @@ async def start(
         made = Plan(wanted=Wanted(scopes=scopes, **wanted), **(defaults | plan))
         told: list[tuple[str, str]] = []
         teller = Teller(as_json=False)
-        teller.tell = lambda event, text, level="info": told.append((event, text))  # type: ignore[method-assign]
+
+        def tell(event: str, text: str, level: str = "info") -> None:
+            told.append((event, text))
+
+        teller.tell = tell  # type: ignore[method-assign]
         life = Life(made, teller)
         one = Sidecar(made, life, asyncio.create_task(life.run()), told)
         started.append(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -88,7 +89,7 @@ async def test_a_step_that_the_broker_ended_is_told_to_every_reader_and_never_op
 ) -> None:
     fake.heartbeat = 0.1
     sidecar = await start(scopes=["lake-write"], aws=["lake-write"])
-    fake.script("Heartbeat", Refusal(**{**_fields(STEP_ENDED), "metadata": (("ended_by", "OPERATOR"),)}))
+    fake.script("Heartbeat", replace(STEP_ENDED, metadata=(("ended_by", "OPERATOR"),)))
     await sidecar.has_told("step_ended")
     answers = await asyncio.gather(*(sidecar.get(LAKE) for _ in range(50)))
     assert {answer.status for answer in answers} == {410}
@@ -98,10 +99,6 @@ async def test_a_step_that_the_broker_ended_is_told_to_every_reader_and_never_op
     assert (ready.status, ready.body) == (503, "STEP_ENDED\n")
     assert len(fake.requests("BeginStep")) == len(fake.requests("IssueCredential")) == 1
     assert await sidecar.end() == 0
-
-
-def _fields(refusal: Refusal) -> dict[str, object]:
-    return {"code": refusal.code, "message": refusal.message, "reason": refusal.reason}
 
 
 @pytest.mark.parametrize(

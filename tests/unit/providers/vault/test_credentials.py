@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from broker.clock import SystemClock
-from broker.model import KeyValue, UsernamePassword
+from broker.model import JsonValue, KeyValue, UsernamePassword
 from broker.providers.vault.credentials import child_of, credential_of
+from broker.providers.vault.kind import VaultScope
 from broker.providers.vault.scope import Kind
 
 NOW = SystemClock().now()
@@ -20,6 +21,27 @@ def test_a_leased_login_is_username_and_password() -> None:
     assert credential.attributes == {"host": "h"}
     assert "p4ss" not in repr(credential)
     assert child_of(body) == "database/creds/a/1"
+
+
+def test_what_the_operator_declares_of_a_login_comes_before_what_the_server_says() -> None:
+    body = {"lease_id": "database/creds/a/1", "data": {"username": "u", "password": "p4ss", "host": "h", "x": 1}}
+    credential = credential_of(Kind.LEASED, body, NOW, attributes={"host": "db.acme.internal", "port": 5432})
+    assert isinstance(credential, UsernamePassword)
+    assert credential.attributes == {"host": "db.acme.internal", "port": "5432", "x": "1"}
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        ({"role": "a", "attributes": {"host": "h"}}, "belong to read"),
+        ({"role": "a", "read": "kv/data/a", "attributes": {"host": "h"}}, "belong to read"),
+        ({"role": "a", "read": "database/creds/a", "attributes": {"password": "p"}}, "made by the server"),
+        ({"role": "a", "read": "database/creds/a", "attributes": {"host": "h" * 257}}, "at most"),
+        ({"role": "a", "read": "database/creds/a", "attributes": {"host": ["h"]}}, "valid"),
+    ],
+)
+def test_attributes_belong_to_a_login_and_are_short(block: dict[str, JsonValue], problem: str) -> None:
+    assert problem in " ".join(message for _, message in VaultScope().validate(block))
 
 
 def test_a_stored_login_stays_key_value() -> None:

@@ -1,0 +1,134 @@
+"""deploy/docker without Docker: the files' own steps in copies of this machine's root, and what they make as its user on a
+root that is read-only. The sidecar's image in every run, the broker's with STEPCRED_LONG=1."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import dockerfile, kubelet, rootfs
+from tests.support.certs import TestCA
+from tests.support.dockerfile import Image
+from tests.support.examples import LONG
+from tests.support.pages import BIN, ROOT
+from tests.support.processes import free_port
+
+DOCKER = ROOT / "deploy" / "docker"
+FILES = sorted(DOCKER.glob("*.Dockerfile"))
+JOB = ROOT / "deploy" / "examples" / "kubernetes" / "step-job.yaml"
+NO_ROOT = rootfs.why_not()
+SHORT = "" if LONG else "builds for a quarter of a minute: STEPCRED_LONG=1"
+PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("hadolint", path=str(BIN)) is None, reason="no hadolint here")
+def test_the_linter_finds_nothing() -> None:
+    done = subprocess.run([BIN / "hadolint", *FILES], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_stage_stands_on_the_same_base_by_digest_and_on_the_tests_python(file: Path) -> None:
+    (base,) = {rest.partition(" AS ")[0] for op, rest in dockerfile.instructions(file.read_text()) if op == "FROM"}
+    found = re.fullmatch(r"python:(\d+\.\d+)\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", base)
+    assert found is not None
+    assert found[1] in file.read_text().replace(base, "")  # the folders named after it
+    if found[1] != f"{sys.version_info.major}.{sys.version_info.minor}":
+        pytest.skip(f"these tests run on another Python than the image's {found[1]}")
+
+
+@pytest.mark.parametrize("extra", ["broker", "sidecar"])
+def test_the_images_hold_what_the_tests_run_with(extra: str) -> None:
+    tested, shipped = (
+        dict(PIN.findall((ROOT / "requirements" / f"{name}.txt").read_text())) for name in ("dev", extra)
+    )
+    assert {"grpcio", "aiohttp", "typer"} <= shipped.keys()
+    assert shipped.items() <= tested.items()
+    assert "boto3" not in shipped or extra == "broker"
+
+
+@pytest.fixture(scope="module")
+def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    scratch = tmp_path_factory.mktemp("sidecar")
+    with rootfs.namespace(scratch) as holder:
+        yield dockerfile.build((DOCKER / "sidecar.Dockerfile").read_text(), ROOT, holder, scratch)
+
+
+@pytest.mark.skipif(bool(NO_ROOT), reason=NO_ROOT or "-")
+def test_the_sidecars_image_is_built_and_runs_as_the_job_has_it(sidecar: Image, tmp_path: Path) -> None:
+    root = sidecar.root
+    assert root is not None
+    must_be_sound(sidecar, "stepcred-sidecar")
+    ca = TestCA(tmp_path, "prod.acme.internal")
+    made = ca.agent("spiffe://prod.acme.internal/ns/etl/sa/load")
+    pod = kubelet.pod_of(JOB, "Job")
+    (container,) = pod["initContainers"]
+    identity = {"tls.crt": made.cert.read_bytes(), "tls.key": made.key.read_bytes()}
+    kubelet.mount(root, pod, container, {"identity": identity, "broker-ca": {"ca.pem": ca.root_path.read_bytes()}})
+    root.read_only()
+    assert runs(sidecar, "--version").stdout == "stepcred 0.1.0\n"
+    assert "--aws" in runs(sidecar, "sidecar", "--help").stdout
+    # With everything in its place but a broker: it says that, and not that a file, a folder or an option is wrong.
+    variables = {entry["name"]: entry.get("value", "load") for entry in container["env"]}
+    variables["STEPCRED_ADDR"] = f"127.0.0.1:{free_port()}"
+    told = runs(sidecar, *container["args"], "--wait-broker=0s", **variables)
+    assert told.returncode == 69, told.stdout + told.stderr
+    assert "cannot be reached" in told.stderr
+    # An emptyDir is everybody's to write to; the folder that is made in it is not, and it is in memory.
+    (place,) = [arg.partition("=")[2] for arg in container["args"] if arg.startswith("--token-file=")]
+    looks = f"from stepcred._outlets import PrivateFile; PrivateFile({place!r}).write(b'token')"
+    assert runs(sidecar, "python", "-c", looks, entrypoint=False).stderr == ""
+    assert runs(sidecar, "stepcred-broker", entrypoint=False).returncode == 127  # the daemon has no business here
+    assert runs(sidecar, "python", "-c", "import broker", entrypoint=False).returncode == 1
+
+
+@pytest.mark.skipif(bool(NO_ROOT or SHORT), reason=NO_ROOT or SHORT or "-")
+def test_the_brokers_image_is_built_and_checks_a_configuration(tmp_path: Path) -> None:
+    with rootfs.namespace(tmp_path) as holder:
+        image = dockerfile.build((DOCKER / "broker.Dockerfile").read_text(), ROOT, holder, tmp_path)
+        assert image.root is not None
+        must_be_sound(image, "stepcred-broker")
+        state = image.root.outside("stat", "-c", "%u:%g %a", image.root.path / "var/lib/stepcred/keys")
+        assert state == "10001:10001 700\n"
+        image.root.read_only()
+        assert runs(image, "--version").stdout == "stepcred-broker 0.1.0\n"
+        config = image.cmd[image.cmd.index("--config") + 1]
+        told = runs(image, "check", "--config", config)
+        assert told.returncode == 78
+        assert config in told.stderr  # is not there yet: it is the operator's
+        assert runs(image, "pip", entrypoint=False).returncode == 127
+
+
+def must_be_sound(image: Image, title: str) -> None:
+    """A user that is not root, whatever the name; a shell between signal and program in no place."""
+    user, group = image.settings["USER"].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    assert image.settings["STOPSIGNAL"] == "SIGTERM"
+    assert image.entrypoint
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert image.labels["org.opencontainers.image.title"] == title
+    assert image.labels["org.opencontainers.image.version"] == version
+    root = image.root
+    assert root is not None
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    library = root.path / "opt/stepcred/lib" / python / "site-packages"
+    assert root.outside("find", library / "stepcred" / "__pycache__", "-name", "_core.*.pyc").strip()
+    writable = root.outside(
+        "find", root.path / "opt", "(", "!", "-user", "0", "-o", "-perm", "/022", ")", "!", "-type", "l"
+    )
+    assert writable == ""
+
+
+def runs(image: Image, *args: str, entrypoint: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """As its user; its environment is the image's and `env`."""
+    assert image.root is not None
+    argv = [*(image.entrypoint if entrypoint else ()), *args]
+    return image.root.run(argv, env=image.env | env, cwd=image.cwd, user=image.settings["USER"])
