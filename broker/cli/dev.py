@@ -132,14 +132,12 @@ def _say(
 
     note(broker.site)
     named = [broker.describe(one) for one in wanted] + broker.agents()
-    once = {one.id: one for one in named}
-    agents = [told.agent_json(broker, one) for one in once.values()]
+    overview = told.overview(broker, list({one.id: one for one in named}.values()))
     if env_file is not None:
-        if not agents:
+        if not named:
             raise ConfigError(["--env-file: the map names no agent by itself; add --agent SPIFFE-ID"])
-        process.replace_file(env_file, told.env_file(agents[0]["env"]))
-    text = json.dumps(told.overview(broker, agents) | orders) if as_json else "\n".join(told.lines(broker, agents))
-    typer.echo(text)
+        process.replace_file(env_file, told.env_file(overview["agents"][0]["env"]))
+    typer.echo(json.dumps(overview | orders) if as_json else "\n".join(told.lines(overview)))
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from broker.policy.language.load import parse
 from broker.wiring.dev.agents import agents_of, describe, open_patterns
 from broker.wiring.dev.maps import kinds
+from tests.fakes.clock import START
 
 MAP = parse(
     """
@@ -31,14 +32,15 @@ tests:
 
 
 def test_every_agent_that_the_map_speaks_of() -> None:
-    found = {one.id.removeprefix("spiffe://dev.local/"): one for one in agents_of(MAP)}
+    found = {one.id.removeprefix("spiffe://dev.local/"): one for one in agents_of(MAP, START)}
     assert list(found) == [
-        "workflow/hourly/step/load",  # of its tests, but not the stranger
         "workflow/nightly/step/load",
         "workflow/weekly/step/load",
         "worker",
+        "workflow/hourly/step/load",  # of its tests, but not the stranger; it gets nothing
         "airflow",
     ]
+    assert found["workflow/hourly/step/load"].scopes == ()
     assert found["workflow/weekly/step/load"].step == {"workflow": "weekly", "run": "dev-1", "step": "load"}
     assert found["worker"].scopes == ("s", "t")
     assert found["worker"].step == {"run": "dev-1", "step": "worker"}  # any workflow: nobody can say which
@@ -46,10 +48,10 @@ def test_every_agent_that_the_map_speaks_of() -> None:
 
 
 def test_what_somebody_else_has_to_name() -> None:
-    assert open_patterns(MAP) == ["spiffe://dev.local/team/{team}/{step}"]
+    assert open_patterns(MAP, agents_of(MAP, START)) == ["spiffe://dev.local/team/{team}/{step}"]
 
 
 def test_captures_name_the_step() -> None:
-    one = describe(MAP, "spiffe://dev.local/team/search/index")
+    one = describe(MAP, "spiffe://dev.local/team/search/index", START)
     assert (one.workloads, one.step) == (("any",), {"run": "dev-1", "step": "index"})
-    assert describe(MAP, "spiffe://dev.local/stranger").title == "no workload of the map"
+    assert describe(MAP, "spiffe://dev.local/stranger", START).title == "no workload of the map"
