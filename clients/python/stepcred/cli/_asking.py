@@ -14,6 +14,7 @@ from rich.table import Table
 
 import stepcred
 from stepcred.cli import _exec, _exits, _spans
+from stepcred.cli._completing import scopes
 from stepcred.cli._names import Json, Run, StepOption, Workflow
 from stepcred.cli._say import as_json_text, say
 
@@ -21,7 +22,7 @@ _SILENT = "this broker does not tell what a credential could do: it is older tha
 
 
 def can(
-    scope: Annotated[str, typer.Argument(metavar="SCOPE")],
+    scope: Annotated[str, typer.Argument(metavar="SCOPE", autocompletion=scopes)],
     *,
     workflow: Workflow = None,
     run: Run = None,

@@ -81,7 +81,7 @@ def test_each_kind_in_full(kind: str) -> None:
     block, words, told_of_it = CASES[kind]
     shown = told(block)
     assert shown.words == words
-    assert shown.told == {"kind": kind.split()[-1], "role": block["role"], "namespace": "", **told_of_it}
+    assert shown.told == {"kind": kind.rsplit(maxsplit=1)[-1], "role": block["role"], "namespace": "", **told_of_it}
     assert not shown.refused
 
 
