@@ -11,10 +11,10 @@ from broker.identity import dev_ca
 from tests.support import systemd
 from tests.support.bao import openbao
 from tests.support.certs import TestCA
-from tests.support.pages import BIN, ROOT, follow_vault
+from tests.support.pages import BIN, ROOT, blocks, follow_vault, page
 from tests.support.processes import free_port
 
-UNITS = ROOT / "deploy" / "systemd"
+STEP_UNIT = ROOT / "deploy" / "systemd" / "stepcred-step@.service"
 NO_SYSTEMD = systemd.why_not()
 STEP = "spiffe://dev.acme.internal/workflow/nightly-etl/step/load"
 
@@ -29,19 +29,9 @@ scopes = {{ file = "scopes.yaml" }}
 address = "{vault}"
 approle = {{ role_id = "stepcred-broker", secret_id_file = "credential:stepcred.vault-secret-id" }}
 """
-SCOPES = """
-version: 1
-environment: dev
-trust_domain: dev.acme.internal
-workloads:
-  load: {id: "spiffe://dev.acme.internal/workflow/{workflow}/step/load"}
-scopes:
-  app-token: {vault: {role: app-ro}, ttl: 10m, tier: low}
-grants:
-  nightly: {workloads: [load], workflows: [nightly-etl], scopes: [app-token], max_step: 2h}
-"""
 TOLD = r"""
-systemctl start stepcred-broker; systemctl is-active stepcred-broker
+set +e
+systemctl is-active stepcred-broker
 systemctl start stepcred-step@load; echo step=$?
 systemctl show stepcred-step@load -P Result
 systemctl stop stepcred-broker; systemctl show stepcred-broker -P Result
@@ -60,6 +50,18 @@ def write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
+def as_documented() -> str:
+    """What docs/run.md has an operator type as root, without the installation: that is what the tests run in."""
+    text = page("run.md")
+    typed = blocks(text[text.index("### systemd") :], "console")[0].splitlines()
+    assert all(line.startswith("# ") for line in typed)
+    return (
+        "set -e\n"
+        + "\n".join(line[2:] for line in typed if "pip install" not in line)
+        + "\nfind /var/lib/stepcred ! -user stepcred"
+    )
+
+
 @pytest.mark.skipif(bool(NO_SYSTEMD), reason=NO_SYSTEMD or "-")
 def test_the_broker_and_a_step_run_under_a_real_systemd(tmp_path: Path) -> None:
     files, scratch = tmp_path / "files", tmp_path / "scratch"
@@ -71,7 +73,7 @@ def test_the_broker_and_a_step_run_under_a_real_systemd(tmp_path: Path) -> None:
     with openbao(tmp_path) as bao:
         follow_vault(bao, tmp_path)
         write(etc / "stepcred/broker.toml", CONFIG.format(grpc=port, http=free_port(), vault=bao.address))
-        write(etc / "stepcred/scopes.yaml", SCOPES)
+        write(etc / "stepcred/scopes.yaml", blocks(page("run.md"), "yaml")[0])
         write(etc / "stepcred/tls/server.pem", (tmp_path / "server.pem").read_bytes())
         for name in ("tls/agents-ca.pem", "broker-ca.pem"):
             write(etc / "stepcred" / name, ca.root_path.read_bytes())
@@ -84,11 +86,12 @@ def test_the_broker_and_a_step_run_under_a_real_systemd(tmp_path: Path) -> None:
         settings = f"STEPCRED_ADDR=127.0.0.1:{port}\nSTEPCRED_WORKFLOW=nightly-etl\nSTEP_SCOPES=--scope app-token\n"
         write(etc / "stepcred/steps/load.env", settings)
         write(files / "usr/local/lib/steps/load", STEP_PROGRAM, 0o755)
-        for unit in UNITS.iterdir():
-            write(etc / "systemd/system" / unit.name, unit.read_bytes())
+        write(etc / "systemd/system" / STEP_UNIT.name, STEP_UNIT.read_bytes())
         (files / "opt/stepcred").mkdir(parents=True)
         (files / "opt/stepcred/bin").symlink_to(BIN)
-        told = systemd.told_by(TOLD, files, scratch)
+        told = systemd.told_by(f"cd {ROOT}\n{as_documented()}{TOLD}", files, scratch)
+    assert "providers     ok" in told, told
+    assert "! -user stepcred\n+ set +e\n" in told.replace("'!'", "!"), told  # check has left nothing of root's there
     assert "+ systemctl is-active stepcred-broker\nactive\n" in told  # Type=notify: only when it serves
     assert "step=0" in told, told
     assert re.search(r"^as (6\d{4}): token given, run [0-9a-f]{32}$", told, re.MULTILINE), told  # a dynamic user

@@ -14,7 +14,7 @@ import pytest
 
 SYSTEMD = Path("/lib/systemd/systemd")
 _CGROUPS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
-_TOOLS = ("unshare", "pivot_root", "systemctl", "journalctl", "useradd")
+_TOOLS = ("unshare", "pivot_root", "systemctl", "journalctl")
 _SECONDS = 90
 # $1 becomes a tmpfs, $2 are files to put over the root, $3 is the environment that the tests run in, $4 its Python's prefix.
 _BOOT = r"""
@@ -48,7 +48,6 @@ for one in $venv/bin/python*; do ln -sfn /opt/python/bin/$(basename $(readlink -
 sed -i 's#^home = .*#home = /opt/python/bin#' $root$venv/pyvenv.cfg
 echo /opt/python/lib > $root/etc/ld.so.conf.d/python.conf
 ldconfig -r $root
-useradd --root $root --system --home-dir /nonexistent --shell /usr/sbin/nologin stepcred
 cat > $root/etc/systemd/system/told.target <<'UNIT'
 [Unit]
 DefaultDependencies=no
