@@ -15,6 +15,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,8 +39,9 @@ def python(body: str) -> list[str]:
     return [sys.executable, "-u", "-c", f"import os, signal, subprocess, sys, time\n{body}"]
 
 
-def start(argv: list[str], **how: bool) -> subprocess.Popen[str]:
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+def start(argv: list[str], *, start_new_session: bool = False) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, start_new_session=start_new_session)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -188,7 +190,7 @@ class Terminal:
         self.master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
         self.before = termios.tcgetattr(slave)
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.ttyname(slave), os.O_RDWR, 0)]
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.ttyname(slave), os.O_RDWR, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, 0, 1) if stdout is None else (os.POSIX_SPAWN_DUP2, stdout, 1)]
         actions += [(os.POSIX_SPAWN_DUP2, 0, 2)]
         self.pid = os.posix_spawn(argv[0], argv, dict(os.environ), file_actions=actions, setsid=True)

@@ -1,6 +1,6 @@
 """Where credentials go: formats, templates, private files and environments. The standard library alone."""
 
-from stepcred._outlets._environment import left_out, merged_environment, rivals
+from stepcred._outlets._environment import left_out, merged_environment, rivals, without_rivals
 from stepcred._outlets._errors import Unsafe, Unusable
 from stepcred._outlets._files import PrivateFile, PrivateFolder
 from stepcred._outlets._formats import dsn, render, secrets_of, usual
@@ -20,4 +20,5 @@ __all__ = [
     "scopes_of",
     "secrets_of",
     "usual",
+    "without_rivals",
 ]

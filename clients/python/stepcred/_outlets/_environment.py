@@ -59,3 +59,11 @@ def rivals(credentials: Iterable[Credential], chosen: Iterable[str] = ()) -> fro
     return frozenset().union(
         *(credential.CONFLICTS for credential in credentials), *(RIVALS.get(name, frozenset()) for name in chosen)
     )
+
+
+def without_rivals(
+    environ: Mapping[str, str], credentials: Iterable[Credential], chosen: Iterable[str] = ()
+) -> dict[str, str]:
+    """`environ` without them."""
+    gone = rivals(credentials, chosen)
+    return {name: value for name, value in environ.items() if name not in gone}

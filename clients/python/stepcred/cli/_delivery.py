@@ -22,6 +22,7 @@ from stepcred._outlets import (
     rivals,
     scopes_of,
     usual,
+    without_rivals,
 )
 from stepcred._settings import HANDLE
 from stepcred.cli._say import Teller
@@ -199,7 +200,8 @@ class Delivery:
         asked = {scope for file in self._wanted.files for scope in file.scopes}
         asked |= {one.scope for one in self._wanted.variables}
         used = [*conventional, *(credentials[scope] for scope in asked if _is_usual(credentials[scope], chosen))]
-        gone = rivals(used, chosen) | {HANDLE}  # with it a stepcred in the child would join our step, and end it
+        inherited = without_rivals(environ, used, chosen)
+        inherited.pop(HANDLE, None)  # with it a stepcred in the child would join our step, and end it
         instead = {*chosen, *rivals([], chosen)}
         for credential in conventional:
             if unusable := left_out(credential):
@@ -210,7 +212,6 @@ class Delivery:
                     scope=credential.lease.scope,
                     keys=unusable,
                 )
-        inherited = {name: value for name, value in environ.items() if name not in gone}
         ours = {**merged_environment(conventional, without=instead), **chosen}
         if broken := next((name for name, value in ours.items() if "\0" in value), None):
             raise Unusable(f"{broken} would have a NUL, which no variable can hold")

@@ -37,6 +37,7 @@ class Job:
     approval_timeout: timedelta | None = None  # how long to wait for operators; None: not at all
     mask: bool = True
     kill_after: timedelta = timedelta(seconds=20)  # from SIGTERM to SIGKILL; 0: never
+    wait_broker: timedelta | None = None  # for a broker that is not there yet; None: as the settings say
     as_json: bool = False
 
 
@@ -60,7 +61,10 @@ class _Exec:
         try:
             with SignalRelay() as relay:
                 try:
-                    with Delivery(self._job.wanted, self._teller) as delivery, stepcred.connect() as broker:
+                    with (
+                        Delivery(self._job.wanted, self._teller) as delivery,
+                        stepcred.connect(wait_broker=self._job.wait_broker) as broker,
+                    ):
                         with self._opened(broker) as step:  # 1
                             code = self._in_step(step, delivery, relay)  # 2
                         said = [step.summary()]  # 3

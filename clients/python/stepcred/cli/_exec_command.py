@@ -55,6 +55,10 @@ def exec_(
         str,
         typer.Option(help="Wait so long for operators to approve: 90s, 30m, 2h.", metavar="SPAN", show_default=False),
     ] = "",
+    wait_broker: Annotated[
+        str,
+        typer.Option(help="Wait so long for a broker that is not there yet.", metavar="SPAN", show_default=False),
+    ] = "",
     kill_after: Annotated[
         str, typer.Option(help="Kill a CMD that is still there so long after SIGTERM; 0: never.", metavar="SPAN")
     ] = "20s",
@@ -90,6 +94,7 @@ def exec_(
             approval_timeout=patience,
             mask=not no_mask,
             kill_after=deadline,
+            wait_broker=_span(wait_broker, "--wait-broker") if wait_broker else None,
             as_json=as_json,
         )
     )

@@ -89,12 +89,13 @@ class Mask:
         self._held = b""
         self._covered = 0  # bytes at its beginning that belong to a secret seen in full
         self._shown = 0  # bytes at its beginning that were let out
+        self._may_show = 0  # bytes at its beginning that may be
         self._in_secret = False  # what left last was the mask, and what follows it may belong to the same secret
 
     @property
     def waiting(self) -> bool:
         """There is something that `let_out` would give."""
-        return max(self._covered, self._shown) < min(LET_OUT, len(self._held))
+        return max(self._covered, self._shown) < self._may_show
 
     def feed(self, data: bytes) -> bytes:
         text, patterns = self._held + data, self._secrets.patterns
@@ -105,11 +106,13 @@ class Mask:
         self._covered = max([end - decided for begin, end in spans if begin <= decided < end], default=0)
         self._shown = max(self._shown - decided, 0)
         self._held = text[decided:]
+        inside = [begin - decided for begin, _ in spans if begin > decided]  # one that is there, in one that may come
+        self._may_show = min(LET_OUT, len(self._held), *inside)
         return masked
 
     def let_out(self) -> bytes:
         """For a reader who waits, as at a prompt: at most three bytes. Should a secret follow, its rest is masked."""
-        begin, end = max(self._covered, self._shown), min(LET_OUT, len(self._held))
+        begin, end = max(self._covered, self._shown), self._may_show
         if begin >= end:
             return b""
         self._shown, self._in_secret = end, False
@@ -117,8 +120,9 @@ class Mask:
 
     def end(self) -> bytes:
         """The rest: the beginning of what never became a secret."""
-        text, self._held = self._held, b""
-        return self._masked(text, _merged([(0, self._covered)]), len(text))
+        text, self._held, patterns = self._held, b"", self._secrets.patterns
+        spans = patterns.spans(text, maybe=patterns.maybe(text))
+        return self._masked(text, _merged([(0, self._covered), *spans]), len(text))
 
     def _masked(self, text: bytes, spans: list[tuple[int, int]], decided: int) -> bytes:
         parts, at = [], self._shown
