@@ -115,7 +115,7 @@ def add_environment(tree: Tree, root: type, environ: Mapping[str, str]) -> None:
 
 def settings_in(environ: Mapping[str, str]) -> list[str]:
     """The variables that are settings of a daemon's, sorted."""
-    found = (name for name in environ if name.startswith(PREFIX) and name != PREFIX)
+    found = (name for name in environ if name.startswith(PREFIX))
     return sorted(name for name in found if not _SERVICE_LINK.fullmatch(name.removeprefix(PREFIX)))
 
 
