@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,7 @@ from broker.config import Address
 from broker.config.values import parse_address
 from broker.errors import ConfigError
 from broker.model import JsonValue
+from broker.policy.problems import did_you_mean, show
 from broker.secret import Secret
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def dev(  # noqa: PLR0917 - options, in the order of --help
     ] = None,
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="Of the broker's own log.")] = "error",
     *,
+    example: Annotated[bool, typer.Option("--example", help="No broker: print a scope map to begin with.")] = False,
     control: Annotated[
         bool,
         typer.Option("--control", help="For test suites: an endpoint for orders; ends when standard input closes."),
@@ -67,6 +69,11 @@ def dev(  # noqa: PLR0917 - options, in the order of --help
 
     Real engine, real scope map, real refusals; it never contacts Vault or AWS, and refuses a production map.
     """
+    if example:
+        from broker.wiring.dev.example import MAP
+
+        typer.echo(MAP, nl=False)
+        return
     if as_agent:
         _be(as_agent, as_json=as_json)
         return
@@ -76,11 +83,10 @@ def dev(  # noqa: PLR0917 - options, in the order of --help
 
     if problems := maps.real_settings(scopes, os.environ):
         fail(os.EX_CONFIG, *problems)
-    process.harden()
     addresses = [_loopback(name, text) for name, text in (("--listen", listen), ("--http", http))]
-    values = _values(value or [])
     path = maps.find_map(scopes)
-    maps.load_dev_map(path)  # before anything is made
+    values = _values(value or [], maps.load_dev_map(path).scopes)
+    process.harden()  # before anything is made
     log.configure(log_level, "console")
     for name in _SAID_BY_THE_VIEW:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -126,14 +132,12 @@ def _say(
 
     note(broker.site)
     named = [broker.describe(one) for one in wanted] + broker.agents()
-    once = {one.id: one for one in named}
-    agents = [told.agent_json(broker, one) for one in once.values()]
+    overview = told.overview(broker, list({one.id: one for one in named}.values()))
     if env_file is not None:
-        if not agents:
+        if not named:
             raise ConfigError(["--env-file: the map names no agent by itself; add --agent SPIFFE-ID"])
-        process.replace_file(env_file, told.env_file(agents[0]["env"]))
-    text = json.dumps(told.overview(broker, agents) | orders) if as_json else "\n".join(told.lines(broker, agents))
-    typer.echo(text)
+        process.replace_file(env_file, told.env_file(overview["agents"][0]["env"]))
+    typer.echo(json.dumps(overview | orders) if as_json else "\n".join(told.lines(overview)))
     sys.stdout.flush()
 
 
@@ -200,13 +204,15 @@ def _loopback(option: str, text: str) -> Address:
     return address
 
 
-def _values(given: Sequence[str]) -> dict[str, dict[str, str]]:
+def _values(given: Sequence[str], known: Collection[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for one in given:
         where, equals, text = one.partition("=")
         scope, colon, name = where.rpartition(":")
         if not (equals and colon and scope and name):
             fail(os.EX_USAGE, "--value must be SCOPE:NAME=TEXT, for example orders-db:password=hunter2")
+        if scope not in known:
+            fail(os.EX_USAGE, f"--value: no scope is named {show(scope)}{did_you_mean(scope, known)}")
         found.setdefault(scope, {})[name] = text
     return found
 

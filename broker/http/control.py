@@ -19,6 +19,7 @@ Order: TypeAlias = Callable[[Mapping[str, JsonValue]], Awaitable[JsonValue]]
 
 MOST = 2 * 1024 * 1024  # bytes of an order: a scope map, and what is around it
 _HOST = "127.0.0.1"
+_MALFORMED = "not an order of this form"
 
 log = get_logger(__name__)
 
@@ -52,16 +53,29 @@ class ControlServer:
         order = self._orders.get(request.match_info["order"])
         if order is None:
             return _told(404, f"there is no such order; there are {', '.join(sorted(self._orders))}")
+        asked = _object(await request.read())
+        return (
+            _told(400, _MALFORMED) if asked is None else await self._answer(request.match_info["order"], order, asked)
+        )
+
+    async def _answer(self, name: str, order: Order, asked: Mapping[str, JsonValue]) -> web.Response:
         try:
-            asked: Mapping[str, JsonValue] = dict(json.loads(await request.read() or b"{}"))
             return web.json_response(await order(asked))
         except (ScopeMapError, ConfigError) as error:
             return _told(422, "\n".join(map(str, error.problems)))
         except (ValueError, TypeError, KeyError) as error:
-            return _told(400, str(error) if type(error) is ValueError else "not an order of this form")
+            return _told(400, str(error) if type(error) is ValueError else _MALFORMED)
         except Exception:
-            log.exception("an order failed", order=request.match_info["order"])
+            log.exception("an order failed", order=name)
             return _told(500, "the order failed; the dev broker's standard error has more")
+
+
+def _object(raw: bytes) -> Mapping[str, JsonValue] | None:
+    try:
+        found = json.loads(raw or b"{}")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _told(status: int, problem: str) -> web.Response:

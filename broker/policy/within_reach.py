@@ -127,4 +127,4 @@ def _may_concern(deny: Deny, matches: Sequence[Match], now: datetime) -> bool:
 
 def _refusing(deny: Deny) -> str:
     conditional = deny.workflows is not None or deny.digests is not None or deny.when != ALWAYS
-    return str(deny.rule) + (", under its conditions" if conditional else "")
+    return f"{deny.rule} refuses it" + (" under its conditions" if conditional else "")

@@ -256,9 +256,11 @@ def test_the_sdk_goes_on_over_a_restart_of_the_daemon(site: Site) -> None:
         with deployment.daemon():
             step = sdk.step(workflow="nightly", run=new_id(), step="load", scopes=["token"])
             step.__enter__()
-            lease_id = step.issue("token").lease.lease_id
+            kept = step.credential("token")
+            lease_id = kept.lease.lease_id
             wait_until(lambda: leases(deployment)[lease_id].claimed_at is not None, within=5, what="the claim")
         with deployment.daemon():
+            assert step.credential("token") is kept
             step.issue("token")
             step.__exit__(None, None, None)
     assert step.all_proven

@@ -17,7 +17,7 @@ from broker.identity import dev_ca
 from stepcred.cli._app import app
 from tests.support import kubelet, rootfs
 from tests.support.certs import TestCA
-from tests.support.pages import BIN, ROOT, bash
+from tests.support.pages import BIN, ROOT, bash, blocks, page
 from tests.support.rootfs import Rootfs
 
 EXAMPLES = ROOT / "deploy" / "examples" / "kubernetes"
@@ -32,7 +32,14 @@ NO_ROOT = rootfs.why_not()
 @pytest.mark.skipif(shutil.which("kubernetes-validate", path=str(BIN)) is None, reason="no kubernetes-validate here")
 @pytest.mark.parametrize("version", ["1.29.0", "1.33.0", "1.37.0"])  # from the first with native sidecars by default
 def test_the_schemas_of_kubernetes_take_it(version: str) -> None:
-    argv = [BIN / "kubernetes-validate", "--kubernetes-version", version, "--strict", "--quiet", *MANIFESTS]
+    argv = [
+        str(BIN / "kubernetes-validate"),
+        "--kubernetes-version",
+        version,
+        "--strict",
+        "--quiet",
+        *map(str, MANIFESTS),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -71,6 +78,18 @@ def test_the_scope_map_and_the_operators_load(tmp_path: Path) -> None:
     assert "error" not in told
     assert "warning" not in told
     assert "0 failed" in told
+
+
+def test_the_page_begins_with_the_files_and_images_that_are_there() -> None:
+    opening = blocks(page("kubernetes.md"), "sh")[0]
+    assert len(opening.splitlines()) <= 5
+    assert all((ROOT / path).exists() for path in re.findall(r"deploy/\S+", opening))
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    built = dict(re.findall(r"deploy/docker/(\w+)\.Dockerfile -t (\S+)", opening))
+    broker, job = kubelet.pod_of(BROKER / "broker.yaml", "StatefulSet"), kubelet.pod_of(JOB, "Job")
+    assert built == {"broker": broker["containers"][0]["image"], "sidecar": job["initContainers"][0]["image"]}
+    assert all(image.endswith(f":{version}") for image in built.values())
+    assert f"job/{kubelet.of_kind(JOB, 'Job')['metadata']['name']} " in opening
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on this machine")

@@ -219,7 +219,8 @@ def test_boto3_and_the_aws_cli_ask_through_credential_process(programs: Programs
         stolen = json.loads(next(said))
         assert next(said) == "ok"
         # Through a shell of its own: whoever calls it is waited for, and this test lives on.
-        again = programs.run(["sh", "-c", '"$0" aws-credential-process lake-write --linger 1s; exit $?', STEPCRED], env)
+        ask = f"{STEPCRED} aws-credential-process lake-write --linger 1s"
+        again = programs.run(["sh", "-c", "$ASK; exit $?"], env | {"ASK": ask})
         shown = json.loads(again.stdout)
         assert shown["Version"] == 1
         assert shown["SessionToken"] == stolen["AWS_SESSION_TOKEN"]  # one lease, whoever asks

@@ -69,7 +69,7 @@ def _of_vault(block: VaultBlock) -> Wanted:
     data = block.write.data if block.write else {}
     return Wanted(
         shape=_SHAPES[block.kind],
-        values={},
+        values={name: str(value) for name, value in block.attributes.items()},
         needs=block.write.needs if block.write else "",
         common_name=str(data.get("common_name", "dev-stand-in")),
         principals=str(data.get("valid_principals", "dev")),

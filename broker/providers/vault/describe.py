@@ -27,6 +27,8 @@ def powers_of(params: Mapping[str, JsonValue], namespace: str) -> Powers:
     told: dict[str, JsonValue] = {"kind": _KINDS[block.kind], "role": block.role, "namespace": namespace}
     if block.read:
         told["read"] = block.read
+    if block.attributes:
+        told["attributes"] = dict(block.attributes)
     if block.write:
         told["write"] = {"path": block.write.path, "data": dict(block.write.data)}
         told["needs"] = block.write.needs

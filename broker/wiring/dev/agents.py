@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from broker.model import NAME
+from broker.policy.decision import Allowed
+from broker.policy.expectations import request_for
 from broker.policy.patterns import BINDING, Capture, Pattern
 from broker.policy.scope_map import ScopeMap
 
@@ -20,7 +23,7 @@ class Named:
     id: str
     workloads: tuple[str, ...] = ()
     launchers: tuple[str, ...] = ()
-    scopes: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()  # that this step may have now
     step: Mapping[str, str] = field(default_factory=dict)  # workflow, run, step, as far as they are known
 
     @property
@@ -31,22 +34,24 @@ class Named:
         )
 
 
-def agents_of(found: ScopeMap) -> list[Named]:
-    """Those that the map's tests are asked as, and those whose captures the map itself fills. Each once."""
+def agents_of(found: ScopeMap, now: datetime) -> list[Named]:
+    """Those that the map's tests are asked as, and those whose captures the map itself fills. Each once.
+
+    Those that may have something come first.
+    """
     ids = [test.agent for test in found.tests]
     ids += [text for pattern, workload in _patterns(found) for text in _filled(found, workload, pattern)]
-    named = (describe(found, one) for one in dict.fromkeys(ids))
-    return [one for one in named if one.workloads or one.launchers][:MOST]
+    named = (describe(found, one, now) for one in dict.fromkeys(ids[:MOST]))
+    return sorted((one for one in named if one.workloads or one.launchers), key=lambda one: not one.scopes)
 
 
-def open_patterns(found: ScopeMap) -> list[str]:
-    """Patterns of which no agent is in `agents_of`: somebody has to say what their captures are."""
-    given = agents_of(found)
+def open_patterns(found: ScopeMap, given: Iterable[Named]) -> list[str]:
+    """Patterns that none of these agents has: somebody must say what their captures are."""
     names = {name for one in given for name in (*one.workloads, *one.launchers)}
     return [pattern.text for pattern, name in _patterns(found) if name not in names]
 
 
-def describe(found: ScopeMap, spiffe_id: str) -> Named:
+def describe(found: ScopeMap, spiffe_id: str, now: datetime) -> Named:
     """What the map says of it; nothing of a stranger."""
     fits = found.workloads_of(spiffe_id)
     launchers = tuple(launcher.name for launcher in found.launchers.of(spiffe_id))
@@ -59,9 +64,14 @@ def describe(found: ScopeMap, spiffe_id: str) -> Named:
         id=spiffe_id,
         workloads=tuple(name for name, _ in fits),
         launchers=launchers,
-        scopes=found.scopes_of(spiffe_id),
+        scopes=tuple(name for name in found.scopes_of(spiffe_id) if _may(found, spiffe_id, name, known, now)),
         step=known if fits else {},
     )
+
+
+def _may(found: ScopeMap, spiffe_id: str, scope: str, step: Mapping[str, str], now: datetime) -> bool:
+    asked = request_for(found, agent=spiffe_id, scope=scope, now=now, claims=step)
+    return isinstance(found.decide(replace(asked, address="127.0.0.1")), Allowed)
 
 
 def _patterns(found: ScopeMap) -> list[tuple[Pattern, str]]:

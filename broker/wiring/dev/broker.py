@@ -206,11 +206,11 @@ class DevBroker:
 
     def agents(self) -> list[Named]:
         """Whom the map speaks of."""
-        return agents_of(self.map)
+        return agents_of(self.map, self._clock.now())
 
     def describe(self, spiffe_id: str) -> Named:
         """What the map says of an agent."""
-        return describe(self.map, spiffe_id)
+        return describe(self.map, spiffe_id, self._clock.now())
 
     # --- what is ordered ---
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from broker import process
+from broker.clock import SystemClock
 from broker.errors import ConfigError
 from broker.identity.dev_ca import Issued
 from broker.policy.problems import ScopeMapError
@@ -34,7 +35,7 @@ def settings_for(spiffe_id: str) -> dict[str, str]:
     told = json.loads((folders[0] / _NOTE).read_text())
     issued = issue(folders[0], spiffe_id)
     try:
-        agent = describe(load_dev_map(Path(told["map"])), spiffe_id)
+        agent = describe(load_dev_map(Path(told["map"])), spiffe_id, SystemClock().now())
     except ScopeMapError as error:
         raise ConfigError([str(problem) for problem in error.problems]) from None
     return settings(told["addr"], Issued(cert=issued.cert, key=issued.key, ca=Path(told["ca"])), agent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from shlex import quote
 
 from broker.identity.dev_ca import Issued
@@ -43,7 +43,7 @@ def agent_json(broker: DevBroker, agent: Named) -> dict[str, JsonValue]:
     }
 
 
-def overview(broker: DevBroker, agents: list[dict[str, JsonValue]]) -> dict[str, JsonValue]:
+def overview(broker: DevBroker, named: Sequence[Named]) -> dict[str, JsonValue]:
     """Everything, for programs."""
     site = broker.site
     return {
@@ -54,19 +54,18 @@ def overview(broker: DevBroker, agents: list[dict[str, JsonValue]]) -> dict[str,
         "map": str(site.map_file),
         "environment": site.environment,
         "trust_domain": site.trust_domain,
-        "agents": agents,
-        "open": open_patterns(broker.map),
+        "agents": [agent_json(broker, one) for one in named],
+        "open": open_patterns(broker.map, named),
     }
 
 
-def lines(broker: DevBroker, agents: list[dict[str, JsonValue]]) -> Iterator[str]:
-    """The same for people: each line that is no comment makes a shell one agent."""
-    site = broker.site
-    yield f"# dev broker for {site.map_file}, environment {site.environment}: stand-ins only, gone when it stops"
-    for agent in agents:
+def lines(told: Mapping[str, JsonValue]) -> Iterator[str]:
+    """An overview for people: each line that is no comment makes a shell one agent."""
+    yield f"# dev broker for {told['map']}, environment {told['environment']}: stand-ins only, gone when it stops"
+    for agent in told["agents"]:
         who = ", ".join([*agent["workloads"], *(f"launcher {name}" for name in agent["launchers"])])
-        may = f"may have {', '.join(agent['scopes'])}" if agent["scopes"] else "opens steps" * bool(agent["launchers"])
-        yield f"# {who or 'no workload of the map'}: {show(agent['id'])[1:-1]}" + (f", {may}" if may else "")
+        may = f"may have {', '.join(agent['scopes'])}" if agent["scopes"] else "may have nothing"
+        yield f"# {who or 'no workload of the map'}: {show(agent['id'])[1:-1]}, {'opens steps' if agent['launchers'] else may}"
         yield export(agent["env"])
-    for pattern in open_patterns(broker.map):
+    for pattern in told["open"]:
         yield f"# for {pattern}: stepcred-broker dev --as {json.dumps(pattern)}, with names in the place of {{…}}"

@@ -23,7 +23,7 @@ from stepcred._requests import new_request_id
 
 DUE = (0.75, 0.85)  # of a credential's life
 IDLE = 3600.0  # seconds; nothing is due, and whatever changes that wakes the one who waits
-OVERLAP = 5.0  # seconds before a successor is claimed, which ends the older one: time for requests under way
+OVERLAP = 5.0  # seconds at most before a successor is claimed, which ends the older one: time for requests under way
 
 
 def elapsed() -> float:
@@ -33,12 +33,13 @@ def elapsed() -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """A live credential. `ends` and `due` are elapsed seconds, infinite for never."""
+    """A live credential. `ends` and `due` are elapsed seconds, infinite for never; `overlap` is seconds."""
 
     scope: str
     credential: Credential
     ends: float
     due: float
+    overlap: float = OVERLAP
     before: str = ""  # the lease that it succeeded
     request_id: str = field(default_factory=new_request_id)  # of what asks for its successor
     failures: int = 0  # of that, in a row
@@ -49,8 +50,8 @@ class Kept:
         return self.credential.lease.lease_id
 
     def fresh(self, now: float) -> float:
-        """Seconds for which a reader may go on with it: a successor that is due is claimed OVERLAP after it is there."""
-        return max(min(max(self.due - now, OVERLAP), self.ends - now), 0.0)
+        """Seconds for which a reader may go on with it: a successor that is due is claimed `overlap` after it is there."""
+        return max(min(max(self.due - now, self.overlap), self.ends - now), 0.0)
 
     @property
     def lease_ids(self) -> tuple[str, ...]:
@@ -59,14 +60,21 @@ class Kept:
 
 
 def kept(
-    scope: str, credential: Credential, *, sent: float, received: float, uniform: Callable[[float, float], float]
+    scope: str,
+    credential: Credential,
+    *,
+    sent: float,
+    received: float,
+    interval: float,
+    uniform: Callable[[float, float], float],
 ) -> Kept:
     """It was made between `sent` and `received`: its end counts from the one, what is not allowed yet from the other."""
     lease = credential.lease
     life = _seconds(lease.issued_at, lease.expires_at)
     ripe = _seconds(lease.issued_at, lease.successor_from)
     due = max(sent + life * uniform(*DUE), received + ripe) if math.isfinite(life + ripe) else math.inf
-    return Kept(scope=scope, credential=credential, ends=sent + life, due=due)
+    overlap = min(OVERLAP, interval / 2)  # well within the time that the broker leaves for claims
+    return Kept(scope=scope, credential=credential, ends=sent + life, due=due, overlap=overlap)
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float:

@@ -107,16 +107,17 @@ class StepView:
 
 def environment(credentials: Iterable[Credential], base: Mapping[str, str] | None) -> dict[str, str]:
     """Raises StepcredError where `_outlets` does."""
-    from stepcred._outlets import Unusable, merged_environment, without_rivals
+    from stepcred._outlets import Unusable, merged_environment, rivals
 
     held = list(credentials)
     try:
         ours = merged_environment(held)
     except Unusable as problem:
         raise StepcredError(str(problem)) from None
-    child = without_rivals(os.environ if base is None else base, held)
     # Without our step's handle: a stepcred in the child would join it, and end it when it is done.
-    return {name: value for name, value in child.items() if name != HANDLE} | ours
+    unwanted = rivals(held) | {HANDLE}
+    inherited = os.environ if base is None else base
+    return {name: value for name, value in inherited.items() if name not in unwanted} | ours
 
 
 def dsn_of(credential: Credential, scheme: str) -> str:

@@ -18,7 +18,7 @@ from stepcred._calls import RETRIES, Calls
 from stepcred._credentials import Credential
 from stepcred._errors import BrokerUnavailable, NeedsApproval, Refused, StepcredError, StepEnded
 from stepcred._flow import Flow, Pause
-from stepcred._keeping import OVERLAP, Keeping, kept
+from stepcred._keeping import Keeping, kept
 from stepcred._refusals import Given, Question, Refusals, is_final
 from stepcred._requests import begin_request, checked_timeout, in_seconds, new_request_id, scope_names
 from stepcred._settings import StepName
@@ -149,9 +149,10 @@ class StepCore:
         with self.lock:
             self.held[credential.lease.lease_id] = credential.lease
         if keep or given.replaces:
-            one = kept(scope, credential, sent=sent, received=received, uniform=self.broker.uniform)
+            times = {"sent": sent, "received": received, "interval": self.interval}
+            one = kept(scope, credential, **times, uniform=self.broker.uniform)
             if self.keeping.put(one, instead_of=given.replaces) and given.replaces:
-                self._claim_later(one.lease_id, received + min(OVERLAP, self.interval))
+                self._claim_later(one.lease_id, received + one.overlap)
         return credential
 
     def _claim_later(self, lease_id: str, at: float) -> None:

@@ -228,7 +228,7 @@ def test_a_successor_is_claimed_when_requests_under_way_are_over() -> None:
 
 def test_a_lease_without_times_is_served_and_never_replaced() -> None:
     world = World()
-    one = _keeping.kept(SCOPE, world.first(), sent=0.0, received=0.0, uniform=random.uniform)
+    one = _keeping.kept(SCOPE, world.first(), sent=0.0, received=0.0, interval=10.0, uniform=random.uniform)
     assert one.ends < float("inf")
     lease = stepcred.Lease(
         lease_id="x",
@@ -241,5 +241,5 @@ def test_a_lease_without_times_is_served_and_never_replaced() -> None:
         successor_from=None,
     )
     token = stepcred.VaultToken(lease=lease, token="t", address="", namespace="")
-    one = _keeping.kept(SCOPE, token, sent=0.0, received=0.0, uniform=random.uniform)
+    one = _keeping.kept(SCOPE, token, sent=0.0, received=0.0, interval=10.0, uniform=random.uniform)
     assert one.ends == one.due == float("inf")

@@ -152,8 +152,8 @@ denies:
         "denies.here",
     ]
     always, at_night, _ = found.refused_by
-    assert always.endswith(")")
-    assert at_night.endswith("), under its conditions")
+    assert always.endswith(") refuses it")
+    assert at_night.endswith(") refuses it under its conditions")
 
 
 def test_scopes_of_others_are_not_there() -> None:

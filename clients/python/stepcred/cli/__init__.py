@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-from stepcred.cli._exits import UNAVAILABLE
-
 
 def main() -> None:
     """Entry point."""
@@ -22,6 +20,8 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if missing.name not in {"rich", "typer"}:
             raise
+        from stepcred.cli._exits import UNAVAILABLE
+
         print("stepcred: the command needs an extra: pip install 'stepcred[cli]'", file=sys.stderr)  # noqa: T201
         sys.exit(UNAVAILABLE)
     _quiet_grpc()

@@ -7,23 +7,20 @@ import json
 import os
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import stepcred
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
-from stepcred.cli import _admin, _definition, _doctor, _exec, _exec_command, _exits, _handle, _spans
+from stepcred.cli import _admin, _asking, _definition, _doctor, _exec, _exec_command, _exits, _handle
 from stepcred.cli._aws_process._command import aws_credential_process
 from stepcred.cli._doctor import _show
-from stepcred.cli._names import Run, StepOption, Workflow
-from stepcred.cli._say import plain
+from stepcred.cli._names import Json, Run, StepOption, Workflow
+from stepcred.cli._say import as_json_text
 from stepcred.cli._sidecar._command import sidecar
 
 app = typer.Typer(
@@ -35,7 +32,6 @@ app = typer.Typer(
 app.add_typer(_admin.app)
 
 Base = Annotated[str | None, typer.Option(metavar="DIR", help="Names are relative to it.  (default: this folder)")]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 def run() -> int:
@@ -104,6 +100,8 @@ def options(
 app.command("exec", context_settings={"allow_interspersed_args": False})(_exec_command.exec_)
 app.command()(sidecar)
 app.command()(aws_credential_process)
+app.command()(_asking.can)
+app.command()(_asking.whoami)
 
 
 @app.command()
@@ -154,53 +152,9 @@ def launch(
         if not verdict.granted:
             _exec.say(*_exec.explain(verdict))
     if as_json:
-        print(_json(launched))  # noqa: T201
+        print(as_json_text(launched))  # noqa: T201
     elif not handle_file:
         print(launched.handle)  # noqa: T201
-    return 0
-
-
-@app.command()
-def can(
-    scope: Annotated[str, typer.Argument(metavar="SCOPE")],
-    *,
-    workflow: Workflow = None,
-    run: Run = None,
-    step: StepOption = None,
-    as_json: Json = False,
-) -> int:
-    """Say whether the step could have SCOPE, and if not, why. Opens nothing. Exit code 1 for no."""
-    with stepcred.connect() as broker:
-        (verdict,) = broker.check(workflow=workflow, run=run, step=step, scopes=[scope])
-    if as_json:
-        print(_json(verdict))  # noqa: T201
-    elif verdict.granted:
-        life = f" for {_spans.shown(verdict.ttl)}" if verdict.ttl else ""
-        print(f"yes: {scope}{life} (tier {verdict.tier.value.lower()}, {verdict.revocability.value})")  # noqa: T201
-    else:
-        print("no: " + "\n".join(_exec.explain(verdict)))  # noqa: T201
-    return 0 if verdict.granted else _exits.FOUND_SOMETHING
-
-
-@app.command()
-def whoami(*, as_json: Json = False) -> int:
-    """Show what the broker makes of this certificate."""
-    with stepcred.connect() as broker:
-        identity = broker.whoami()
-    if as_json:
-        print(_json(identity))  # noqa: T201
-        return 0
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("identity", identity.spiffe_id)
-    table.add_row("environment", identity.environment)
-    for name, captures in identity.workloads.items():
-        table.add_row("workload", " ".join([name, *(f"{key}={value}" for key, value in captures.items())]))
-    table.add_row("scopes", ", ".join(identity.scopes) or "none")
-    if identity.certificate_not_after:
-        end, now = identity.certificate_not_after, identity.server_time or datetime.now(UTC)
-        table.add_row("certificate", f"valid until {end:%Y-%m-%d %H:%M} UTC, {_spans.left(end - now)} left")
-    table.add_row("sha256", identity.certificate_sha256)
-    Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), markup=False, highlight=False).print(table)
     return 0
 
 
@@ -248,8 +202,3 @@ def _definition_of(files: list[str], base: str | None) -> dict[str, bytes]:
     if base is not None and _definition.STDIN in files:
         raise typer.BadParameter("standard input has no name that could be relative to it", param_hint="--base")
     return _definition.read(files, base)
-
-
-def _json(value: Any) -> str:
-    """A dataclass as an object, in its own order. Never given a credential: those hold secrets."""
-    return json.dumps(plain(value), indent=2)

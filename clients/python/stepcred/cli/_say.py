@@ -33,6 +33,11 @@ class Teller:
             say(*lines, end=end)
 
 
+def as_json_text(value: Any) -> str:
+    """A dataclass as an object. Never given a credential: those hold secrets."""
+    return json.dumps(plain(value), indent=2)
+
+
 def plain(value: Any) -> Any:
     """A dataclass as what JSON can hold, in its own order. Never given a credential: those hold secrets."""
     if is_dataclass(value):

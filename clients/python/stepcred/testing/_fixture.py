@@ -54,8 +54,10 @@ def _scopes(request: pytest.FixtureRequest) -> Path:
                 return (folder / name).resolve()
         if folder == request.config.rootpath:
             break
+    beside = request.path.parent / _BESIDE[0]
     pytest.fail(
-        f"no scope map: put one into {request.path.parent / 'scopes'}, or say where it is with a fixture {OPTION}",
+        f"no scope map: put one into {beside} (stepcred-broker dev --example > {beside}/scopes.yaml), "
+        f"or say where it is with a fixture {OPTION}",
         pytrace=False,
     )
 

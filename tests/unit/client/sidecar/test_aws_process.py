@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import stepcred
 from stepcred.cli._aws_process import _client, _place
 from tests.fakes.broker_server import STEP_ENDED, UNAVAILABLE, FakeBroker, Refusal
 from tests.support.processes import wait_until
@@ -74,10 +75,22 @@ def home(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 
 @pytest.fixture
-def user() -> Iterator[User]:
-    one = User()
-    yield one
-    one.exits()
+def user_of() -> Iterator[Callable[[], User]]:
+    """With the environment as it is by then."""
+    made: list[User] = []
+
+    def make() -> User:
+        made.append(User())
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.exits()
+
+
+@pytest.fixture
+def user(home: Path, user_of: Callable[[], User]) -> User:
+    return user_of()
 
 
 def test_calls_of_a_program_share_one_lease_that_dies_with_it(fake: FakeBroker, home: Path, user: User) -> None:
@@ -174,10 +187,36 @@ def test_a_broker_that_is_away_is_69_and_asked_again_by_a_later_call(fake: FakeB
     wait_until(lambda: user.call("lake-write")[0] == 0, within=20, what="asked again")
 
 
-def test_a_joined_step_has_one_keeper_for_all_of_its_scopes(
-    fake: FakeBroker, home: Path, user: User, monkeypatch: pytest.MonkeyPatch
+def test_a_step_that_a_launcher_opened_has_one_keeper_for_all_of_its_scopes(
+    fake: FakeBroker, home: Path, user_of: Callable[[], User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pass
+    fake.scopes["lake-read"] = fake.scopes["lake-write"]
+    with stepcred.connect() as broker:
+        launched = broker.launch(scopes=["lake-read", "lake-write"], on_behalf_of="spiffe://test/x")
+    for name in ("WORKFLOW", "RUN", "STEP"):
+        monkeypatch.delenv(f"STEPCRED_{name}")
+    monkeypatch.setenv("STEPCRED_STEP_HANDLE", launched.handle)
+    user = user_of()
+    for number, scope in enumerate(("lake-read", "lake-write"), 1):
+        code, printed = user.call(scope, "--linger", "0s")
+        assert code == 0, printed
+        assert json.loads(printed)["SecretAccessKey"] == f"s3cret-lease-{number}"
+    assert len(keepers(home)) == 1
+    user.exits()
+    assert fake.wait_for(lambda: fake.only_step().ended)
+
+
+def test_names_from_a_scheduler_take_the_long_way(
+    fake: FakeBroker, home: Path, user_of: Callable[[], User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORKFLOW", "RUN", "STEP"):
+        monkeypatch.delenv(f"STEPCRED_{name}")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "nightly-etl")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "scheduled__2026-11-28T00:00:00+00:00")
+    monkeypatch.setenv("AIRFLOW_CTX_TASK_ID", "load")
+    code, printed = user_of().call("lake-write")
+    assert code == 0, printed
+    assert fake.only_step().name.workflow == "nightly-etl"
 
 
 def test_a_scope_that_is_no_aws_session_says_so(fake: FakeBroker, home: Path, user: User) -> None:

@@ -38,6 +38,18 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]] = {
         ),
         {"read": "team/db/creds/orders", "look_at": "team/db/roles/orders"},
     ),
+    "placed login": (
+        {"role": "mq", "read": "rabbitmq/creds/worker", "attributes": {"host": "mq.acme.internal", "port": 5671}},
+        (
+            "a login from rabbitmq/creds/worker; the token that fetches it stays with the broker",
+            not_read("rabbitmq/roles/worker"),
+        ),
+        {
+            "read": "rabbitmq/creds/worker",
+            "attributes": {"host": "mq.acme.internal", "port": 5671},
+            "look_at": "rabbitmq/roles/worker",
+        },
+    ),
     "stored_value": (
         {"role": "kv", "read": "secret/data/nightly/orders"},
         ("the value stored at secret/data/nightly/orders, read by the broker; no token",),
@@ -69,7 +81,7 @@ def test_each_kind_in_full(kind: str) -> None:
     block, words, told_of_it = CASES[kind]
     shown = told(block)
     assert shown.words == words
-    assert shown.told == {"kind": kind, "role": block["role"], "namespace": "", **told_of_it}
+    assert shown.told == {"kind": kind.rsplit(maxsplit=1)[-1], "role": block["role"], "namespace": "", **told_of_it}
     assert not shown.refused
 
 

@@ -12,6 +12,7 @@ from stepcred import _settings
 from stepcred.cli import _handle, _spans
 from stepcred.cli._aws_process import _client
 from stepcred.cli._aws_process._place import Asked
+from stepcred.cli._names import Run, StepOption, Workflow
 
 NONE: list[str] = []
 
@@ -32,9 +33,9 @@ def aws_credential_process(
     wait_broker: Annotated[
         str, typer.Option(help="Wait so long for a broker that is not there yet: 30s.", metavar="SPAN")
     ] = "0s",
-    workflow: Annotated[str | None, typer.Option(help="Default: STEPCRED_WORKFLOW.", metavar="NAME")] = None,
-    run: Annotated[str | None, typer.Option(help="Default: STEPCRED_RUN.", metavar="NAME")] = None,
-    step: Annotated[str | None, typer.Option("--step", help="Default: STEPCRED_STEP.", metavar="NAME")] = None,
+    workflow: Workflow = None,
+    run: Run = None,
+    step: StepOption = None,
     handle_file: Annotated[
         Path | None,
         typer.Option(help=f"Join the step that a launcher opened. Default: {_settings.HANDLE}.", metavar="FILE"),

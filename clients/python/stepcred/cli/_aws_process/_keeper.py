@@ -180,7 +180,7 @@ class Keeper:
         except FileNotFoundError:
             return
         try:
-            async with aio.connect() as broker:
+            async with aio.connect(wait_broker=self._wanted.wait_broker) as broker:
                 await broker.end(handle)
         except Refused:
             pass  # it is over, or another's by now

@@ -62,7 +62,7 @@ class Life:
                 return _exits.USAGE
             except OSError as error:
                 self._tell_all("failed", [f"{error.filename or 'cannot listen'}: {error.strerror}"])
-                return _exits.CONFIG
+                return _exits.CANNOT_WRITE if error.filename else _exits.CONFIG
         return 0
 
     # --- before the step
