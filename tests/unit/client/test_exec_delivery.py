@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def test_a_path_gets_it_where_it_is_asked_for(
     arguments = ["--file", f"{into}/token=token", "--template", f"{memory}/template={into}/app.conf"]
     assert run(monkeypatch, *arguments, "--no-mask", "--", "cat", f"{into}/token", f"{into}/app.conf") == 0
     assert capfd.readouterr().out == "s3cret-lease-1key=s3cret-kv\ntoken=s3cret-lease-1\n"
-    assert list(into.iterdir()) == []
+    assert not into.exists()
 
 
 @pytest.mark.parametrize(
@@ -230,6 +231,16 @@ def test_the_end_of_a_file_without_successor_is_said_once_and_nothing_new_is_cha
 
 
 # --- the command line ---
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("--wait", "--wait-broker"), ("--te", "--template"), ("--no", "--no-mask")]
+)
+def test_options_are_completed(typed: str, offered: str) -> None:
+    words = {"_STEPCRED_COMPLETE": "complete_bash", "COMP_WORDS": f"stepcred exec {typed}", "COMP_CWORD": "2"}
+    command = str(Path(sys.executable).parent / "stepcred")
+    done = subprocess.run([command], env=os.environ | words, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [offered]
 
 
 @pytest.mark.parametrize(

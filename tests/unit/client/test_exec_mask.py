@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import shlex
 from urllib.parse import quote
 
 import pytest
@@ -106,7 +107,7 @@ def test_what_is_held_back_is_the_beginning_of_a_secret_and_no_more(
 
 
 def test_a_secret_is_known_in_every_form_that_programs_write() -> None:
-    secret = 'p"ä/ss+w\\rd=%12345'
+    secret = "p\"ä/ss+w\\rd=%12:3'45"
     known = Secrets()
     assert known.add([secret]) == 0
     for written in (
@@ -116,6 +117,8 @@ def test_a_secret_is_known_in_every_form_that_programs_write() -> None:
         json.dumps({"password": secret}, ensure_ascii=False),
         base64.b64encode(secret.encode()).decode(),
         *(base64.b64encode(f"{user}:{secret}\n".encode()).decode() for user in ("u", "us", "use")),
+        shlex.quote(secret),
+        secret.replace("\\", "\\\\").replace(":", "\\:"),
         base64.urlsafe_b64encode(b"\xff" + secret.encode()).decode(),
     ):
         mask = Mask(known)

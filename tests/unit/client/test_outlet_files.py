@@ -74,13 +74,18 @@ def test_readers_never_see_half_of_it(memory: Path) -> None:
     assert names_in(memory) == ["file"]
 
 
-def test_removed_twice_is_removed(memory: Path) -> None:
-    file = PrivateFile(memory / "folder" / "file")
+def test_removed_twice_is_removed_with_the_folder_that_was_made_for_it(memory: Path) -> None:
+    file, other = PrivateFile(memory / "folder" / "file"), PrivateFile(memory / "folder" / "other")
+    file.check()
+    assert names_in(memory) == []
     file.write(b"x")
+    other.write(b"x")
+    file.remove()
+    assert names_in(memory / "folder") == ["other"]
+    other.remove()
     file.remove()
     file.remove()
-    (memory / "folder").rmdir()
-    file.remove()
+    assert names_in(memory) == []
 
 
 def test_on_disk_only_when_allowed(disk: Path) -> None:

@@ -7,9 +7,11 @@ import json
 import string
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import boto3
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,6 +146,19 @@ def test_an_aws_file_has_one_profile() -> None:
     assert file.sections() == ["default"]
     assert file["default"]["aws_access_key_id"] == "ASIATEST"
     assert file["default"]["aws_session_token"].startswith("s3cret")
+
+
+def test_boto3_takes_all_of_it_from_an_aws_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "credentials").write_bytes(_outlets.render(decoded(aws_session("1", "http://127.0.0.1:1")), "aws"))
+    for name in _outlets.rivals([decoded(aws_session("1"))]):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    client = boto3.Session().client("s3")
+    assert (client.meta.region_name, client.meta.endpoint_url) == ("eu-west-1", "http://127.0.0.1:1")
+    found = boto3.Session().get_credentials()
+    assert found is not None
+    assert (found.access_key, found.token) == ("ASIATEST", "s3cret-session")
 
 
 def test_json_has_scope_and_fields() -> None:

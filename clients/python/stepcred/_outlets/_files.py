@@ -37,6 +37,7 @@ class PrivateFile:
         self.path = Path(path).absolute()
         self._mode, self._group = mode, group
         self._allow_disk = allow_disk
+        self._made_folder = False
         if self.path.name in {"", ".", ".."}:
             raise Unsafe(f"{path}: not the name of a file")
 
@@ -44,6 +45,7 @@ class PrivateFile:
         """Whether `write` would take the place, without writing."""
         with self._folder():
             pass
+        self._tidy()
 
     def write(self, data: bytes) -> None:
         """Readers see the old content or the new one, never half of it."""
@@ -61,9 +63,13 @@ class PrivateFile:
                 raise
 
     def remove(self) -> None:
-        """Whatever the name is of by now; a link itself, not what it leads to. Nothing there is fine."""
+        """Whatever the name is of by now; a link itself, not what it leads to. Nothing there is fine.
+
+        A folder that was made for it goes too, once it is empty.
+        """
         with contextlib.suppress(FileNotFoundError), self._open() as folder:
             os.unlink(self.path.name, dir_fd=folder)
+        self._tidy()
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
@@ -91,19 +97,21 @@ class PrivateFile:
         os.fchmod(file, mode | os.fstat(file).st_mode & stat.S_ISGID)
 
     @contextlib.contextmanager
-    def _made(self) -> Iterator[bool]:
-        """Is it new?"""
-        try:
+    def _made(self) -> Iterator[None]:
+        with contextlib.suppress(FileExistsError):
             self.path.parent.mkdir(mode=0o700)
-        except FileExistsError:
-            yield False
-            return
+            self._made_folder = True
         try:
-            yield True
+            yield
         except BaseException:
-            with contextlib.suppress(OSError):  # not empty any more: somebody uses it
-                self.path.parent.rmdir()
+            self._tidy()
             raise
+
+    def _tidy(self) -> None:
+        if self._made_folder:
+            with contextlib.suppress(OSError):  # not empty: somebody uses it
+                self.path.parent.rmdir()
+                self._made_folder = False
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[int]:

@@ -142,9 +142,10 @@ class Mask:
 
 
 def forms(secret: str) -> set[bytes]:
-    """The secret as programs write it: itself, its lines, percent-encoded, in JSON, in base64."""
+    """The secret as programs write it: itself, its lines, percent-encoded, in JSON, base64, pgpass and a shell's quotes."""
     written = [secret, *_lines(secret), quote(secret), quote(secret, safe=""), quote_plus(secret)]
     written += [json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]]
+    written += [secret.replace("\\", r"\\").replace(":", r"\:"), secret.replace("'", "'\"'\"'")]
     raw = secret.encode()
     encoded = [form for text in written for form in [text.encode()]] + [*_base64(raw), *base64.encodebytes(raw).split()]
     return {form for form in encoded if len(form) >= SHORTEST} if len(raw) >= SHORTEST else set()

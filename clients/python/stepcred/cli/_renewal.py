@@ -17,6 +17,7 @@ from stepcred.cli._delivery import Delivery
 from stepcred.cli._mask import Secrets
 from stepcred.cli._say import Teller
 
+_PATIENCE = 2.0  # seconds for a write that is under way, which our stderr may hold up
 _LOOK_EVERY = 1.0  # seconds; an older credential lives for some more after its successor is there
 
 
@@ -53,7 +54,7 @@ class Renewal:
     ) -> None:
         self._over.set()
         if self._scopes:
-            self._thread.join()  # what it does between two looks is done in memory
+            self._thread.join(timeout=_PATIENCE)  # what it does between two looks is done in memory
 
     def _keep_up(self) -> None:
         while not self._over.wait(_LOOK_EVERY):
