@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import stepcred
-from stepcred.cli._aws_process import _client, _place
+from stepcred.cli._aws_process import _client, _place, _start
+from stepcred.cli._sidecar._watch import start_time
 from tests.fakes.broker_server import STEP_ENDED, UNAVAILABLE, FakeBroker, Refusal
 from tests.support.processes import wait_until
 
@@ -113,7 +114,7 @@ def test_calls_of_a_program_share_one_lease_that_dies_with_it(fake: FakeBroker, 
     assert fake.wait_for(lambda: fake.only_step().ended)
     wait_until(lambda: not keepers(home), within=20, what="keeper gone")
     left = sorted(path.suffix for path in (home / "stepcred").iterdir())
-    assert left == [".lock", ".log"]
+    assert left == [".log"]
     assert "1 credential dead, proven in 41 ms" in next((home / "stepcred").glob("*.log")).read_text()
 
 
@@ -262,6 +263,34 @@ def test_a_call_imports_nothing_that_it_does_not_need(fake: FakeBroker, home: Pa
     assert done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["Version"] == 1
     assert len(keepers(home)) == 1
+
+
+def test_the_user_is_the_program_not_a_shell_in_between() -> None:
+    """As SDKs do that start it through `sh -c`, whose shell is gone when the call is over."""
+    ask = shlex.join([sys.executable, "-c", "from stepcred.cli._aws_process._client import _user; print(*_user())"])
+    through = ["sh", "-c", f": aws-credential-process; {ask}; true"]
+    told = subprocess.run(through, capture_output=True, text=True, check=True).stdout.split()
+    assert told == [str(os.getpid()), str(start_time(os.getpid()))]
+
+
+def test_of_two_who_wait_for_the_lock_of_a_keeper_that_ends_one_has_it(tmp_path: Path) -> None:
+    base, inside, most = str(tmp_path / "x"), 0, 0
+
+    def enter() -> None:
+        nonlocal inside, most
+        for _ in range(200):
+            with _start.locked(base):
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+                Path(f"{base}.lock").unlink()  # last, as the keeper does
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
 
 
 def test_a_foreign_or_silent_caller_gets_nothing(fake: FakeBroker, home: Path, user: User) -> None:

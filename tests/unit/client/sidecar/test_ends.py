@@ -153,3 +153,15 @@ def test_what_cannot_be_meant_is_refused(
     monkeypatch.setattr(sys, "argv", ["stepcred", "sidecar", *options])
     assert run() == 64
     assert text in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_aiohttp_it_says_which_extra_is_missing(
+    fake: FakeBroker, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stepcred.cli._app import run
+
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.setattr(sys, "argv", ["stepcred", "sidecar", "--aws", "lake-write", "--token-file", "/dev/shm/x/t"])
+    assert run() == 69
+    assert "pip install 'stepcred[sidecar]'" in capsys.readouterr().err
+    assert fake.calls == []

@@ -8,12 +8,10 @@ exit code on the first line, and then what the call shall print.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import struct
@@ -35,6 +33,7 @@ from stepcred.cli._aws_process._users import Users
 from stepcred.cli._exec import explain
 from stepcred.cli._sidecar import _aws
 from stepcred.cli._sidecar._held import Denied, Held, Wanted
+from stepcred.cli._sidecar._memory import keep_private
 from stepcred.cli._sidecar._told import told
 
 log = logging.getLogger("stepcred")
@@ -44,7 +43,7 @@ REFUSED_LINGER = 60.0  # seconds; what was refused for good is remembered at lea
 START = 20.0  # seconds for the first call to arrive: it stands in the queue already
 MAX_QUESTION = 1024  # bytes
 ASKED_WITHIN = 10.0  # seconds
-_NOT_DUMPABLE = 4  # prctl's PR_SET_DUMPABLE
+OLD = 86_400.0  # seconds; then a log is of no interest any more
 
 
 class Keeper:
@@ -85,6 +84,7 @@ class Keeper:
             with _start.locked(self._base):
                 os.unlink(f"{self._base}.sock")  # noqa: PTH108
                 server.close()
+                os.unlink(f"{self._base}.lock")  # noqa: PTH108 (`locked` sees it)
             self._closed.set()
             self._users.close()
 
@@ -224,19 +224,22 @@ def _is_ours(writer: asyncio.StreamWriter) -> bool:
     return bool(uid == os.geteuid())
 
 
-def _keep_memory_private() -> None:
-    """No core file, and no look into it by other processes of the same user."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_NOT_DUMPABLE, 0, 0, 0, 0)
-
-
 def main() -> None:
     """Entry point: arguments are the listening socket's number and where we are, what is wanted comes on stdin."""
-    _keep_memory_private()
+    keep_private()
+    _forget_old_logs(Path(sys.argv[2]).parent)
     given = json.load(sys.stdin)
     listener = socket.socket(fileno=int(sys.argv[1]))
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     asyncio.run(_live(sys.argv[2], given, listener))
+
+
+def _forget_old_logs(folder: Path) -> None:
+    """There is one for each run of a step."""
+    for log_file in folder.glob("*.log"):
+        with suppress(OSError):
+            if time.time() - log_file.stat().st_mtime > OLD:
+                log_file.unlink()
 
 
 async def _live(base: str, given: Mapping[str, Any], listener: socket.socket) -> None:

@@ -45,12 +45,22 @@ def start(asked: Asked, base: str) -> socket.socket:
 @contextmanager
 def locked(base: str) -> Iterator[None]:
     """Nobody else starts or ends a keeper meanwhile. Raises OSError."""
-    lock = os.open(f"{base}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+    while True:
+        lock = os.open(f"{base}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_there(lock, f"{base}.lock"):
+                yield
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_there(lock: int, path: str) -> bool:
+    """A keeper that ended may have taken the file away while we waited for it."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
+    return False
 
 
 def _spawn(asked: Asked, base: str, listener: socket.socket) -> None:

@@ -17,6 +17,7 @@ from stepcred.cli._names import Run, StepOption, Workflow
 from stepcred.cli._sidecar import _places
 from stepcred.cli._sidecar._held import Wanted
 from stepcred.cli._sidecar._life import Life
+from stepcred.cli._sidecar._memory import keep_private
 from stepcred.cli._sidecar._plan import Plan
 from stepcred.cli._sidecar._tell import Teller
 
@@ -131,6 +132,7 @@ def sidecar(
     if (plan.listen or plan.ready_listen) and not _has_aiohttp():
         teller.tell("failed", "the endpoints need an extra: pip install 'stepcred[sidecar]'", level="error")
         return _exits.UNAVAILABLE
+    keep_private()
     return asyncio.run(_live(plan, teller))
 
 

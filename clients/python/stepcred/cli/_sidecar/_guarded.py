@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-MOST = 1024  # connections at a time
+MOST = 512  # connections at a time; a process has 1024 files unless somebody allows it more
 TO_ASK = 5.0  # seconds until a request's head is there
 TO_ANSWER = 60.0  # seconds for everything; a mint takes up to 15
 _END_OF_HEAD = b"\r\n\r\n"
