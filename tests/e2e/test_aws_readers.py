@@ -75,7 +75,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(lake: Lake) -> Iterator[Site]:
     timings = {"heartbeat": "1s", "silence_bound": f"{SILENCE:g}s", "claim_window": "30s"}
-    deployment = lake.deployment(scope_map(lake.role("readers"), ttl=f"{TTL:g}s"), timings=timings)
+    deployment = lake.deployment(scope_map(lake.role("readers"), ttl=f"{TTL:g}s\n    max_ttl: 10m"), timings=timings)
     with deployment.daemon():
         yield Site(lake, deployment, deployment.agent("workflow/team0/step/load"))
 

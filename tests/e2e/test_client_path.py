@@ -162,7 +162,7 @@ def test_the_sdk_heartbeats_so_that_a_credential_is_claimed(broker: Deployment, 
         sdk.step(workflow="nightly", run=new_id(), step="load", scopes=["token"]) as step,
     ):
         lease_id = step.issue("token").lease.lease_id
-        wait_until(lambda: leases(broker)[lease_id].claimed_at is not None, within=5, what="the claim")
+        wait_until(lambda: leases(broker)[lease_id].claimed_at is not None, within=15, what="the claim")
 
 
 # --- the command ---
@@ -258,7 +258,7 @@ def test_the_sdk_goes_on_over_a_restart_of_the_daemon(site: Site) -> None:
             step.__enter__()
             kept = step.credential("token")
             lease_id = kept.lease.lease_id
-            wait_until(lambda: leases(deployment)[lease_id].claimed_at is not None, within=5, what="the claim")
+            wait_until(lambda: leases(deployment)[lease_id].claimed_at is not None, within=15, what="the claim")
         with deployment.daemon():
             assert step.credential("token") is kept
             step.issue("token")

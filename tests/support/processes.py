@@ -68,7 +68,7 @@ def running(
     env: Mapping[str, str] | None = None,
     user: str | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
-    within: float = 30,
+    within: float = 60,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process from ready to stopped; what it prints goes to `log`, whose end is shown when it never gets ready."""
     with log.open("ab") as output:

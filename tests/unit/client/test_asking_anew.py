@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import grpc
@@ -78,6 +79,21 @@ def test_not_beyond_the_deadline(fake: FakeBroker) -> None:
             step.issue(SCOPE, timeout=60)
         assert caught.value.retry_after is not None
         assert len(ids(fake)) == 1
+
+
+def test_a_mutant_without_a_deadline_is_seen(fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked_once(timeout: float) -> None:
+        fake.script("IssueCredential", failed(0.6))
+        before = len(ids(fake))
+        with stepcred.connect() as broker, broker.step(scopes=[SCOPE]) as step:
+            with contextlib.suppress(stepcred.ProviderFailed):
+                step.issue(SCOPE, timeout=timeout)
+            assert len(ids(fake)) == before + 1
+
+    asked_once(0.5)
+    monkeypatch.setattr(_step_core, "checked_timeout", lambda _: 60.0)
+    with pytest.raises(AssertionError):
+        asked_once(0.5)
 
 
 def test_all_of_it_has_one_deadline(fake: FakeBroker) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -126,6 +128,55 @@ def test_a_refused_lease_leaves_nothing_behind(fake: FakeBroker) -> None:
         with pytest.raises(stepcred.AccessDenied), step.lease("nope"):
             raise AssertionError
         assert not fake.requests("RevokeLease")
+
+
+def stress(fake: FakeBroker, seed: int) -> None:
+    """Threads enter, nest, leave and ask as they like: whatever is inside of a block is alive."""
+    chosen = random.Random(seed)
+    plans = [[chosen.choice(["lease", "nested", "ask"]) for _ in range(12)] for _ in range(6)]
+    dead: list[str] = []
+
+    def look(credential: stepcred.Credential) -> None:
+        if credential.lease.lease_id not in live(fake):
+            dead.append(credential.lease.lease_id)
+
+    def work(step: stepcred.Step, plan: list[str]) -> None:
+        for what in plan:
+            if what == "ask":
+                with step.lease(SCOPE):  # a plain `credential` would pin it for all
+                    look(step.credential(SCOPE))
+                continue
+            with step.lease(SCOPE) as credential:
+                if what == "nested":
+                    with step.lease(SCOPE) as inner:
+                        look(inner)
+                time.sleep(0.002)
+                look(credential)
+
+    with stepcred.connect() as broker, broker.step(scopes=[SCOPE]) as step, ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work, step, plan) for plan in plans]:
+            done.result()
+        assert dead == []
+        assert live(fake) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whoever_is_inside_has_a_live_one(fake: FakeBroker, seed: int) -> None:
+    stress(fake, seed)
+
+
+def test_a_mutant_that_looks_too_late_is_seen(fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Keeping.leave
+
+    def leave(self: Keeping, scope: str) -> Kept | None:
+        one = self.of(scope)
+        counted(self, scope)
+        time.sleep(0.003)
+        return one  # whatever others have done since
+
+    monkeypatch.setattr(Keeping, "leave", leave)
+    with pytest.raises((AssertionError, stepcred.AccessDenied)):  # the latter: what is given back twice
+        stress(fake, 0)
 
 
 async def test_the_same_in_asyncio(fake: FakeBroker) -> None:

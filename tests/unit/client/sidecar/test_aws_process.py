@@ -138,7 +138,8 @@ def test_many_first_calls_at_once_start_one_keeper_and_mint_once(fake: FakeBroke
 
 def test_a_keeper_that_was_killed_is_replaced_and_its_step_ended(fake: FakeBroker, home: Path, user: User) -> None:
     assert user.call("lake-write")[0] == 0
-    os.kill(*keepers(home), signal.SIGKILL)
+    (keeper,) = keepers(home)
+    os.kill(keeper, signal.SIGKILL)
     code, printed = user.call("lake-write")
     assert code == 0, printed
     assert json.loads(printed)["SecretAccessKey"] == "s3cret-lease-2"

@@ -132,6 +132,22 @@ async def test_a_refused_read_carries_the_brokers_reason_and_asks_once(
         assert 1 <= int(answers[0].headers["Retry-After"]) <= later
 
 
+async def test_where_no_successor_may_be_the_next_read_after_the_end_is_a_new_mint(
+    fake: FakeBroker, start: Start
+) -> None:
+    """As it is with a max_ttl that is the ttl: a chain's end is not the scope's."""
+    fake.ttl, fake.ripe = timedelta(seconds=1), 0.1
+    sidecar = await start(scopes=["lake-write"], aws=["lake-write"])
+    fake.script("IssueCredential", Refusal(code=grpc.StatusCode.FAILED_PRECONDITION, reason="TTL_TOO_SHORT"))
+    seen: set[str] = set()
+    while len(seen) < 2:
+        answer = await sidecar.get(LAKE)
+        assert answer.status == 200, answer.body
+        seen.add(answer.body["SecretAccessKey"])
+        await asyncio.sleep(0.05)
+    assert [one.replaces for one in fake.requests("IssueCredential")[:3]] == ["", "lease-1", ""]
+
+
 async def test_before_the_first_mint_readers_are_told_to_come_again(fake: FakeBroker, start: Start) -> None:
     fake.delay["IssueCredential"] = 1.0
     sidecar = await start(scopes=["lake-write"], aws=["lake-write"], wait=False)

@@ -84,7 +84,7 @@ def _answer(asked: Asked) -> tuple[int, str]:
             from stepcred.cli._aws_process import _start
 
             keeper = _start.start(asked, base)
-        said = _said(keeper, question)
+        said = _said(keeper, question, within=ANSWER_WITHIN + asked.wait_broker)
         if said:
             code, _, text = said.decode().partition("\n")
             return int(code), text
@@ -112,19 +112,21 @@ def connect(base: str) -> socket.socket | None:
     raise Trouble(UNAVAILABLE, f"the keeper of the credentials takes no more calls; see {base}.log")
 
 
-def _said(keeper: socket.socket, question: bytes) -> bytes:
-    """Empty when it ended instead. Raises Trouble."""
+def _said(keeper: socket.socket, question: bytes, *, within: float) -> bytes:
+    """Empty when it ended instead. `within`: seconds. Raises Trouble."""
     parts = []
     with keeper:
         try:
+            keeper.settimeout(within)
             keeper.sendall(question)
             while part := keeper.recv(65536):
                 parts.append(part)
         except TimeoutError:
-            raise Trouble(UNAVAILABLE, f"no answer within {ANSWER_WITHIN:g} s") from None
+            raise Trouble(UNAVAILABLE, f"no answer within {within:g} s") from None
         except ConnectionError:
             return b""
-    return b"".join(parts)
+    said = b"".join(parts)
+    return said if said.endswith(b"\n") else b""  # or half of it
 
 
 def _user() -> tuple[str, str]:

@@ -160,7 +160,9 @@ class Keeper:
                 self._failed = _Failed(error=error, until=later, times=times)
                 self._remember(error)
                 raise
-            self._handle_file.write_text(held.step.handle)
+            if not self._wanted.handle:
+                self._handle_file.touch(mode=0o600)
+                self._handle_file.write_text(held.step.handle)
             self._held = held
         return held
 
