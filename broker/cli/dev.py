@@ -18,7 +18,7 @@ import typer
 
 from broker import log, process
 from broker.cli.options import fail
-from broker.config import Address
+from broker.config import Address, LogLevel
 from broker.config.values import parse_address
 from broker.errors import ConfigError
 from broker.model import JsonValue
@@ -56,7 +56,7 @@ def dev(  # noqa: PLR0917 - options, in the order of --help
     env_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the first agent's settings here, KEY=VALUE, mode 600.")
     ] = None,
-    log_level: Annotated[str, typer.Option(metavar="LEVEL", help="Of the broker's own log.")] = "error",
+    log_level: Annotated[LogLevel, typer.Option(help="Of the broker's own log.")] = LogLevel.ERROR,
     *,
     example: Annotated[bool, typer.Option("--example", help="No broker: print a scope map to begin with.")] = False,
     control: Annotated[
@@ -87,7 +87,7 @@ def dev(  # noqa: PLR0917 - options, in the order of --help
     path = maps.find_map(scopes)
     values = _values(value or [], maps.load_dev_map(path).scopes)
     process.harden()  # before anything is made
-    log.configure(log_level, "console")
+    log.configure(log_level.value, "console")
     for name in _SAID_BY_THE_VIEW:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -8,11 +8,13 @@ from datetime import timedelta
 from broker.http.control import Order
 from broker.model import JsonValue
 from broker.wiring.dev.broker import DevBroker
+from broker.wiring.dev.orders import DevOrders
 from broker.wiring.dev.told import agent_json
 
 
 def orders_of(broker: DevBroker) -> Mapping[str, Order]:  # noqa: C901 - a table of small functions
     """By name. Each raises KeyError, TypeError or ValueError for what it cannot do."""
+    have = DevOrders(broker)
 
     async def state(_: Mapping[str, JsonValue]) -> JsonValue:
         return await broker.state()
@@ -24,31 +26,31 @@ def orders_of(broker: DevBroker) -> Mapping[str, Order]:  # noqa: C901 - a table
         return {"accepts": broker.accepts(str(asked["value"]))}
 
     async def advance(asked: Mapping[str, JsonValue]) -> JsonValue:
-        await broker.advance(timedelta(seconds=float(asked["seconds"])))
+        await have.advance(timedelta(seconds=float(asked["seconds"])))
         return await broker.state()
 
     async def expire(asked: Mapping[str, JsonValue]) -> JsonValue:
-        await broker.expire(str(asked.get("scope", "")))
+        await have.expire(str(asked.get("scope", "")))
         return await broker.state()
 
     async def refuse(asked: Mapping[str, JsonValue]) -> JsonValue:
-        await broker.refuse(str(asked["scope"]), str(asked["reason"]), _times(asked))
+        await have.refuse(str(asked["scope"]), str(asked["reason"]), _times(asked))
         return {}
 
     async def allow(asked: Mapping[str, JsonValue]) -> JsonValue:
-        await broker.allow(str(asked["scope"]))
+        await have.allow(str(asked["scope"]))
         return {}
 
     async def fail(asked: Mapping[str, JsonValue]) -> JsonValue:
-        broker.fail(str(asked["scope"]), str(asked["how"]), _times(asked) or 1)
+        have.fail(str(asked["scope"]), str(asked["how"]), _times(asked) or 1)
         return {}
 
     async def hold(asked: Mapping[str, JsonValue]) -> JsonValue:
-        broker.hold(str(asked["scope"]), {str(key): str(value) for key, value in dict(asked["values"]).items()})
+        have.hold(str(asked["scope"]), {str(key): str(value) for key, value in dict(asked["values"]).items()})
         return {}
 
     async def end_steps(_: Mapping[str, JsonValue]) -> JsonValue:
-        await broker.end_steps()
+        await have.end_steps()
         return {}
 
     async def restart(_: Mapping[str, JsonValue]) -> JsonValue:
