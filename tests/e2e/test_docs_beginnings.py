@@ -52,7 +52,9 @@ def test_a_page_begins_with_five_lines(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_its_five_lines_work(programs: Programs, page: str) -> None:
     language, text = beginning(page)
-    argv = [BIN / "python", "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
+    argv: list[str | Path] = (
+        [BIN / "python", "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
+    )
     where = {"AWS_ENDPOINT_URL": programs.lake.ceph.url, "AWS_REGION": "eu-west-1", "AWS_EC2_METADATA_DISABLED": "true"}
     runtime = programs.folder / "run"
     runtime.mkdir(mode=0o700, exist_ok=True)
