@@ -12,6 +12,7 @@ from broker.cli.root import build
 from broker.config import load
 from broker.errors import ConfigError, Reason
 from broker.operators.file import read_operators
+from broker.policy.decision import Denial
 from broker.rpc.status import CODES
 from stepcred.cli._app import app as agents_app
 
@@ -23,6 +24,17 @@ def test_every_reason_is_documented_with_the_code_that_it_has_on_the_wire() -> N
     text = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
     documented = dict(_ROW.findall(text))
     assert documented == {reason.value: CODES[reason].name for reason in Reason}
+
+
+_WHY = re.compile(r"^\| `([A-Z_]+)` \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
+
+
+def test_every_verdict_that_an_agent_is_told_says_what_to_do() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    section = text.partition("### Why a scope is not given\n")[2].partition("\n## ")[0]
+    untold = {Denial.UNKNOWN_SCOPE, Denial.NO_GRANT, Denial.NO_WORKLOAD}  # to agents these are ACCESS_DENIED
+    told = {denial.value for denial in Denial if denial not in untold}
+    assert set(_WHY.findall(section)) == told | {"ACCESS_DENIED", "NEEDS_APPROVAL"}
 
 
 def test_every_alert_has_a_section_that_says_what_to_look_at_and_to_do() -> None:

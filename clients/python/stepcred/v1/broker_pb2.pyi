@@ -505,10 +505,13 @@ class ReachableScope(google.protobuf.message.Message):
     GRANTS_LEFT_OUT_FIELD_NUMBER: builtins.int
     REFUSED_BY_FIELD_NUMBER: builtins.int
     scope: builtins.str
+    """Its name, as in `scopes`."""
     provider: builtins.str
     """The provider's block in the scope map: vault, aws."""
     tier: stepcred.v1.lease_pb2.Tier.ValueType
+    """How dear it is to the guard."""
     revocability: stepcred.v1.lease_pb2.Revocability.ValueType
+    """How dead its credentials can be made before their time."""
     grants_left_out: builtins.int
     """So many more grants that there was no room for."""
     @property
@@ -560,6 +563,7 @@ class ReachingGrant(google.protobuf.message.Message):
     MAX_STEP_FIELD_NUMBER: builtins.int
     CONDITIONS_FIELD_NUMBER: builtins.int
     rule: builtins.str
+    """Its name in the scope map."""
     position: builtins.str
     """file:line:column of the rule."""
     workload: builtins.str

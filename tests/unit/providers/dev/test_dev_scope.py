@@ -32,6 +32,13 @@ def test_every_kind_is_as_dead_as_the_real_one(shape: Shape) -> None:
     assert DevScope().revocability(block) is shape.revocability
 
 
+def test_of_a_stand_in_no_value_is_told() -> None:
+    block = {"kind": "login", "values": {"password": "hunter2"}}
+    told = DevScope().describe(block, now=START, until=START)
+    assert told.told == {"kind": "login", "values": ["password"]}
+    assert "hunter2" not in str(told)
+
+
 @pytest.mark.parametrize(
     ("block", "said"),
     [
