@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -67,6 +68,46 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class MovableClock(SystemClock):
+    """The machine's clocks, ahead by what somebody asked for: the dev broker's. Used from one event loop."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta(0)
+        self._moved = asyncio.Event()
+
+    @property
+    def ahead(self) -> timedelta:
+        """Of the machine."""
+        return self._ahead
+
+    def move(self, ahead: timedelta) -> None:
+        """All hands by the same, and whoever sleeps looks again. Backwards only by a fresh start."""
+        self._ahead += ahead
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def reset(self) -> None:
+        """Together with the machine again; nobody may be using it."""
+        self._ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self._ahead
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._ahead.total_seconds()
+
+    def boottime(self) -> float:
+        return super().boottime() + self._ahead.total_seconds()
+
+    async def sleep(self, seconds: float) -> None:
+        until = self.monotonic() + seconds
+        while (left := until - self.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._moved.wait()
+        await asyncio.sleep(0)
 
 
 @cache

@@ -366,6 +366,15 @@ class NamedBlock:
     ttl: timedelta
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Powers:
+    """What one credential will be able to do, as its agent may know it: no secret, and nothing of how the broker comes by it."""
+
+    words: tuple[str, ...]  # for people, a sentence each
+    told: Mapping[str, JsonValue]  # for programs
+    refused: str = ""  # why no such credential can be made; "" when nothing is known against it
+
+
 class ScopeKind(Protocol):
     """What the scope map must know of a provider to check its block; one per provider, listed in wiring.
 
@@ -399,6 +408,10 @@ class ScopeKind(Protocol):
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         """Of a good block: where it may be used; empty = anywhere. None: regions mean nothing to this provider."""
+        ...
+
+    def describe(self, block: Mapping[str, JsonValue], *, now: datetime, until: datetime) -> Powers:
+        """Of a completed block, templates filled: what a lease from `now` until then is good for. Never raises for a block."""
         ...
 
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:

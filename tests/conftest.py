@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support import ceph as ceph_support
+from tests.support import logs, order
+from tests.support.at_once import AtOnce
 from tests.support.bao import BaoServer, openbao
 from tests.support.postgres import MISSING, PostgresServer, find_postgres, postgres
 
-settings.register_profile("stepcred", deadline=None)  # a test never judges how busy the machine is
+# A test never judges how busy the machine is.
+settings.register_profile("stepcred", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("stepcred")
+logs.keep_no_logger()
+
+
+@pytest.hookimpl(trylast=True)  # the terminal is there only then
+def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # `nohup make test`: we stay as deaf, but an ignored signal would be ignored in every program that a test starts.
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):  # what a worker of xdist prints is lost
+        config.pluginmanager.register(AtOnce(terminal))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = order.spread(items)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    with logs.restored():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ COMMANDS = {
     "recover": Command("broker.cli.recover", "recover", "After a restore: kill what is alive and forgotten."),
     "recheck": Command("broker.cli.recheck", "recheck", "Look again at credentials that were reported dead."),
     "audit": Command("broker.cli.audit", "app", "Read the journal offline: verify, export."),
+    "dev": Command("broker.cli.dev", "dev", "Run a whole broker with stand-ins, for writing a workflow."),
     "dev-ca": Command("broker.cli.dev_ca", "app", "Make throw-away certificates for development."),
 }
 

@@ -107,11 +107,16 @@ def add_file(tree: Tree, section: type, values: Mapping[str, object], above: Key
 
 def add_environment(tree: Tree, root: type, environ: Mapping[str, str]) -> None:
     """Take STEPCRED_BROKER_SECTION__KEY; other variables of the prefix become problems."""
-    for name in sorted(environ):
-        rest = name.removeprefix(PREFIX)
-        if name in (rest, CONFIG_VARIABLE) or _SERVICE_LINK.fullmatch(rest):
-            continue
-        add_text(tree, root, tuple(rest.lower().split("__")), environ[name], name)
+    for name in settings_in(environ):
+        if name != CONFIG_VARIABLE:
+            rest = name.removeprefix(PREFIX)
+            add_text(tree, root, tuple(rest.lower().split("__")), environ[name], name)
+
+
+def settings_in(environ: Mapping[str, str]) -> list[str]:
+    """The variables that are settings of a daemon's, sorted."""
+    found = (name for name in environ if name.startswith(PREFIX))
+    return sorted(name for name in found if not _SERVICE_LINK.fullmatch(name.removeprefix(PREFIX)))
 
 
 def add_text(tree: Tree, root: type, keys: Keys, text: str, source: str) -> None:

@@ -79,19 +79,21 @@ def init(directory: Path, trust_domain: str, environment: str, *, clock: Clock |
     return directory / "ca.pem"
 
 
-def issue_agent(directory: Path, spiffe_id: str, out: Path, *, clock: Clock | None = None) -> Issued:
-    """A workload's certificate for 24 hours, as `<out>.pem` and `<out>-key.pem`.
+def issue_agent(
+    directory: Path, spiffe_id: str, out: Path, *, clock: Clock | None = None, life: timedelta = LEAF_LIFE
+) -> Issued:
+    """A workload's certificate, as `<out>.pem` and `<out>-key.pem`; it does not outlive its root.
 
     Raises ConfigError for a malformed or foreign SPIFFE ID, or a directory without a dev CA.
     """
     name = _own_name(directory, spiffe_id)
-    return _issue_client(directory, "ca", name, out, clock)
+    return _issue_client(directory, "ca", name, out, clock, life)
 
 
 def issue_operator(directory: Path, spiffe_id: str, out: Path, *, clock: Clock | None = None) -> Issued:
     """An operator's certificate for 24 hours, under the operators' root; errors as `issue_agent`."""
     name = _own_name(directory, spiffe_id)
-    return _issue_client(directory, "operator-ca", name, out, clock)
+    return _issue_client(directory, "operator-ca", name, out, clock, LEAF_LIFE)
 
 
 def issue_server(
@@ -128,11 +130,13 @@ def load_authority(directory: Path, prefix: str = "ca") -> Authority:
     return Authority(certificate=certificate, key=key)
 
 
-def _issue_client(directory: Path, prefix: str, name: SpiffeId, out: Path, clock: Clock | None) -> Issued:
+def _issue_client(  # noqa: PLR0917 - what a certificate is made of, in one order
+    directory: Path, prefix: str, name: SpiffeId, out: Path, clock: Clock | None, life: timedelta
+) -> Issued:
     san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(name))])
     extensions = leaf_extensions(san, ExtendedKeyUsageOID.CLIENT_AUTH)
     root = directory / f"{prefix}.pem"
-    return _issue(root, _sign(load_authority(directory, prefix), name.path, extensions, LEAF_LIFE, clock), out)
+    return _issue(root, _sign(load_authority(directory, prefix), name.path, extensions, life, clock), out)
 
 
 def _sign(

@@ -26,7 +26,7 @@ from broker.leases.core import (
 from broker.leases.deciding import by_one_map
 from broker.leases.ids import new_step_id
 from broker.leases.opening import MAX_STEP, Opening, not_theirs
-from broker.leases.standing import launch_of, question
+from broker.leases.standing import ends_at, launch_of, left_of, question
 from broker.model import Agent, Bind, Certificate, EndReason, JsonValue, Step, StepKey, StepState
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denied
 from broker.policy.scope_map import ScopeMap
@@ -44,6 +44,7 @@ class ScopeAnswer:
     approval: Approval | None = None  # what is open for it
     approvals_given: int = 0
     approved: bool = False  # the next intent may use it
+    until: datetime | None = None  # of CheckAccess: when what is minted now would end; None where nothing would be
 
     @property
     def scope(self) -> str:
@@ -76,7 +77,8 @@ class Beginning:
         verdicts = _verdicts_of(core.policies.map, scopes, like)
 
         def look(tx: Tx) -> tuple[ScopeAnswer, ...]:
-            return self._with_approvals(tx, key, verdicts(_next_of(tx.latest_attempt(key))), launcher="")
+            answers = _with_ends(verdicts(_next_of(tx.latest_attempt(key))))
+            return self._with_approvals(tx, key, answers, launcher="")
 
         return await core.store.read(look)
 
@@ -85,11 +87,12 @@ class Beginning:
         core = self._core
         step = await core.step_of(agent, handle)
         must_be_open(step)
-        scope_map, now = core.policies.map, core.clock.now()
-        asked = [question(scope_map, step, scope, address=agent.address, now=now) for scope in scopes]
+        scope_map, now = core.policies.map, core.clock.moment()
+        asked = [question(scope_map, step, scope, address=agent.address, now=now.wall) for scope in scopes]
         for one in asked:
             must_be_named(step, one.scope)
-        answers = tuple(ScopeAnswer(asked=one, decision=scope_map.decide(one)) for one in asked)
+        found = tuple(ScopeAnswer(asked=one, decision=scope_map.decide(one)) for one in asked)
+        answers = _with_ends(found, left=lambda allowed: left_of(step, allowed, now))
         return await core.store.read(lambda tx: self._with_approvals(tx, step.key, answers, launcher=step.launcher))
 
     def _with_approvals(
@@ -257,6 +260,23 @@ def _verdicts_of(scope_map: ScopeMap, scopes: Sequence[str], like: AccessRequest
         return tuple(ScopeAnswer(asked=asked, decision=scope_map.decide(asked)) for asked in questions)
 
     return verdicts
+
+
+def _with_ends(
+    answers: tuple[ScopeAnswer, ...], *, left: Callable[[Allowed], timedelta] | None = None
+) -> tuple[ScopeAnswer, ...]:
+    """When each credential would end. `left`: of an open step; else of one that is opened now for all of them."""
+    spans = [one.decision.max_step for one in answers if isinstance(one.decision, Allowed)]
+    longest = min([MAX_STEP, *spans])
+
+    def one(answer: ScopeAnswer) -> ScopeAnswer:
+        decision = answer.decision
+        if isinstance(decision, Denied):
+            return answer
+        until = ends_at(decision, at=answer.asked.now, left=left(decision) if left else longest)
+        return replace(answer, until=until)
+
+    return tuple(map(one, answers))
 
 
 def _next_of(latest: Step | None) -> int:

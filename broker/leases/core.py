@@ -327,6 +327,7 @@ def ref_of(lease: Lease) -> LeaseRef:
         epoch=lease.epoch,
         found=bool(lease.refs.get(FOUND)),
         attempts=lease.attempts,
+        scope=lease.scope,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from broker.errors import BrokerError, Reason, StoreConflict
@@ -32,11 +32,11 @@ from broker.leases.freezing import frozen, stopped
 from broker.leases.halting import Halt, Halting
 from broker.leases.ids import new_lease_id, new_nonce
 from broker.leases.minting import Minter
-from broker.leases.standing import question
+from broker.leases.standing import ends_at, left_of, question
 from broker.leases.successors import link_successor
 from broker.log import get_logger
 from broker.metrics import IssueOutcome
-from broker.model import MIN_LEASE_LIFE, Agent, Bind, Lease, LeaseState, Step, past_deadline
+from broker.model import MIN_LEASE_LIFE, Agent, Bind, Lease, LeaseState, Step
 from broker.policy.decision import AccessRequest, Allowed, Denied
 from broker.providers.base import Foresees, HasRoom, TakesInput
 from broker.store.base import Request, Tx
@@ -293,16 +293,9 @@ class Issuing:
         )
 
     def _expiry(self, step: Step, allowed: Allowed, *, at: datetime, first: datetime | None) -> datetime:
-        """min(now + ttl, first mint + max_ttl, step deadline, end of the grant's window); under 60 s is refused.
-
-        The step's deadline knows the grants that matched when it was opened; those that match later bound it as well.
-        """
-        beyond = step.deadline_at - step.opened_at - allowed.max_step
-        left = -past_deadline(step, self._core.clock.moment()) - max(beyond, timedelta(0))
-        bounds = [at + allowed.ttl, (first or at) + allowed.max_ttl, at + left]
-        if allowed.until is not None:
-            bounds.append(allowed.until)
-        expires_at = min(bounds)
+        """Under 60 s is refused."""
+        left = left_of(step, allowed, self._core.clock.moment())
+        expires_at = ends_at(allowed, at=at, left=left, first=first)
         if expires_at - at < MIN_LEASE_LIFE:
             raise BrokerError(
                 Reason.TTL_TOO_SHORT,

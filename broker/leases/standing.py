@@ -5,9 +5,10 @@ What a launcher said is proven for as long as the map lets it say so. When its r
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from broker.model import MIN_LEASE_LIFE, Bind, Lease, Step, StepKey
+from broker.clock import Moment
+from broker.model import MIN_LEASE_LIFE, Bind, Lease, Step, StepKey, past_deadline
 from broker.policy.decide import denying
 from broker.policy.decision import AccessRequest, Allowed, Denial, Denied
 from broker.policy.launch import Launch
@@ -56,6 +57,20 @@ def held_to(scope_map: ScopeMap, step: Step, *, address: str, now: datetime) -> 
     """The strictest that today's grants say of the scopes that it named; never less than it is held to already."""
     decisions = (scope_map.decide(question(scope_map, step, name, address=address, now=now)) for name in step.scopes)
     return Bind.strictest([step.bind, *(one.bind for one in decisions if isinstance(one, Allowed))])
+
+
+def left_of(step: Step, allowed: Allowed, now: Moment) -> timedelta:
+    """Until the step's deadline. That knows the grants that matched when it was opened; later ones bound it as well."""
+    beyond = step.deadline_at - step.opened_at - allowed.max_step
+    return -past_deadline(step, now) - max(beyond, timedelta(0))
+
+
+def ends_at(allowed: Allowed, *, at: datetime, left: timedelta, first: datetime | None = None) -> datetime:
+    """Of what is minted `at`: min(at + ttl, first mint + max_ttl, step deadline, end of the grant's window)."""
+    bounds = [at + allowed.ttl, (first or at) + allowed.max_ttl, at + left]
+    if allowed.until is not None:
+        bounds.append(allowed.until)
+    return min(bounds)
 
 
 def still_given(scope_map: ScopeMap, step: Step, lease: Lease, now: datetime) -> bool:

@@ -52,6 +52,10 @@ class Launchers:
         for launcher in self.all:
             self._patterns.add(launcher.pattern, launcher)
 
+    def of(self, spiffe_id: str) -> tuple[Launcher, ...]:
+        """Those that this certificate is."""
+        return tuple(launcher for launcher, _ in self._patterns.match(spiffe_id))
+
     def owners_of(self, spiffe_id: str) -> frozenset[str]:
         """Of every launcher that this certificate is."""
         return frozenset(owner for launcher, _ in self._patterns.match(spiffe_id) for owner in launcher.owners)

@@ -34,6 +34,7 @@ class LeaseRef:
     epoch: int
     found: bool = False  # of a mint in doubt: it is on record that it had landed
     attempts: int = 0  # at ending or settling it, so far
+    scope: str = ""  # its name in the map; means nothing at a real provider
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

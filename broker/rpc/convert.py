@@ -23,9 +23,12 @@ from broker.model import (
     X509Certificate,
 )
 from broker.policy.decision import Allowed
+from broker.policy.within_reach import Reach, ReachableScope, ReachingGrant
 from broker.rpc.status import duration
 from broker.secret import Secret
 from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
+
+MAX_REACH = 262_144  # bytes of WhoAmI's reach: an agent asks for it with a few
 
 
 def timestamp(at: datetime) -> timestamp_pb2.Timestamp:
@@ -150,3 +153,44 @@ def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
             message.rule = decision.rule.name
             message.position = decision.rule.position
     return message
+
+
+def reach(value: Reach) -> tuple[list[broker_pb2.ReachableScope], int]:
+    """As much as there is room for, and how many scopes are left out."""
+    told: list[broker_pb2.ReachableScope] = []
+    room = MAX_REACH
+    for scope in value.scopes:
+        message = _reachable(scope)
+        room -= message.ByteSize()
+        if room < 0:
+            break
+        told.append(message)
+    return told, value.left_out + len(value.scopes) - len(told)
+
+
+def _reachable(value: ReachableScope) -> broker_pb2.ReachableScope:
+    scope = value.scope
+    return broker_pb2.ReachableScope(
+        scope=scope.name,
+        provider=scope.provider,
+        tier=lease_pb2.Tier.Value(f"TIER_{scope.tier.name}"),
+        revocability=lease_pb2.Revocability.Value(f"REVOCABILITY_{scope.revocability.value}"),
+        ttl=duration(scope.ttl),
+        max_ttl=duration(scope.max_ttl),
+        grants=map(_reaching, value.grants),
+        grants_left_out=value.grants_left_out,
+        refused_by=value.refused_by,
+    )
+
+
+def _reaching(value: ReachingGrant) -> broker_pb2.ReachingGrant:
+    return broker_pb2.ReachingGrant(
+        rule=value.grant.rule.name,
+        position=value.grant.rule.position,
+        workload=value.workload,
+        workflows=value.workflows,
+        workflows_left_out=value.workflows_left_out,
+        approvals_needed=value.approvals,
+        max_step=duration(value.grant.max_step),
+        conditions=value.conditions,
+    )

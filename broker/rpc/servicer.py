@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -12,12 +12,16 @@ from google.protobuf.message import Message
 from broker.clock import Clock
 from broker.config import Limits, Timings
 from broker.errors import BrokerError, Reason, access_denied
+from broker.leases.beginning import ScopeAnswer
 from broker.leases.core import check_name, check_scopes
 from broker.leases.engine import Engine
 from broker.leases.issuing import asking
 from broker.leases.opening import opening
 from broker.model import Agent, StepKey
+from broker.policy.decision import Allowed
 from broker.policy.live.holder import Policies
+from broker.policy.showing import document
+from broker.policy.within_reach import within_reach
 from broker.rpc import convert
 from broker.rpc.pipeline import Method
 from broker.rpc.status import duration
@@ -139,7 +143,8 @@ class Servicer:
                 del self._waiting[agent.spiffe_id]
 
     async def who_am_i(self, _request: broker_pb2.WhoAmIRequest, agent: Agent, _context: Any) -> Message:
-        scope_map = self._policies.map
+        scope_map, now = self._policies.map, self._clock.now()
+        reach, left_out = convert.reach(within_reach(scope_map, agent.spiffe_id, now))
         return broker_pb2.WhoAmIResponse(
             spiffe_id=agent.spiffe_id,
             environment=scope_map.environment,
@@ -149,8 +154,10 @@ class Servicer:
             ],
             certificate_not_after=convert.timestamp(agent.not_after),
             certificate_sha256=agent.cert_sha256,
-            server_time=convert.timestamp(self._clock.now()),
+            server_time=convert.timestamp(now),
             scopes=scope_map.scopes_of(agent.spiffe_id),
+            reach=reach,
+            reach_left_out=left_out,
         )
 
     async def check_access(self, request: broker_pb2.CheckAccessRequest, agent: Agent, _context: Any) -> Message:
@@ -161,7 +168,7 @@ class Servicer:
                 )
             scopes = check_scopes(request.scopes)
             answers = await self._engine.check_open(agent, _handle(request.step_handle), scopes)
-            return broker_pb2.CheckAccessResponse(scopes=map(convert.verdict, answers))
+            return self._checked(answers, request)
         key = StepKey(
             agent=agent.spiffe_id,
             workflow=check_name("workflow", request.name.workflow),
@@ -169,7 +176,22 @@ class Servicer:
             step=check_name("step", request.name.step),
         )
         answers = await self._engine.check_access(key, check_scopes(request.scopes), address=agent.address)
-        return broker_pb2.CheckAccessResponse(scopes=map(convert.verdict, answers))
+        return self._checked(answers, request)
+
+    def _checked(self, answers: Sequence[ScopeAnswer], request: broker_pb2.CheckAccessRequest) -> Message:
+        """What a credential could do is told of scopes that the agent may have, with approval or without: of no other."""
+        response = broker_pb2.CheckAccessResponse(scopes=map(convert.verdict, answers))
+        if request.show_policy:
+            for message, answer in zip(response.scopes, answers, strict=True):
+                message.policy = self._policy(answer)
+        return response
+
+    def _policy(self, answer: ScopeAnswer) -> str:
+        decision = answer.decision
+        if not isinstance(decision, Allowed) or answer.until is None:
+            return ""
+        kind = self._policies.kinds[decision.provider]
+        return document(kind, decision, now=answer.asked.now, until=answer.until)
 
 
 def _handle(text: str) -> str:

@@ -16,7 +16,7 @@ from broker.providers.aws.roles import Roles
 from broker.providers.aws.scopes.kind import AwsScope
 from broker.providers.aws.settings import AwsSettings, WebIdentity
 from broker.providers.base import LeaseRef, Provider
-from broker.providers.vault.scope import VaultScope
+from broker.providers.vault.kind import VaultScope
 from broker.providers.vault.settings import Auth
 
 
@@ -25,8 +25,8 @@ def scope_kinds(config: Config | None = None, roles: Roles | None = None) -> Map
 
     `roles`: what the AWS provider learns of them.
     """
-    tomb = [config.vault.tomb_role] if config and config.vault else []
-    kinds: tuple[ScopeKind, ...] = (VaultScope(tomb), AwsScope(roles))
+    vault = VaultScope([config.vault.tomb_role], config.vault.namespace) if config and config.vault else VaultScope()
+    kinds: tuple[ScopeKind, ...] = (vault, AwsScope(roles))
     return {kind.name: kind for kind in kinds}
 
 

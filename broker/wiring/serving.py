@@ -13,7 +13,6 @@ from pathlib import Path
 from broker.clock import Clock, SystemClock
 from broker.config import Config
 from broker.guard.denials import DenialCounter
-from broker.guard.guard import Guard
 from broker.guard.tiers import rules_of
 from broker.http.readiness import Readiness
 from broker.http.server import HttpServer
@@ -26,7 +25,7 @@ from broker.leases.refusals import Refusals
 from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.operators.registry import Registry
-from broker.policy.live.holder import SETTLE, Policies
+from broker.policy.live.holder import Policies
 from broker.policy.live.watch import Watcher
 from broker.process import raise_file_limit
 from broker.providers.aws.roles import Roles
@@ -37,6 +36,7 @@ from broker.store.mint_keys import fitting_keyring, read_again
 from broker.store.sqlite import open_store
 from broker.wiring import adapters, surveying
 from broker.wiring.alerting import Watched, alerting
+from broker.wiring.build import Build
 from broker.wiring.listeners import agents_listener, files_reserved, front_door, operators_listener, spiffe_agent
 from broker.wiring.people import approvals_off, operators_parts, registry_of
 
@@ -62,12 +62,12 @@ class Daemon:
 
 
 @asynccontextmanager
-async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Daemon]:
+async def running(config: Config, *, clock: Clock | None = None, build: Build | None = None) -> AsyncIterator[Daemon]:
     """Start everything in order, and stop it in the reverse one.
 
     Raises ConfigError, ScopeMapError, StoreError, NoIdentity, and OSError for an http address that is taken.
     """
-    clock = clock or SystemClock()
+    clock, build = clock or SystemClock(), build or Build()
     limits = front.within(config.limits, files=raise_file_limit(), reserved=files_reserved(config))
     async with AsyncExitStack() as stack:
         agent = await asyncio.to_thread(spiffe_agent, config, clock)
@@ -80,9 +80,9 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         anchoring = Anchoring(store, config.store.anchor, clock, metrics)
         await anchoring.must_fit()  # before anything is written
         stack.push_async_callback(anchoring.close)
-        core, registry = await _core(stack, store, config, clock, metrics, door)
+        core, registry = await _core(stack, store, config, clock, metrics, door, build)
         refusals = Refusals(core.store, clock, core.metrics, DenialCounter())
-        engine = Engine(core, refusals, door)
+        engine = build.engine(core, refusals, door)
         stack.push_async_callback(engine.stop)
         await engine.start()
         await core.policies.load_initial(core.store, clock)  # journalled, so in an epoch
@@ -136,13 +136,13 @@ def _watched(core: Core, engine: Engine, door: FrontDoor, anchoring: Anchoring, 
 
 
 async def _core(  # noqa: PLR0917 - what it is made of, in one order
-    stack: AsyncExitStack, store: Store, config: Config, clock: Clock, metrics: Metrics, door: FrontDoor
+    stack: AsyncExitStack, store: Store, config: Config, clock: Clock, metrics: Metrics, door: FrontDoor, build: Build
 ) -> tuple[Core, Registry]:
     """Keys, policy, guard and providers, each given back by `stack`; and who operators are."""
     ring, control = await fitting_keyring(store, config.store.mint_key_file)
     epoch = EpochKeeper(store, clock, config.timings, replica=socket.gethostname())
     roles = Roles()
-    table = adapters.providers(
+    table = build.providers(
         config,
         ring,
         control.installation,
@@ -156,12 +156,12 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
         stack.push_async_callback(provider.close)
     policies = Policies(
         config.scopes.file,
-        adapters.scope_kinds(config, roles),
+        build.kinds(config, roles),
         environment=config.environment,
         trust_domain=config.trust_domain,
         federations=config.federation,
         verifier=adapters.map_verifier(config),
-        settle=SETTLE,
+        settle=build.settle,
         metrics=metrics,
         learn=partial(surveying.survey, table),
     )
@@ -172,7 +172,7 @@ async def _core(  # noqa: PLR0917 - what it is made of, in one order
         timings=config.timings,
         keyring=ring,
         policies=policies,
-        guard=Guard(rules_of(config.guard, policies.limits)),
+        guard=build.guard(rules_of(config.guard, policies.limits)),
         providers=table,
         epoch=epoch,
         metrics=metrics,

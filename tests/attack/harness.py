@@ -20,8 +20,7 @@ from tests.bench.load import cpu_seconds
 CALM, REHEARSAL, AFTERWARDS = "calm", "rehearsal", "afterwards"
 CROWD = idle.CONNECTIONS
 SETTLE = 60.0  # seconds for memory to come back
-GROWN = 1.1  # times what it was
-FIRST = 1.25  # times, after the first crowd: gRPC and glibc keep something of it, 18 MB of 2,000 connections
+FIRST = 1.25  # times what memory was, after the first crowd: gRPC and glibc keep something of it, 18 MB of 2,000 connections
 MEGABYTE = 1e6
 SUCCESS = 0.999
 P99 = 500.0  # ms
@@ -39,6 +38,7 @@ class Size:
     count: float  # share
     settle_each: bool  # wait for memory after each attack, not just once in the end
     rest: float  # seconds after the first crowd, before anything is measured
+    grown: float  # times what memory was, in the end; where each attack comes once it is its first one
 
     def seconds_of(self, attack: str) -> float:
         """100,000 refusals take their time."""
@@ -46,8 +46,8 @@ class Size:
 
 
 SIZES = {
-    "long": Size(name="long", seconds=20.0, count=1.0, settle_each=True, rest=20.0),
-    "short": Size(name="short", seconds=2.5, count=0.1, settle_each=False, rest=4.0),
+    "long": Size(name="long", seconds=20.0, count=1.0, settle_each=True, rest=20.0, grown=1.1),
+    "short": Size(name="short", seconds=1.5, count=0.1, settle_each=False, rest=2.0, grown=FIRST),
 }
 
 
@@ -168,9 +168,9 @@ class Harness:
         await asyncio.sleep(LOOK)  # calls under way are still counted where they began
         return calls, (_cpu(found) - cpu) / calls.seconds, peak
 
-    async def _settled(self, found: Victim, before: float, grown: float = GROWN) -> tuple[float, float]:
+    async def _settled(self, found: Victim, before: float, grown: float = 0.0) -> tuple[float, float]:
         """Seconds until memory was back, or -1; and what it then was, in MB."""
-        start = time.monotonic()
+        start, grown = time.monotonic(), grown or self._size.grown
         while found.alive and time.monotonic() - start < SETTLE:
             if found.memory <= before * grown:
                 return time.monotonic() - start, found.memory

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.attack.harness import FIRST, GROWN, MEGABYTE, P99, SETTLE, SUCCESS, Row
+from tests.attack.harness import FIRST, MEGABYTE, P99, SETTLE, SIZES, SUCCESS, Row
 
 
 def write_json(path: Path, about: dict[str, Any], rows: Sequence[Row]) -> None:
@@ -60,9 +60,10 @@ def show(console: Console, about: dict[str, Any], rows: Sequence[Row]) -> None:
         failed = "; ".join(f"{count} x {what}" for what, count in row.failed.items())
         if did or failed:
             console.print(f"{row.attack}: {did}{'; failed: ' + failed if failed else ''}", style="dim", highlight=False)
+    grown = SIZES[about["size"]].grown
     console.print(
-        f"asked: success {SUCCESS:.1%}, p99 {P99:.0f} ms, memory back in {SETTLE:.0f} s to {GROWN:.0%} of before it, "
-        f"at the end to {GROWN:.0%} of calm, and of the first crowd to {FIRST:.0%}; database {MEGABYTE / 1000:,.0f} kB",
+        f"asked: success {SUCCESS:.1%}, p99 {P99:.0f} ms, memory back in {SETTLE:.0f} s to {grown:.0%} of before it, "
+        f"at the end to {grown:.0%} of calm, and of the first crowd to {FIRST:.0%}; database {MEGABYTE / 1000:,.0f} kB",
         style="dim",
         highlight=False,
     )

@@ -18,7 +18,10 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 STRIDE = 7919  # a prime: neighbours in the list of questions are not neighbours in the map
 
 # Settled before the clock starts: everything that grpc brings along is there in a step that talks to anything.
-IMPORT = "import grpc, time; t = time.perf_counter(); import stepcred; stepcred.connect; print(time.perf_counter() - t)"
+IMPORT = (
+    "import time; s = time.perf_counter(); import grpc; t = time.perf_counter(); import stepcred; "
+    "u = time.perf_counter(); stepcred.connect; print(t - s, u - t, time.perf_counter() - t)"
+)
 
 
 def map_of(grants: int) -> tuple[ScopeMap, list[AccessRequest]]:
@@ -80,15 +83,20 @@ def grants(rounds: int, *, few: int = 100, many: int = 10_000, times: int = 5_00
 def import_ms(rounds: int) -> Value:
     """`import_ms`: a new interpreter each time, what `stepcred.connect` needs beyond `import grpc`."""
 
-    def once() -> float:
+    def once() -> list[float]:
         done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, timeout=60)
-        return float(done.stdout) * 1000
+        return [float(seconds) * 1000 for seconds in done.stdout.split()]
 
     found = [once() for _ in range(rounds + 1)][1:]
+    grpc, bare, whole = (Spread.of(column) for column in zip(*found, strict=True))
     return Value(
         key="import_ms",
         what="import stepcred, with connect, beyond import grpc",
         unit="ms",
-        value=Spread.of(found),
-        detail={},
+        value=whole,
+        detail={
+            "without connect": bare.median,
+            "import grpc": grpc.median,
+            "of import grpc": Spread.of([ours / theirs for theirs, _, ours in found]).median,
+        },
     )

@@ -86,7 +86,7 @@ class House:
         path = f"/auth/token/create/{self.site.name}-token "
         self.between.inject(Fault.HELD, path, delay=HELD_FOR)
         call = client.start("IssueCredential", issue(handle, "token"))
-        wait_until(lambda: self.between.times == 0, within=5, what="the mint's request")
+        wait_until(lambda: self.between.times == 0, within=15, what="the mint's request")
         assert isinstance(call, grpc.Future)
         return call
 

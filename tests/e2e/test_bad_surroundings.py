@@ -68,7 +68,7 @@ def hang_up(deployment: Deployment, process: subprocess.Popen[bytes], kind: str)
     """SIGHUP, and the record of this kind that it leads to."""
     before = len(journal(deployment, kind))
     process.send_signal(signal.SIGHUP)
-    wait_until(lambda: len(journal(deployment, kind)) > before, within=5, what=kind)
+    wait_until(lambda: len(journal(deployment, kind)) > before, within=15, what=kind)
     return journal(deployment, kind)[-1]
 
 
@@ -186,7 +186,7 @@ def test_on_a_full_disk_nothing_is_minted_that_is_not_journalled(site: Site, roo
                 refusal = refusal_of(error)
         check_refusal(refusal, "STORE_UNAVAILABLE", C.ABORTED, retry=True)
         # A mint whose commit found no room is killed at the provider although it cannot be written down.
-        wait_until(lambda: site.live_leases() <= set(held), within=5, what="only what was given out is alive")
+        wait_until(lambda: site.live_leases() <= set(held), within=15, what="only what was given out is alive")
         known = leases(deployment)
         assert all(not known[lease_id].state.terminal for lease_id in site.live_leases())
         check_refusal(client.refused("BeginStep", begin(new_id(), "token")), "STORE_UNAVAILABLE", C.ABORTED, retry=True)
@@ -202,12 +202,12 @@ def test_after_a_disk_that_was_full_for_longer_than_an_epoch_the_daemon_goes_on(
         lease_id = client.issue(handle, "token").lease.lease_id
         client.heartbeat(handle, lease_id)
         fill_up(deployment, process, room=0)
-        wait_until(lambda: not deployment.ready(), within=5, what="not ready")
+        wait_until(lambda: not deployment.ready(), within=15, what="not ready")
         refusal = client.refused("IssueCredential", issue(handle, "token"))
         assert refusal.reason in ("STORE_UNAVAILABLE", "EPOCH_LOST")
         check_refusal(refusal, refusal.reason, C.ABORTED, retry=True)
         limit_files(process, resource.RLIM_INFINITY)
-        wait_until(deployment.ready, within=5, what="ready again")
+        wait_until(deployment.ready, within=15, what="ready again")
         assert client.heartbeat(handle, lease_id).ended_lease_ids == []
         assert client.end(handle).all_proven
 
@@ -221,7 +221,7 @@ def test_a_full_disk_does_not_keep_a_credential_alive_after_the_end_of_its_step(
         fill_up(deployment, process, room=0)
         check_refusal(client.refused("EndStep", end(handle)), "STORE_UNAVAILABLE", C.ABORTED, retry=True)
         try:
-            wait_until(lambda: site.live_leases() == set(), within=3, what="the credential is dead")
+            wait_until(lambda: site.live_leases() == set(), within=15, what="the credential is dead")
         finally:
             limit_files(process, resource.RLIM_INFINITY)
             client.end(handle)

@@ -11,9 +11,6 @@ import pytest
 
 from tests.support.ceph import find_ceph
 
-pytestmark = pytest.mark.alone
-
-
 RATIOS = {
     "issue_vs_echo",
     "issue_vs_echo.p50",

@@ -14,8 +14,6 @@ from tests.crash.aws.points import POINTS
 from tests.crash.aws.site import site
 from tests.support.ceph import CephServer
 
-pytestmark = pytest.mark.alone
-
 LONG = bool(os.environ.get("STEPCRED_LONG"))
 SEED = 1726  # dies first before a PutRolePolicy, then with an AssumeRole in flight
 UNSEEN = pytest.mark.xfail(reason="the next write of the role names everybody again, before the judge may complain")

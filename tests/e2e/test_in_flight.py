@@ -80,7 +80,7 @@ def start_mint(client: Wire, handle: str, deployment: Deployment, database: Data
     """(the call in flight, its lease's id), with the creation statement running."""
     before = leases(deployment).keys()
     call = client.start("IssueCredential", issue(handle, "slow"))
-    wait_until(database.creating, within=3, what="the creation statement")
+    wait_until(database.creating, within=15, what="the creation statement")
     (lease_id,) = leases(deployment).keys() - before
     assert leases(deployment)[lease_id].state is LeaseState.INTENT
     return call, lease_id
@@ -129,7 +129,7 @@ def test_a_guard_lock_while_minting_leaves_nothing_alive(client: Wire, broker: D
     call, lease_id = start_mint(client, handle, broker, database)
     check_refusal(client.refused("IssueCredential", issue(handle, "danger")), "LOCKED", C.FAILED_PRECONDITION)
     check_refusal(refusal_of(call.exception()), "STEP_ENDED", C.FAILED_PRECONDITION)
-    wait_until(lambda: leases(broker)[lease_id].state.terminal, within=5, what="revocation")
+    wait_until(lambda: leases(broker)[lease_id].state.terminal, within=15, what="revocation")
     assert database.nothing_left()
 
 
@@ -153,7 +153,7 @@ def _kill_and_recover(deployment: Deployment, site: Site, database: Database) ->
     wait_until(lambda: bool(database.logins()), within=CREATION + 2, what="the login whose broker is dead")
     with deployment.daemon():
         assert site.live_leases() <= {key for key, row in leases(deployment).items() if not row.state.terminal}
-        wait_until(lambda: unclaimed not in site.live_leases(), within=5, what="the unclaimed token is dead")
+        wait_until(lambda: unclaimed not in site.live_leases(), within=15, what="the unclaimed token is dead")
         wait_until(lambda: leases(deployment)[lease_id].state.terminal, within=15, what="the doubt is settled")
         assert database.nothing_left()
         assert leases(deployment)[lease_id].state is LeaseState.REVOKED

@@ -26,13 +26,13 @@ def test_a_rotated_key_names_what_is_new_and_the_old_one_ends_what_it_named(site
         assert main(["keys", "rotate", *config]) == 0
         new = keyring.load(deployment.mint_key).current
         process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "mint key rotated" in deployment.log.read_text(), within=5, what="the new key is in use")
+        wait_until(lambda: "mint key rotated" in deployment.log.read_text(), within=15, what="the new key is in use")
         second = client.issue(handle, "token").lease.lease_id
         client.heartbeat(handle, first, second)
         assert {lease_id: lease.kid for lease_id, lease in leases(deployment).items()} == {first: old, second: new}
         deployment.mint_key.write_text("nonsense")
         process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "mint key file refused" in deployment.log.read_text(), within=5, what="a refused key file")
+        wait_until(lambda: "mint key file refused" in deployment.log.read_text(), within=15, what="a refused key file")
         assert client.end(handle).all_proven
     assert site.live_leases() == set()
 

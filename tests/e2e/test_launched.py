@@ -102,7 +102,9 @@ def test_what_the_scheduler_opens_the_workload_uses_and_nothing_is_left(
         *("token", "--handle-file", str(file)),
     )
     assert (opened.returncode, opened.stdout, opened.stderr) == (0, "", "")
-    done = command(broker, load, "exec", "--scope", "token", "--handle-file", str(file), "--", *PRINT_TOKEN)
+    done = command(
+        broker, load, "exec", "--no-mask", "--scope", "token", "--handle-file", str(file), "--", *PRINT_TOKEN
+    )
     assert done.returncode == 0, done.stderr
     assert "1 credential dead, proven in" in done.stderr
     token = done.stdout.strip()

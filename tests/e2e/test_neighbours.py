@@ -36,9 +36,9 @@ def _kill_and_recover(deployment: Deployment, site: Site, pg: PostgresServer) ->
         client.heartbeat(handle, *held)
         provision_database(site.bao, pg, role, creation_delay=CREATION)
         call = client.start("IssueCredential", issue(handle, "slow"))
-        wait_until(lambda: len(leases(deployment)) == 3, within=3, what="the intent")
+        wait_until(lambda: len(leases(deployment)) == 3, within=15, what="the intent")
         (lost,) = leases(deployment).keys() - set(held)
-        wait_until(lambda: site.bao.token_of(lost) != [], within=3, what="the lost mint's token")
+        wait_until(lambda: site.bao.token_of(lost) != [], within=15, what="the lost mint's token")
         process.send_signal(signal.SIGKILL)
         process.wait(5)
         assert call.exception() is not None

@@ -12,9 +12,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.alone
-
-
 RELOADS = int(os.environ.get("STEPCRED_RELOADS", "120"))
 
 

@@ -158,7 +158,9 @@ def test_a_restored_database_serves_only_after_a_recovery_that_killed_what_it_fo
     assert (told.code, report["unproven"], report["frozen"]) == (os.EX_OK, [], True)
     assert {one["lease_id"] for one in report["killed"] if one["kind"] == "token"} == {past.forgotten, past.secret}
     assert site.live_leases() == {past.known}
-    wait_until(lambda: site.bao.child_leases(f"database/creds/{site.name}-db") == [], within=5, what="no login is left")
+    wait_until(
+        lambda: site.bao.child_leases(f"database/creds/{site.name}-db") == [], within=15, what="no login is left"
+    )
     assert operator.read_text() not in told.out + told.err + deployment.log.read_text()
 
     with deployment.daemon(), wire(deployment, deployment.agent(LOAD)) as client:

@@ -245,7 +245,7 @@ def _refusals(scene: Scene) -> Iterator[Refusal]:
     yield scene.client.refused("IssueCredential", issue(scene.handle[::-1], "token"))
     scene.deployment.scopes_file.write_text(scene.site.scope_map.replace("tier: low", "teir: low"))
     scene.daemon.send_signal(signal.SIGHUP)
-    wait_until(lambda: "scope map refused" in scene.deployment.log.read_text(), within=5, what="the refused map")
+    wait_until(lambda: "scope map refused" in scene.deployment.log.read_text(), within=15, what="the refused map")
 
 
 def _full_disk(scene: Scene) -> Iterator[Refusal]:

@@ -27,7 +27,7 @@ LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 HOUR, DAY = 3600, 86400
 BASE = 2 * DAY  # the daemon's clock is that far ahead, so that a day back is no time before its certificates
 TTL = 60.0  # seconds, the shortest life of a lease
-RECOVERY = 5.0  # seconds
+RECOVERY = 15.0  # seconds
 LONG = bool(os.environ.get("STEPCRED_LONG"))
 
 pytestmark = pytest.mark.usefixtures("untouched")

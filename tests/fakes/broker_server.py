@@ -149,11 +149,14 @@ class FakeBroker(CredentialBrokerServicer):
     delay: dict[str, float] = field(default_factory=dict)
     port: int = 0
     needs: dict[str, int] = field(default_factory=dict)  # scope → operators who must approve it
+    policies: dict[str, str] = field(default_factory=dict)  # scope → what is told of it to who asks
+    reach: list[pb.ReachableScope] = field(default_factory=list)
     approvals: dict[tuple[str, str, str, str], FakeApproval] = field(default_factory=dict)  # (step key, scope) → open
 
     def __post_init__(self) -> None:
         self._scripts: dict[str, deque[Refusal]] = defaultdict(deque)
         self._replays: dict[str, Any] = {}
+        self._minted = 0
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
@@ -241,7 +244,8 @@ class FakeBroker(CredentialBrokerServicer):
             if make is None or request.scope not in step.scopes:
                 self._refuse(context, DENIED)
             self._use_approval(step.name, request.scope, context)
-            lease_id = f"lease-{sum(len(s.leases) for s in self.steps.values()) + 1}"
+            self._minted += 1
+            lease_id = f"lease-{self._minted}"
             step.leases[lease_id] = request.scope
             lease = lease_pb2.Lease(
                 lease_id=lease_id,
@@ -298,6 +302,7 @@ class FakeBroker(CredentialBrokerServicer):
                 workloads=[match],
                 scopes=sorted(self.scopes),
                 certificate_sha256="ab" * 32,
+                reach=self.reach,
             )
 
         return self._serve("WhoAmI", request, context, answer)
@@ -305,7 +310,10 @@ class FakeBroker(CredentialBrokerServicer):
     def CheckAccess(self, request: pb.CheckAccessRequest, context: grpc.ServicerContext) -> pb.CheckAccessResponse:
         def answer() -> pb.CheckAccessResponse:
             name = self._open_step(request.step_handle, context).name if request.step_handle else request.name
-            return pb.CheckAccessResponse(scopes=self._verdicts(request.scopes, name))
+            verdicts = self._verdicts(request.scopes, name)
+            for verdict in verdicts if request.show_policy else ():
+                verdict.policy = self.policies.get(verdict.scope, "")
+            return pb.CheckAccessResponse(scopes=verdicts)
 
         return self._serve("CheckAccess", request, context, answer)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from broker.model import Evidence, JsonValue, NamedBlock, Remark, Revocability, Tier, VaultToken
+from broker.model import Evidence, JsonValue, NamedBlock, Powers, Remark, Revocability, Tier, VaultToken
 from broker.providers.base import (
     Contact,
     LeaseRef,
@@ -130,6 +130,9 @@ class FakeKind:
 
     def regions(self, block: Mapping[str, JsonValue]) -> None:
         return None
+
+    def describe(self, block: Mapping[str, JsonValue], *, now: datetime, until: datetime) -> Powers:
+        return Powers(words=(f"may what {block['role']} may",), told={"role": block["role"]})
 
     def warnings(self, block: Mapping[str, JsonValue]) -> list[Remark]:
         return []

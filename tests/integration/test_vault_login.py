@@ -428,7 +428,7 @@ def _b64(raw: bytes) -> str:
 def reviews(bao: BaoServer, tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), TokenReviews)
     server.good = service_account_jwt(1)  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     if "kubernetes/" not in bao.must("GET", "sys/auth").data:
         bao.must("POST", "sys/auth/kubernetes", {"type": "kubernetes"})
     host = f"http://127.0.0.1:{server.server_port}"

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from broker.providers.vault.provision import Format, show
 from broker.secret import Secret
 from broker.wiring.offline import vault_drift, vault_plan
 from tests.support.bao import BaoServer, BrokerLogin, find_bao, openbao, provision_pki, provision_ssh
-from tests.support.daemon import PYTHON
+from tests.support.cli import Done, broker_cli
 from tests.support.vault import vault_provider
 
 HEAD = """\
@@ -64,9 +65,9 @@ def scope_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def ran(*argv: str) -> subprocess.CompletedProcess[str]:
-    command = [PYTHON, "-m", "broker", "scopes", "provision", *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def ran(*argv: str) -> Done:
+    with ThreadPoolExecutor(1) as pool:  # a loop of its own, whatever the test runs in
+        return pool.submit(broker_cli, "scopes", "provision", *argv).result()
 
 
 def run_script(bao: BaoServer, script: str, folder: Path) -> None:
@@ -82,8 +83,8 @@ def installed(bao: BaoServer, scope_map: Path, tmp_path_factory: pytest.TempPath
     """The printed commands, the engines that the hints ask for, and a login with the broker's policy."""
     folder = tmp_path_factory.mktemp("login")
     printed = ran(str(scope_map))
-    assert printed.returncode == 0, printed.stderr
-    run_script(bao, printed.stdout, folder)
+    assert printed.code == 0, printed.err
+    run_script(bao, printed.out, folder)
     provision_pki(bao, "web")
     provision_ssh(bao, "ops")
     bao.must("POST", "sys/auth/approle", {"type": "approle"})
@@ -108,8 +109,8 @@ def differs(bao: BaoServer, token_file: Path) -> list[str]:
 
 def diff(bao: BaoServer, scope_map: Path, token_file: Path) -> tuple[int, list[str]]:
     done = ran(str(scope_map), "--diff", "--address", bao.address, "--token-file", str(token_file))
-    assert bao.root_token not in done.stdout + done.stderr
-    return done.returncode, (done.stdout + done.stderr).splitlines()
+    assert bao.root_token not in done.out + done.err
+    return done.code, (done.out + done.err).splitlines()
 
 
 async def test_what_is_printed_is_neither_too_small_nor_too_wide(
@@ -176,9 +177,12 @@ def test_a_difference_is_named(
 
 @pytest.fixture
 def server(bao: BaoServer, token_file: Path) -> Iterator[tuple[BaoServer, Path]]:
-    """Put right again afterwards, by what is under test."""
+    """Put right again afterwards."""
     yield bao, token_file
-    run_script(bao, show(PLAN, Format.SH), token_file.parent)
+    for policy in PLAN.policies:
+        bao.must("PUT", f"sys/policies/acl/{policy.name}", {"policy": policy.text})
+    for role in PLAN.roles:
+        bao.must("POST", f"auth/token/roles/{role.name}", {**role.fields, **role.reset})
     assert differs(bao, token_file) == []
 
 
@@ -209,7 +213,9 @@ def test_a_comment_is_no_difference_and_what_the_commands_print_puts_all_of_it_r
     assert differs(bao, token_file) == []
     role = {"token_num_uses": 1, "token_period": "5m", "allowed_entity_aliases": ["*"], "allowed_policies_glob": ["*"]}
     bao.must("POST", "auth/token/roles/certs", {**role, "token_bound_cidrs": ["10.0.0.0/8"]})
-    assert len(differs(bao, token_file)) == 5  # and none afterwards
+    assert len(differs(bao, token_file)) == 5
+    run_script(bao, show(PLAN, Format.SH), token_file.parent)
+    assert differs(bao, token_file) == []
 
 
 def test_a_token_that_may_only_read_policies_and_roles_is_enough(
@@ -274,12 +280,12 @@ def test_what_cannot_be_done_is_said_in_one_line(
     (tmp_path / "one").write_text("s.token\n")
     (tmp_path / "two").write_text("s.token\ns.other\n")
     done = ran(str(scope_map), *(word.format(one=tmp_path / "one", two=tmp_path / "two") for word in argv))
-    assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("error: ")
+    assert "Traceback" not in done.err
 
 
 def test_a_map_that_does_not_load_prints_nothing(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("version: 1\n")
     done = ran(str(tmp_path / "bad.yaml"))
-    assert (done.returncode, done.stdout) == (os.EX_CONFIG, "")
+    assert (done.code, done.out) == (os.EX_CONFIG, "")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -42,10 +42,12 @@ from tests.fakes.loop import LoopOnClock
 from tests.fakes.world import LOAD, MAP, OTHER, agent, new_id, refusal
 from tests.invariants.driven import TICK, Driven, idle, passes
 from tests.invariants.outside import TrueClock, secret_of
+from tests.support.examples import examples
 
 T = TypeVar("T")
 EXAMPLES = int(os.environ.get("STEPCRED_MACHINE", "0"))
 STEPS = 30
+RUNS, EACH = 100, 12  # of a search for what a mutant does, and examples in each
 BUDGET = {Tier.HIGH: 3, Tier.ELEVATED: 5, Tier.LOW: 10}  # per step and scope
 REFILL = {Tier.HIGH: (0, 3600.0), Tier.ELEVATED: (5, 3600.0), Tier.LOW: (1, 60.0)}  # mints, per so many seconds
 SILENCE = 45.0  # seconds
@@ -584,6 +586,16 @@ def explore(examples: int, *, machine: type[Machine] = Machine, seeded: bool = T
     )
 
 
+def search(first: int, machine: type[Machine] = Machine) -> None:
+    """Many short runs, from the seed `first` on: the examples of one run are much alike. Raises what the first that fails raises.
+
+    A `first` at which it fails at once is known of each mutant; when the machine changes, one further on takes its place.
+    """
+    for number in range(first, first + RUNS):
+        again = seed(number)(type(machine.__name__, (machine,), {}))
+        explore(EACH, machine=again, shrink=False)
+
+
 @pytest.mark.timeout(3600)
 def test_whatever_happens_the_invariants_hold() -> None:
-    explore(EXAMPLES or 350, seeded=not EXAMPLES)
+    explore(EXAMPLES or examples(100, long=350), seeded=not EXAMPLES)

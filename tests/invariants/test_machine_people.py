@@ -29,6 +29,7 @@ from tests.invariants.driven import TICK, idle, passes
 from tests.invariants.peopled import CHANGED, FULL, LESS, OPERATORS, PENDING, ROLES, VALID, Peopled
 from tests.invariants.story import NAMES, Story
 from tests.invariants.test_machine import BUDGET, EXAMPLES, Asked, Machine, Opened, explore, half_done, pick
+from tests.support.examples import examples
 
 HOUR = 3600.0  # seconds
 HOURLY = {"rationed": 1, "danger": 12, "signed": 12, "signed-anew": 12}  # by role; `rationed` over all agents
@@ -360,4 +361,4 @@ class PeopledMachine(Machine):
 
 @pytest.mark.timeout(3600)
 def test_whatever_people_do_the_invariants_hold() -> None:
-    explore(EXAMPLES or 100, machine=PeopledMachine, seeded=not EXAMPLES)
+    explore(EXAMPLES or examples(30, long=100), machine=PeopledMachine, seeded=not EXAMPLES)

@@ -1,4 +1,4 @@
-"""Vault is away for ten minutes under fifty honest steps: none is locked or held for it, and each gets its credential."""
+"""Vault is away for ten minutes under honest steps, fifty in the long form: none is locked or held for it, and each gets its credential."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from broker.providers.base import Contact, LeaseRef, ProviderError, Settlement
 from broker.store.guard import GuardState
 from tests.fakes.provider import FakeProvider
 from tests.fakes.world import World, agent, new_id, world
+from tests.support.examples import examples
 
-STEPS = 50
+STEPS = examples(20, long=50)
 OUTAGE = 600  # seconds
 AFTER = 400  # seconds: the longest cool-down is over, and the longest look for a late mint
 ONE_EACH = """\

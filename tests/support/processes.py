@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,18 +16,20 @@ from pathlib import Path
 POLL_SECONDS = 0.02
 
 
-_given: set[int] = set()  # the system may offer the same port again before anybody listens on it
+# Below those that the system gives to outgoing connections: one of them could take the port before its server does.
+PORTS = range(10_000, 32_768)
+_given: set[int] = set()
 
 
 def free_port() -> int:
     """A loopback TCP port that nobody listens on now, and that was not given before."""
     while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
-            return port
+        port = PORTS[secrets.randbelow(len(PORTS))]  # not `random`, which a property's seed makes the same everywhere
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def accepts(port: int) -> bool:
@@ -65,7 +68,7 @@ def running(
     env: Mapping[str, str] | None = None,
     user: str | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
-    within: float = 30,
+    within: float = 60,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process from ready to stopped; what it prints goes to `log`, whose end is shown when it never gets ready."""
     with log.open("ab") as output:

@@ -13,9 +13,9 @@ from broker.clock import SystemClock
 from broker.keyring import Keyring
 from broker.model import JsonValue, Revocability
 from broker.providers.base import LeaseRef, MintOrder, Settlement
+from broker.providers.vault.kind import VaultScope
 from broker.providers.vault.names import token_id
 from broker.providers.vault.provider import VaultProvider
-from broker.providers.vault.scope import VaultScope
 from broker.providers.vault.settings import AppRole, VaultSettings
 from tests.support.bao import BrokerLogin
 

@@ -3,30 +3,12 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from broker import log
 from broker.secret import Secret
-
-
-@pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    levels = {name: logging.getLogger(name).level for name in log.PINNED}
-    hooks = threading.excepthook, sys.unraisablehook
-    yield
-    structlog.reset_defaults()
-    threading.excepthook, sys.unraisablehook = hooks
-    logging.setLogRecordFactory(logging.LogRecord)
-    root.handlers, root.level = handlers, level
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
 
 
 @pytest.fixture(params=["json", "console"])

@@ -106,6 +106,11 @@ class Policies:
         """Today's map."""
         return self.current.map
 
+    @property
+    def kinds(self) -> Mapping[str, ScopeKind]:
+        """By the name of their block, as the map was read with them."""
+        return self._source.kinds
+
     def limits(self, tier: Tier) -> TierOverride:
         """What today's map says of a tier's numbers for the guard."""
         return self.map.limits(tier)

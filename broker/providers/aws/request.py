@@ -22,13 +22,18 @@ def assume_role(
     """`bound`: when the session ends, if before its lease does. Raises MintRefused: it must not be sent."""
     ref = order.ref
     end = ref.expires_at if bound is None else min(bound, ref.expires_at)
+    return session_request(block, ref.lease_id, now=now, end=end)
+
+
+def session_request(block: AwsBlock, lease_id: str, *, now: datetime, end: datetime) -> dict[str, JsonValue]:
+    """The same of a lease that is no order yet. Raises MintRefused."""
     life = (end - now).total_seconds()
     if life <= 0:
         raise MintRefused("the lease is past its bound")
     longest = int(block.longest_session.total_seconds())
     parameters: dict[str, JsonValue] = {
         "RoleArn": block.role_arn,
-        "RoleSessionName": ref.lease_id,  # CloudTrail shows it: joins AWS's records with the journal
+        "RoleSessionName": lease_id,  # CloudTrail shows it: joins AWS's records with the journal
         "DurationSeconds": min(longest, max(SHORTEST_SESSION, math.ceil(life))),
         "Policy": _policy(block, end),
     }
@@ -39,7 +44,7 @@ def assume_role(
     if block.transitive:
         parameters["TransitiveTagKeys"] = list(block.transitive)
     if block.source_identity is not None:
-        parameters["SourceIdentity"] = _source_identity(block.source_identity, ref.lease_id)
+        parameters["SourceIdentity"] = _source_identity(block.source_identity, lease_id)
     if block.external_id is not None:  # the operator's, never the agent's (confused deputy)
         parameters["ExternalId"] = block.external_id
     return parameters

@@ -88,7 +88,7 @@ class VaultSettings:
     @property
     def namespace_name(self) -> str:
         """One spelling of each: "" is the root."""
-        return "" if in_root(self.namespace) else self.namespace.strip("/")
+        return namespace_name(self.namespace)
 
     @property
     def chooses_ids(self) -> bool:
@@ -106,6 +106,11 @@ class VaultSettings:
         if self.ca_file and not self.ca_file.is_file():
             found.append(f"vault ca_file {self.ca_file}: no such file")
         return found
+
+
+def namespace_name(namespace: str) -> str:
+    """One spelling of each: "" is the root."""
+    return "" if in_root(namespace) else namespace.strip("/")
 
 
 def in_root(namespace: str) -> bool:

@@ -12,54 +12,55 @@ The same in asyncio is `stepcred.aio.connect()`. Everything raised is a `Stepcre
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
-
-from stepcred._credentials import (
-    AwsSession,
-    Credential,
-    Jwt,
-    KeyValue,
-    SshCertificate,
-    UsernamePassword,
-    VaultToken,
-    X509Certificate,
-)
-from stepcred._errors import (
-    AccessDenied,
-    BrokerUnavailable,
-    DeadlineExceeded,
-    GuardRefused,
-    NeedsApproval,
-    NoIdentity,
-    ProviderFailed,
-    Refused,
-    SettingsError,
-    StepcredError,
-    StepEnded,
-    TlsRefused,
-    UnexpectedAnswer,
-    Verdict,
-)
-from stepcred._models import (
-    Access,
-    Evidence,
-    Identity,
-    Launched,
-    Lease,
-    LeaseOutcome,
-    LeaseState,
-    ReachableScope,
-    ReachingGrant,
-    Revocability,
-    ScopeVerdict,
-    Tier,
-)
-from stepcred._workload_api import WorkloadApi
+# Also when each of them is imported by somebody else, all together cost 70 ms; a name costs what it needs, once.
+TYPE_CHECKING = False  # as in typing, which costs 10 ms
 
 if TYPE_CHECKING:
     from stepcred import aio
-    from stepcred._sync import Broker, Step, connect
+    from stepcred._credentials import (
+        AwsSession,
+        Credential,
+        Jwt,
+        KeyValue,
+        SshCertificate,
+        UsernamePassword,
+        VaultToken,
+        X509Certificate,
+    )
+    from stepcred._current import current_step
+    from stepcred._errors import (
+        AccessDenied,
+        BrokerUnavailable,
+        DeadlineExceeded,
+        GuardRefused,
+        NeedsApproval,
+        NoIdentity,
+        ProviderFailed,
+        Refused,
+        SettingsError,
+        StepcredError,
+        StepEnded,
+        TlsRefused,
+        UnexpectedAnswer,
+        Verdict,
+    )
+    from stepcred._models import (
+        Access,
+        Evidence,
+        Identity,
+        Launched,
+        Lease,
+        LeaseOutcome,
+        LeaseState,
+        ReachableScope,
+        ReachingGrant,
+        Revocability,
+        ScopeVerdict,
+        Tier,
+    )
+    from stepcred._sync import Broker, connect
+    from stepcred._sync_step import Step
+    from stepcred._workload_api import WorkloadApi
 
 __all__ = [
     "Access",
@@ -101,13 +102,61 @@ __all__ = [
     "X509Certificate",
     "aio",
     "connect",
+    "current_step",
 ]
 
-# grpc and the generated code cost 100 ms: they come with the first connect(), not with the import.
-_LAZY = {"Broker": "stepcred._sync", "Step": "stepcred._sync", "connect": "stepcred._sync"}
+_FROM = {
+    "stepcred._credentials": (
+        "AwsSession",
+        "Credential",
+        "Jwt",
+        "KeyValue",
+        "SshCertificate",
+        "UsernamePassword",
+        "VaultToken",
+        "X509Certificate",
+    ),
+    "stepcred._current": ("current_step",),
+    "stepcred._errors": (
+        "AccessDenied",
+        "BrokerUnavailable",
+        "DeadlineExceeded",
+        "GuardRefused",
+        "NeedsApproval",
+        "NoIdentity",
+        "ProviderFailed",
+        "Refused",
+        "SettingsError",
+        "StepEnded",
+        "StepcredError",
+        "TlsRefused",
+        "UnexpectedAnswer",
+        "Verdict",
+    ),
+    "stepcred._models": (
+        "Access",
+        "Evidence",
+        "Identity",
+        "Launched",
+        "Lease",
+        "LeaseOutcome",
+        "LeaseState",
+        "ReachableScope",
+        "ReachingGrant",
+        "Revocability",
+        "ScopeVerdict",
+        "Tier",
+    ),
+    "stepcred._sync": ("Broker", "connect"),
+    "stepcred._sync_step": ("Step",),
+    "stepcred._workload_api": ("WorkloadApi",),
+}
+_LAZY = {name: module for module, names in _FROM.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
+    import importlib
+
     if name == "aio":
         return importlib.import_module("stepcred.aio")
     if name in _LAZY:

@@ -23,7 +23,7 @@ from stepcred._requests import new_request_id
 
 DUE = (0.75, 0.85)  # of a credential's life
 IDLE = 3600.0  # seconds; nothing is due, and whatever changes that wakes the one who waits
-OVERLAP = 5.0  # seconds before a successor is claimed, which ends the older one: time for requests under way
+OVERLAP = 5.0  # seconds at most before a successor is claimed, which ends the older one: time for requests under way
 
 
 def elapsed() -> float:
@@ -33,12 +33,14 @@ def elapsed() -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """A live credential. `ends` and `due` are elapsed seconds, infinite for never."""
+    """A live credential. `ends` and `due` are elapsed seconds, infinite for never; `overlap` is seconds."""
 
     scope: str
     credential: Credential
     ends: float
     due: float
+    overlap: float = OVERLAP
+    before: str = ""  # the lease that it succeeded
     request_id: str = field(default_factory=new_request_id)  # of what asks for its successor
     failures: int = 0  # of that, in a row
     failure: StepcredError | None = None
@@ -48,19 +50,31 @@ class Kept:
         return self.credential.lease.lease_id
 
     def fresh(self, now: float) -> float:
-        """Seconds for which a reader may go on with it: a successor that is due is claimed OVERLAP after it is there."""
-        return max(min(max(self.due - now, OVERLAP), self.ends - now), 0.0)
+        """Seconds for which a reader may go on with it: a successor that is due is claimed `overlap` after it is there."""
+        return max(min(max(self.due - now, self.overlap), self.ends - now), 0.0)
+
+    @property
+    def lease_ids(self) -> tuple[str, ...]:
+        """What may be alive of it."""
+        return tuple(lease_id for lease_id in (self.lease_id, self.before) if lease_id)
 
 
 def kept(
-    scope: str, credential: Credential, *, sent: float, received: float, uniform: Callable[[float, float], float]
+    scope: str,
+    credential: Credential,
+    *,
+    sent: float,
+    received: float,
+    interval: float,
+    uniform: Callable[[float, float], float],
 ) -> Kept:
     """It was made between `sent` and `received`: its end counts from the one, what is not allowed yet from the other."""
     lease = credential.lease
     life = _seconds(lease.issued_at, lease.expires_at)
     ripe = _seconds(lease.issued_at, lease.successor_from)
     due = max(sent + life * uniform(*DUE), received + ripe) if math.isfinite(life + ripe) else math.inf
-    return Kept(scope=scope, credential=credential, ends=sent + life, due=due)
+    overlap = min(OVERLAP, interval / 2)  # well within the time that the broker leaves for claims
+    return Kept(scope=scope, credential=credential, ends=sent + life, due=due, overlap=overlap)
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float:
@@ -90,6 +104,8 @@ class Keeping:
         self.changed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._kept: dict[str, Kept] = {}
+        self._users: dict[str, int] = {}
+        self._pinned: set[str] = set()
 
     def live(self, scope: str, now: float) -> Credential | None:
         """To be served."""
@@ -107,9 +123,34 @@ class Keeping:
             before = self._kept.get(one.scope)
             if instead_of and (before is None or before.lease_id != instead_of):
                 return False
-            self._kept[one.scope] = one
+            self._kept[one.scope] = replace(one, before=instead_of)
         self.changed()
         return True
+
+    def pin(self, scope: str) -> None:
+        """Somebody has it for as long as the step lives: no `leave` takes it back."""
+        with self._lock:
+            self._pinned.add(scope)
+
+    def enter(self, scope: str) -> None:
+        """One user more, until it leaves."""
+        with self._lock:
+            self._users[scope] = self._users.get(scope, 0) + 1
+
+    def used(self, scope: str) -> bool:
+        """By somebody who will leave."""
+        with self._lock:
+            return self._users.get(scope, 0) > 0
+
+    def leave(self, scope: str) -> Kept | None:
+        """One user less. What is to be taken back, and kept no longer: nobody has it any more."""
+        with self._lock:
+            self._users[scope] -= 1
+            if self._users[scope] or scope in self._pinned:
+                return None
+            gone = self._kept.pop(scope, None)
+        self.changed()
+        return gone
 
     def failed(self, one: Kept, error: StepcredError, *, now: float) -> None:
         """There is no successor, for now or for good."""

@@ -45,6 +45,9 @@ PASSING = frozenset(
 )
 # Final for what was passed along; the scope may be had with something else, or without.
 _OF_THE_INPUT = frozenset({"INVALID_ARGUMENT", "SUCCESSORS_EXHAUSTED"})
+# The same of a successor. Of a lease that is not ours nothing else is told: what is denied may be the lease, not the
+# scope. And a chain that has reached its max_ttl, which is the ttl unless the scope says more, is no end of the scope.
+_OF_THE_OLDER = frozenset({"ACCESS_DENIED", "TTL_TOO_SHORT"})
 
 Answer: TypeAlias = Refused | BrokerUnavailable
 
@@ -126,5 +129,4 @@ class Refusals:
 
 
 def _is_of_the_input(question: Question, refused: Refused) -> bool:
-    # Of a lease that is not ours nothing else is told: what is denied may be the lease, not the scope.
-    return refused.reason in _OF_THE_INPUT or (refused.reason == "ACCESS_DENIED" and bool(question.given.replaces))
+    return refused.reason in _OF_THE_INPUT or (refused.reason in _OF_THE_OLDER and bool(question.given.replaces))

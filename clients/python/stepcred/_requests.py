@@ -30,6 +30,13 @@ def checked_patience(approval_timeout: timedelta | float | None) -> float:
     return float(seconds)
 
 
+def checked_retry(retry: int) -> int:
+    """Each is a charged attempt."""
+    if not isinstance(retry, int) or isinstance(retry, bool) or retry < 0:
+        raise ValueError(f"retry must be a whole number from 0 on, not {retry!r}")
+    return retry
+
+
 def lease_id_of(lease: Credential | models.Lease | str | None) -> str:
     """Users may name a lease by its credential, by itself, or by its id."""
     if isinstance(lease, Credential):

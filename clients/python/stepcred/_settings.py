@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
+from stepcred import _schedulers
 from stepcred._errors import SettingsError
 from stepcred._source import Files, Source
 from stepcred._workload_api import SOCKET, WorkloadApi, WorkloadApiSource
 
 HANDLE = "STEPCRED_STEP_HANDLE"  # of a step that a launcher has opened
+WAIT = "STEPCRED_WAIT_BROKER"
+_SPAN = re.compile(r"([0-9]{1,4})([sm])")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
@@ -87,13 +92,38 @@ def _source(
 def step_name(
     *, workflow: str | None, run: str | None, step: str | None, environ: Mapping[str, str] = os.environ
 ) -> StepName:
-    """Arguments before STEPCRED_WORKFLOW, STEPCRED_RUN, STEPCRED_STEP."""
+    """Arguments before STEPCRED_WORKFLOW, STEPCRED_RUN, STEPCRED_STEP before a scheduler's own variables.
+
+    Raises SettingsError naming everything that is missing.
+    """
     given = {"workflow": workflow, "run": run, "step": step}
     found = {name: value or environ.get(f"STEPCRED_{name.upper()}", "") for name, value in given.items()}
     missing = [name for name, value in found.items() if not value]
     if missing:
-        raise SettingsError([f"{name} is not given: pass {name}= or set STEPCRED_{name.upper()}" for name in missing])
+        known, problems = _schedulers.find(missing, environ)
+        if problems:
+            raise SettingsError(problems)
+        found |= known
     return StepName(**found)
+
+
+def checked_wait(wait_broker: timedelta | float) -> float:
+    """Seconds to wait for a broker that is not there yet. Not for ever: its address may be wrong."""
+    seconds = wait_broker.total_seconds() if isinstance(wait_broker, timedelta) else wait_broker
+    if not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"wait_broker must be seconds or a timedelta, not {wait_broker!r}")
+    return float(seconds)
+
+
+def wait_broker(given: timedelta | float | None, *, environ: Mapping[str, str] = os.environ) -> float:
+    """Seconds: the argument before STEPCRED_WAIT_BROKER; 0 without."""
+    if given is not None:
+        return checked_wait(given)
+    text = environ.get(WAIT, "")
+    written = _SPAN.fullmatch(text)
+    if text and written is None:
+        raise SettingsError([f"{WAIT} must be a time as 30s or 2m, not {text[:60]!r}"])
+    return float(written[1]) * (60 if written[2] == "m" else 1) if written else 0.0
 
 
 def step_handle(handle: str | None, *, environ: Mapping[str, str] = os.environ) -> str:

@@ -1,25 +1,54 @@
-"""What is to be read from a step, the same for both clients."""
+"""What is to be read from a step, and done with its credentials, the same for both clients."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 from stepcred._core import StepCore
-from stepcred._errors import Refused
+from stepcred._credentials import Credential
+from stepcred._current import LEASES
+from stepcred._errors import Refused, StepcredError
+from stepcred._keeper import Keeper
 from stepcred._models import LeaseOutcome, ScopeVerdict
+from stepcred._settings import HANDLE
 
 
 class StepView:
-    """Attributes of a step; none of them does I/O."""
+    """Attributes of a step; nothing here does I/O."""
 
     def __init__(self, core: StepCore) -> None:
         self._core = core
+        self._keeping = Keeper(step=core)
+        self.outer: Self | None = None
+        self.left = False
+
+    def _have(self, scope: str) -> None:
+        """Whoever asks outside of a `lease` block has it until the step ends; inside, until the block does."""
+        if not (LEASES.inside(self, scope) and self._core.keeping.used(scope)):
+            self._core.keeping.pin(scope)
+
+    def _enter_lease(self, scope: str) -> None:
+        self._core.keeping.enter(scope)
+        LEASES.enter(self, scope)
 
     @property
     def alive(self) -> bool:
         """Open as far as we know: begun, and ended neither by us nor, by the last heartbeat, by the broker."""
         return self._core.alive
+
+    @property
+    def handle(self) -> str:
+        """What `join` takes, with the same certificate; "" before the step is open."""
+        return self._core.handle
+
+    @property
+    def ended_by_broker(self) -> bool:
+        """Not by us."""
+        return self._core.ended_by_broker
 
     @property
     def end_told(self) -> Refused | None:
@@ -31,9 +60,15 @@ class StepView:
 
         Its successor, once there, ends it before its own time.
         """
-        one = self._core.keeping.of(scope)
-        seconds = math.inf if one is None else one.fresh(self._core.broker.monotonic())
+        seconds = self._keeping.fresh(scope)
         return datetime.now(UTC) + timedelta(seconds=seconds) if math.isfinite(seconds) else None
+
+    def kept(self, scope: str) -> Credential | None:
+        """What is kept of this scope by now; None once the step has ended. Nothing is asked for.
+
+        Raises why it can be kept no longer: what its successor was refused, or Refused with LEASE_ENDED.
+        """
+        return self._keeping.lasting(scope)
 
     @property
     def attempt(self) -> int:
@@ -68,3 +103,28 @@ class StepView:
         name = self._core.name
         what = f"{name.workflow}/{name.run}/{name.step} attempt {self.attempt}" if name else "of a launcher"
         return f"<{type(self).__name__} {what}, {'open' if self.alive else 'not open'}>"
+
+
+def environment(credentials: Iterable[Credential], base: Mapping[str, str] | None) -> dict[str, str]:
+    """Raises StepcredError where `_outlets` does."""
+    from stepcred._outlets import Unusable, merged_environment, rivals
+
+    held = list(credentials)
+    try:
+        ours = merged_environment(held)
+    except Unusable as problem:
+        raise StepcredError(str(problem)) from None
+    # Without our step's handle: a stepcred in the child would join it, and end it when it is done.
+    unwanted = rivals(held) | {HANDLE}
+    inherited = os.environ if base is None else base
+    return {name: value for name, value in inherited.items() if name not in unwanted} | ours
+
+
+def dsn_of(credential: Credential, scheme: str) -> str:
+    """Raises StepcredError where `_outlets` does."""
+    from stepcred._outlets import Unusable, dsn
+
+    try:
+        return dsn(credential, scheme)
+    except Unusable as problem:
+        raise StepcredError(str(problem)) from None

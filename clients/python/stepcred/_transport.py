@@ -37,6 +37,7 @@ class Lane(Generic[C]):
     channel: C
     stub: Any
     calls: int = 0
+    doubted: bool = False
 
 
 class Lanes(Generic[C]):
@@ -60,12 +61,20 @@ class Lanes(Generic[C]):
                 raise ValueError("this connection to the broker is closed")
             if self._newest is None or not self._closed:
                 pems = self._source.current()
-                if self._newest is None or self._newest.pems is not pems:
+                if self._newest is None or self._newest.pems is not pems or self._newest.doubted:
                     channel = self._make(channel_credentials(pems))
                     self._newest = Lane(pems=pems, channel=channel, stub=CredentialBrokerStub(channel))
                     self._open.append(self._newest)
             self._newest.calls += 1
             return self._newest
+
+    def doubt(self, lane: Lane[C]) -> None:
+        """No answer came in time on it: the next call takes another.
+
+        A connection that something between us has forgotten looks like that, for as long as TCP sends again: 15 minutes.
+        """
+        with self._lock:
+            lane.doubted = True
 
     def leave(self, lane: Lane[C]) -> list[C]:
         """The call is over. What is to be closed: the channels of older identities that no call is under way on."""

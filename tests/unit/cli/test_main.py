@@ -6,7 +6,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from broker.journal.records import Kind, Record
 from broker.store.base import Tx
 from broker.store.sqlite import open_store
 from tests.support.certs import TestCA
+from tests.support.cli import Done, broker_cli
 
 SCOPES = """
 version: 1
@@ -46,17 +46,12 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
 def run(*arguments: str, code: str = "", env: dict[str, str] | None = None) -> Done:
-    program = ["-c", code] if code else ["-m", "broker"]
+    """`code` is run instead of the program, in a process of its own."""
+    if not code:
+        return broker_cli(*arguments, env=env)
     done = subprocess.run(
-        [sys.executable, *program, *arguments],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -49,7 +49,7 @@ def child(ready: Path, body: str) -> list[str]:
 
 
 def test_the_child_gets_the_credential_and_the_last_line_says_it_is_dead(fake: FakeBroker) -> None:
-    result = run("exec", "--scope", "orders-read", "--", *PRINT_ENV)
+    result = run("exec", "--no-mask", "--scope", "orders-read", "--", *PRINT_ENV)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["VAULT_TOKEN"] == "s3cret-lease-1"
     assert result.stderr.splitlines() == [PROVEN]
@@ -219,7 +219,7 @@ def test_sigpipe_ends_the_child_as_it_would_without_us() -> None:
     ids=lambda value: value.reason if isinstance(value, Refusal) else str(value),
 )
 def test_a_refusal_has_its_exit_code_reason_and_reference(fake: FakeBroker, refusal: Refusal, code: int) -> None:
-    fake.script("IssueCredential", refusal)
+    fake.script("IssueCredential", refusal, refusal)  # what the provider failed at is asked again, once
     result = run("exec", "--scope", "orders-read", "--", "echo", "ran")
     assert (result.returncode, result.stdout) == (code, "")
     assert refusal.message in result.stderr
@@ -274,7 +274,7 @@ def test_two_scopes_for_one_variable_are_refused_before_the_child(fake: FakeBrok
 
 def test_keys_that_cannot_be_variables_are_named(fake: FakeBroker) -> None:
     fake.scopes["settings"] = key_value({"api_key": "s3cret-1", "LD_PRELOAD": "s3cret-2", "a-b": "s3cret-3"})
-    result = run("exec", "--scope", "settings", "--", *PRINT_ENV)
+    result = run("exec", "--no-mask", "--scope", "settings", "--", *PRINT_ENV)
     env = json.loads(result.stdout)
     assert env["API_KEY"] == "s3cret-1"
     assert "LD_PRELOAD" not in env

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import grpc
 import pytest
 
 import stepcred
+from stepcred import _step_core
 from tests.fakes.broker_server import DENIED, STEP_ENDED, UNAVAILABLE, FakeBroker, Refusal
 
 
@@ -122,3 +125,53 @@ def test_a_hanging_heartbeat_does_not_hold_the_exit(fake: FakeBroker) -> None:
     result = subprocess.run([sys.executable, "-c", program], check=False, timeout=30, capture_output=True, text=True)
     assert result.returncode == 7, result.stderr
     assert fake.requests("Heartbeat")
+
+
+class Path:
+    """Between client and broker. `forget()`: what is open gives nothing on any more, and does not say so."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._forgotten = port, 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.addr = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def forget(self) -> None:
+        self._forgotten = len(self._open)
+
+    def close(self) -> None:
+        for one in (self._listener, *self._open):
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = self._listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._port))
+                number = len(self._open)
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=(source, sink, number), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, number: int) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if number >= self._forgotten:
+                    sink.sendall(data)
+
+
+def test_a_connection_that_is_dead_without_a_word_is_given_up(
+    fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router that forgets: TCP would send again for a quarter of an hour, and the step die of silence."""
+    monkeypatch.setattr(_step_core, "BEAT_TIMEOUT", 0.4)
+    monkeypatch.setattr(_step_core, "BEAT_AGAIN", 0.05)
+    fake.heartbeat = 0.05
+    path = Path(fake.port)
+    with contextlib.closing(path), stepcred.connect(path.addr) as broker, broker.step(scopes=["orders-read"]) as step:
+        assert fake.wait_for(lambda: len(fake.requests("Heartbeat")) >= 2)
+        path.forget()
+        before = len(fake.requests("Heartbeat"))
+        assert fake.wait_for(lambda: len(fake.requests("Heartbeat")) >= before + 4, timeout=20)
+        assert step.alive

@@ -214,7 +214,7 @@ def test_launch_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, arguments:
 
 def exec_(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*STEPCRED, "exec", "--scope", "orders-read", *arguments, "--", *PRINT_ENV],
+        [*STEPCRED, "exec", "--no-mask", "--scope", "orders-read", *arguments, "--", *PRINT_ENV],
         capture_output=True,
         text=True,
         check=False,

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_a_link_put_there_between_look_and_write_is_replaced_not_followed(
     (memory / "victim").write_bytes(b"untouched")
     replace = os.replace
 
-    def swapped(*arguments: str, **folders: int) -> None:
+    def swapped(*arguments: Any, **folders: Any) -> None:
         (memory / "file").symlink_to(memory / "victim")
         replace(*arguments, **folders)
 

@@ -180,7 +180,13 @@ def test_what_cannot_be_filled_is_refused_with_its_line(stray: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_what_would_be_used_instead_is_taken_away() -> None:
-    inherited = {"PGPASSWORD": "x", "PGSERVICE": "x", "AWS_PROFILE": "x", "HOME": "/"}
-    assert _outlets.without_rivals(inherited, [decoded(login("1"))]) == {"AWS_PROFILE": "x", "HOME": "/"}
-    assert _outlets.without_rivals(inherited, [], ["PGPASSFILE"]) == {"PGSERVICE": "x", "AWS_PROFILE": "x", "HOME": "/"}
+def test_what_would_be_used_instead_is_known() -> None:
+    assert "PGSERVICE" in _outlets.rivals([decoded(login("1"))])
+    assert _outlets.rivals([], ["PGPASSFILE"]) == {"PGPASSWORD"}
+    assert "AWS_SESSION_TOKEN" in _outlets.rivals([], ["AWS_SHARED_CREDENTIALS_FILE"])
+
+
+@pytest.mark.parametrize("message", [vault_token("1"), login("1"), aws_session("1"), X509, key_value({"a": "x"})("1")])
+def test_every_kind_has_something_usual_for_a_file(message: credential_pb2.Credential) -> None:
+    credential = decoded(message)
+    assert _outlets.render(credential, _outlets.usual(credential))

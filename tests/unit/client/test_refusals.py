@@ -131,7 +131,7 @@ MOVES = st.lists(ASK | st.sampled_from([0.5, 2.0, 5.0, 20.0, 4000.0]), max_size=
 def play(fake: FakeBroker, moves: list[tuple[str, str, Refusal | None] | float]) -> None:
     """Ask as the moves say; after each, exactly what the rule allows has been on the wire."""
     time, rule = Time(), Rule()
-    with broker(time) as connection, connection.step(scopes=SCOPES) as step:
+    with broker(time) as connection, connection.step(scopes=SCOPES, retry=0) as step:
         for move in moves:
             if isinstance(move, float):
                 time.now += move
@@ -197,7 +197,7 @@ DECISIONS = [reason for reason in Reason if CODES[reason] is not grpc.StatusCode
 def test_a_loop_around_a_refusal_is_no_storm(fake: FakeBroker, reason: Reason) -> None:
     refusal = NEEDS_APPROVAL if reason is Reason.NEEDS_APPROVAL else never(reason.value)
     fake.script("IssueCredential", *[refusal] * 300)
-    with stepcred.connect() as connection, connection.step(scopes=SCOPES) as step:
+    with stepcred.connect() as connection, connection.step(scopes=SCOPES, retry=0) as step:
         for _ in range(300):
             with pytest.raises(stepcred.Refused) as caught:
                 step.issue(SCOPES[0])
@@ -213,7 +213,7 @@ def test_a_broker_that_drains_is_not_asked_before_its_time(fake: FakeBroker) -> 
         "IssueCredential",
         Refusal(code=grpc.StatusCode.UNAVAILABLE, reason="DRAINING", retry_after=60, pushback="60000"),
     )
-    with broker(time) as connection, connection.step(scopes=SCOPES) as step:
+    with broker(time) as connection, connection.step(scopes=SCOPES, retry=0) as step:
         for left in (60, 50, 40):
             with pytest.raises(stepcred.BrokerUnavailable) as caught:
                 step.issue(SCOPES[0])
@@ -229,7 +229,7 @@ def test_a_step_that_was_locked_may_be_opened_anew(fake: FakeBroker) -> None:
     fake.script("IssueCredential", never("LOCKED"))
     with stepcred.connect() as connection:
         for _ in range(2):
-            with connection.step(scopes=SCOPES) as step:
+            with connection.step(scopes=SCOPES, retry=0) as step:
                 try:
                     step.issue(SCOPES[0])
                 except stepcred.GuardRefused:
@@ -238,7 +238,7 @@ def test_a_step_that_was_locked_may_be_opened_anew(fake: FakeBroker) -> None:
 
 
 def test_a_lease_is_not_revoked_in_a_loop(fake: FakeBroker) -> None:
-    with stepcred.connect() as connection, connection.step(scopes=SCOPES) as step:
+    with stepcred.connect() as connection, connection.step(scopes=SCOPES, retry=0) as step:
         for _ in range(50):
             with pytest.raises(stepcred.AccessDenied):
                 step.revoke("lease-of-another")
@@ -248,7 +248,7 @@ def test_a_lease_is_not_revoked_in_a_loop(fake: FakeBroker) -> None:
 
 async def test_the_asyncio_client_obeys_too(fake: FakeBroker) -> None:
     fake.script("IssueCredential", never("HELD"))
-    async with stepcred.aio.connect() as connection, connection.step(scopes=SCOPES) as step:
+    async with stepcred.aio.connect() as connection, connection.step(scopes=SCOPES, retry=0) as step:
         for _ in range(50):
             with pytest.raises(stepcred.GuardRefused):
                 await step.issue(SCOPES[0])
@@ -258,7 +258,7 @@ async def test_the_asyncio_client_obeys_too(fake: FakeBroker) -> None:
 
 def test_a_pushback_in_the_trailers_is_waited_for(fake: FakeBroker) -> None:
     fake.script("IssueCredential", Refusal(code=grpc.StatusCode.UNAVAILABLE, pushback="1200"))
-    with stepcred.connect() as connection, connection.step(scopes=SCOPES) as step:
+    with stepcred.connect() as connection, connection.step(scopes=SCOPES, retry=0) as step:
         begun = time.monotonic()
         step.issue(SCOPES[0])
         assert time.monotonic() - begun >= 1.2

@@ -285,7 +285,7 @@ def test_heartbeats_survive_a_time_without_identity(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "stepcred")
-    monkeypatch.setattr("stepcred._core.BEAT_AGAIN", 0.05)
+    monkeypatch.setattr("stepcred._step_core.BEAT_AGAIN", 0.05)
     fake.heartbeat = 0.05
     agent.push(response(svid(pki.authority, LOAD)))
     with stepcred.connect() as broker, broker.step(workflow="w", run="1", step="s", scopes=["orders-read"]) as step:

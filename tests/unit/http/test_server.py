@@ -108,10 +108,10 @@ async def test_a_crowd_of_idle_connections_takes_neither_probes_nor_files(client
     port = client._base_url.port if client._base_url else 0
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * MAX_CONNECTIONS)]
     assert await get(client, "/livez") == (200, {"alive": True})
-    closed = await asyncio.gather(*(asyncio.wait_for(reader.read(), 5) for reader, _ in held[: 2 * MAX_CONNECTIONS]))
+    closed = await asyncio.gather(*(asyncio.wait_for(reader.read(), 15) for reader, _ in held[: 2 * MAX_CONNECTIONS]))
     assert set(closed) == {b""}  # the oldest go
     reader, writer = held[-1]
     writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert b"200 OK" in await asyncio.wait_for(reader.readline(), 5)
+    assert b"200 OK" in await asyncio.wait_for(reader.readline(), 15)
     for _reader, writer in held:
         writer.transport.abort()

@@ -309,7 +309,7 @@ async def test_a_database_that_hangs_keeps_no_further_denial_waiting(
     denials.write(OTHER)
     more = [asyncio.create_task(closely(broker)) for _ in range(2)]
     await asyncio.to_thread(
-        wait_until, lambda: denials.door.denies(OTHER, agent(OTHER).certificate), within=5, what="it"
+        wait_until, lambda: denials.door.denies(OTHER, agent(OTHER).certificate), within=15, what="it"
     )
     free.set()
     await asyncio.gather(*first, *more)

@@ -79,13 +79,13 @@ async def test_a_step_waits_for_a_deny_that_was_not_written_yet(broker: World) -
     opened = await broker.begin(["timed"])
     await broker.issue(opened.handle, "timed")
     timed.revoke_fails, timed.proves = True, False
-    waiting = asyncio.create_task(broker.end(opened.handle, wait=5))
+    waiting = asyncio.create_task(broker.end(opened.handle, wait=30))
     await asyncio.sleep(0.3)
     assert not waiting.done()  # one attempt has failed, and nothing has been done
     timed.revoke_fails = False
     await broker.fake_clock.run(2)
     broker.core.lane.set()
-    (outcome,) = (await asyncio.wait_for(waiting, 3)).outcomes
+    (outcome,) = (await asyncio.wait_for(waiting, 15)).outcomes
     assert (outcome.state, outcome.exposed_until is not None) == (LeaseState.REVOKING, True)
 
 
@@ -112,7 +112,7 @@ async def test_what_writing_the_end_took_is_part_of_the_callers_patience(
     request = broker_pb2.EndStepRequest(request_id=new_id(), step_handle=opened.handle)
     request.wait.FromSeconds(60)
     await servicer.end_step(request, agent(), Context())
-    assert loop.time() - begun < 2.0
+    assert loop.time() - begun < 2.4  # and 2.5 if it were not
 
 
 async def test_a_crowd_that_falls_silent_keeps_nobody_elses_step_alive(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from broker.model import JsonValue, NamedBlock, Remark, Revocability, ScopeKind, Tier
+from broker.model import JsonValue, NamedBlock, Powers, Remark, Revocability, ScopeKind, Tier
 
 
 @dataclass
@@ -37,6 +37,11 @@ class FakeKind:
 
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         return block.get("data", {}).get("regions") if isinstance(block.get("data"), dict) else None
+
+    def describe(self, block: Mapping[str, JsonValue], *, now: datetime, until: datetime) -> Powers:
+        if block.get("data") == "never":
+            return Powers(words=(), told={}, refused="its data is never good")
+        return Powers(words=(f"may what {block['role']} may",), told={"kind": self.name, **block})
 
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
         if block.get("data") != "odd":

@@ -17,6 +17,7 @@ from broker.policy.decision import AccessRequest, Allowed, Concurrent, Denial
 from broker.policy.explain import explain
 from broker.policy.language.document import read_document
 from broker.policy.language.load import parse
+from tests.support.examples import examples
 from tests.unit.policy.kinds import KINDS
 
 D, PARTNER, STRANGER = "spiffe://d", "spiffe://p", "spiffe://q"
@@ -233,7 +234,7 @@ def bounds(decision: Allowed) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(130, long=400), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds, st.lists(requests, min_size=1, max_size=6))
 def test_decide_equals_the_interpreter_that_looks_at_every_rule(world: World, questions: list[AccessRequest]) -> None:
     scope_map = parse(world.text(), "map.yaml", KINDS)
@@ -248,7 +249,7 @@ def test_decide_equals_the_interpreter_that_looks_at_every_rule(world: World, qu
             assert decision.smallest_fix
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60, long=150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds, requests)
 def test_nothing_is_allowed_without_a_grant_that_names_it_and_a_deny_of_all_denies_all(
     world: World, asked: AccessRequest
@@ -278,7 +279,7 @@ wild = st.builds(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(50, long=100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds, wild)
 def test_any_question_is_decided_and_explained_without_an_exception(world: World, asked: AccessRequest) -> None:
     scope_map = parse(world.text(), "map.yaml", KINDS)
@@ -289,7 +290,7 @@ def test_any_question_is_decided_and_explained_without_an_exception(world: World
 
 
 @given(worlds)
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25, long=50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_scopes_of_an_agent_are_exactly_those_known_to_it(world: World) -> None:
     scope_map = parse(world.text(), "map.yaml", KINDS)
     for agent in (f"{D}/w/etl", f"{D}/x/y", f"{D}/no", f"{PARTNER}/w/etl", f"{STRANGER}/w/etl"):
@@ -321,7 +322,7 @@ AGENT_OF = {"etl": f"{D}/w/etl", "ml": f"{D}/w/ml", "odd.name": f"{D}/w/odd.name
 nearly = requests.map(lambda asked: replace(asked, agent=AGENT_OF[asked.workflow]))
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200, long=600), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(near | worlds, nearly | requests)
 def test_the_smallest_change_pasted_into_the_map_allows_it(world: World, asked: AccessRequest) -> None:
     decision = parse(world.text(), "map.yaml", KINDS).decide(asked)

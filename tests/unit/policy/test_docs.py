@@ -30,7 +30,7 @@ from broker.policy.language.schema.entries import (
 )
 from broker.policy.scope_map import ScopeMap
 from broker.providers.aws.scopes.kind import AwsScope
-from broker.providers.vault.scope import VaultScope
+from broker.providers.vault.kind import VaultScope
 
 DOCS = Path(__file__).parents[3] / "docs"
 DOC = (DOCS / "scope-map.md").read_text()

@@ -12,7 +12,7 @@ from broker.policy.language.files import Folder, Memory
 from broker.policy.lint import FAMILIES, RULES, Level, lint
 from broker.policy.lint.loading import RULES as LOADING
 from broker.providers.aws.scopes.kind import AwsScope
-from broker.providers.vault.scope import VaultScope
+from broker.providers.vault.kind import VaultScope
 from tests.unit.policy.kinds import KINDS
 
 MAPS = Path(__file__).parents[2] / "fixtures" / "scope_maps" / "lint"

@@ -18,6 +18,7 @@ from broker.policy.language.load import parse
 from broker.policy.lint import cover, lint
 from broker.policy.lint import grants as family
 from broker.policy.scope_map import ScopeMap
+from tests.support.examples import examples
 from tests.unit.policy.kinds import KINDS
 
 DIGESTS = ["sha256:" + letter * 64 for letter in "ab"]
@@ -142,7 +143,7 @@ def check(seed: int) -> set[str]:
     return {rule for rule, _ in found}
 
 
-SEEDS = range(160)
+SEEDS = range(examples(60, long=160))
 
 
 def search() -> set[str]:

@@ -17,6 +17,7 @@ from broker.policy.usage import told
 from broker.policy.usage.events import Outcome
 from broker.policy.usage.reading import Reader
 from broker.policy.usage.simulate import Change, Simulation, simulate
+from tests.support.examples import examples
 from tests.unit.policy.journals import START, Journal
 from tests.unit.policy.kinds import KINDS
 from tests.unit.policy.maps import BASE, DOMAIN, LOAD, a_map
@@ -196,7 +197,7 @@ def outcome(decision: Decision) -> Outcome:
 _WORDS = {Outcome.ALLOWED: "granted", Outcome.APPROVAL: "needs approval", Outcome.REFUSED: "NO_GRANT"}
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40, long=100), deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds, worlds, st.lists(requests, min_size=1, max_size=8))
 def test_simulate_tells_exactly_where_two_maps_differ(old: World, new: World, asked: list[AccessRequest]) -> None:
     """The old map's own answers, journalled, against the new one's: by brute force."""

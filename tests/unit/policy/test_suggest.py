@@ -20,6 +20,7 @@ from broker.policy.usage import advice as told
 from broker.policy.usage.measure import Spans, measure
 from broker.policy.usage.suggest import Advice, suggest
 from broker.policy.usage.suggestion import pasteable
+from tests.support.examples import examples
 from tests.unit.policy import test_decide_properties as worlds
 from tests.unit.policy.journals import Journal
 from tests.unit.policy.kinds import KINDS
@@ -336,7 +337,7 @@ def no_wider(new: Decision, old: Decision) -> bool:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40, long=150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(grants, min_size=1, max_size=5),
     st.lists(worlds.denies, max_size=1),

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.journal.records import Kind
@@ -15,6 +15,7 @@ from broker.policy.usage.events import Event, LeaseOver, Outcome, Question, Step
 from broker.policy.usage.reading import Reader, Recent
 from broker.store.base import tail
 from tests.fakes import world as fakes
+from tests.support.examples import examples
 from tests.unit.policy.journals import START, Journal
 from tests.unit.policy.maps import LOAD
 
@@ -141,12 +142,15 @@ def test_memory_is_bounded() -> None:
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3),
+    max_leaves=6,  # there are up to a hundred of these in an example
 )
 _FIELDS = ["at", "agent", "workflow", "run", "step", "step_id", "lease_id", "scope", "reason", "reference_id"]
 _DATA = ["scopes", "attempt", "address", "proven", "opened_by", "definition_digest", "denial", "count", "method"]
 
 
+@settings(max_examples=examples(40, long=200))
 @given(
     st.lists(
         st.fixed_dictionaries(

@@ -255,7 +255,7 @@ async def test_one_agents_slow_mints_leave_room(narrow: Edge) -> None:
         )
 
     slow = [issue(), issue()]
-    await asyncio.wait_for(edge.broker.provider.landed.wait(), 5)
+    await asyncio.wait_for(edge.broker.provider.landed.wait(), 15)
     await edge.broker.until(lambda: _mints(edge, 2))
     assert (await told(issue())).reason == "RATE_LIMITED"
     await stub.Heartbeat(pb.HeartbeatRequest(step_handle=opened.step_handle))

@@ -154,7 +154,7 @@ async def test_a_tx_cannot_be_carried_off(store: SqliteStore) -> None:
 
 async def test_reading_never_waits_for_writing(store: SqliteStore) -> None:
     async with Gate(store):
-        control = await asyncio.wait_for(store.read(lambda tx: tx.control()), 5)
+        control = await asyncio.wait_for(store.read(lambda tx: tx.control()), 15)
     assert control.policy_generation == 0
 
 

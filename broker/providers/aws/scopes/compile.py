@@ -101,16 +101,16 @@ def spelled(statement: Statement) -> JsonValue:
 
 def _outside(block: AwsBlock) -> JsonValue:
     deny = _deny("*", "StringNotEquals", "aws:RequestedRegion", _short(block.used_regions))
-    if not (named := sorted(_global_services(block.statements))):
+    if not (named := global_services(block)):
         return deny
     del deny["Action"]
     return {"Effect": "Deny", "NotAction": _short([f"{name}:*" for name in named]), **deny}
 
 
-def _global_services(statements: Iterable[Statement]) -> set[str]:
+def global_services(block: AwsBlock) -> list[str]:
     """Those that an allow names. A wildcard service or a NotAction names none: the strict reading."""
-    actions = (action for each in statements if each.Effect == "Allow" for action in each.Action or ())
-    return {action.partition(":")[0].lower() for action in actions} & GLOBAL_SERVICES
+    actions = (action for each in block.statements if each.Effect == "Allow" for action in each.Action or ())
+    return sorted({action.partition(":")[0].lower() for action in actions} & GLOBAL_SERVICES)
 
 
 def _deny(action: str, operator: str, key: str, value: JsonValue) -> dict[str, JsonValue]:

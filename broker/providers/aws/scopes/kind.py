@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
-from broker.model import JsonValue, NamedBlock, Remark, Revocability, Tier
+from broker.model import JsonValue, NamedBlock, Powers, Remark, Revocability, Tier
+from broker.providers.aws.describe import powers_of
 from broker.providers.aws.roles import Roles
 from broker.providers.aws.scopes.block import OF_EARLY_ENDS, AwsBlock
 from broker.providers.aws.scopes.joint import joint_remarks
@@ -88,6 +89,10 @@ class AwsScope:
     def regions(self, block: Mapping[str, JsonValue]) -> Sequence[str] | None:
         """Those that the session policy lets it use."""
         return AwsBlock.model_validate(block).used_regions
+
+    def describe(self, block: Mapping[str, JsonValue], *, now: datetime, until: datetime) -> Powers:
+        """The session policy as it would be sent, with everything else that decides what the session may do."""
+        return powers_of(block, now=now, until=until)
 
     def warnings(self, block: Mapping[str, JsonValue]) -> Sequence[Remark]:
         """Statements without edges, and a policy that might not fit; templates count 64 characters each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from stepcred._credentials import Credential, KeyValue
 from stepcred._outlets._errors import Unusable
@@ -16,8 +16,8 @@ RIVALS: Mapping[str, frozenset[str]] = {
 }
 
 
-def merged_environment(credentials: Iterable[Credential]) -> dict[str, str]:
-    """The conventional variables of all of them.
+def merged_environment(credentials: Iterable[Credential], *, without: Container[str] = ()) -> dict[str, str]:
+    """The conventional variables of all of them, but not those `without`.
 
     Raises Unusable when two scopes set one variable to different values, or one has nothing for an environment.
     """
@@ -26,6 +26,8 @@ def merged_environment(credentials: Iterable[Credential]) -> dict[str, str]:
     for credential in credentials:
         scope = credential.lease.scope
         for name, value in _variables(credential).items():
+            if name in without:
+                continue
             if name in owner and merged[name] != value:
                 raise Unusable(f"{owner[name]} and {scope} both set {name}; run two commands, or use the SDK")
             owner[name], merged[name] = scope, value
@@ -52,11 +54,16 @@ def left_out(credential: Credential) -> list[str]:
     return [ascii(name)[1:-1] for name in sorted(credential.data) if name.upper() not in variables]
 
 
+def rivals(credentials: Iterable[Credential], chosen: Iterable[str] = ()) -> frozenset[str]:
+    """Variables that would be used instead of the credentials, or instead of the variables `chosen`."""
+    return frozenset().union(
+        *(credential.CONFLICTS for credential in credentials), *(RIVALS.get(name, frozenset()) for name in chosen)
+    )
+
+
 def without_rivals(
     environ: Mapping[str, str], credentials: Iterable[Credential], chosen: Iterable[str] = ()
 ) -> dict[str, str]:
-    """`environ` without what would be used instead of the credentials, or instead of the variables `chosen`."""
-    rivals = frozenset().union(
-        *(credential.CONFLICTS for credential in credentials), *(RIVALS.get(name, frozenset()) for name in chosen)
-    )
-    return {name: value for name, value in environ.items() if name not in rivals}
+    """`environ` without them."""
+    gone = rivals(credentials, chosen)
+    return {name: value for name, value in environ.items() if name not in gone}

@@ -9,9 +9,25 @@ from dataclasses import fields
 from typing import Any
 from urllib.parse import quote
 
-from stepcred._credentials import AwsSession, Credential, UsernamePassword, X509Certificate
+from stepcred._credentials import (
+    AwsSession,
+    Credential,
+    Jwt,
+    SshCertificate,
+    UsernamePassword,
+    VaultToken,
+    X509Certificate,
+)
 from stepcred._outlets._errors import Unusable
 
+_USUAL = (
+    (VaultToken, "token"),
+    (Jwt, "token"),
+    (UsernamePassword, "pgpass"),
+    (AwsSession, "aws"),
+    (X509Certificate, "fullchain_pem"),
+    (SshCertificate, "signed_key"),
+)
 _NOT_SHOWN = frozenset({"lease", "_seal"})
 
 
@@ -30,6 +46,11 @@ def render(credential: Credential, what: str) -> bytes:
     if what not in values:
         raise _no_such(credential, what)
     return values[what].encode()
+
+
+def usual(credential: Credential) -> str:
+    """What is put into a file when nothing else is said: as the programs of its kind read it."""
+    return next((what for kind, what in _USUAL if isinstance(credential, kind)), "json")
 
 
 def dsn(credential: Credential, scheme: str = "postgresql") -> str:

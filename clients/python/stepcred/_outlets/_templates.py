@@ -9,7 +9,8 @@ from stepcred._credentials import Credential
 from stepcred._outlets._errors import Unusable
 from stepcred._outlets._formats import render
 
-_MARK = re.compile(r"\$(?:(?P<dollar>\$)|\{(?:(?P<scope>[A-Za-z0-9._@+=-]+):(?P<what>[^{}:$\s]+)\})?)")
+# A scope's name may have colons, the part of it has none: the last one divides.
+_MARK = re.compile(r"\$(?:(?P<dollar>\$)|\{(?:(?P<scope>[A-Za-z0-9][A-Za-z0-9._:@+=-]*):(?P<what>[^{}:$\s]+)\})?)")
 
 
 def fill(template: str, credentials: Mapping[str, Credential]) -> bytes:
@@ -23,16 +24,27 @@ def fill(template: str, credentials: Mapping[str, Credential]) -> bytes:
 
 
 def scopes_of(template: str) -> list[str]:
-    """The scopes that it names, in order, once each."""
-    return list(dict.fromkeys(mark["scope"] for mark in _MARK.finditer(template) if mark["scope"]))
+    """The scopes that it names, in order, once each. Raises Unusable for a stray `${`."""
+    marks = [mark for mark in _MARK.finditer(template) if not mark["dollar"]]
+    for mark in marks:
+        _check(mark)
+    return list(dict.fromkeys(mark["scope"] for mark in marks if mark["scope"]))
+
+
+def _check(mark: re.Match[str]) -> None:
+    if not mark["scope"]:
+        raise Unusable(f"line {_line(mark)}: ${{ is not followed by scope:what}}; write $${{ for a plain one")
+
+
+def _line(mark: re.Match[str]) -> int:
+    return mark.string.count("\n", 0, mark.start()) + 1
 
 
 def _value(mark: re.Match[str], credentials: Mapping[str, Credential]) -> bytes:
     if mark["dollar"]:
         return b"$"
-    line = mark.string.count("\n", 0, mark.start()) + 1
-    if not mark["scope"]:
-        raise Unusable(f"line {line}: ${{ is not followed by scope:what}}; write $${{ for a plain one")
+    _check(mark)
+    line = _line(mark)
     if mark["scope"] not in credentials:
         raise Unusable(f"line {line}: no credential of scope {mark['scope']} is here")
     try:

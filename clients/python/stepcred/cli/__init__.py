@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import sys
 
-from stepcred.cli._exits import UNAVAILABLE
-
 
 def main() -> None:
     """Entry point."""
+    if sys.argv[1:2] == ["aws-credential-process"]:  # started for each use of a credential: without what others need
+        from stepcred.cli._aws_process._client import fast
+
+        code = fast(sys.argv[2:])
+        if code is not None:
+            sys.exit(code)
     try:
         import rich  # noqa: F401 (only whether it is there)
         import typer  # noqa: F401
     except ModuleNotFoundError as missing:
         if missing.name not in {"rich", "typer"}:
             raise
+        from stepcred.cli._exits import UNAVAILABLE
+
         print("stepcred: the command needs an extra: pip install 'stepcred[cli]'", file=sys.stderr)  # noqa: T201
         sys.exit(UNAVAILABLE)
     _quiet_grpc()

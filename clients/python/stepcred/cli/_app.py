@@ -6,23 +6,21 @@ import contextlib
 import json
 import os
 import sys
-from dataclasses import fields, is_dataclass, replace
-from datetime import UTC, datetime, timedelta
-from enum import Enum
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import stepcred
-from stepcred import _settings
 from stepcred._digest import definition_digest
 from stepcred._errors import StepcredError
-from stepcred.cli import _admin, _definition, _doctor, _exec, _exits, _handle, _spans
+from stepcred.cli import _admin, _asking, _definition, _doctor, _exec, _exec_command, _exits, _handle
+from stepcred.cli._aws_process._command import aws_credential_process
 from stepcred.cli._doctor import _show
+from stepcred.cli._names import Json, Run, StepOption, Workflow
+from stepcred.cli._say import as_json_text
 from stepcred.cli._sidecar._command import sidecar
 
 app = typer.Typer(
@@ -33,11 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(_admin.app)
 
-Workflow = Annotated[str | None, typer.Option(help="Default: STEPCRED_WORKFLOW.", metavar="NAME")]
-Run = Annotated[str | None, typer.Option(help="Default: STEPCRED_RUN.", metavar="NAME")]
-StepOption = Annotated[str | None, typer.Option("--step", help="Default: STEPCRED_STEP.", metavar="NAME")]
 Base = Annotated[str | None, typer.Option(metavar="DIR", help="Names are relative to it.  (default: this folder)")]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 def run() -> int:
@@ -48,15 +42,14 @@ def run() -> int:
             sys.stdout.flush()
     except StepcredError as error:
         lines = _exits.lines_of(error)
-        for line in lines:
+        for line in [] if _exec_command.speaks_json(sys.argv) else lines:
             _exec.say(line)
         return _answered("; ".join(lines), _exits.exit_code(error))
     except _definition.Unusable as problem:
         _exec.say(str(problem))
         return _answered(str(problem), _exits.NO_INPUT)
     except _usage_error() as error:
-        error.show()  # type: ignore[attr-defined]  # click's, whichever copy of it typer brings
-        return _answered("wrong arguments", _exits.USAGE)
+        return _misused(error)
     except OSError as error:  # of the output: whatever else can fail so is a StepcredError by now
         _exec.say(f"cannot write the answer: {error.strerror}")
         sys.stdout = None  # or Python tries again on its way out, and says so
@@ -68,10 +61,19 @@ def run() -> int:
 
 def _answered(problem: str, code: int) -> int:
     """A program that asked with --json finds an object, whatever came of it. exec's arguments are its child's."""
+    if _exec_command.speaks_json(sys.argv):
+        return _exec_command.failed(problem, code)
     if "--json" in sys.argv and "exec" not in sys.argv[1:2]:
         with contextlib.suppress(OSError):  # it is on stderr too
             print(json.dumps({"error": problem, "exit_code": code}), flush=True)  # noqa: T201
     return code
+
+
+def _misused(error: Any) -> int:
+    if _exec_command.speaks_json(sys.argv):
+        return _exec_command.failed(error.format_message(), _exits.USAGE)
+    error.show()
+    return _answered("wrong arguments", _exits.USAGE)
 
 
 def _usage_error() -> type[Exception]:
@@ -95,53 +97,11 @@ def options(
     """Short-lived credentials for one step of a workflow, taken back when it ends."""
 
 
+app.command("exec", context_settings={"allow_interspersed_args": False})(_exec_command.exec_)
 app.command()(sidecar)
-
-
-@app.command("exec", context_settings={"allow_interspersed_args": False})
-def exec_(
-    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.", metavar="CMD")],
-    scope: Annotated[list[str], typer.Option(help="May be given several times.", metavar="SCOPE")],
-    *,
-    workflow: Workflow = None,
-    run: Run = None,
-    step: StepOption = None,
-    handle_file: Annotated[
-        Path | None,
-        typer.Option(help=f"Join the step that a launcher opened. Default: {_settings.HANDLE}.", metavar="FILE"),
-    ] = None,
-    approval_timeout: Annotated[
-        str,
-        typer.Option(help="Wait so long for operators to approve: 90s, 30m, 2h.", metavar="SPAN", show_default=False),
-    ] = "",
-) -> int:
-    """Run CMD with credentials in its environment; take them back when it ends.
-
-    The exit code is CMD's own, 128+n after signal n. When CMD was not run: 64 usage, 69 broker unavailable, 75 later, or
-    once operators have approved it, 77 denied, 78 configuration, 126 not executable, 127 not found.
-    """
-    if not command[0]:
-        raise typer.BadParameter("the program has no name", param_hint="CMD")
-    handle = _handle.read(handle_file) if handle_file else os.environ.get(_settings.HANDLE, "")
-    if handle and (workflow or run or step):
-        raise typer.BadParameter(
-            "a step that a launcher opened has its names already", param_hint="--workflow, --run, --step"
-        )
-    try:
-        patience = _spans.read(approval_timeout) if approval_timeout else None
-    except ValueError as problem:
-        raise typer.BadParameter(str(problem), param_hint="--approval-timeout") from None
-    return _exec.run(
-        _exec.Job(
-            scopes=list(dict.fromkeys(scope)),
-            argv=command,
-            workflow=workflow,
-            run=run,
-            step=step,
-            handle=handle,
-            approval_timeout=patience,
-        )
-    )
+app.command()(aws_credential_process)
+app.command()(_asking.can)
+app.command()(_asking.whoami)
 
 
 @app.command()
@@ -192,53 +152,9 @@ def launch(
         if not verdict.granted:
             _exec.say(*_exec.explain(verdict))
     if as_json:
-        print(_json(launched))  # noqa: T201
+        print(as_json_text(launched))  # noqa: T201
     elif not handle_file:
         print(launched.handle)  # noqa: T201
-    return 0
-
-
-@app.command()
-def can(
-    scope: Annotated[str, typer.Argument(metavar="SCOPE")],
-    *,
-    workflow: Workflow = None,
-    run: Run = None,
-    step: StepOption = None,
-    as_json: Json = False,
-) -> int:
-    """Say whether the step could have SCOPE, and if not, why. Opens nothing. Exit code 1 for no."""
-    with stepcred.connect() as broker:
-        (verdict,) = broker.check(workflow=workflow, run=run, step=step, scopes=[scope])
-    if as_json:
-        print(_json(verdict))  # noqa: T201
-    elif verdict.granted:
-        life = f" for {_spans.shown(verdict.ttl)}" if verdict.ttl else ""
-        print(f"yes: {scope}{life} (tier {verdict.tier.value.lower()}, {verdict.revocability.value})")  # noqa: T201
-    else:
-        print("no: " + "\n".join(_exec.explain(verdict)))  # noqa: T201
-    return 0 if verdict.granted else _exits.FOUND_SOMETHING
-
-
-@app.command()
-def whoami(*, as_json: Json = False) -> int:
-    """Show what the broker makes of this certificate."""
-    with stepcred.connect() as broker:
-        identity = broker.whoami()
-    if as_json:
-        print(_json(identity))  # noqa: T201
-        return 0
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("identity", identity.spiffe_id)
-    table.add_row("environment", identity.environment)
-    for name, captures in identity.workloads.items():
-        table.add_row("workload", " ".join([name, *(f"{key}={value}" for key, value in captures.items())]))
-    table.add_row("scopes", ", ".join(identity.scopes) or "none")
-    if identity.certificate_not_after:
-        end, now = identity.certificate_not_after, identity.server_time or datetime.now(UTC)
-        table.add_row("certificate", f"valid until {end:%Y-%m-%d %H:%M} UTC, {_spans.left(end - now)} left")
-    table.add_row("sha256", identity.certificate_sha256)
-    Console(soft_wrap=not (sys.stdout and sys.stdout.isatty()), markup=False, highlight=False).print(table)
     return 0
 
 
@@ -286,22 +202,3 @@ def _definition_of(files: list[str], base: str | None) -> dict[str, bytes]:
     if base is not None and _definition.STDIN in files:
         raise typer.BadParameter("standard input has no name that could be relative to it", param_hint="--base")
     return _definition.read(files, base)
-
-
-def _json(value: Any) -> str:
-    """A dataclass as an object, in its own order. Never given a credential: those hold secrets."""
-    return json.dumps(_plain(value), indent=2)
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    return dict(value) if hasattr(value, "items") else value

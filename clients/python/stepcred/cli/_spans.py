@@ -19,8 +19,9 @@ def read(text: str) -> timedelta:
 
 def shown(span: timedelta) -> str:
     seconds = int(span.total_seconds())
-    minutes, rest = divmod(seconds, 60)
-    return f"{seconds} s" if rest or not minutes else f"{minutes} min"
+    if not seconds or seconds % 60:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds % 3600 else f"{seconds // 3600} h"
 
 
 def left(span: timedelta) -> str:

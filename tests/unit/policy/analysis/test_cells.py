@@ -61,7 +61,7 @@ def lie(whens: list[When], instant: datetime) -> tuple[object, ...]:
     return tuple(phase for phase, _ in looks), tuple(minute), str(order)
 
 
-@settings(max_examples=examples(150, long=300), deadline=None)
+@settings(max_examples=examples(75, long=300), deadline=None)
 @given(seeds)
 def test_every_instant_lies_to_the_conditions_as_one_of_the_chosen_does(random: Random) -> None:
     whens = [some_when(random) for _ in range(random.randint(1, 3))]
@@ -89,7 +89,7 @@ def test_the_chosen_instants_are_few_and_from_now_on() -> None:
 NETWORKS = [ip_network(text) for text in ("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "::/0", "2001:db8::/32", "::/90")]
 
 
-@settings(max_examples=examples(80, long=150), deadline=None)
+@settings(max_examples=examples(40, long=150), deadline=None)
 @given(seeds)
 def test_every_address_lies_in_the_networks_as_one_of_the_chosen_does(random: Random) -> None:
     lists = sorted({tuple(random.sample(NETWORKS, random.randint(1, 2))) for _ in range(random.randint(0, 3))}, key=str)

@@ -80,7 +80,7 @@ def joined(base: Any, over: Any) -> Any:
     return kept | {key: joined(base.get(key), value) for key, value in over.items() if value is not None}
 
 
-@settings(max_examples=examples(200, long=600), deadline=None)
+@settings(max_examples=examples(70, long=600), deadline=None)
 @given(seeds)
 def test_a_map_that_extends_another_allows_nothing_that_its_base_does_not(random: Random) -> None:
     make = Maker(random)
@@ -138,7 +138,7 @@ def team_file(make: Maker) -> World:
     return {"version": 1, "scopes": scopes, "grants": grants, "denies": denies}
 
 
-@settings(max_examples=examples(100, long=300), deadline=None)
+@settings(max_examples=examples(50, long=300), deadline=None)
 @given(seeds)
 def test_a_team_s_file_is_refused_or_stays_within_its_bounds(random: Random) -> None:
     make = Maker(random)

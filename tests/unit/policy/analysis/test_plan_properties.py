@@ -90,7 +90,7 @@ def check_witnesses(old: ScopeMap, new: ScopeMap, found: Plan) -> None:
         assert change.refused or change.attribute
 
 
-@settings(max_examples=examples(150, long=400), deadline=None)
+@settings(max_examples=examples(50, long=400), deadline=None)
 @given(seeds)
 def test_no_question_is_decided_otherwise_without_a_line_that_says_so(random: Random) -> None:
     make = Maker(random)
@@ -101,7 +101,7 @@ def test_no_question_is_decided_otherwise_without_a_line_that_says_so(random: Ra
         check(old, new, found, asked)
 
 
-@settings(max_examples=examples(8, long=15), deadline=None)
+@settings(max_examples=examples(4, long=15), deadline=None)
 @given(seeds)
 def test_of_a_small_universe_every_question_is_told(random: Random) -> None:
     old, new = map(compiled, Maker(random).pair())

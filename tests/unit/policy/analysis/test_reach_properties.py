@@ -36,7 +36,7 @@ def check_entries(found: Reach) -> None:
     assert all(one.reason for one in found.unused)
 
 
-@settings(max_examples=examples(120, long=300), deadline=None)
+@settings(max_examples=examples(50, long=300), deadline=None)
 @given(seeds)
 def test_who_can_covers_exactly_what_is_allowed(random: Random) -> None:
     make = Maker(random)
@@ -52,7 +52,7 @@ def test_who_can_covers_exactly_what_is_allowed(random: Random) -> None:
             assert decision.bind is Bind.KEY, asked
 
 
-@settings(max_examples=examples(8, long=15), deadline=None)
+@settings(max_examples=examples(4, long=15), deadline=None)
 @given(seeds)
 def test_who_can_covers_a_small_universe_exactly(random: Random) -> None:
     scope_map = compiled(Maker(random).world())
@@ -65,7 +65,7 @@ AGENTS = [f"{D}/*/*", f"{D}/w/*", f"{D}/w/etl", f"{D}/*/odd.name", f"{D}/w/*/*",
 AGENTS += [f"{PARTNER}/*/*", f"{PARTNER}/w/etl"]
 
 
-@settings(max_examples=examples(120, long=300), deadline=None)
+@settings(max_examples=examples(50, long=300), deadline=None)
 @given(seeds, st.sampled_from(AGENTS))
 def test_what_can_covers_exactly_what_is_allowed_to_its_agents(random: Random, agent: str) -> None:
     make = Maker(random)

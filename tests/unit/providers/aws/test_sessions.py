@@ -71,7 +71,7 @@ async def test_a_directory_bucket_is_asked_as_the_session_itself_and_not_as_what
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         made = calls()
         await made.call(
             session(server.server_port), "s3", "list_objects_v2", {"Bucket": "lake--euw1-az1--x-s3", "MaxKeys": 1}

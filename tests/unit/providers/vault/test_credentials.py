@@ -7,7 +7,8 @@ import pytest
 from broker.clock import SystemClock
 from broker.model import JsonValue, KeyValue, UsernamePassword
 from broker.providers.vault.credentials import child_of, credential_of
-from broker.providers.vault.scope import Kind, VaultScope
+from broker.providers.vault.kind import VaultScope
+from broker.providers.vault.scope import Kind
 
 NOW = SystemClock().now()
 

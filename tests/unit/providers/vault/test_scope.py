@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.model import Revocability
-from broker.providers.vault.scope import VaultBlock, VaultScope, is_path
+from broker.providers.vault.kind import VaultScope
+from broker.providers.vault.scope import VaultBlock, is_path
+from tests.support.examples import examples
 
 SCOPE = VaultScope()
 
@@ -111,6 +113,7 @@ def test_a_path_that_passes_stays_where_it_is(text: str) -> None:
         assert not any(part in ("", ".", "..") for part in text.split("/"))
 
 
+@settings(max_examples=examples(30, long=100))
 @given(st.dictionaries(st.text(max_size=6), st.recursive(st.none() | st.integers() | st.text(), st.lists), max_size=4))
 def test_any_block_is_judged_without_an_exception(block: dict[str, Any]) -> None:
     assert SCOPE.validate(block)

@@ -13,6 +13,7 @@ import typer
 from stepcred import _settings
 from stepcred._outlets import scopes_of
 from stepcred.cli import _exits, _handle, _spans
+from stepcred.cli._names import Run, StepOption, Workflow
 from stepcred.cli._sidecar import _places
 from stepcred.cli._sidecar._held import Wanted
 from stepcred.cli._sidecar._life import Life
@@ -66,9 +67,9 @@ def sidecar(
         str,
         typer.Option(help="Wait so long for operators to approve: 90s, 30m, 2h.", metavar="SPAN", show_default=False),
     ] = "",
-    workflow: Annotated[str | None, typer.Option(help="Default: STEPCRED_WORKFLOW.", metavar="NAME")] = None,
-    run: Annotated[str | None, typer.Option(help="Default: STEPCRED_RUN.", metavar="NAME")] = None,
-    step: Annotated[str | None, typer.Option("--step", help="Default: STEPCRED_STEP.", metavar="NAME")] = None,
+    workflow: Workflow = None,
+    run: Run = None,
+    step: StepOption = None,
     handle_file: Annotated[
         Path | None,
         typer.Option(help=f"Join the step that a launcher opened. Default: {_settings.HANDLE}.", metavar="FILE"),
@@ -102,7 +103,7 @@ def sidecar(
     if env_file and not served:
         raise typer.BadParameter("is about --aws, which is not given", param_hint="--env-file")
     paths = [*(one.path for one in files), *(one.path for one in templates), *(p for p in (token_file, env_file) if p)]
-    if len({path.absolute() for path in paths}) < len(paths):
+    if len({os.path.abspath(path) for path in paths}) < len(paths):  # noqa: PTH100 (`..` counts)
         raise typer.BadParameter("two of the files have the same path")
     plan = Plan(
         wanted=Wanted(

@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from stepcred import aio
 from stepcred._credentials import Credential
@@ -53,7 +52,7 @@ class _Quiet:
 
 
 class Held:
-    """Use in an `async with`: entered, the step is open; left, it is ended with proof."""
+    """`open` it, and then `close` it, which ends the step with proof."""
 
     def __init__(self, wanted: Wanted, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.wanted = wanted
@@ -61,11 +60,11 @@ class Held:
         self._quiet: dict[str, _Quiet] = {}
         self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> None:
         """Raises StepcredError; Denied before anything is minted."""
         wanted = self.wanted
         try:
-            broker = await self._stack.enter_async_context(aio.connect())
+            broker = await self._stack.enter_async_context(aio.connect(wait_broker=wanted.wait_broker))
             if wanted.handle:
                 self.step = broker.join(wanted.handle)
             else:
@@ -77,12 +76,10 @@ class Held:
         except BaseException as error:
             await self._stack.__aexit__(type(error), error, error.__traceback__)
             raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._stack.__aexit__(kind, error, traceback)
+    async def close(self, *why: Any) -> None:
+        """Raises StepcredError when the broker cannot be told; `why` are an exception's three parts, if one is under way."""
+        await self._stack.__aexit__(*(why or (None, None, None)))
 
     async def _must_be_granted(self) -> tuple[ScopeVerdict, ...]:
         verdicts = await self.step.check(self.wanted.scopes) if self.wanted.handle else self.step.verdicts

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 from stepcred._errors import NeedsApproval, Refused, StepcredError
 from stepcred._outlets import PrivateFile, Unusable
@@ -37,7 +38,6 @@ class Life:
         self._hearing = teller.hearing_the_sdk
         self._state = State(aws=plan.aws)
         self._stop = asyncio.Event()
-        self._held: Held | None = None
         self._uri = ""
 
     async def run(self) -> int:
@@ -50,7 +50,7 @@ class Life:
                 async with AsyncExitStack() as stack:
                     sinks = self._files(stack)
                     await self._listen(stack)
-                    await self._until_stopped(sinks)
+                    await self._in_step(sinks)
             except Denied as denied:
                 self._tell_all("failed", [line for verdict in denied.verdicts for line in explain(verdict)])
                 return _exits.DENIED
@@ -62,7 +62,7 @@ class Life:
                 return _exits.USAGE
             except OSError as error:
                 self._tell_all("failed", [f"{error.filename or 'cannot listen'}: {error.strerror}"])
-                return _exits.CONFIG
+                return _exits.CANNOT_WRITE if error.filename else _exits.CONFIG
         return 0
 
     # --- before the step
@@ -131,39 +131,38 @@ class Life:
 
     # --- the step
 
-    async def _until_stopped(self, sinks: Sinks) -> None:
-        """Raises what kept it from starting, or from being ended."""
-        life, stop = asyncio.create_task(self._in_step(sinks)), asyncio.create_task(self._stop.wait())
-        await asyncio.wait({life, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if not life.done():
-            life.cancel()
-        try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await life
-        finally:
-            if self._held is not None and (self._held.step.outcomes or self._stop.is_set()):
-                self._tell("ended", self._held.step.summary())
-
     async def _in_step(self, sinks: Sinks) -> None:
-        """Until cancelled; the step's end is awaited all the same."""
-        async with self._opened() as held:
-            try:
-                await self._first(held, sinks)
-                async with self._following(held, sinks):
-                    await held.step.over()
-                    self._is_over(held, sinks)
-                    await asyncio.Event().wait()  # there is nothing else to do than to say why
-            finally:
-                self._state.over = self._state.over or ENDING
-                self._state.held = None
-                sinks.remove()
+        """Until stopped. Raises what kept the step from starting, or from being ended."""
+        held = Held(self._plan.wanted)
+        if not await self._unless_stopped(held.open()):
+            return
+        try:
+            async with AsyncExitStack() as stack:
+                stack.push_async_exit(held.close)
+                stack.callback(self._withdraw, sinks)
+                if await self._unless_stopped(self._first(held, sinks)):
+                    async with self._following(held, sinks):
+                        if await self._unless_stopped(held.step.over()):
+                            self._is_over(held, sinks)
+                            await self._stop.wait()  # there is nothing else to do than to say why
+        finally:
+            if held.step.outcomes or held.step.ended_by_broker:
+                self._tell("ended", held.step.summary())
 
-    @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Held]:
-        async with Held(self._plan.wanted) as held:
-            self._held = held
-            yield held
+    async def _unless_stopped(self, work: Coroutine[Any, Any, object]) -> bool:
+        """Was it done? Raises what it raises."""
+        doing, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait({doing, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        doing.cancel()  # nothing, when it is done
+        with contextlib.suppress(asyncio.CancelledError):
+            await doing
+        return not doing.cancelled()
+
+    def _withdraw(self, sinks: Sinks) -> None:
+        self._state.over = self._state.over or ENDING
+        self._state.held = None
+        sinks.remove()
 
     async def _first(self, held: Held, sinks: Sinks) -> None:
         """Everything once: what cannot be had or written, is known before the program starts."""

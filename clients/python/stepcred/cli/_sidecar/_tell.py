@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from stepcred.cli._say import say
+
 
 class Teller:
     """`tell("ready", "serving on …")`; the event's name is stable, its text is not."""
@@ -18,11 +20,11 @@ class Teller:
 
     def tell(self, event: str, text: str, *, level: str = "info") -> None:
         """A stderr that is closed or full changes nothing."""
-        if self._as_json:
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"time": at, "level": level, "event": event, "message": text})
-        else:
-            line = f"stepcred: {text}"
+        if not self._as_json:
+            say(text)
+            return
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": at, "level": level, "event": event, "message": text})
         if sys.stderr is not None:
             with contextlib.suppress(OSError):
                 print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,1 @@
+"""Stand-ins for credentials, for writing workflows. Wired by `stepcred-broker dev` alone; contacts nobody."""

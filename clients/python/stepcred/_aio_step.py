@@ -1,0 +1,272 @@
+"""An open step of the asyncio client: heartbeats and successors come from tasks of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from stepcred._approvals import Tell
+from stepcred._core import StepCore
+from stepcred._credentials import Credential
+from stepcred._current import AIO, LEASES
+from stepcred._errors import DeadlineExceeded, NeedsApproval, StepcredError, StepEnded
+from stepcred._flights import for_another
+from stepcred._models import Lease, LeaseOutcome, ScopeVerdict
+from stepcred._refusals import Given
+from stepcred._requests import checked_patience, checked_retry, checked_timeout, lease_id_of, note_failed_end
+from stepcred._step import StepView, dsn_of, environment
+from stepcred._step_core import BEAT_AGAIN
+
+if TYPE_CHECKING:
+    import boto3
+    import hvac
+
+    from stepcred.aio import Driver
+
+
+class Step(StepView):
+    """An open step. Heartbeats go out from a task for as long as the `async with` block runs."""
+
+    def __init__(self, driver: Driver, core: StepCore) -> None:
+        super().__init__(core)
+        self._driver = driver
+        self._wake = asyncio.Event()
+        self._flights: dict[str, asyncio.Task[Credential]] = {}
+        self._kept_changed = asyncio.Event()
+        self._readers: set[asyncio.Event] = set()  # of `credentials`
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        core.keeping.changed = self._tell_readers
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        await self._driver.run(self._core.begin())
+        self._beats = asyncio.create_task(self._beat(), name="stepcred-heartbeat")
+        AIO.enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        AIO.leave(self)
+        self._beats.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
+        # Shielded: a second cancellation stops our waiting, not the end of the step.
+        end = asyncio.ensure_future(self._driver.run(self._core.end()))
+        try:
+            await asyncio.shield(end)
+        except StepcredError as problem:
+            if error is None:
+                raise
+            note_failed_end(error, problem)
+
+    async def credential(
+        self,
+        scope: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (a deadline of the call, told to the broker)
+    ) -> Credential:
+        """As `stepcred.Step.credential`. A caller that is cancelled does not cancel it for the others."""
+        self._have(scope)
+        return await self._live(scope, timeout)
+
+    async def credentials(self, scope: str) -> AsyncGenerator[Credential, None]:
+        """The live credential of this scope, and then each that takes its place. Ends when the step ends.
+
+        Raises as `credential` does, and when it can be kept no longer: why there is no successor, when it ends by its
+        time, Refused with LEASE_ENDED when it was ended before.
+        """
+        changed = asyncio.Event()
+        self._readers.add(changed)
+        try:
+            last = await self.credential(scope)
+            while self._core.alive:
+                yield last
+                while (now := self._keeping.lasting(scope)) is last:
+                    changed.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(changed.wait(), self._keeping.left_of(scope))
+                if now is None:
+                    return
+                last = now
+        finally:
+            self._readers.discard(changed)
+
+    async def over(self) -> None:
+        """Until the step is over, as far as its heartbeats tell."""
+        changed = asyncio.Event()
+        self._readers.add(changed)
+        try:
+            while self._core.alive:
+                changed.clear()
+                await changed.wait()
+        finally:
+            self._readers.discard(changed)
+
+    @asynccontextmanager
+    async def lease(
+        self,
+        scope: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (as above)
+        wait: float = 5.0,
+    ) -> AsyncGenerator[Credential, None]:
+        """As `stepcred.Step.lease`, to use in an `async with`."""
+        self._enter_lease(scope)
+        try:
+            yield await self._live(scope, timeout)
+        except BaseException as error:
+            try:
+                await self._leave_lease(scope, wait)
+            except StepcredError as problem:
+                error.add_note(f"the credential for {scope} could not be taken back yet: {problem}")
+            raise
+        await self._leave_lease(scope, wait)
+
+    async def env(self, *scopes: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """As `stepcred.Step.env`."""
+        return environment([await self.credential(scope) for scope in scopes], base)
+
+    async def dsn(self, scope: str, *, scheme: str = "postgresql") -> str:
+        """As `stepcred.Step.dsn`."""
+        return dsn_of(await self.credential(scope), scheme)
+
+    async def boto3_session(self, scope: str) -> boto3.Session:
+        """As `stepcred.Step.boto3_session`. boto3 blocks: use it in threads (`asyncio.to_thread`)."""
+        from stepcred._boto3 import make_kept_session
+
+        return make_kept_session(lambda: self._from_thread(scope), credential=await self.credential(scope))
+
+    async def hvac_client(
+        self,
+        scope: str,
+        *,
+        timeout: float = 10.0,  # noqa: ASYNC109 (of the client's requests)
+        verify: bool | str | None = None,
+    ) -> hvac.Client:
+        """As `stepcred.Step.hvac_client`. hvac blocks: use it in threads (`asyncio.to_thread`)."""
+        from stepcred._hvac import make_client
+
+        seconds, first = checked_timeout(timeout), await self.credential(scope)
+        return make_client(lambda: self._from_thread(scope), timeout=seconds, verify=verify, credential=first)
+
+    async def issue(
+        self,
+        scope: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (a deadline of the call, told to the broker)
+        replaces: Credential | Lease | str | None = None,
+        public_key: str = "",
+        csr: str = "",
+        approval_timeout: timedelta | float | None = None,
+        on_waiting: Tell | None = None,
+        retry: int | None = None,
+    ) -> Credential:
+        """As `stepcred.Step.issue`."""
+        flow = self._core.issue(
+            scope,
+            Given(replaces=lease_id_of(replaces), public_key=public_key, csr=csr),
+            timeout=timeout,
+            patience=None if approval_timeout is None else checked_patience(approval_timeout),
+            tell=on_waiting,
+            retry=None if retry is None else checked_retry(retry),
+        )
+        credential = await self._driver.run(flow)
+        self._wake.set()
+        return credential
+
+    async def check(self, scopes: Iterable[str], *, show_policy: bool = False) -> tuple[ScopeVerdict, ...]:
+        """As `stepcred.Step.check`."""
+        return await self._driver.run(self._core.check(scopes, show_policy=show_policy))
+
+    async def wait_for_approval(
+        self,
+        waiting: Iterable[NeedsApproval],
+        *,
+        approval_timeout: timedelta | float,
+        on_waiting: Tell | None = None,
+    ) -> None:
+        """As `stepcred.Step.wait_for_approval`."""
+        patience = checked_patience(approval_timeout)
+        await self._driver.run(self._core.wait_for_approval(waiting, patience=patience, tell=on_waiting))
+
+    async def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
+        """As `stepcred.Step.revoke`."""
+        return await self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
+
+    async def _live(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
+        seconds = None if timeout is None else checked_timeout(timeout)
+        if (live := self._keeping.live(scope)) is not None:
+            return live
+        flight, mine = self._flights.get(scope), False
+        if flight is None:
+            mine = True
+            flight = asyncio.create_task(self._first(scope, seconds), name=f"stepcred-credential-{scope}")
+            self._flights[scope] = flight
+            flight.add_done_callback(lambda done: self._landed(scope, done))
+        try:
+            return await asyncio.wait_for(asyncio.shield(flight), None if mine else seconds)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{scope}: no answer in time to what another task asks for") from None
+        except StepcredError as error:
+            raise error if mine else for_another(error)  # noqa: B904 (the same answer)
+        except asyncio.CancelledError:
+            if flight.cancelled():  # with its channel: the connection was closed
+                raise StepEnded("the connection to the broker is closed", reason="STEP_ENDED") from None
+            raise
+
+    async def _first(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
+        credential = await self._driver.run(self._keeping.first(scope, timeout=timeout))
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name="stepcred-successors")
+        self._wake.set()
+        return credential
+
+    def _landed(self, scope: str, flight: asyncio.Task[Credential]) -> None:
+        self._flights.pop(scope, None)
+        if not flight.cancelled():
+            flight.exception()  # seen, also when nobody waits any more
+
+    def _tell_readers(self) -> None:
+        self._kept_changed.set()
+        for reader in self._readers:
+            reader.set()
+
+    def _from_thread(self, scope: str) -> Credential:
+        """For a library that blocks. In the loop's own thread it can only be had while it is live."""
+        if (live := self._keeping.live(scope)) is not None:
+            return live
+        if self._loop is None or not self._core.alive:
+            raise StepEnded("this step has ended", reason="STEP_ENDED")
+        with suppress(RuntimeError):
+            if asyncio.get_running_loop() is self._loop:
+                raise StepcredError(f"the credential for {scope} has ended: await step.credential(), or use a thread")
+        found = asyncio.run_coroutine_threadsafe(self._live(scope, None), self._loop)
+        try:
+            return found.result(self._core.broker.timeout + self._core.patience + BEAT_AGAIN)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{scope}: the event loop gave no answer in time") from None
+
+    async def _leave_lease(self, scope: str, wait: float) -> None:
+        LEASES.leave(self, scope)
+        await self._driver.run(self._keeping.leave(scope, wait=wait))
+
+    async def _beat(self) -> None:
+        pause = self._core.interval
+        while self._core.alive:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+            self._wake.clear()
+            pause = await self._driver.run(self._core.heartbeat())
+
+    async def _keep(self) -> None:
+        while self._core.alive:
+            pause = await self._driver.run(self._keeping.keep())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._kept_changed.wait(), pause)
+            self._kept_changed.clear()
