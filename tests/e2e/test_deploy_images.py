@@ -15,16 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import dockerfile, kubelet, rootfs
-from tests.support.certs import TestCA
+from tests.support import dockerfile, rootfs
 from tests.support.dockerfile import Image
 from tests.support.examples import LONG
 from tests.support.pages import BIN, ROOT
-from tests.support.processes import free_port
 
 DOCKER = ROOT / "deploy" / "docker"
 FILES = sorted(DOCKER.glob("*.Dockerfile"))
-JOB = ROOT / "deploy" / "examples" / "kubernetes" / "step-job.yaml"
 NO_ROOT = rootfs.why_not()
 SHORT = "" if LONG else "builds for half a minute: STEPCRED_LONG=1"
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", re.MULTILINE)
@@ -92,29 +89,18 @@ def site_packages(prefix: Path) -> Path:
 
 @pytest.mark.timeout(400 if LONG else 120)
 @pytest.mark.skipif(bool(NO_ROOT), reason=NO_ROOT or "-")
-def test_the_sidecars_image_is_built_and_runs_as_the_job_has_it(sidecar: Image, tmp_path: Path) -> None:
+def test_the_sidecars_image_holds_what_it_needs_and_runs_on_a_read_only_root(sidecar: Image, tmp_path: Path) -> None:
     root = sidecar.root
     assert root is not None
     must_be_sound(sidecar, "stepcred-sidecar")
-    ca = TestCA(tmp_path, "prod.acme.internal")
-    made = ca.agent("spiffe://prod.acme.internal/ns/etl/sa/load")
-    pod = kubelet.pod_of(JOB, "Job")
-    (container,) = pod["initContainers"]
-    identity = {"tls.crt": made.cert.read_bytes(), "tls.key": made.key.read_bytes()}
-    kubelet.mount(root, pod, container, {"identity": identity, "broker-ca": {"ca.pem": ca.root_path.read_bytes()}})
     root.read_only()
     assert runs(sidecar, "--version").stdout == "stepcred 0.1.0\n"
     assert "--aws" in runs(sidecar, "sidecar", "--help").stdout
-    # With everything in its place but a broker: it says that, and not that a file, a folder or an option is wrong.
-    variables = {entry["name"]: entry.get("value", "load") for entry in container["env"]}
-    variables["STEPCRED_ADDR"] = f"127.0.0.1:{free_port()}"
-    told = runs(sidecar, *container["args"], "--wait-broker=0s", **variables)
-    assert told.returncode == 69, told.stdout + told.stderr
-    assert "cannot be reached" in told.stderr
-    # An emptyDir is everybody's to write to; the folder that is made in it is not, and it is in memory.
-    (place,) = [arg.partition("=")[2] for arg in container["args"] if arg.startswith("--token-file=")]
-    looks = f"from stepcred._outlets import PrivateFile; PrivateFile({place!r}).write(b'token')"
-    assert runs(sidecar, "python", "-c", looks, entrypoint=False).stderr == ""
+    files = [f"STEPCRED_{name}=/nowhere" for name in ("CERT", "KEY", "CA")]
+    told = runs(
+        sidecar, "sidecar", "--aws=lake", "--token-file=/tmp/step/token", **dict(one.split("=") for one in files)
+    )
+    assert told.returncode == 78, told.stderr  # it is all there, and asks for its settings
     assert runs(sidecar, "stepcred-broker", entrypoint=False).returncode == 127  # the daemon has no business here
     assert runs(sidecar, "python", "-c", "import broker", entrypoint=False).returncode == 1
 
