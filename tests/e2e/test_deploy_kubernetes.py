@@ -126,10 +126,9 @@ def broker_pod(tmp_path: Path) -> Iterator[Rootfs]:
         dev_ca.issue_server(ca.directory, ["stepcred-broker.stepcred.svc"], tmp_path / "server")
         root_of_all = {"ca.pem": ca.root_path.read_bytes()}
         pod = kubelet.pod_of(BROKER / "broker.yaml", "StatefulSet")
-        kubelet.mount(
+        kubelet.prepare(
             root,
             pod,
-            pod["containers"][0],
             {
                 "config": {"broker.toml": (BROKER / "broker.toml").read_bytes()},
                 "scopes": {"scopes.yaml": (BROKER / "scopes.yaml").read_bytes()},
@@ -143,7 +142,9 @@ def broker_pod(tmp_path: Path) -> Iterator[Rootfs]:
                 "vault-ca": root_of_all,
                 "tokens": {"vault-token": b"t", "aws-token": b"t"},
             },
+            claims=("state", "keys"),
         )
+        kubelet.mount(root, pod["containers"][0])
         root.read_only()
         yield root
 
@@ -169,7 +170,7 @@ def test_the_broker_takes_its_configuration_as_the_kubelet_lays_it_out(broker_po
     assert done.returncode == 0, done.stdout + done.stderr
     assert "scope map     ok" in done.stdout
     # What fsGroupChangePolicy: Always does to files at the second start: the manifest's comment says why it is not that.
-    key = f"{broker_pod.path.parent}/volumes/keys/mint.key"
+    key = kubelet.volume_of(broker_pod, "keys") / "mint.key"
     broker_pod.outside("install", "-o", "10001", "-g", "10001", "-m", "0660", "/dev/null", key)
     done = check(broker_pod)
     assert done.returncode == 78
@@ -220,12 +221,11 @@ def test_the_names_of_the_step_come_from_labels_that_it_has() -> None:
     job = kubelet.of_kind(JOB, "Job")
     labels = job["spec"]["template"]["metadata"]["labels"] | {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
     (sidecar,) = job["spec"]["template"]["spec"]["initContainers"]
-    named = {}
-    for entry in sidecar["env"]:
-        if "valueFrom" in entry:
-            found = re.fullmatch(r"metadata\.labels\['(.+)'\]", entry["valueFrom"]["fieldRef"]["fieldPath"])
-            assert found is not None
-            named[entry["name"]] = labels[found[1]]
+    named = {
+        name: value
+        for name, value in kubelet.environment(sidecar, labels).items()
+        if name in ("STEPCRED_WORKFLOW", "STEPCRED_RUN", "STEPCRED_STEP")
+    }
     assert named == {
         "STEPCRED_WORKFLOW": "nightly-etl",
         "STEPCRED_RUN": "nightly-load-20261128",

@@ -39,7 +39,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def build(text: str, context: Path, holder: int, scratch: Path) -> Image:
-    """The last stage. `holder` None only reads it, and runs nothing."""
+    """The last stage, after all of its steps."""
     stages: dict[str, Image] = {}
     image: Image | None = None
     for op, rest in instructions(text):
@@ -51,6 +51,17 @@ def build(text: str, context: Path, holder: int, scratch: Path) -> Image:
             assert image is not None
             _step(op, rest, image, stages, context)
     assert image is not None
+    return image
+
+
+def settings_of(text: str, root: Rootfs) -> Image:
+    """The last stage's settings over another root: what it says, without what it makes."""
+    found = instructions(text)
+    last = max(place for place, (op, _) in enumerate(found) if op == "FROM")
+    image = Image(base=found[last][1], root=root)
+    for op, rest in found[last + 1 :]:
+        if op not in ("RUN", "COPY"):
+            _step(op, rest, image, {}, Path())
     return image
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +37,45 @@ def pod_of(path: Path, kind: str) -> Object:
     return spec
 
 
-def mount(root: Rootfs, pod: Object, container: Object, contents: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Before `root.read_only()`. `contents` are the files of each volume; claims and emptyDirs begin empty."""
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+def prepare(
+    root: Rootfs, pod: Object, contents: Mapping[str, Mapping[str, bytes]], *, claims: Sequence[str] = ()
+) -> None:
+    """Make the pod's volumes, once. `contents` are files; claims and emptyDirs begin empty."""
     group = str(pod["securityContext"].get("fsGroup", 0))
-    for wanted in container["volumeMounts"]:
-        volume = volumes.get(wanted["name"], {"claim": {}})
-        kept = root.path.parent / "volumes" / wanted["name"]
-        target = root.inside(wanted["mountPath"])
-        root.outside("mkdir", "-p", kept, target)
+    for volume in [*pod["volumes"], *({"name": name, "claim": {}} for name in claims)]:
+        kept = volume_of(root, volume["name"])
+        root.outside("mkdir", "-p", kept)
         if "emptyDir" in volume or "claim" in volume:
             if volume.get("emptyDir", {}).get("medium") == "Memory":
                 root.outside("mount", "-t", "tmpfs", "tmpfs", kept)
             root.outside("chgrp", group, kept)
             root.outside("chmod", "0777" if "emptyDir" in volume else "2775", kept)
         else:
-            _fill(root, volume, kept, contents[wanted["name"]], group)
-        root.outside("mount", "--bind", kept, target)
+            _fill(root, volume, kept, contents[volume["name"]], group)
+
+
+def mount(root: Rootfs, container: Object) -> None:
+    """What this container sees of them. Before `root.read_only()`; containers of one pod are roots side by side."""
+    for wanted in container["volumeMounts"]:
+        target = root.inside(wanted["mountPath"])
+        root.outside("mkdir", "-p", target)
+        root.outside("mount", "--bind", volume_of(root, wanted["name"]), target)
         if wanted.get("readOnly"):
             root.outside("mount", "-o", "remount,bind,ro", target)
+
+
+def volume_of(root: Rootfs, name: str) -> Path:
+    return root.path.parents[1] / "volumes" / name
+
+
+def environment(container: Object, labels: Mapping[str, str]) -> dict[str, str]:
+    """Its variables; those that the downward API fills come from the pod's labels."""
+    found = {}
+    for entry in container.get("env", []):
+        path = entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
+        named = re.fullmatch(r"metadata\.labels\['(.+)'\]", path)
+        found[entry["name"]] = labels[named[1]] if named else entry["value"]
+    return found
 
 
 def _fill(root: Rootfs, volume: Object, kept: Path, files: Mapping[str, bytes], group: str) -> None:

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _PREPARE = "mount -t tmpfs -o mode=755,size=2g tmpfs {base} && echo ready && exec cat >/dev/null"
-_TOOLS = ("unshare", "nsenter", "setpriv", "chroot", "mount", "bash")
+_TOOLS = ("unshare", "nsenter", "setpriv", "chroot", "mount", "bash", "ip")
 # How this machine reaches the package index; the image has no part in it.
 _OF_THE_NETWORK = ("pip_", "http_proxy", "https_proxy", "no_proxy", "ssl_cert_file")
 
@@ -43,13 +44,13 @@ class Rootfs:
 
     def outside(self, *argv: str | Path) -> str:
         """Run in the namespace, with this machine's own root, as root. A failure fails the test."""
-        return _checked(["nsenter", f"--target={self.holder}", "--mount", *map(str, argv)], dict(os.environ))
+        return _checked([*entering(self.holder), *map(str, argv)], dict(os.environ))
 
     def inside(self, path: str) -> Path:
         """Where it leads to in there, seen from outside: /var/run is a link to /run, which would be this machine's."""
         return Path(f"{self.path}{self.outside('chroot', self.path, 'realpath', '-m', path).strip()}")
 
-    def run(
+    def command(
         self,
         argv: Sequence[str],
         *,
@@ -58,8 +59,8 @@ class Rootfs:
         user: str = "0:0",
         groups: Sequence[int] = (),
         network: bool = False,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run inside, with nothing else in its environment, and as another user without any capability."""
+    ) -> list[str]:
+        """What runs inside, with nothing else in its environment, and as another user without any capability."""
         uid, gid = user.split(":")
         supplement = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
         whoever = [f"--reuid={uid}", f"--regid={gid}", supplement, "--no-new-privs"]
@@ -67,14 +68,12 @@ class Rootfs:
             whoever += ["--bounding-set=-all", "--inh-caps=-all"]
         passed = {name: value for name, value in os.environ.items() if name.lower().startswith(_OF_THE_NETWORK)}
         variables = [f"{name}={value}" for name, value in {**(passed if network else {}), **env}.items()]
-        into = ["nsenter", f"--target={self.holder}", "--mount", "chroot", str(self.path)]
-        return subprocess.run(
-            [*into, "setpriv", *whoever, "env", "-i", "-C", cwd, *variables, *argv],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        into = [*entering(self.holder), "chroot", str(self.path)]
+        return [*into, "setpriv", *whoever, "env", "-i", "-C", cwd, *variables, *argv]
+
+    def run(self, argv: Sequence[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        """The same, until it has ended."""
+        return subprocess.run(self.command(argv, **how), capture_output=True, text=True, timeout=240, check=False)
 
     def read_only(self) -> None:
         """From here on, as `docker run --read-only --tmpfs /tmp` and `readOnlyRootFilesystem` have it."""
@@ -82,12 +81,18 @@ class Rootfs:
         self.outside("mount", "-o", "remount,ro", self.path)
 
 
+def entering(holder: int) -> list[str]:
+    """Before a command that is to run in the namespaces."""
+    return ["nsenter", f"--target={holder}", "--mount", "--net"]
+
+
 @contextlib.contextmanager
-def namespace(scratch: Path) -> Iterator[int]:
-    """The pid of its keeper; `scratch` is a tmpfs in it, and what is mounted there goes with it."""
-    script = _PREPARE.format(base=scratch)
+def namespace(scratch: Path, *, alone: bool = False) -> Iterator[int]:
+    """The pid of its keeper; `scratch` is a tmpfs in it, and what is mounted there goes with it. `alone`: with a loopback
+    of its own, as a pod has it, and no other network."""
+    script = ("ip link set lo up && " if alone else "") + _PREPARE.format(base=scratch)
     keeper = subprocess.Popen(
-        ["unshare", "--mount", "--propagation=private", "bash", "-c", script],
+        ["unshare", "--mount", "--propagation=private", *(["--net"] if alone else []), "bash", "-c", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
