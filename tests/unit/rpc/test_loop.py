@@ -18,7 +18,7 @@ from hyperframe.frame import RstStreamFrame, SettingsFrame
 from broker.rpc.loop import CallTask, Loop, interruptible, left_alone
 from tests.attack.wire import PREFACE, block_of, call, headers_of, message, serialized
 
-CALLS = 3000
+CALLS = 2000
 AT_ONCE = 25
 QUIET = 5  # looks at memory that find no less
 LEAST_LEAKED = 50.0  # bytes per call on any other loop; 97 measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ REVIEWED_HELPERS = {"_invalid": {"policy.min_rsa_bits", "policy.max_lifetime.day
 
 
 @cache
+@functools.cache
 def _nodes() -> list[tuple[str, ast.AST]]:
     """Every node of the daemon's source, with its file."""
     paths = sorted(ROOT.rglob("*.py"))
