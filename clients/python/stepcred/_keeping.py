@@ -50,7 +50,7 @@ class Kept:
         return self.credential.lease.lease_id
 
     def fresh(self, now: float) -> float:
-        """Seconds for which a reader may go on with it: a successor that is due is claimed `overlap` after it is there."""
+        """Seconds for which a reader may go on with it: a successor ends it `overlap` after it is there."""
         return max(min(max(self.due - now, self.overlap), self.ends - now), 0.0)
 
     @property
