@@ -22,8 +22,8 @@ class PrivateFile:
     """One file, 0600 unless `mode` says otherwise. `write` and `remove` raise Unsafe for a place that is none for a secret, OSError otherwise.
 
     The folder must be ours or root's, writable by nobody else, no link, and on tmpfs or ramfs unless `allow_disk`;
-    a missing one is made, 0700, or 0750 where the file's group may read. All of it is looked at on the open folder, anew each time, and everything is done
-    relative to it: what others do to the path meanwhile changes nothing.
+    a missing one is made, 0700, or 0750 where the file's group may read. All of it is looked at on the open folder, anew
+    each time, and everything is done relative to it: what others do to the path meanwhile changes nothing.
     """
 
     def __init__(
@@ -97,12 +97,14 @@ class PrivateFile:
         os.fchmod(file, mode | os.fstat(file).st_mode & stat.S_ISGID)
 
     @contextlib.contextmanager
-    def _made(self) -> Iterator[None]:
+    def _made(self) -> Iterator[bool]:
+        """Is it new?"""
+        new = False
         with contextlib.suppress(FileExistsError):
             self.path.parent.mkdir(mode=0o700)
-            self._made_folder = True
+            new = self._made_folder = True
         try:
-            yield
+            yield new
         except BaseException:
             self._tidy()
             raise
