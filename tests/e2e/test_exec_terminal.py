@@ -157,3 +157,10 @@ def test_in_a_pipeline_the_child_reads_the_keys_and_ctrl_c_reaches_all(tmux: Tmu
     tmux.press("C-c")
     tmux.until(PROVEN)
     wait_until(lambda: not site.live_tokens(), within=10, what="the end of the token")
+
+
+def test_in_the_background_it_runs_and_is_not_stopped(tmux: Tmux, site: Site) -> None:
+    tmux.type(exec_("exit 5") + " & wait $!; echo co''de=$?")
+    tmux.until(PROVEN)
+    assert tmux.until(r"^code=(\d+)")[1] == "5"
+    assert not site.live_tokens()

@@ -130,11 +130,11 @@ class Step(StepView):
 
     async def env(self, *scopes: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """As `stepcred.Step.env`."""
-        return environment([await self.credential(scope) for scope in scopes], base)
+        return environment([await self._lent(scope) for scope in scopes], base)
 
     async def dsn(self, scope: str, *, scheme: str = "postgresql") -> str:
         """As `stepcred.Step.dsn`."""
-        return dsn_of(await self.credential(scope), scheme)
+        return dsn_of(await self._lent(scope), scheme)
 
     async def boto3_session(self, scope: str) -> boto3.Session:
         """As `stepcred.Step.boto3_session`. boto3 blocks: use it in threads (`asyncio.to_thread`)."""
@@ -198,6 +198,11 @@ class Step(StepView):
     async def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
         """As `stepcred.Step.revoke`."""
         return await self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
+
+    async def _lent(self, scope: str) -> Credential:
+        while not self._lend(scope, credential := await self.credential(scope)):
+            pass
+        return credential
 
     async def _live(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
         seconds = None if timeout is None else checked_timeout(timeout)

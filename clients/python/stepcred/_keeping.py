@@ -2,7 +2,8 @@
 
 1. A scope is minted when it is first asked for, and then again only when what is kept has ended: a new charged attempt.
 2. Its successor is due at 75 to 85 % of its life (not all of a fleet at once), never before the broker accepts one.
-3. Refused for good, the present one is served to its end. Otherwise it is asked again, in growing pauses, until that end.
+3. What was handed to a child, which cannot be given another one, has none: a claimed successor ends what is before it.
+4. Refused for good, the present one is served to its end. Otherwise it is asked again, in growing pauses, until that end.
 
 Ages are elapsed seconds here: issued, ripe and over are differences of the broker's times, so the clocks may differ.
 """
@@ -40,6 +41,7 @@ class Kept:
     ends: float
     due: float
     overlap: float = OVERLAP
+    lent: bool = False  # to somebody who cannot be given another
     before: str = ""  # the lease that it succeeded
     request_id: str = field(default_factory=new_request_id)  # of what asks for its successor
     failures: int = 0  # of that, in a row
@@ -118,13 +120,22 @@ class Keeping:
             return self._kept.get(scope)
 
     def put(self, one: Kept, *, instead_of: str = "") -> bool:
-        """Serve it from now on. False: what it should succeed (a lease id) is kept no longer."""
+        """Serve it from now on. False: what it should succeed (a lease id) is kept no longer, or is to stay."""
         with self._lock:
             before = self._kept.get(one.scope)
-            if instead_of and (before is None or before.lease_id != instead_of):
+            if instead_of and (before is None or before.lease_id != instead_of or before.lent):
                 return False
             self._kept[one.scope] = replace(one, before=instead_of)
         self.changed()
+        return True
+
+    def lend(self, scope: str, lease_id: str) -> bool:
+        """It is kept to its own end, without a successor. False: it is not the one that is kept."""
+        with self._lock:
+            one = self._kept.get(scope)
+            if one is None or one.lease_id != lease_id:
+                return False
+            self._kept[scope] = replace(one, due=math.inf, lent=True)
         return True
 
     def pin(self, scope: str) -> None:

@@ -31,6 +31,10 @@ class StepView:
         if not (LEASES.inside(self, scope) and self._core.keeping.used(scope)):
             self._core.keeping.pin(scope)
 
+    def _lend(self, scope: str, credential: Credential) -> bool:
+        """Whoever gets a copy of it needs it to its end. False: there is a newer one by now."""
+        return self._core.keeping.lend(scope, credential.lease.lease_id)
+
     def _enter_lease(self, scope: str) -> None:
         self._core.keeping.enter(scope)
         LEASES.enter(self, scope)

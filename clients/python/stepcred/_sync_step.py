@@ -93,17 +93,18 @@ class Step(StepView):
     def env(self, *scopes: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """A child's whole environment: `base` (default our own) with the kept credentials of these scopes.
 
-        Variables that would be used instead are not in it. Raises as `credential` does, and StepcredError when two scopes
+        Variables that would be used instead are not in it. These credentials live to their own end, without successors: a
+        child could not be given them. Raises as `credential` does, and StepcredError when two scopes
         set one variable to different values, or one has nothing for an environment.
         """
-        return environment([self.credential(scope) for scope in scopes], base)
+        return environment([self._lent(scope) for scope in scopes], base)
 
     def dsn(self, scope: str, *, scheme: str = "postgresql") -> str:
         """A URL with user, password, host, port and database of the kept login, percent-encoded; it is a secret.
 
-        Raises as `credential` does, and StepcredError for another kind, or where the operator has named no host.
+        The login lives to its own end, without a successor. Raises as `credential` does, and StepcredError for another kind, or where the operator has named no host.
         """
-        return dsn_of(self.credential(scope), scheme)
+        return dsn_of(self._lent(scope), scheme)
 
     def boto3_session(self, scope: str) -> boto3.Session:
         """A boto3 session that signs with the kept credential of the moment. Needs boto3.
@@ -182,6 +183,11 @@ class Step(StepView):
     def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
         """End one lease early, waiting up to `wait` seconds for evidence."""
         return self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
+
+    def _lent(self, scope: str) -> Credential:
+        while not self._lend(scope, credential := self.credential(scope)):
+            pass
+        return credential
 
     def _live(self, scope: str, timeout: float | None) -> Credential:
         seconds = None if timeout is None else checked_timeout(timeout)

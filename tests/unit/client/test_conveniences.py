@@ -146,7 +146,7 @@ def numbered(site: Site) -> Any:
 def test_boto3_signs_with_what_is_kept_at_that_moment(fake: FakeBroker, site: Site) -> None:
     """Sessions shorter than any of botocore's own timeouts: no storm, no failure, and never an old one."""
     fake.scopes["lake-write"] = numbered(site)
-    fake.ttl = timedelta(seconds=4)
+    fake.ttl = timedelta(seconds=2)
     with stepcred.connect() as broker, broker.step(scopes=["lake-write"]) as step:
         session = step.boto3_session("lake-write")
         for _ in range(20):

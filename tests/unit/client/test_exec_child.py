@@ -309,6 +309,15 @@ def test_ctrl_c_with_stdout_elsewhere_comes_once() -> None:
     os.close(reader)
 
 
+def test_a_terminal_that_is_closed_ends_the_child_and_the_credential(fake: FakeBroker) -> None:
+    at = Terminal(exec_(*python("print('ready'); time.sleep(60)")))
+    at.until("ready")
+    os.close(at.master)
+    os.close(at.slave)
+    assert os.waitstatus_to_exitcode(os.waitpid(at.pid, 0)[1]) == 128 + signal.SIGHUP
+    assert fake.only_step().ended
+
+
 # --- JSON ---
 
 

@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from stepcred._outlets import Unusable
-from stepcred.cli import _app, _delivery, _renewal
+from stepcred.cli import _app, _renewal, _wanted
 from tests.fakes.broker_server import FakeBroker, Refusal, aws_session, key_value, login, vault_token
 
 PRINT_ENV = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
@@ -264,7 +264,7 @@ def test_bad_usage_is_said_before_anything_is_opened(arguments: list[str], said:
     for name, value in zip(arguments[::2], arguments[1::2], strict=True):
         options[name].append(value)
     with pytest.raises(Unusable, match=said):
-        _delivery.read([], options["--env"], options["--file"], options["--template"], allow_disk=False)
+        _wanted.read([], options["--env"], options["--file"], options["--template"], allow_disk=False)
 
 
 @pytest.mark.parametrize(
@@ -274,12 +274,12 @@ def test_bad_usage_is_said_before_anything_is_opened(arguments: list[str], said:
 def test_a_template_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "template").write_bytes(content)
     with pytest.raises(Unusable, match=said):
-        _delivery.read([], [], [], [f"{tmp_path}/template=X"], allow_disk=False)
+        _wanted.read([], [], [], [f"{tmp_path}/template=X"], allow_disk=False)
 
 
 def test_the_scopes_of_everything_are_asked_for_once_in_order(tmp_path: Path) -> None:
     (tmp_path / "template").write_text("${d:data.x} ${a:token} $${no:thing}")
-    wanted = _delivery.read(
+    wanted = _wanted.read(
         ["a", "b", "a"],
         ["X=c:x:token", "Y=a:token"],
         ["/x/y=e:read:token"],

@@ -243,3 +243,32 @@ def test_a_lease_without_times_is_served_and_never_replaced() -> None:
     token = stepcred.VaultToken(lease=lease, token="t", address="", namespace="")
     one = _keeping.kept(SCOPE, token, sent=0.0, received=0.0, interval=10.0, uniform=random.uniform)
     assert one.ends == one.due == float("inf")
+
+
+def test_what_a_child_has_lives_to_its_own_end() -> None:
+    world = World()
+    first = world.first()
+    assert world.step.keeping.lend(SCOPE, "lease-1")
+    assert not world.step.keeping.lend(SCOPE, "another")
+    world.until(world.now + 599)
+    assert world.keeper.live(SCOPE) is first
+    assert world.keeper.fresh(SCOPE) <= 1
+    assert len(world.asked) == 1
+    world.until(world.now + 2)
+    world.first()
+    world.until(world.now + 599)
+    assert [replaces for _, replaces, _ in world.asked] == ["", "", "lease-2"]
+
+
+def test_a_successor_that_comes_when_a_child_has_it_is_given_back() -> None:
+    world = World()
+    first = world.first()
+    world.now += 520  # it is due
+    flow = world.keeper.keep()
+    asked = next(flow)
+    assert isinstance(asked, Call)
+    assert world.step.keeping.lend(SCOPE, "lease-1")
+    effect = flow.send(world._answer(asked))
+    assert isinstance(effect, Call)
+    assert (effect.method, effect.request.lease_id) == ("RevokeLease", "lease-2")
+    assert world.keeper.live(SCOPE) is first

@@ -378,7 +378,7 @@ async def test_a_drain_does_not_wait_for_what_cannot_be_done_in_time(tmp_path: P
         )
         begun = asyncio.get_running_loop().time()
         await broker.engine.drain(revoke=False)
-        assert asyncio.get_running_loop().time() - begun < 1.5
+        assert asyncio.get_running_loop().time() - begun < 1.9  # of 2
 
 
 async def test_only_steps_that_were_open_are_told_as_ended(broker: World) -> None:

@@ -15,11 +15,12 @@ from stepcred._models import Access
 from stepcred._outlets import Unusable, secrets_of
 from stepcred.cli import _exits
 from stepcred.cli._child import Child
-from stepcred.cli._delivery import Delivery, Wanted
+from stepcred.cli._delivery import Delivery
 from stepcred.cli._mask import SHORTEST, Secrets
 from stepcred.cli._renewal import Expiry, Renewal
 from stepcred.cli._say import Teller, plain, say
 from stepcred.cli._signals import Interrupted, SignalRelay
+from stepcred.cli._wanted import Wanted
 
 __all__ = ["Job", "approval", "explain", "run", "say"]
 

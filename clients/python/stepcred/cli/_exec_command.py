@@ -12,7 +12,7 @@ import typer
 
 from stepcred import _settings
 from stepcred._outlets import Unusable
-from stepcred.cli import _delivery, _exec, _handle, _spans
+from stepcred.cli import _exec, _handle, _spans, _wanted
 from stepcred.cli._names import Run, StepOption, Workflow
 from stepcred.cli._say import Teller
 
@@ -80,7 +80,7 @@ def exec_(
             "a step that a launcher opened has its names already", param_hint="--workflow, --run, --step"
         )
     try:
-        wanted = _delivery.read(scope, env, file, template, allow_disk=allow_disk)
+        wanted = _wanted.read(scope, env, file, template, allow_disk=allow_disk)
     except Unusable as problem:
         raise typer.BadParameter(str(problem)) from None
     return _exec.run(
