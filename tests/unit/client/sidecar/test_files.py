@@ -18,7 +18,7 @@ LOST = Refusal(code=grpc.StatusCode.FAILED_PRECONDITION, reason="SUCCESSORS_EXHA
 
 
 def token(path: Path) -> FileOf:
-    return FileOf(path=path, scope="orders-read", what="token")
+    return FileOf(path=path, scope="orders-read", what="")  # what is usual: the token
 
 
 async def becomes(path: Path, content: str) -> bool:

@@ -31,8 +31,13 @@ def aws_credential_process(
         str, typer.Option(help="End the step so long after its last user has exited.", metavar="SPAN")
     ] = "10s",
     wait_broker: Annotated[
-        str, typer.Option(help="Wait so long for a broker that is not there yet: 30s.", metavar="SPAN")
-    ] = "0s",
+        str,
+        typer.Option(
+            help=f"Wait so long for a broker that is not there yet: 30s. Default: {_settings.WAIT}.",
+            metavar="SPAN",
+            show_default=False,
+        ),
+    ] = "",
     workflow: Workflow = None,
     run: Run = None,
     step: StepOption = None,
@@ -54,7 +59,7 @@ def aws_credential_process(
         )
     try:
         _spans.read(linger)
-        patience = _spans.read(wait_broker).total_seconds()
+        patience = _spans.read(wait_broker).total_seconds() if wait_broker else None
     except ValueError as problem:
         raise typer.BadParameter(str(problem), param_hint="--linger, --wait-broker") from None
     name = None if handle else _settings.step_name(workflow=workflow, run=run, step=step)

@@ -46,7 +46,7 @@ def sidecar(
     ] = NONE,
     file: Annotated[
         list[str],
-        typer.Option(help="A field or a format into a file. May be repeated.", metavar="PATH=SCOPE:WHAT"),
+        typer.Option(help="A field or a format into a file. May be repeated.", metavar="PATH=SCOPE[:WHAT]"),
     ] = NONE,
     template: Annotated[
         list[str],
@@ -62,8 +62,13 @@ def sidecar(
         str, typer.Option(help="/readyz and /livez alone, on any address.", metavar="ADDR:PORT", show_default=False)
     ] = "",
     wait_broker: Annotated[
-        str, typer.Option(help="Wait so long for a broker that is not there yet: 30s.", metavar="SPAN")
-    ] = "0s",
+        str,
+        typer.Option(
+            help=f"Wait so long for a broker that is not there yet: 30s. Default: {_settings.WAIT}.",
+            metavar="SPAN",
+            show_default=False,
+        ),
+    ] = "",
     approval_timeout: Annotated[
         str,
         typer.Option(help="Wait so long for operators to approve: 90s, 30m, 2h.", metavar="SPAN", show_default=False),
@@ -113,7 +118,7 @@ def sidecar(
             run=run,
             step=step,
             handle=handle,
-            wait_broker=_one("--wait-broker", _spans.read, wait_broker).total_seconds(),
+            wait_broker=_one("--wait-broker", _spans.read, wait_broker).total_seconds() if wait_broker else None,
             approval_timeout=_one("--approval-timeout", _spans.read, approval_timeout) if approval_timeout else None,
         ),
         aws=served,
