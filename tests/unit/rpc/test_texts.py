@@ -30,6 +30,7 @@ REVIEWED = {
     'identity/leaf.py: f"the certificate\'s URI name is refused: {error}"': "SpiffeIdError repeats nothing",
     "identity/leaf.py: problem": "of CHECKS: literals, and bounds of the broker's own policy",
     "identity/verify.py: message": "of _invalid, whose callers are looked at too",
+    "wiring/dev/rigged.py: text": "of SAID: literals, in the dev broker alone",
     "leases/answers.py: decision.message": "only where a grant gives the scope: DESIGN section 8",
     'leases/core.py: f"name between 1 and {MAX_SCOPES} distinct scopes"': "a limit",
     'leases/core.py: f"the step has ended; {who}"': "one of two literals",
