@@ -202,7 +202,9 @@ async def test_a_pause_asks_nothing(told: Told) -> None:
         await view.press("p")
         assert "PAUSED" in view.line("title")
         before = -1
-        while told.asked != before:  # one question may have been under way; else they come every 50 ms, and this never ends
+        while (
+            told.asked != before
+        ):  # one question may have been under way; else they come every 50 ms, and this never ends
             before = told.asked
             await view.pilot.pause(0.3)
         await view.press("p")
