@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from stepcred._credentials import Credential
 from stepcred._errors import DeadlineExceeded, Refused, StepcredError
+from stepcred._flights import for_another
 from stepcred._flow import Flow
 from stepcred._keeping import IDLE, Kept
 from stepcred._refusals import Given
@@ -42,7 +43,7 @@ class Keeper:
         if self.step.broker.monotonic() < one.ends:
             return one.credential
         if one.failure is not None:
-            raise one.failure
+            raise for_another(one.failure)
         raise DeadlineExceeded(f"the credential for {scope} has ended, and no successor came in time")
 
     def left_of(self, scope: str) -> float:
