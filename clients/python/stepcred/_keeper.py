@@ -58,7 +58,16 @@ class Keeper:
 
     def leave(self, scope: str, *, wait: float) -> Flow[None]:
         """One user less; the last one out takes back what is kept. `wait`: seconds, for evidence."""
-        one = self.step.keeping.leave(scope)
+        yield from self._give_back(self.step.keeping.leave(scope), wait=wait)
+
+    def desert(self, scope: str) -> Flow[None]:
+        """It has come, and everybody who wanted it has gone meanwhile. A failure is nobody's."""
+        try:
+            yield from self._give_back(self.step.keeping.unwanted(scope), wait=0.0)
+        except StepcredError as error:
+            log.info("the credential for %s came too late and was not taken back: %s", scope, error)
+
+    def _give_back(self, one: Kept | None, *, wait: float) -> Flow[None]:
         if one is not None and self.step.alive:
             yield from self._take_back(one.lease_ids, wait=wait)
 
