@@ -81,7 +81,7 @@ async def test_without_a_successor_the_file_goes_with_its_lease(fake: FakeBroker
 
 async def test_after_an_outage_the_file_comes_back(fake: FakeBroker, start: Start, tmp_path: Path) -> None:
     failed = Refusal(code=grpc.StatusCode.ABORTED, reason="PROVIDER_FAILED", verdict="RETRY_AFTER", retry_after=0.1)
-    fake.ttl, fake.ripe = timedelta(seconds=1), 0.1
+    fake.ttl, fake.ripe = timedelta(seconds=2), 0.1
     sidecar = await start(scopes=["orders-read"], files=[token(tmp_path / "step" / "a")])
     fake.script("IssueCredential", failed, failed)
     assert "PROVIDER_FAILED" in await sidecar.has_told("lost")
