@@ -331,3 +331,10 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
     result = subprocess.run([*STEPCRED, "whoami"], env=env, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 69
     assert result.stderr == "stepcred: the command needs an extra: pip install 'stepcred[cli]'\n"
+
+
+def test_ctrl_c_while_the_command_is_loaded_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise KeyboardInterrupt")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([*STEPCRED, "whoami"], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stderr) == (130, "")
