@@ -155,6 +155,21 @@ def test_a_signal_before_the_child_ends_the_step(fake: FakeBroker) -> None:
     assert "Traceback" not in stderr
 
 
+def test_a_signal_does_not_keep_a_step_without_a_child_from_its_end(fake: FakeBroker) -> None:
+    fake.scopes["other-token"] = vault_token
+    fake.delay["EndStep"] = 1.0
+    process = subprocess.Popen(
+        [*STEPCRED, "exec", "--scope", "orders-read", "--scope", "other-token", "--", "true"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert fake.wait_for(lambda: bool(fake.requests("EndStep")), timeout=30)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 64
+    assert stderr.splitlines()[-1] == "stepcred: 2 credentials dead, proven in 41 ms"
+
+
 def test_a_second_signal_does_not_keep_the_credentials_alive(fake: FakeBroker) -> None:
     fake.delay["EndStep"] = 1.0
     process = subprocess.Popen(
@@ -172,6 +187,22 @@ def test_the_child_inherits_no_file_of_ours() -> None:
     alone = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
     result = apart("exec", "--scope", "orders-read", "--", sys.executable, "-c", listing)
     assert result.stdout == alone.stdout
+
+
+def test_no_core_file_holds_our_secrets_and_the_child_may_have_one() -> None:
+    dumpable = "import ctypes; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
+    source = f"""if True:
+        from stepcred.cli import _exec, main
+        run = _exec.run
+        def watched(job):
+            code = run(job)
+            {dumpable}
+            return code
+        _exec.run = watched
+        main()"""
+    arguments = ["exec", "--scope", "orders-read", "--", sys.executable, "-c", dumpable]
+    done = subprocess.run([sys.executable, "-c", source, *arguments], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["1", "0"]
 
 
 def test_sigpipe_ends_the_child_as_it_would_without_us(run: Run) -> None:

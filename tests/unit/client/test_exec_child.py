@@ -112,6 +112,29 @@ def test_a_reader_that_takes_nothing_does_not_keep_a_signal_from_the_child(fake:
     process.stdout.close()
 
 
+def test_what_we_say_ourselves_waits_for_no_reader_while_a_credential_is_alive(fake: FakeBroker) -> None:
+    body = "signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(2, b'x' * 1_000_000)"
+    process = start(exec_(*python(body), options=("--kill-after", "1s")))
+    assert process.stderr is not None
+    select.select([process.stderr], [], [], 20)
+    time.sleep(0.2)  # until it is full
+    process.send_signal(signal.SIGTERM)
+    assert fake.wait_for(lambda: fake.only_step().ended, timeout=10)
+    process.send_signal(signal.SIGTERM)  # what is left is given up
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert stderr.endswith(f"{PROVEN}\n")
+
+
+def test_a_new_size_of_the_window_loses_no_output(fake: FakeBroker) -> None:
+    process = start(exec_("head", "-c", "100000", "/dev/zero"))
+    assert fake.wait_for(lambda: any(step.ended for step in fake.steps.values()), timeout=30)
+    process.send_signal(signal.SIGWINCH)
+    time.sleep(0.2)  # it must not have ended now
+    stdout, _ = process.communicate(timeout=30)
+    assert len(stdout) == 100_000
+
+
 def test_what_cannot_be_written_is_said() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(exec_("echo", "x"), stdout=full, stderr=subprocess.PIPE, text=True, check=False)

@@ -26,7 +26,7 @@ from stepcred.cli import _terminal
 from stepcred.cli._exits import SIGNALLED
 from stepcred.cli._mask import Mask, Secrets
 from stepcred.cli._say import Teller
-from stepcred.cli._signals import SignalRelay
+from stepcred.cli._signals import NOTED, SignalRelay
 from stepcred.cli._streams import Stream
 from stepcred.cli._terminal import OwnTerminal
 
@@ -101,7 +101,7 @@ class Child:
             poll.poll()
             for stream in pending:
                 stream.write()
-            if any(number != signal.SIGCHLD for number in self._relay.take()):
+            if any(number not in NOTED for number in self._relay.take()):
                 break
         for stream in self._streams:
             if stream.failure:
@@ -186,8 +186,8 @@ class Child:
             now = time.monotonic()
             if self._kill_at is not None and now >= self._kill_at:
                 self._kill_at = None
-                self._teller.tell("killed", f"the child is still there {self._kill_after:g} s after SIGTERM: killed")
                 self._signal(signal.SIGKILL)
+                self._teller.tell("killed", f"the child is still there {self._kill_after:g} s after SIGTERM: killed")
             if self._watch_at is not None and now >= self._watch_at:
                 pause = self._watch()
                 self._watch_at = None if pause is None else now + pause

@@ -67,7 +67,10 @@ class _Exec:
                         stepcred.connect(wait_broker=self._job.wait_broker) as broker,
                     ):
                         with self._opened(broker) as step:  # 1
-                            code = self._in_step(step, delivery, relay)  # 2
+                            try:
+                                code = self._in_step(step, delivery, relay)  # 2
+                            finally:
+                                relay.hold()  # without a child, too, a signal does not keep the end from being told
                         said = [step.summary()]  # 3
                 finally:
                     if self._child is not None:
@@ -86,6 +89,7 @@ class _Exec:
         return self._ended(code, said)
 
     def _ended(self, code: int, said: Sequence[str]) -> int:
+        self._teller.waits = True  # nothing is alive that a slow reader could keep so
         for line in said[:-1]:
             self._teller.tell("error", line)
         leases = [plain(outcome) for outcome in self._step.outcomes] if self._step is not None else []

@@ -13,6 +13,7 @@ import typer
 from stepcred import _settings
 from stepcred._outlets import Unusable
 from stepcred.cli import _exec, _handle, _spans, _wanted
+from stepcred.cli._memory import keep_ours_private
 from stepcred.cli._names import Run, StepOption, WaitBroker, Workflow
 from stepcred.cli._say import Teller
 
@@ -80,6 +81,7 @@ def exec_(
         wanted = _wanted.read(scope, env, file, template, allow_disk=allow_disk)
     except Unusable as problem:
         raise typer.BadParameter(str(problem)) from None
+    keep_ours_private()
     return _exec.run(
         _exec.Job(
             wanted=wanted,

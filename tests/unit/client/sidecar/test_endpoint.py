@@ -167,20 +167,53 @@ async def test_probes_on_any_address_serve_no_secrets(fake: FakeBroker, start: S
     assert (await sidecar.ask("POST", "/v1/end")).status == 404
 
 
-async def test_connections_that_say_nothing_are_few_and_short(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("said", [b"", b"GET /livez HTTP/1.1\r\nX: ", b"\r\n\r\n\r\n\r\n"])
+async def test_connections_that_say_nothing_are_few_and_short(
+    start: Start, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
     monkeypatch.setattr(_guarded, "MOST", 5)
     monkeypatch.setattr(_guarded, "TO_ASK", 0.5)
     sidecar = await start(scopes=["lake-write"], aws=["lake-write"])
     port = int(sidecar.life._uri.rpartition(":")[2])
-    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
-    for _, writer in idle[:5]:
-        writer.write(b"GET /livez HTTP/1.1\r\nX: ")  # and never the rest
-    assert await asyncio.wait_for(_until_closed(idle[5][0]), 10) == b""  # one too many
-    for reader, _ in idle[:5]:
+    idle = []
+    for _ in range(6):
+        idle.append(await asyncio.open_connection("127.0.0.1", port))
+        idle[-1][1].write(said)  # and never the rest
+    for reader, _ in idle:
         assert await asyncio.wait_for(_until_closed(reader), 10) == b""
     assert (await sidecar.get(LAKE)).status == 200
     for _, writer in idle:
         writer.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"\r\n\r\n"])
+async def test_connections_that_say_nothing_keep_no_reader_out(
+    start: Start, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(_guarded, "MOST", 5)
+    sidecar = await start(scopes=["lake-write"], aws=["lake-write"])
+    port = int(sidecar.life._uri.rpartition(":")[2])
+    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+    for _, writer in idle:
+        writer.write(said)
+    assert (await sidecar.get(LAKE)).status == 200
+    assert await asyncio.wait_for(_until_closed(idle[0][0]), 4) == b""  # the oldest gave way
+    for _, writer in idle:
+        writer.close()
+
+
+@pytest.mark.parametrize("after", [b"\0\r\n", b"\r\nbroken line\r\n", b"x" * 5000])
+async def test_a_request_that_is_none_brings_no_token_into_the_log(
+    start: Start, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], after: bytes
+) -> None:
+    sidecar = await start(scopes=["lake-write"], aws=["lake-write"])
+    port = int(sidecar.life._uri.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /v1/aws/lake-write HTTP/1.1\r\nAuthorization: " + sidecar.token.encode() + after + b"\r\n")
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+    assert caplog.records == []
+    assert capfd.readouterr().err == ""
 
 
 async def _until_closed(reader: asyncio.StreamReader) -> bytes:

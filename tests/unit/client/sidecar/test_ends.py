@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -204,3 +205,18 @@ def test_without_aiohttp_it_says_which_extra_is_missing(
     assert run() == 69
     assert "pip install 'stepcred[sidecar]'" in capsys.readouterr().err
     assert fake.calls == []
+
+
+async def test_what_cannot_be_watched_is_a_wrong_argument(fake: FakeBroker, start: Start) -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    assert thread.native_id is not None
+    try:
+        sidecar = await start(scopes=["lake-write"], aws=["lake-write"], watch=thread.native_id, wait=False)
+        assert await sidecar.task == 64
+        assert "cannot watch it" in await sidecar.has_told("failed")
+    finally:
+        over.set()
+        thread.join()
+    assert fake.requests("BeginStep") == []

@@ -31,9 +31,9 @@ from stepcred.cli import _exits, _spans
 from stepcred.cli._aws_process import _start
 from stepcred.cli._aws_process._users import Users
 from stepcred.cli._exec import explain
+from stepcred.cli._memory import keep_private
 from stepcred.cli._sidecar import _aws
 from stepcred.cli._sidecar._held import Denied, Held, Wanted
-from stepcred.cli._sidecar._memory import keep_private
 from stepcred.cli._sidecar._told import told
 
 log = logging.getLogger("stepcred")

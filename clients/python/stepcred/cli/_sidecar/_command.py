@@ -13,11 +13,11 @@ import typer
 from stepcred import _settings
 from stepcred._outlets import scopes_of
 from stepcred.cli import _exits, _handle, _spans
+from stepcred.cli._memory import keep_private
 from stepcred.cli._names import Run, StepOption, WaitBroker, Workflow
 from stepcred.cli._sidecar import _places
 from stepcred.cli._sidecar._held import Wanted
 from stepcred.cli._sidecar._life import Life
-from stepcred.cli._sidecar._memory import keep_private
 from stepcred.cli._sidecar._plan import Plan
 from stepcred.cli._sidecar._tell import Teller
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from stepcred.cli._sidecar import _aws
-from stepcred.cli._sidecar._guarded import Guarded
+from stepcred.cli._sidecar._guarded import Guarded, Open
 from stepcred.cli._sidecar._places import Address
 from stepcred.cli._sidecar._state import State
 from stepcred.cli._sidecar._told import Told
@@ -29,6 +31,16 @@ MAX_BODY = 1024  # bytes; no request needs one
 AT_THE_END = 2.0  # seconds for answers under way
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger("stepcred.sidecar")
+
+
+def _not_of_a_bad_request(record: logging.LogRecord) -> bool:
+    """A request that is none is its sender's affair. What aiohttp would log quotes it, and that may be the token."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+log.addFilter(_not_of_a_bad_request)
 
 
 @asynccontextmanager
@@ -124,6 +136,7 @@ async def _listening(app: web.Application, address: Address) -> AsyncIterator[Ad
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=log,
         handle_signals=False,
         max_line_size=MAX_LINE,
         max_field_size=MAX_FIELD,
@@ -132,7 +145,7 @@ async def _listening(app: web.Application, address: Address) -> AsyncIterator[Ad
         shutdown_timeout=AT_THE_END,
     )
     await runner.setup()
-    make, open_now = runner.server, set[Guarded]()
+    make, open_now = runner.server, Open()
     if make is None:
         raise RuntimeError("an AppRunner that is set up has a server")
     try:

@@ -42,15 +42,16 @@ class Life:
 
     async def run(self) -> int:
         """The exit code. Everything expected is told, nothing raised."""
-        with self._hearing(), self._signals(), self._watching() as gone:
-            if gone:
-                self._tell("ended", f"process {self._plan.watch} has exited already; nothing was opened")
-                return 0
+        with self._hearing(), self._signals():
             try:
-                async with AsyncExitStack() as stack:
-                    sinks = self._files(stack)
-                    await self._listen(stack)
-                    await self._in_step(sinks)
+                with self._watching() as gone:
+                    if gone:
+                        self._tell("ended", f"process {self._plan.watch} has exited already; nothing was opened")
+                        return 0
+                    async with AsyncExitStack() as stack:
+                        sinks = self._files(stack)
+                        await self._listen(stack)
+                        await self._in_step(sinks)
             except Denied as denied:
                 self._tell_all("failed", [line for verdict in denied.verdicts for line in explain(verdict)])
                 return _exits.DENIED
@@ -87,7 +88,10 @@ class Life:
         if self._plan.watch is None:
             yield False
             return
-        watched = Watched(self._plan.watch)
+        try:
+            watched = Watched(self._plan.watch)
+        except OSError as error:  # of a thread, or where a sandbox has no pidfd_open
+            raise Unusable(f"--watch {self._plan.watch}: cannot watch it: {error.strerror}") from None
         if not watched.gone:
             watched.call(lambda: self._end(f"process {watched.pid} has exited"))
         try:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from stepcred.cli._say import say
+from stepcred.cli._say import write
 
 
 class Teller:
@@ -19,15 +18,13 @@ class Teller:
         self._as_json = as_json
 
     def tell(self, event: str, text: str, *, level: str = "info") -> None:
-        """A stderr that is closed or full changes nothing."""
+        """A stderr that is closed or full changes nothing; the event loop waits a second for it at most."""
         if not self._as_json:
-            say(text)
+            write(f"stepcred: {text}\n", waits=False)
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": at, "level": level, "event": event, "message": text})
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError):
-                print(line, file=sys.stderr, flush=True)  # noqa: T201
+        write(line + "\n", waits=False)
 
     @contextlib.contextmanager
     def hearing_the_sdk(self) -> Iterator[None]:
