@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from concurrent import futures
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
@@ -96,8 +97,7 @@ class Step(StepView):
                 yield last
                 while (now := self._keeping.lasting(scope)) is last:
                     changed.clear()
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(changed.wait(), self._keeping.left_of(scope))
+                    await _within(self._keeping.left_of(scope), changed)
                 if now is None:
                     return
                 last = now
@@ -225,7 +225,8 @@ class Step(StepView):
             self._flights[scope] = flight
             flight.add_done_callback(lambda done: self._landed(scope, done))
         try:
-            return await asyncio.wait_for(asyncio.shield(flight), None if mine else seconds)
+            async with asyncio.timeout(None if mine else seconds):
+                return await asyncio.shield(flight)
         except TimeoutError:
             raise DeadlineExceeded(f"{scope}: no answer in time to what another task asks for") from None
         except StepcredError as error:
@@ -256,7 +257,7 @@ class Step(StepView):
         """For a library that blocks. In the loop's own thread it can only be had while it is live."""
         if (live := self._keeping.live(scope)) is not None:
             return live
-        if self._loop is None or not self._core.alive:
+        if self._loop is None or self._loop.is_closed() or not self._core.alive:
             raise StepEnded("this step has ended", reason="STEP_ENDED")
         with suppress(RuntimeError):
             if asyncio.get_running_loop() is self._loop:
@@ -265,7 +266,10 @@ class Step(StepView):
         try:
             return found.result(self._core.broker.timeout + self._core.patience + BEAT_AGAIN)
         except TimeoutError:
+            found.cancel()
             raise DeadlineExceeded(f"{scope}: the event loop gave no answer in time") from None
+        except futures.CancelledError:
+            raise StepEnded("the event loop of this step is stopping", reason="STEP_ENDED") from None
 
     async def _leave_lease(self, scope: str, wait: float) -> None:
         LEASES.leave(self, scope)
@@ -278,17 +282,22 @@ class Step(StepView):
     async def _beat(self) -> None:
         pause = self._core.interval
         while self._core.alive and not self._driver.closed:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+            await _within(pause, self._wake)
             self._wake.clear()
             pause = await self._driver.run(self._core.heartbeat())
 
     async def _keep(self) -> None:
         while self._core.alive and not self._driver.closed:
             pause = await self._driver.run(self._keeping.keep())
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._kept_changed.wait(), pause)
+            await _within(pause, self._kept_changed)
             self._kept_changed.clear()
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Set, or not in time. Not `asyncio.wait_for`: before 3.12 that loses a cancellation that comes with the event."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _seen(task: asyncio.Future[Any]) -> None:

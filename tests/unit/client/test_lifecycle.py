@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -174,3 +174,39 @@ def test_a_name_that_is_no_text_is_named() -> None:
         for scopes, told in (([1], "1 is none"), (b"ab", "97 is none")):
             with pytest.raises(TypeError, match=told):
                 broker.step(scopes=scopes)  # type: ignore[arg-type]
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(fake: FakeBroker) -> None:
+    async with stepcred.aio.connect() as broker, broker.step(scopes=[SCOPE]) as step:
+        answer: asyncio.Future[stepcred.Credential] = asyncio.get_running_loop().create_future()
+        step._flights[SCOPE] = cast("asyncio.Task[stepcred.Credential]", answer)
+        readers = [asyncio.create_task(step.credential(SCOPE, timeout=5)), step._beats]
+        await asyncio.sleep(0.05)
+        answer.set_result(cast("stepcred.Credential", None))
+        step._wake.set()
+        for _ in range(2):  # in which what was set reaches those who wait
+            await asyncio.sleep(0)
+            for one in readers:
+                one.cancel()
+        done, _ = await asyncio.wait(readers, timeout=5)
+        assert done == set(readers)
+        assert all(one.cancelled() for one in readers)
+        del step._flights[SCOPE]
+
+
+def test_a_thread_hears_that_the_loop_of_its_step_is_gone(fake: FakeBroker) -> None:
+    loop = asyncio.new_event_loop()
+    step = loop.run_until_complete(_left_open())
+    loop.run_until_complete(step._driver._lanes._newest.channel.close())  # type: ignore[union-attr]
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+    with pytest.raises(stepcred.StepEnded):
+        step._from_thread(SCOPE)
+
+
+async def _left_open() -> stepcred.aio.Step:
+    broker = await stepcred.aio.connect().__aenter__()
+    return await broker.step(scopes=[SCOPE]).__aenter__()
