@@ -8,9 +8,10 @@ from concurrent import futures
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from stepcred._approvals import Tell
+from stepcred._awaiting import seen, within
 from stepcred._core import StepCore
 from stepcred._credentials import Credential
 from stepcred._current import AIO, LEASES
@@ -65,7 +66,7 @@ class Step(StepView):
             self._keeper.cancel()
         # Shielded: a second cancellation stops our waiting, not the end of the step.
         end = asyncio.ensure_future(self._driver.run(self._core.end()))
-        end.add_done_callback(_seen)
+        end.add_done_callback(seen)
         try:
             await asyncio.shield(end)
         except StepcredError as problem:
@@ -97,7 +98,7 @@ class Step(StepView):
                 yield last
                 while (now := self._keeping.lasting(scope)) is last:
                     changed.clear()
-                    await _within(self._keeping.left_of(scope), changed)
+                    await within(self._keeping.left_of(scope), changed)
                 if now is None:
                     return
                 last = now
@@ -241,7 +242,7 @@ class Step(StepView):
 
     def _landed(self, scope: str, flight: asyncio.Task[Credential]) -> None:
         self._flights.pop(scope, None)
-        _seen(flight)
+        seen(flight)
         if scope in self._deserted:
             self._deserted.discard(scope)
             task = asyncio.create_task(self._driver.run(self._keeping.desert(scope)), name=f"stepcred-return-{scope}")
@@ -282,25 +283,12 @@ class Step(StepView):
     async def _beat(self) -> None:
         pause = self._core.interval
         while self._core.alive and not self._driver.closed:
-            await _within(pause, self._wake)
+            await within(pause, self._wake)
             self._wake.clear()
             pause = await self._driver.run(self._core.heartbeat())
 
     async def _keep(self) -> None:
         while self._core.alive and not self._driver.closed:
             pause = await self._driver.run(self._keeping.keep())
-            await _within(pause, self._kept_changed)
+            await within(pause, self._kept_changed)
             self._kept_changed.clear()
-
-
-async def _within(seconds: float, event: asyncio.Event) -> None:
-    """Set, or not in time. Not `asyncio.wait_for`: before 3.12 that loses a cancellation that comes with the event."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-
-
-def _seen(task: asyncio.Future[Any]) -> None:
-    """Also when nobody waits any more, so that asyncio has nothing to complain of."""
-    if not task.cancelled():
-        task.exception()

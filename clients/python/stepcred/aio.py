@@ -109,6 +109,7 @@ class Broker:
     def __init__(self, settings: Settings, core: BrokerCore) -> None:
         self._settings = settings
         self._core = core
+        self._entered: Driver | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -119,7 +120,7 @@ class Broker:
         # Not before: an aio channel belongs to the loop that is running when it is made.
         addr = self._settings.addr
         self._lanes = Lanes(self._settings.source, lambda tls: grpc.aio.secure_channel(addr, tls, options=OPTIONS))
-        self._driver = Driver(self._lanes)
+        self._entered = Driver(self._lanes)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -127,8 +128,15 @@ class Broker:
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
-        for channel in self._lanes.close():
-            await channel.close()
+        if self._entered is not None:
+            for channel in self._lanes.close():
+                await channel.close()
+
+    @property
+    def _driver(self) -> Driver:
+        if self._entered is None:
+            raise StepcredError("this connection is not open yet: it is used in an `async with`")
+        return self._entered
 
     def step(
         self,

@@ -176,6 +176,18 @@ def test_a_name_that_is_no_text_is_named() -> None:
                 broker.step(scopes=scopes)  # type: ignore[arg-type]
 
 
+async def test_what_is_used_without_its_block_says_so(fake: FakeBroker) -> None:
+    with stepcred.connect() as broker:
+        for call in (broker.step(scopes=[SCOPE]).credential, broker.join("handle").issue):
+            with pytest.raises(stepcred.StepcredError, match=r"not open yet: .* `with` block"):
+                call(SCOPE)
+    unopened = stepcred.aio.connect()
+    with pytest.raises(stepcred.StepcredError, match="`async with`"):
+        unopened.step(scopes=[SCOPE])
+    await unopened.close()
+    assert not fake.calls
+
+
 async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(fake: FakeBroker) -> None:
     async with stepcred.aio.connect() as broker, broker.step(scopes=[SCOPE]) as step:
         answer: asyncio.Future[stepcred.Credential] = asyncio.get_running_loop().create_future()
