@@ -120,7 +120,7 @@ class StepCore:
                 left = max(deadline - monotonic(), 0.001)
                 return (yield from self.issue_once(scope, given, timeout=left, keep=keep))
             except Refused as refused:
-                pause = refused.retry_after or 0.0
+                pause = max(refused.retry_after or 0.0, self.refusals.pause(question, monotonic()))
                 if retries >= retry or refused.reason not in ANEW or is_final(refused):
                     raise
                 if monotonic() + pause >= deadline:
