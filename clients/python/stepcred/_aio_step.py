@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from stepcred.aio import Driver
 
 
+BEGIN_GRACE = 1.0  # seconds that a cancelled `async with` waits for what it has begun
+
+
 class Step(StepView):
     """An open step. Heartbeats go out from a task for as long as the `async with` block runs."""
 
@@ -50,10 +53,26 @@ class Step(StepView):
     async def __aenter__(self) -> Self:
         self._must_be_new()
         self._loop = asyncio.get_running_loop()
-        await self._driver.run(self._core.begin())
+        begin = asyncio.ensure_future(self._driver.run(self._core.begin()))
+        begin.add_done_callback(seen)
+        try:
+            await asyncio.shield(begin)
+        except asyncio.CancelledError:
+            await self._undo(begin)
+            raise
         self._beats = asyncio.create_task(self._beat(), name="stepcred-heartbeat")
         AIO.enter(self)
         return self
+
+    async def _undo(self, begin: asyncio.Future[None]) -> None:
+        """What nobody enters would be open until its silence is noticed, and keep its own next attempt out."""
+        try:
+            await asyncio.wait([begin], timeout=BEGIN_GRACE)
+        finally:
+            begin.cancel()
+        if self._core.alive:
+            with suppress(StepcredError):
+                await self._driver.run(self._core.end())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -64,9 +83,11 @@ class Step(StepView):
         self._beats.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
-        # Shielded: a second cancellation stops our waiting, not the end of the step.
+        # Shielded: a second cancellation stops our waiting, not the end of the step, for which `close` waits as well.
         end = asyncio.ensure_future(self._driver.run(self._core.end()))
         end.add_done_callback(seen)
+        self._driver.ends.add(end)
+        end.add_done_callback(self._driver.ends.discard)
         try:
             await asyncio.shield(end)
         except StepcredError as problem:

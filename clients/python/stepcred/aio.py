@@ -26,6 +26,7 @@ from stepcred._workload_api import WorkloadApi
 __all__ = ["Broker", "Step", "connect", "current_step"]
 
 T = TypeVar("T")
+END_GRACE = 1.0  # seconds
 
 
 def connect(
@@ -57,6 +58,7 @@ class Driver:
 
     def __init__(self, lanes: Lanes[grpc.aio.Channel]) -> None:
         self._lanes = lanes
+        self.ends: set[asyncio.Future[None]] = set()  # of steps, under way
 
     @property
     def closed(self) -> bool:
@@ -127,8 +129,13 @@ class Broker:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        if self._entered is not None:
+        """Close the connection; calls under way are cancelled, but the ends of steps have a second to arrive."""
+        if self._entered is None:
+            return
+        try:
+            if self._entered.ends:
+                await asyncio.wait(self._entered.ends, timeout=END_GRACE)
+        finally:
             for channel in self._lanes.close():
                 await channel.close()
 

@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 import stepcred
-from tests.fakes.broker_server import FakeBroker
+from stepcred import _aio_step
+from tests.fakes.broker_server import UNAVAILABLE, FakeBroker
 
 SCOPE = "orders-read"
 
@@ -174,6 +175,40 @@ def test_a_name_that_is_no_text_is_named() -> None:
         for scopes, told in (([1], "1 is none"), (b"ab", "97 is none")):
             with pytest.raises(TypeError, match=told):
                 broker.step(scopes=scopes)  # type: ignore[arg-type]
+
+
+async def test_a_step_whose_opening_is_cancelled_is_ended(fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stepcred.aio.connect() as broker:
+
+        async def cancelled_after(delay: float) -> None:
+            fake.delay["BeginStep"], begun = delay, len(fake.requests("BeginStep"))
+            opening = asyncio.create_task(broker.step(scopes=[SCOPE]).__aenter__())
+            assert await asyncio.to_thread(fake.wait_for, lambda: len(fake.requests("BeginStep")) > begun)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+
+        await cancelled_after(0.2)
+        assert fake.only_step().ended
+        monkeypatch.setattr(_aio_step, "BEGIN_GRACE", 0.05)  # no answer: nobody waits for ever
+        await cancelled_after(1.0)
+        await asyncio.sleep(0.05)
+        assert len(asyncio.all_tasks()) == 1
+
+
+async def test_an_end_that_nobody_waits_for_any_more_arrives_before_the_connection_closes(fake: FakeBroker) -> None:
+    fake.script("EndStep", UNAVAILABLE)  # it is asked again in a moment
+
+    async def work() -> None:
+        async with stepcred.aio.connect() as broker, broker.step(scopes=[SCOPE]):
+            pass
+
+    task = asyncio.create_task(work())
+    assert await asyncio.to_thread(fake.wait_for, lambda: bool(fake.requests("EndStep")))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert fake.only_step().ended
 
 
 async def test_what_is_used_without_its_block_says_so(fake: FakeBroker) -> None:
