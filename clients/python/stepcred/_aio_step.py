@@ -10,13 +10,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from stepcred._aio_flights import TaskFlights
 from stepcred._approvals import Tell
 from stepcred._awaiting import seen, within
 from stepcred._core import StepCore
 from stepcred._credentials import Credential
 from stepcred._current import AIO, LEASES
 from stepcred._errors import DeadlineExceeded, NeedsApproval, StepcredError, StepEnded
-from stepcred._flights import for_another
 from stepcred._models import Lease, LeaseOutcome, ScopeVerdict
 from stepcred._refusals import Given
 from stepcred._requests import checked_patience, checked_retry, checked_timeout, lease_id_of, note_failed_end
@@ -41,9 +41,7 @@ class Step(StepView):
         super().__init__(core)
         self._driver = driver
         self._wake = asyncio.Event()
-        self._flights: dict[str, asyncio.Task[Credential]] = {}
-        self._deserted: set[str] = set()  # scopes of flights that a block was left under: perhaps nobody waits
-        self._returns: set[asyncio.Task[None]] = set()  # asyncio itself keeps no task alive
+        self._flights = TaskFlights[Credential](lambda scope: driver.run(self._keeping.desert(scope)))
         self._kept_changed = asyncio.Event()
         self._readers: set[asyncio.Event] = set()  # of `credentials`
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -237,22 +235,9 @@ class Step(StepView):
     async def _live(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
         self._must_be_ours()
         seconds = None if timeout is None else checked_timeout(timeout)
-        self._deserted.discard(scope)
-        if (live := self._keeping.live(scope)) is not None:
-            return live
-        flight, mine = self._flights.get(scope), False
-        if flight is None:
-            mine = True
-            flight = asyncio.create_task(self._first(scope, seconds), name=f"stepcred-credential-{scope}")
-            self._flights[scope] = flight
-            flight.add_done_callback(lambda done: self._landed(scope, done))
-        try:
-            async with asyncio.timeout(None if mine else seconds):
-                return await asyncio.shield(flight)
-        except TimeoutError:
-            raise DeadlineExceeded(f"{scope}: no answer in time to what another task asks for") from None
-        except StepcredError as error:
-            raise error if mine else for_another(error)  # noqa: B904 (the same answer)
+        return await self._flights.join(
+            scope, known=lambda: self._keeping.live(scope), get=lambda: self._first(scope, seconds), timeout=seconds
+        )
 
     async def _first(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
         credential = await self._driver.run(self._keeping.first(scope, timeout=timeout))
@@ -260,15 +245,6 @@ class Step(StepView):
             self._keeper = asyncio.create_task(self._keep(), name="stepcred-successors")
         self._wake.set()
         return credential
-
-    def _landed(self, scope: str, flight: asyncio.Task[Credential]) -> None:
-        self._flights.pop(scope, None)
-        seen(flight)
-        if scope in self._deserted:
-            self._deserted.discard(scope)
-            task = asyncio.create_task(self._driver.run(self._keeping.desert(scope)), name=f"stepcred-return-{scope}")
-            self._returns.add(task)
-            task.add_done_callback(self._returns.discard)
 
     def _tell_readers(self) -> None:
         self._kept_changed.set()
@@ -297,8 +273,7 @@ class Step(StepView):
         LEASES.leave(self, scope)
         if self._forked:
             return
-        if scope in self._flights:  # we were cancelled, and it is not
-            self._deserted.add(scope)
+        self._flights.desert(scope)  # when we were cancelled, and it is not
         await self._driver.run(self._keeping.leave(scope, wait=wait))
 
     async def _beat(self) -> None:

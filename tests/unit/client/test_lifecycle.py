@@ -226,7 +226,7 @@ async def test_what_is_used_without_its_block_says_so(fake: FakeBroker) -> None:
 async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(fake: FakeBroker) -> None:
     async with stepcred.aio.connect() as broker, broker.step(scopes=[SCOPE]) as step:
         answer: asyncio.Future[stepcred.Credential] = asyncio.get_running_loop().create_future()
-        step._flights[SCOPE] = cast("asyncio.Task[stepcred.Credential]", answer)
+        step._flights._flying[SCOPE] = cast("asyncio.Task[stepcred.Credential]", answer)
         readers = [asyncio.create_task(step.credential(SCOPE, timeout=5)), step._beats]
         await asyncio.sleep(0.05)
         answer.set_result(cast("stepcred.Credential", None))
@@ -238,7 +238,7 @@ async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(fake: FakeB
         done, _ = await asyncio.wait(readers, timeout=5)
         assert done == set(readers)
         assert all(one.cancelled() for one in readers)
-        del step._flights[SCOPE]
+        del step._flights._flying[SCOPE]
 
 
 def test_a_thread_hears_that_the_loop_of_its_step_is_gone(fake: FakeBroker) -> None:
