@@ -63,7 +63,7 @@ class ControlServer:
             return web.json_response(await order(asked))
         except (ScopeMapError, ConfigError) as error:
             return _told(422, "\n".join(map(str, error.problems)))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             return _told(400, str(error) if type(error) is ValueError else _MALFORMED)
         except Exception:
             log.exception("an order failed", order=name)

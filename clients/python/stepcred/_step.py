@@ -41,7 +41,7 @@ class StepView:
 
     def _must_be_new(self) -> None:
         """A second time it would open an attempt that nobody speaks for."""
-        if self.left or self.alive:
+        if self._core.begun:
             raise StepcredError("this step has been entered already; broker.step(…) makes another one")
 
     def _have(self, scope: str) -> None:

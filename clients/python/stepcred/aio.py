@@ -26,6 +26,7 @@ from stepcred._workload_api import WorkloadApi
 __all__ = ["Broker", "Step", "connect", "current_step"]
 
 T = TypeVar("T")
+END_GRACE = 1.0  # seconds
 
 
 def connect(
@@ -57,6 +58,7 @@ class Driver:
 
     def __init__(self, lanes: Lanes[grpc.aio.Channel]) -> None:
         self._lanes = lanes
+        self.ends: set[asyncio.Future[None]] = set()  # of steps, under way
 
     @property
     def closed(self) -> bool:
@@ -109,6 +111,7 @@ class Broker:
     def __init__(self, settings: Settings, core: BrokerCore) -> None:
         self._settings = settings
         self._core = core
+        self._entered: Driver | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -119,16 +122,28 @@ class Broker:
         # Not before: an aio channel belongs to the loop that is running when it is made.
         addr = self._settings.addr
         self._lanes = Lanes(self._settings.source, lambda tls: grpc.aio.secure_channel(addr, tls, options=OPTIONS))
-        self._driver = Driver(self._lanes)
+        self._entered = Driver(self._lanes)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        for channel in self._lanes.close():
-            await channel.close()
+        """Close the connection; calls under way are cancelled, but the ends of steps have a second to arrive."""
+        if self._entered is None:
+            return
+        try:
+            if self._entered.ends:
+                await asyncio.wait(self._entered.ends, timeout=END_GRACE)
+        finally:
+            for channel in self._lanes.close():
+                await channel.close()
+
+    @property
+    def _driver(self) -> Driver:
+        if self._entered is None:
+            raise StepcredError("this connection is not open yet: it is used in an `async with`")
+        return self._entered
 
     def step(
         self,

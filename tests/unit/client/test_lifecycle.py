@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import stepcred
-from tests.fakes.broker_server import FakeBroker
+from stepcred import _aio_step
+from tests.fakes.broker_server import UNAVAILABLE, FakeBroker
 
 SCOPE = "orders-read"
 
@@ -174,3 +175,85 @@ def test_a_name_that_is_no_text_is_named() -> None:
         for scopes, told in (([1], "1 is none"), (b"ab", "97 is none")):
             with pytest.raises(TypeError, match=told):
                 broker.step(scopes=scopes)  # type: ignore[arg-type]
+
+
+async def test_a_step_whose_opening_is_cancelled_is_ended(fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stepcred.aio.connect() as broker:
+
+        async def cancelled_after(delay: float) -> None:
+            fake.delay["BeginStep"], begun = delay, len(fake.requests("BeginStep"))
+            opening = asyncio.create_task(broker.step(scopes=[SCOPE]).__aenter__())
+            assert await asyncio.to_thread(fake.wait_for, lambda: len(fake.requests("BeginStep")) > begun)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+
+        await cancelled_after(0.2)
+        assert fake.only_step().ended
+        monkeypatch.setattr(_aio_step, "BEGIN_GRACE", 0.05)  # no answer: nobody waits for ever
+        await cancelled_after(1.0)
+        await asyncio.sleep(0.05)
+        assert len(asyncio.all_tasks()) == 1
+
+
+async def test_an_end_that_nobody_waits_for_any_more_arrives_before_the_connection_closes(fake: FakeBroker) -> None:
+    fake.script("EndStep", UNAVAILABLE)  # it is asked again in a moment
+
+    async def work() -> None:
+        async with stepcred.aio.connect() as broker, broker.step(scopes=[SCOPE]):
+            pass
+
+    task = asyncio.create_task(work())
+    assert await asyncio.to_thread(fake.wait_for, lambda: bool(fake.requests("EndStep")))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert fake.only_step().ended
+
+
+async def test_what_is_used_without_its_block_says_so(fake: FakeBroker) -> None:
+    with stepcred.connect() as broker:
+        for call in (broker.step(scopes=[SCOPE]).credential, broker.join("handle").issue):
+            with pytest.raises(stepcred.StepcredError, match=r"not open yet: .* `with` block"):
+                call(SCOPE)
+    unopened = stepcred.aio.connect()
+    with pytest.raises(stepcred.StepcredError, match="`async with`"):
+        unopened.step(scopes=[SCOPE])
+    await unopened.close()
+    assert not fake.calls
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(fake: FakeBroker) -> None:
+    async with stepcred.aio.connect() as broker, broker.step(scopes=[SCOPE]) as step:
+        answer: asyncio.Future[stepcred.Credential] = asyncio.get_running_loop().create_future()
+        step._flights._flying[SCOPE] = cast("asyncio.Task[stepcred.Credential]", answer)
+        readers = [asyncio.create_task(step.credential(SCOPE, timeout=5)), step._beats]
+        await asyncio.sleep(0.05)
+        answer.set_result(cast("stepcred.Credential", None))
+        step._wake.set()
+        for _ in range(2):  # in which what was set reaches those who wait
+            await asyncio.sleep(0)
+            for one in readers:
+                one.cancel()
+        done, _ = await asyncio.wait(readers, timeout=5)
+        assert done == set(readers)
+        assert all(one.cancelled() for one in readers)
+        del step._flights._flying[SCOPE]
+
+
+def test_a_thread_hears_that_the_loop_of_its_step_is_gone(fake: FakeBroker) -> None:
+    loop = asyncio.new_event_loop()
+    step = loop.run_until_complete(_left_open())
+    loop.run_until_complete(step._driver._lanes._newest.channel.close())  # type: ignore[union-attr]
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+    with pytest.raises(stepcred.StepEnded):
+        step._from_thread(SCOPE)
+
+
+async def _left_open() -> stepcred.aio.Step:
+    broker = await stepcred.aio.connect().__aenter__()
+    return await broker.step(scopes=[SCOPE]).__aenter__()

@@ -24,6 +24,7 @@ async def _fail(asked: Mapping[str, JsonValue]) -> JsonValue:
         "config": ConfigError(["a", "b"]),
         "value": ValueError("no"),
         "key": KeyError("x"),
+        "overflow": OverflowError("int too large"),
         "ours": RuntimeError("s3cr3t"),
     }[str(asked["how"])]
 
@@ -78,7 +79,8 @@ async def test_orders(url: str) -> None:
         assert await ask(url, "echo", body, **own) == (400, {"error": "not an order of this form"})
     assert await ask(url, "fail", '{"how": "config"}', **own) == (422, {"error": "a\nb"})
     assert await ask(url, "fail", '{"how": "value"}', **own) == (400, {"error": "no"})
-    assert (await ask(url, "fail", '{"how": "key"}', **own))[0] == 400
+    for how in ("key", "overflow"):
+        assert (await ask(url, "fail", f'{{"how": "{how}"}}', **own))[0] == 400
     status, told = await ask(url, "fail", '{"how": "ours"}', **own)
     assert status == 500
     assert "s3cr3t" not in str(told)
