@@ -47,7 +47,7 @@ class ControlServer:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
-        given = request.headers.get("Authorization", "").encode()
+        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         if not hmac.compare_digest(given, f"Bearer {self._token.reveal()}".encode()):
             return _told(401, "the token of this dev broker is needed")
         order = self._orders.get(request.match_info["order"])

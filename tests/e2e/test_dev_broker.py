@@ -394,6 +394,20 @@ def test_what_it_refuses(  # in this process: nothing has been made yet
     assert said in capsys.readouterr().err
 
 
+def test_a_file_of_somebody_else_is_neither_written_nor_removed(scopes: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / ".env"
+    theirs.write_text("STEPCRED_ADDR=old\nDJANGO_KEY=x\n")
+    done = command("--scopes", scopes, "--env-file", theirs)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert f"--env-file {theirs}: holds something else than the settings of a step" in done.stderr
+    assert "DJANGO_KEY=x" in theirs.read_text()
+    left = tmp_path / "step.env"  # by one that was killed
+    left.write_text("STEPCRED_ADDR=old\n")
+    asked = ("--scopes", scopes, "--env-file", left, "--agent", "spiffe://prod.acme/x")
+    assert command(*asked).returncode == 78
+    assert not left.exists()
+
+
 def test_it_stays_out_of_a_real_daemons_shell(
     scopes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import stepcred
 from tests.e2e.world import LOAD, ROOMY, leases
-from tests.support.bao import BaoServer
+from tests.support.bao import BaoServer, put_secret
 from tests.support.daemon import PYTHON, Deployment
 from tests.support.pages import bash
 
@@ -40,7 +40,7 @@ def made(bao: BaoServer, tmp_path: Path) -> Deployment:
     script = command("scopes", "provision", str(tmp_path / "scopes.yaml"), "--namespace", NAMESPACE).stdout
     bash(script, tmp_path, {**os.environ, "BAO_ADDR": bao.address, "BAO_TOKEN": bao.root_token, "HOME": str(tmp_path)})
     bao.must("POST", f"{NAMESPACE}/sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
-    bao.must("POST", f"{NAMESPACE}/kv/data/app", {"data": {"password": "correct-horse"}})
+    put_secret(bao, "app", {"password": "correct-horse"}, mount=f"{NAMESPACE}/kv")
     bao.must("POST", f"{NAMESPACE}/sys/auth/approle", {"type": "approle"})
     role = {"token_policies": ["stepcred-broker"], "token_no_default_policy": True, "token_ttl": "20m"}
     bao.must("POST", f"{NAMESPACE}/auth/approle/role/broker", role)

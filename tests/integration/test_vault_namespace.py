@@ -17,7 +17,7 @@ from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import TokenFile
 from broker.providers.vault.transport import VaultRefused
 from broker.secret import Secret
-from tests.support.bao import STEP_SELF, BaoServer, BrokerLogin, TokenRole, connect_database, provision
+from tests.support.bao import STEP_SELF, BaoServer, BrokerLogin, TokenRole, connect_database, provision, put_secret
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Fault, Proxy, proxy
 from tests.support.vault import Notes, new_ref, order_of, settled, vault_provider, with_refs
@@ -43,7 +43,7 @@ def token_file(bao: BaoServer, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The namespace, one role in it, and a broker's token of it."""
     bao.must("POST", f"sys/namespaces/{NAMESPACE}", {})
     bao.must("POST", f"{NAMESPACE}/sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
-    bao.must("POST", f"{NAMESPACE}/kv/data/app", {"data": {"password": "correct-horse"}})
+    put_secret(bao, "app", {"password": "correct-horse"}, mount=f"{NAMESPACE}/kv")
     for name, text in {
         "step-self": STEP_SELF,
         "app": 'path "kv/data/app" { capabilities = ["read"] }',

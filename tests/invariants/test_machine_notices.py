@@ -107,7 +107,7 @@ def a_launcher_owns_what_it_opened(patch: pytest.MonkeyPatch) -> None:
         (the_commit_does_not_look_again, 1),
         (what_was_never_claimed_is_kept, 1),
         (silence_is_not_heard, 1),
-        (a_find_is_killed_before_it_is_recorded, 4),
+        (a_find_is_killed_before_it_is_recorded, 1),
         (what_a_predecessor_left_is_forgotten, 1),
         (the_budget_is_not_charged, 2),
         (what_is_due_waits_a_minute, 1),

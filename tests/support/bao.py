@@ -275,11 +275,11 @@ def _token_role(bao: BaoServer, name: str, policies: list[str], max_ttl: str) ->
     bao.must("POST", f"auth/token/roles/{name}", body)
 
 
-def put_secret(bao: BaoServer, path: str, data: Mapping[str, str]) -> None:
-    """Write KV v2 under the mount `secret/`; read it back as `secret/data/<path>`."""
+def put_secret(bao: BaoServer, path: str, data: Mapping[str, str], *, mount: str = "secret") -> None:
+    """Write KV v2 under `mount`; read it back as `<mount>/data/<path>`."""
 
     def written() -> bool:
-        answer = bao.call("POST", f"secret/data/{path}", {"data": dict(data)})
+        answer = bao.call("POST", f"{mount}/data/{path}", {"data": dict(data)})
         assert answer.status == 200 or "Upgrading from non-versioned" in str(answer.body), answer
         return answer.status == 200
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from stepcred._approvals import Tell
 from stepcred._core import StepCore
@@ -18,6 +18,7 @@ from stepcred._flights import for_another
 from stepcred._models import Lease, LeaseOutcome, ScopeVerdict
 from stepcred._refusals import Given
 from stepcred._requests import checked_patience, checked_retry, checked_timeout, lease_id_of, note_failed_end
+from stepcred._settings import seconds_of
 from stepcred._step import StepView, dsn_of, environment
 from stepcred._step_core import BEAT_AGAIN
 
@@ -36,6 +37,8 @@ class Step(StepView):
         self._driver = driver
         self._wake = asyncio.Event()
         self._flights: dict[str, asyncio.Task[Credential]] = {}
+        self._deserted: set[str] = set()  # scopes of flights that a block was left under: perhaps nobody waits
+        self._returns: set[asyncio.Task[None]] = set()  # asyncio itself keeps no task alive
         self._kept_changed = asyncio.Event()
         self._readers: set[asyncio.Event] = set()  # of `credentials`
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,6 +46,7 @@ class Step(StepView):
         core.keeping.changed = self._tell_readers
 
     async def __aenter__(self) -> Self:
+        self._must_be_new()
         self._loop = asyncio.get_running_loop()
         await self._driver.run(self._core.begin())
         self._beats = asyncio.create_task(self._beat(), name="stepcred-heartbeat")
@@ -53,11 +57,14 @@ class Step(StepView):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         AIO.leave(self)
+        if self._forked:
+            return
         self._beats.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
         # Shielded: a second cancellation stops our waiting, not the end of the step.
         end = asyncio.ensure_future(self._driver.run(self._core.end()))
+        end.add_done_callback(_seen)
         try:
             await asyncio.shield(end)
         except StepcredError as problem:
@@ -114,19 +121,20 @@ class Step(StepView):
         scope: str,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 (as above)
-        wait: float = 5.0,
+        wait: timedelta | float = 5.0,
     ) -> AsyncGenerator[Credential, None]:
         """As `stepcred.Step.lease`, to use in an `async with`."""
+        seconds = seconds_of("wait", wait)
         self._enter_lease(scope)
         try:
             yield await self._live(scope, timeout)
         except BaseException as error:
             try:
-                await self._leave_lease(scope, wait)
+                await self._leave_lease(scope, seconds)
             except StepcredError as problem:
                 error.add_note(f"the credential for {scope} could not be taken back yet: {problem}")
             raise
-        await self._leave_lease(scope, wait)
+        await self._leave_lease(scope, seconds)
 
     async def env(self, *scopes: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """As `stepcred.Step.env`."""
@@ -195,7 +203,7 @@ class Step(StepView):
         patience = checked_patience(approval_timeout)
         await self._driver.run(self._core.wait_for_approval(waiting, patience=patience, tell=on_waiting))
 
-    async def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
+    async def revoke(self, lease: Credential | Lease | str, *, wait: timedelta | float = 5.0) -> LeaseOutcome:
         """As `stepcred.Step.revoke`."""
         return await self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
 
@@ -205,7 +213,9 @@ class Step(StepView):
         return credential
 
     async def _live(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
+        self._must_be_ours()
         seconds = None if timeout is None else checked_timeout(timeout)
+        self._deserted.discard(scope)
         if (live := self._keeping.live(scope)) is not None:
             return live
         flight, mine = self._flights.get(scope), False
@@ -220,10 +230,6 @@ class Step(StepView):
             raise DeadlineExceeded(f"{scope}: no answer in time to what another task asks for") from None
         except StepcredError as error:
             raise error if mine else for_another(error)  # noqa: B904 (the same answer)
-        except asyncio.CancelledError:
-            if flight.cancelled():  # with its channel: the connection was closed
-                raise StepEnded("the connection to the broker is closed", reason="STEP_ENDED") from None
-            raise
 
     async def _first(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
         credential = await self._driver.run(self._keeping.first(scope, timeout=timeout))
@@ -234,8 +240,12 @@ class Step(StepView):
 
     def _landed(self, scope: str, flight: asyncio.Task[Credential]) -> None:
         self._flights.pop(scope, None)
-        if not flight.cancelled():
-            flight.exception()  # seen, also when nobody waits any more
+        _seen(flight)
+        if scope in self._deserted:
+            self._deserted.discard(scope)
+            task = asyncio.create_task(self._driver.run(self._keeping.desert(scope)), name=f"stepcred-return-{scope}")
+            self._returns.add(task)
+            task.add_done_callback(self._returns.discard)
 
     def _tell_readers(self) -> None:
         self._kept_changed.set()
@@ -259,19 +269,29 @@ class Step(StepView):
 
     async def _leave_lease(self, scope: str, wait: float) -> None:
         LEASES.leave(self, scope)
+        if self._forked:
+            return
+        if scope in self._flights:  # we were cancelled, and it is not
+            self._deserted.add(scope)
         await self._driver.run(self._keeping.leave(scope, wait=wait))
 
     async def _beat(self) -> None:
         pause = self._core.interval
-        while self._core.alive:
+        while self._core.alive and not self._driver.closed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
             self._wake.clear()
             pause = await self._driver.run(self._core.heartbeat())
 
     async def _keep(self) -> None:
-        while self._core.alive:
+        while self._core.alive and not self._driver.closed:
             pause = await self._driver.run(self._keeping.keep())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._kept_changed.wait(), pause)
             self._kept_changed.clear()
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Also when nobody waits any more, so that asyncio has nothing to complain of."""
+    if not task.cancelled():
+        task.exception()

@@ -21,7 +21,7 @@ from stepcred._flow import Flow, Pause
 from stepcred._keeping import Keeping, kept
 from stepcred._refusals import Given, Question, Refusals, is_final
 from stepcred._requests import begin_request, checked_timeout, in_seconds, new_request_id, scope_names
-from stepcred._settings import StepName
+from stepcred._settings import StepName, seconds_of
 from stepcred.v1 import broker_pb2
 
 log = logging.getLogger("stepcred")
@@ -204,7 +204,8 @@ class StepCore:
         for scope in wanted.scopes:
             self.refusals.helped(Question(method=ISSUE, about=scope), monotonic())
 
-    def revoke(self, lease_id: str, *, wait: float) -> Flow[models.LeaseOutcome]:
+    def revoke(self, lease_id: str, *, wait: timedelta | float) -> Flow[models.LeaseOutcome]:
+        wait = seconds_of("wait", wait)
         request = broker_pb2.RevokeLeaseRequest(
             request_id=new_request_id(),
             step_handle=self.handle,

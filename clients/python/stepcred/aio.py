@@ -58,6 +58,11 @@ class Driver:
     def __init__(self, lanes: Lanes[grpc.aio.Channel]) -> None:
         self._lanes = lanes
 
+    @property
+    def closed(self) -> bool:
+        """Nobody is left to speak for."""
+        return self._lanes.closed
+
     async def run(self, flow: Flow[T]) -> T:
         try:
             effect = next(flow)
@@ -80,7 +85,16 @@ class Driver:
         lane = self._lanes.enter()
         try:
             return await getattr(lane.stub, call.method)(call.request, timeout=call.timeout, wait_for_ready=False)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._lanes.closed and not (task and task.cancelling()):  # by the channel, so nobody has cancelled us
+                raise self._lanes.over() from None
+            raise
+        except grpc.aio.UsageError:
+            raise self._lanes.over() from None
         except grpc.aio.AioRpcError as error:
+            if self._lanes.closed:
+                raise self._lanes.over() from None
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._lanes.doubt(lane)
             raise call_failed(error.code().name, error.details(), error.trailing_metadata()) from None
@@ -124,7 +138,7 @@ class Broker:
         step: str | None = None,
         scopes: Iterable[str],
         max_duration: timedelta | float | None = None,
-        wait: float = 5.0,
+        wait: timedelta | float = 5.0,
         approval_timeout: timedelta | float | None = None,
         retry: int = 1,
     ) -> Step:
@@ -139,7 +153,7 @@ class Broker:
         self,
         handle: str | None = None,
         *,
-        wait: float = 5.0,
+        wait: timedelta | float = 5.0,
         approval_timeout: timedelta | float | None = None,
         retry: int = 1,
     ) -> Step:
@@ -170,7 +184,7 @@ class Broker:
         )
         return await self._driver.run(flow)
 
-    async def end(self, handle: str, *, wait: float = 5.0) -> tuple[LeaseOutcome, ...]:
+    async def end(self, handle: str, *, wait: timedelta | float = 5.0) -> tuple[LeaseOutcome, ...]:
         """As `stepcred.Broker.end`."""
         return await self._driver.run(self._core.end(handle, wait=wait))
 

@@ -10,17 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 
+from stepcred.cli import _app
 from tests.fakes.broker_server import DENIED, UNAVAILABLE, FakeBroker, Refusal, key_value, vault_token
 
 STEPCRED = [sys.executable, "-c", "from stepcred.cli import main; main()"]
 PRINT_ENV = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 PROVEN = "stepcred: 1 credential dead, proven in 41 ms"
 
 
@@ -29,8 +31,23 @@ def _settings(environ: dict[str, str]) -> None:
     """Every test here has the broker's settings."""
 
 
-def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*STEPCRED, *arguments], capture_output=True, text=True, check=False, timeout=timeout)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """In this process: a new one costs most of a second."""
+
+    def in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["stepcred", *arguments])
+        capfd.readouterr()
+        code = _app.run()
+        told = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, told.out, told.err)
+
+    return in_process
+
+
+def apart(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which has no files but its three, and whose gRPC is as quiet as the command makes it."""
+    return subprocess.run([*STEPCRED, *arguments], capture_output=True, text=True, check=False, timeout=60)
 
 
 def start(command: Sequence[str], ready: Path) -> subprocess.Popen[str]:
@@ -48,7 +65,7 @@ def child(ready: Path, body: str) -> list[str]:
     return [sys.executable, "-c", f"import os, pathlib, signal, sys, time\n{body.replace('READY', f'{str(ready)!r}')}"]
 
 
-def test_the_child_gets_the_credential_and_the_last_line_says_it_is_dead(fake: FakeBroker) -> None:
+def test_the_child_gets_the_credential_and_the_last_line_says_it_is_dead(run: Run, fake: FakeBroker) -> None:
     result = run("exec", "--no-mask", "--scope", "orders-read", "--", *PRINT_ENV)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["VAULT_TOKEN"] == "s3cret-lease-1"
@@ -56,7 +73,7 @@ def test_the_child_gets_the_credential_and_the_last_line_says_it_is_dead(fake: F
     assert fake.only_step().ended
 
 
-def test_conflicting_variables_are_unset_and_others_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conflicting_variables_are_unset_and_others_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_PROFILE", "AWS_SECURITY_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE", "VAULT_NAMESPACE", "PGSERVICE"):
         monkeypatch.setenv(name, "stale")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
@@ -71,7 +88,7 @@ def test_conflicting_variables_are_unset_and_others_kept(monkeypatch: pytest.Mon
     assert result.stderr.splitlines() == ["stepcred: 2 credentials dead, proven in 41 ms"]
 
 
-def test_names_on_the_command_line_win(fake: FakeBroker) -> None:
+def test_names_on_the_command_line_win(run: Run, fake: FakeBroker) -> None:
     names = ("--workflow", "w", "--run", "r", "--step", "s")
     assert run("exec", "--scope", "orders-read", *names, "--", "true").returncode == 0
     name = fake.only_step().name
@@ -79,23 +96,23 @@ def test_names_on_the_command_line_win(fake: FakeBroker) -> None:
 
 
 @pytest.mark.parametrize("code", [1, 2, 64, 255])
-def test_the_childs_exit_code_is_ours(code: int) -> None:
+def test_the_childs_exit_code_is_ours(run: Run, code: int) -> None:
     result = run("exec", "--scope", "orders-read", "--", "sh", "-c", f"exit {code}")
     assert (result.returncode, result.stderr.splitlines()) == (code, [PROVEN])
 
 
-def test_a_child_ended_by_a_signal_is_128_plus_it() -> None:
+def test_a_child_ended_by_a_signal_is_128_plus_it(run: Run) -> None:
     result = run("exec", "--scope", "orders-read", "--", "sh", "-c", "kill -KILL $$")
     assert (result.returncode, result.stderr.splitlines()) == (128 + 9, [PROVEN])
 
 
-def test_there_is_no_shell(tmp_path: Path) -> None:
+def test_there_is_no_shell(run: Run, tmp_path: Path) -> None:
     result = run("exec", "--scope", "orders-read", "--", "echo", "$HOME;", "touch", str(tmp_path / "made"), "--scope")
     assert result.stdout == f"$HOME; touch {tmp_path / 'made'} --scope\n"
     assert not (tmp_path / "made").exists()
 
 
-def test_a_missing_and_an_unexecutable_program(tmp_path: Path, fake: FakeBroker) -> None:
+def test_a_missing_and_an_unexecutable_program(run: Run, tmp_path: Path, fake: FakeBroker) -> None:
     plain = tmp_path / "plain"
     plain.write_text("no program")
     missing = run("exec", "--scope", "orders-read", "--", "no-such-program-here")
@@ -150,54 +167,14 @@ def test_a_second_signal_does_not_keep_the_credentials_alive(fake: FakeBroker) -
     assert (process.returncode, stderr.splitlines()) == (0, [PROVEN])
 
 
-CTRL_C = """
-import os, pty, signal, sys, time
-ready, *command = sys.argv[1:]
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execv(command[0], command)
-deadline = time.monotonic() + 30
-while not os.path.exists(ready) and time.monotonic() < deadline:
-    time.sleep(0.02)
-os.write(terminal, b"\\x03")
-output = b""
-try:
-    while chunk := os.read(terminal, 1024):
-        output += chunk
-except OSError:
-    pass
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-print(output.decode())
-"""
-
-
-def test_ctrl_c_at_a_terminal_reaches_the_child_once(tmp_path: Path) -> None:
-    ready = tmp_path / "ready"
-    body = (
-        "seen = []\n"
-        "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
-        "pathlib.Path(READY).touch()\n"
-        "deadline = time.monotonic() + 20\n"
-        "while not seen and time.monotonic() < deadline: time.sleep(0.01)\n"
-        "time.sleep(0.7)\n"
-        "sys.exit(40 + len(seen))\n"
-    )
-    exec_ = [*STEPCRED, "exec", "--scope", "orders-read", "--", *child(ready, body)]
-    result = subprocess.run(
-        [sys.executable, "-c", CTRL_C, str(ready), *exec_], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert result.stdout.startswith("41\n"), result
-    assert PROVEN in result.stdout
-
-
 def test_the_child_inherits_no_file_of_ours() -> None:
     listing = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd')))"
     alone = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
-    result = run("exec", "--scope", "orders-read", "--", sys.executable, "-c", listing)
+    result = apart("exec", "--scope", "orders-read", "--", sys.executable, "-c", listing)
     assert result.stdout == alone.stdout
 
 
-def test_sigpipe_ends_the_child_as_it_would_without_us() -> None:
+def test_sigpipe_ends_the_child_as_it_would_without_us(run: Run) -> None:
     script = "kill -PIPE $$; echo survived"
     assert run("exec", "--scope", "orders-read", "--", "sh", "-c", script).returncode == 128 + signal.SIGPIPE
 
@@ -218,7 +195,9 @@ def test_sigpipe_ends_the_child_as_it_would_without_us() -> None:
     ],
     ids=lambda value: value.reason if isinstance(value, Refusal) else str(value),
 )
-def test_a_refusal_has_its_exit_code_reason_and_reference(fake: FakeBroker, refusal: Refusal, code: int) -> None:
+def test_a_refusal_has_its_exit_code_reason_and_reference(
+    run: Run, fake: FakeBroker, refusal: Refusal, code: int
+) -> None:
     fake.script("IssueCredential", refusal, refusal)  # what the provider failed at is asked again, once
     result = run("exec", "--scope", "orders-read", "--", "echo", "ran")
     assert (result.returncode, result.stdout) == (code, "")
@@ -227,7 +206,7 @@ def test_a_refusal_has_its_exit_code_reason_and_reference(fake: FakeBroker, refu
     assert fake.only_step().ended
 
 
-def test_a_scope_refused_at_the_start_mints_nothing_for_the_others(fake: FakeBroker) -> None:
+def test_a_scope_refused_at_the_start_mints_nothing_for_the_others(run: Run, fake: FakeBroker) -> None:
     result = run("exec", "--scope", "orders-read", "--scope", "out-of-hours", "--", "echo", "ran")
     assert (result.returncode, result.stdout) == (77, "")
     for told in ("SCOPE_REFUSED", "nightly-load", "scopes.yaml:31", "07:00", "ref-8"):
@@ -236,7 +215,7 @@ def test_a_scope_refused_at_the_start_mints_nothing_for_the_others(fake: FakeBro
     assert fake.only_step().ended
 
 
-def test_an_unreachable_broker_is_69(fake: FakeBroker) -> None:
+def test_an_unreachable_broker_is_69(run: Run, fake: FakeBroker) -> None:
     fake.stop()
     result = run("exec", "--scope", "orders-read", "--", "echo", "ran")
     assert (result.returncode, result.stdout) == (69, "")
@@ -246,13 +225,13 @@ def test_an_unreachable_broker_is_69(fake: FakeBroker) -> None:
 
 def test_a_certificate_problem_is_one_clear_line(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPCRED_CA", environ["STEPCRED_CERT"])
-    result = run("exec", "--scope", "orders-read", "--", "true")
+    result = apart("exec", "--scope", "orders-read", "--", "true")
     assert result.returncode == 77
     (line,) = result.stderr.splitlines()
     assert "does not trust the broker's certificate" in line
 
 
-def test_bad_usage_is_64_and_missing_settings_78(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_usage_is_64_and_missing_settings_78(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("exec", "--scope", "orders-read").returncode == 64
     assert run("exec", "--", "true").returncode == 64
     assert run("nonsense").returncode == 64
@@ -264,7 +243,7 @@ def test_bad_usage_is_64_and_missing_settings_78(monkeypatch: pytest.MonkeyPatch
     assert "STEPCRED_CA" in result.stderr
 
 
-def test_two_scopes_for_one_variable_are_refused_before_the_child(fake: FakeBroker) -> None:
+def test_two_scopes_for_one_variable_are_refused_before_the_child(run: Run, fake: FakeBroker) -> None:
     fake.scopes["other-token"] = vault_token
     result = run("exec", "--scope", "orders-read", "--scope", "other-token", "--", "echo", "ran")
     assert (result.returncode, result.stdout) == (64, "")
@@ -272,7 +251,7 @@ def test_two_scopes_for_one_variable_are_refused_before_the_child(fake: FakeBrok
     assert fake.only_step().ended
 
 
-def test_keys_that_cannot_be_variables_are_named(fake: FakeBroker) -> None:
+def test_keys_that_cannot_be_variables_are_named(run: Run, fake: FakeBroker) -> None:
     fake.scopes["settings"] = key_value({"api_key": "s3cret-1", "LD_PRELOAD": "s3cret-2", "a-b": "s3cret-3"})
     result = run("exec", "--no-mask", "--scope", "settings", "--", *PRINT_ENV)
     env = json.loads(result.stdout)
@@ -282,14 +261,14 @@ def test_keys_that_cannot_be_variables_are_named(fake: FakeBroker) -> None:
     assert "s3cret" not in result.stderr
 
 
-def test_a_key_does_not_write_to_the_terminal(fake: FakeBroker) -> None:
+def test_a_key_does_not_write_to_the_terminal(run: Run, fake: FakeBroker) -> None:
     fake.scopes["settings"] = key_value({"api_key": "x", "red\x1b[31m": "y"})
     result = run("exec", "--scope", "settings", "--", "true")
     assert r"red\x1b[31m" in result.stderr
     assert "\x1b" not in result.stderr
 
 
-def test_a_value_that_no_environment_can_hold_is_refused(fake: FakeBroker) -> None:
+def test_a_value_that_no_environment_can_hold_is_refused(run: Run, fake: FakeBroker) -> None:
     fake.scopes["settings"] = key_value({"api_key": "s3cret\0"})
     result = run("exec", "--scope", "settings", "--", "echo", "ran")
     assert (result.returncode, result.stdout) == (64, "")
@@ -298,7 +277,7 @@ def test_a_value_that_no_environment_can_hold_is_refused(fake: FakeBroker) -> No
     assert fake.only_step().ended
 
 
-def test_a_program_without_a_name_is_refused_before_anything_is_opened(fake: FakeBroker) -> None:
+def test_a_program_without_a_name_is_refused_before_anything_is_opened(run: Run, fake: FakeBroker) -> None:
     result = run("exec", "--scope", "orders-read", "--", "")
     assert result.returncode == 64
     assert "no name" in result.stderr
@@ -313,7 +292,7 @@ def test_a_lost_stderr_changes_neither_exit_code_nor_stdout(fake: FakeBroker, re
     assert fake.only_step().ended
 
 
-def test_a_failing_end_keeps_the_childs_code_and_is_said(fake: FakeBroker) -> None:
+def test_a_failing_end_keeps_the_childs_code_and_is_said(run: Run, fake: FakeBroker) -> None:
     fake.script("EndStep", DENIED)
     result = run("exec", "--scope", "orders-read", "--", "sh", "-c", "exit 5")
     assert result.returncode == 5
@@ -324,7 +303,9 @@ def test_a_failing_end_keeps_the_childs_code_and_is_said(fake: FakeBroker) -> No
     "refusal",
     [Refusal(code=grpc.StatusCode.ABORTED, reason="STORE_UNAVAILABLE"), Refusal(code=grpc.StatusCode.UNKNOWN)],
 )
-def test_what_an_end_that_failed_leaves_alive_is_said_with_its_bound(fake: FakeBroker, refusal: Refusal) -> None:
+def test_what_an_end_that_failed_leaves_alive_is_said_with_its_bound(
+    run: Run, fake: FakeBroker, refusal: Refusal
+) -> None:
     fake.script("EndStep", refusal)
     result = run("exec", "--scope", "orders-read", "--scope", "orders-db", "--", "sh", "-c", "exit 5")
     assert result.returncode == 5
@@ -332,13 +313,13 @@ def test_what_an_end_that_failed_leaves_alive_is_said_with_its_bound(fake: FakeB
     assert re.fullmatch(r"stepcred: 2 credentials may live until [0-9: -]+Z; the broker ends them when it can", last)
 
 
-def test_a_broker_that_cannot_be_reached_at_the_end_leaves_a_bound_too(fake: FakeBroker) -> None:
+def test_a_broker_that_cannot_be_reached_at_the_end_leaves_a_bound_too(run: Run, fake: FakeBroker) -> None:
     fake.script("EndStep", *[UNAVAILABLE] * 9)
     result = run("exec", "--scope", "orders-read", "--", "true")
     assert re.search(r"\nstepcred: 1 credential may live until \S+Z; the broker ends it when it can\n$", result.stderr)
 
 
-def test_what_stays_exposed_is_said(fake: FakeBroker) -> None:
+def test_what_stays_exposed_is_said(run: Run, fake: FakeBroker) -> None:
     fake.exposed_for = timedelta(minutes=5)
     result = run("exec", "--scope", "lake-write", "--", "true")
     assert result.stderr.startswith("stepcred: 1 exposed until ")

@@ -18,7 +18,7 @@ import pytest
 
 from stepcred._outlets import Unusable
 from stepcred.cli import _app, _renewal, _wanted
-from tests.fakes.broker_server import FakeBroker, Refusal, aws_session, key_value, login, vault_token
+from tests.fakes.broker_server import STEP_ENDED, FakeBroker, Refusal, aws_session, key_value, login, vault_token
 
 PRINT_ENV = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
 
@@ -228,6 +228,16 @@ def test_the_end_of_a_file_without_successor_is_said_once_and_nothing_new_is_cha
     assert len(said) == 1
     assert said[0].startswith("stepcred: token: ended while the child still runs")
     assert [request.replaces for request in fake.requests("IssueCredential")] == ["", "lease-1"]
+
+
+def test_a_step_that_the_broker_has_ended_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fake: FakeBroker
+) -> None:
+    fake.heartbeat = 0.05
+    monkeypatch.setattr(_renewal, "_LOOK_EVERY", 0.02)
+    fake.script("Heartbeat", STEP_ENDED)
+    assert run(monkeypatch, "--scope", "token", "--", "sleep", "0.5") == 0
+    assert capfd.readouterr().err.count("the broker has ended the step") == 1
 
 
 # --- the command line ---

@@ -109,6 +109,22 @@ def test_what_cannot_be_a_name_is_not_folded_into_one(bad: str) -> None:
     assert "\n" not in problem
 
 
+@pytest.mark.parametrize(
+    ("environ", "what"),
+    [
+        ({**ARGO, "STEPCRED_WORKFLOW": "w", "ARGO_TEMPLATE": "[" * 200_000}, "Argo's ARGO_TEMPLATE: has none"),
+        (
+            {**GITHUB, "GITHUB_WORKFLOW_REF": "acme/data/.github/workflows/nightly@x.yml@refs/heads/main"},
+            "GitHub's GITHUB_WORKFLOW_REF: has none",
+        ),
+        ({**GITHUB, "GITHUB_WORKFLOW_REF": "nightly-etl"}, "GitHub's GITHUB_WORKFLOW_REF: has none"),
+    ],
+)
+def test_hostile_values_are_no_names(environ: dict[str, str], what: str) -> None:
+    (problem,) = problems(environ)
+    assert problem.endswith(what)
+
+
 def test_two_of_them_are_not_guessed_between() -> None:
     (problem,) = problems({**AIRFLOW, **GITHUB}, workflow="w", run="r")
     assert "Airflow and GitHub" in problem

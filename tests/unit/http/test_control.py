@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -57,6 +58,14 @@ async def test_nothing_without_its_token(url: str, headers: dict[str, str]) -> N
     for order in ("echo", "none"):  # nor what there is
         status, body = await ask(url, order, **headers)
         assert (status, body) == (401, {"error": "the token of this dev broker is needed"})
+
+
+async def test_a_token_that_is_no_text_is_a_wrong_one(url: str) -> None:
+    host, port = url.removeprefix("http://").partition("/")[0].split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\r\nContent-Length: 0\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+    writer.close()
 
 
 async def test_orders(url: str) -> None:

@@ -17,7 +17,7 @@ from stepcred.cli import _exits
 from stepcred.cli._child import Child
 from stepcred.cli._delivery import Delivery
 from stepcred.cli._mask import SHORTEST, Secrets
-from stepcred.cli._renewal import Expiry, Renewal
+from stepcred.cli._renewal import Renewal, Watch
 from stepcred.cli._say import Teller, plain, say
 from stepcred.cli._signals import Interrupted, SignalRelay
 from stepcred.cli._wanted import Wanted
@@ -136,7 +136,7 @@ class _Exec:
             secrets=self._secrets if self._job.mask else None,
             kill_after=self._job.kill_after.total_seconds(),
             teller=self._teller,
-            watch=Expiry([one for scope, one in issued.items() if scope not in wanted.renewable], self._teller),
+            watch=Watch(step, [one for scope, one in issued.items() if scope not in wanted.renewable], self._teller),
         )
         with Renewal(step, wanted.renewable, issued, delivery=delivery, secrets=self._secrets, teller=self._teller):
             try:

@@ -86,11 +86,12 @@ class Renewal:
         self._teller.tell("renewed", scope=scope, lease_id=newest.lease.lease_id)
 
 
-class Expiry:
-    """Says once of each credential in a variable that it has ended while the child still runs."""
+class Watch:
+    """Says once of each credential in a variable that it has ended while the child still runs, and so of the step."""
 
-    def __init__(self, credentials: Sequence[Credential], teller: Teller) -> None:
+    def __init__(self, step: stepcred.Step, credentials: Sequence[Credential], teller: Teller) -> None:
         now = elapsed()
+        self._step: stepcred.Step | None = step
         self._teller = teller
         self._ends = {
             credential: now + (credential.lease.expires_at - credential.lease.issued_at) / timedelta(seconds=1)
@@ -99,7 +100,12 @@ class Expiry:
         }
 
     def __call__(self) -> float | None:
-        """Seconds until the next one ends."""
+        """Seconds until it wants to look again; None: never."""
+        if self._step is not None and not self._step.alive:
+            self._step, self._ends = None, {}
+            self._teller.tell(
+                "step-ended", "the broker has ended the step: its credentials are dead, and the child still runs"
+            )
         now = elapsed()
         for credential in [credential for credential, end in self._ends.items() if end <= now]:
             del self._ends[credential]
@@ -112,4 +118,5 @@ class Expiry:
                 scope=lease.scope,
                 lease_id=lease.lease_id,
             )
-        return min(self._ends.values()) - now if self._ends else None
+        times = [end - now for end in self._ends.values()] + ([_LOOK_EVERY] if self._step is not None else [])
+        return min(times, default=None)

@@ -173,7 +173,7 @@ def test_a_step_that_the_broker_ended_is_not_opened_again(fake: FakeBroker, home
         code=STEP_ENDED.code, message=STEP_ENDED.message, reason="STEP_ENDED", metadata=(("ended_by", "OPERATOR"),)
     )
     fake.script("Heartbeat", ended)
-    assert fake.wait_for(lambda: not fake._scripts["Heartbeat"])
+    wait_until(lambda: user.call("lake-write")[0] != 0, within=20, what="the keeper has heard of it")
     for _ in range(2):
         code, printed = user.call("lake-write")
         assert code == 77

@@ -136,7 +136,7 @@ async def test_where_no_successor_may_be_the_next_read_after_the_end_is_a_new_mi
     fake: FakeBroker, start: Start
 ) -> None:
     """As it is with a max_ttl that is the ttl: a chain's end is not the scope's."""
-    fake.ttl, fake.ripe = timedelta(seconds=1), 0.1
+    fake.ttl, fake.ripe = timedelta(seconds=2), 0.1
     sidecar = await start(scopes=["lake-write"], aws=["lake-write"])
     fake.script("IssueCredential", Refusal(code=grpc.StatusCode.FAILED_PRECONDITION, reason="TTL_TOO_SHORT"))
     seen: set[str] = set()

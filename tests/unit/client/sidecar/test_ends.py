@@ -138,7 +138,7 @@ def test_killed_it_says_nothing_and_its_heartbeats_stop(
         ([], "nothing to do"),
         (["--aws", "lake"], "--token-file"),
         (["--aws", "lake", "--token-file", "/dev/shm/x/t", "--listen", "0.0.0.0:80"], "loopback"),
-        (["--file", "/dev/shm/x/a=lake"], "PATH=SCOPE:WHAT"),
+        (["--file", "/dev/shm/x/a=lake:"], "PATH=SCOPE:WHAT"),
         (["--vault-token-file", "lake"], "PATH=SCOPE"),
         (["--template", "/nowhere=/dev/shm/x/a"], "cannot read /nowhere"),
         (["--file", "/dev/shm/x/a=lake:json", "--file-mode", "0644"], "0644"),

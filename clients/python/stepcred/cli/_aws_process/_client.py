@@ -96,7 +96,7 @@ def _answer(asked: Asked) -> tuple[int, str]:
             from stepcred.cli._aws_process import _start
 
             keeper = _start.start(asked, base)
-        said = _said(keeper, question, within=ANSWER_WITHIN + asked.wait_broker)
+        said = _said(keeper, question, within=ANSWER_WITHIN + (asked.wait_broker or 0.0))
         if said:
             code, _, text = said.decode().partition("\n")
             return int(code), text

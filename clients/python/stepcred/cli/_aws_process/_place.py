@@ -32,7 +32,7 @@ class Asked:
         names: tuple[str, str, str],
         handle: str,
         linger: str,
-        wait_broker: float = 0.0,
+        wait_broker: float | None = None,
     ) -> None:
         self.scope = scope
         self.scopes = sorted({scope, *also})

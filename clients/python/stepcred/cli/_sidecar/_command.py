@@ -46,7 +46,7 @@ def sidecar(
     ] = NONE,
     file: Annotated[
         list[str],
-        typer.Option(help="A field or a format into a file. May be repeated.", metavar="PATH=SCOPE:WHAT"),
+        typer.Option(help="A field or a format into a file. May be repeated.", metavar="PATH=SCOPE[:WHAT]"),
     ] = NONE,
     template: Annotated[
         list[str],

@@ -28,7 +28,7 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileOf:
-    """One credential's part or format, in a file."""
+    """One credential's part or format, in a file. `what` is "" for what is usual for the credential."""
 
     path: Path
     scope: str
@@ -72,10 +72,10 @@ def scope(text: str) -> str:
 
 
 def file_of(text: str) -> FileOf:
-    """PATH=SCOPE:WHAT. Raises ValueError."""
+    """PATH=SCOPE[:WHAT]. Raises ValueError."""
     path, named, rest = text.partition("=")
     name, colon, what = rest.partition(":")
-    if not (path and named and colon and what):
+    if not (path and named) or bool(colon) != bool(what):
         raise ValueError(f"{text!r} is no PATH=SCOPE:WHAT")
     return FileOf(path=Path(path), scope=scope(name), what=what)
 

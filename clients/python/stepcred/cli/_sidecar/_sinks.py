@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from stepcred._credentials import Credential
-from stepcred._outlets import PrivateFile, Unusable, fill, render, scopes_of
+from stepcred._outlets import PrivateFile, Unusable, fill, render, scopes_of, usual
 from stepcred.cli._sidecar._places import FileOf, Template
 
 MakeFile = Callable[[Path], PrivateFile]
@@ -36,7 +36,7 @@ class Sinks:
         self._live[scope] = credential
         for file, one in self._files:
             if one.scope == scope:
-                file.write(render(credential, one.what))
+                file.write(render(credential, one.what or usual(credential)))
         for file, template, scopes in self._templates:
             if scope in scopes and scopes <= self._live.keys():
                 file.write(_filled(template, self._live))
