@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
-from stepcred._errors import NeedsApproval, Refused, SettingsError, StepcredError
+from stepcred._errors import NeedsApproval, Refused, StepcredError
 from stepcred._outlets import PrivateFile, Unusable
 from stepcred._refusals import is_final
 from stepcred.cli import _exits
@@ -56,9 +56,7 @@ class Life:
                 self._tell_all("failed", [line for verdict in denied.verdicts for line in explain(verdict)])
                 return _exits.DENIED
             except StepcredError as error:
-                told = _exits.lines_of(error)
-                for lines in [[one] for one in told] if isinstance(error, SettingsError) else [told]:
-                    self._tell_all("failed", lines)
+                self._tell_all("failed", _exits.lines_of(error))
                 return _exits.exit_code(error)
             except Unusable as problem:
                 self._tell_all("failed", [str(problem)])

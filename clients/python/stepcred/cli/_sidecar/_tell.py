@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
+import re
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from stepcred.cli._say import say
+from stepcred.cli._say import hearing_the_sdk, say
 
 
 class Teller:
@@ -21,7 +20,8 @@ class Teller:
     def tell(self, event: str, text: str, *, level: str = "info") -> None:
         """A stderr that is closed or full changes nothing."""
         if not self._as_json:
-            say(text)
+            for lines in re.split(r"\n(?! )", text):  # an indented line belongs to the one before
+                say(lines)
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": at, "level": level, "event": event, "message": text})
@@ -29,21 +29,6 @@ class Teller:
             with contextlib.suppress(OSError):
                 print(line, file=sys.stderr, flush=True)  # noqa: T201
 
-    @contextlib.contextmanager
-    def hearing_the_sdk(self) -> Iterator[None]:
+    def hearing_the_sdk(self) -> contextlib.AbstractContextManager[None]:
         """Its warnings are told in the same way."""
-        handler, log = _Handler(self), logging.getLogger("stepcred")
-        log.addHandler(handler)
-        try:
-            yield
-        finally:
-            log.removeHandler(handler)
-
-
-class _Handler(logging.Handler):
-    def __init__(self, teller: Teller) -> None:
-        super().__init__(logging.WARNING)
-        self._teller = teller
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._teller.tell("sdk", record.getMessage(), level=record.levelname.lower())
+        return hearing_the_sdk(lambda record: self.tell("sdk", record.getMessage(), level=record.levelname.lower()))
