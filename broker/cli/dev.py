@@ -137,7 +137,10 @@ def _say(
     if env_file is not None:
         if not named:
             raise ConfigError(["--env-file: the map names no agent by itself; add --agent SPIFFE-ID"])
-        process.replace_file(env_file, told.env_file(overview["agents"][0]["env"]))
+        try:
+            process.replace_file(env_file, told.env_file(overview["agents"][0]["env"]))
+        except OSError as error:
+            raise ConfigError([f"--env-file {env_file}: cannot be written: {error.strerror}"]) from None
     typer.echo(json.dumps(overview | orders) if as_json else "\n".join(told.lines(overview)))
     sys.stdout.flush()
 

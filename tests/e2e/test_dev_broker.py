@@ -424,6 +424,13 @@ def test_a_start_that_fails_leaves_nothing(scopes: Path, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_settings_file_that_cannot_be_written_is_said(scopes: Path, tmp_path: Path) -> None:
+    done = command("--scopes", scopes, "--env-file", tmp_path / "none" / "step.env", TMPDIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.endswith("step.env: cannot be written: No such file or directory\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_suite_is_told_why_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(DevBrokerFailed, match=r"exit code 78\):\nerror: .*does not exist"):
         Process(tmp_path / "none")

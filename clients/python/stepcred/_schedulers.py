@@ -112,7 +112,7 @@ def find(missing: list[str], environ: Mapping[str, str]) -> tuple[dict[str, str]
 
 def how(name: str) -> str:
     """To give it."""
-    return f"pass {name}= or set STEPCRED_{name.upper()}"
+    return f"pass {name}= or --{name}, or set STEPCRED_{name.upper()}"
 
 
 def _of(scheduler: Scheduler, missing: list[str], environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -369,3 +369,17 @@ def test_ctrl_c_while_the_command_is_loaded_shows_no_traceback(tmp_path: Path) -
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     result = subprocess.run([*STEPCRED, "whoami"], env=env, capture_output=True, text=True, check=False, timeout=60)
     assert (result.returncode, result.stderr) == (130, "")
+
+
+def test_a_warning_of_the_sdk_is_told_as_everything_else(fake: FakeBroker, environ: dict[str, str]) -> None:
+    key = Path(environ["STEPCRED_KEY"])
+    key.chmod(0o644)
+    try:
+        result = apart("exec", "--json", "--scope", "orders-read", "--", "true")
+        in_words = apart("exec", "--scope", "orders-read", "--", "true")
+    finally:
+        key.chmod(0o600)
+    told = [json.loads(line) for line in result.stderr.splitlines()]
+    assert told[0]["event"] == "warning"
+    assert "can be read by everybody" in told[0]["message"]
+    assert in_words.stderr.startswith("stepcred: the private key ")

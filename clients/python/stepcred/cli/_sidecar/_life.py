@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import secrets
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
-from stepcred._errors import NeedsApproval, Refused, SettingsError, StepcredError
+from stepcred._errors import NeedsApproval, Refused, StepcredError
 from stepcred._outlets import PrivateFile, Unusable
 from stepcred._refusals import is_final
 from stepcred.cli import _exits
@@ -56,15 +57,13 @@ class Life:
                 self._tell_all("failed", [line for verdict in denied.verdicts for line in explain(verdict)])
                 return _exits.DENIED
             except StepcredError as error:
-                told = _exits.lines_of(error)
-                for lines in [[one] for one in told] if isinstance(error, SettingsError) else [told]:
-                    self._tell_all("failed", lines)
+                self._tell_all("failed", _exits.lines_of(error))
                 return _exits.exit_code(error)
             except Unusable as problem:
                 self._tell_all("failed", [str(problem)])
                 return _exits.USAGE
             except OSError as error:
-                self._tell_all("failed", [f"{error.filename or 'cannot listen'}: {error.strerror}"])
+                self._tell_all("failed", [_failed(error)])
                 return _exits.CANNOT_WRITE if error.filename else _exits.CONFIG
         return 0
 
@@ -241,6 +240,13 @@ class Life:
 
     def _tell_all(self, event: str, lines: list[str]) -> None:
         self._tell(event, "\n".join(lines), level="error")
+
+
+def _failed(error: OSError) -> str:
+    if error.filename:
+        return f"{error.filename}: {error.strerror}"
+    taken = "; another sidecar? choose another port, 0 for any that is free" if error.errno == errno.EADDRINUSE else ""
+    return f"cannot listen: {error.strerror}{taken}"
 
 
 def _removed(file: PrivateFile) -> None:
