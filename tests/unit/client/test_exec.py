@@ -142,6 +142,13 @@ def test_a_child_without_a_handler_dies_of_the_signal_and_so_do_we(tmp_path: Pat
     assert (process.returncode, stderr.splitlines()) == (128 + signal.SIGTERM, [PROVEN])
 
 
+def test_ctrl_c_while_it_is_loaded_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*STEPCRED, "exec", "--", "true"], capture_output=True, text=True, check=False, env=environ)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 def test_a_signal_before_the_child_ends_the_step(fake: FakeBroker) -> None:
     fake.delay["IssueCredential"] = 2.0
     process = subprocess.Popen(

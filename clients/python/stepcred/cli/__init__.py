@@ -14,6 +14,12 @@ def main() -> None:
         code = fast(sys.argv[2:])
         if code is not None:
             sys.exit(code)
+    import signal
+
+    # Until the commands are there, Ctrl-C ends us without a traceback.
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
+    if on_ctrl_c is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         import rich  # noqa: F401 (only whether it is there)
         import typer  # noqa: F401
@@ -27,6 +33,7 @@ def main() -> None:
     _quiet_grpc()
     from stepcred.cli._app import run
 
+    signal.signal(signal.SIGINT, on_ctrl_c)
     sys.exit(run())
 
 
