@@ -141,6 +141,7 @@ def test_killed_it_says_nothing_and_its_heartbeats_stop(
         (["--file", "/dev/shm/x/a=lake:"], "PATH=SCOPE:WHAT"),
         (["--vault-token-file", "lake"], "PATH=SCOPE"),
         (["--template", "/nowhere=/dev/shm/x/a"], "cannot read /nowhere"),
+        (["--template", "/dev/zero=/dev/shm/x/a"], "/dev/zero is longer than 1 MiB"),
         (["--file", "/dev/shm/x/a=lake:json", "--file-mode", "0644"], "0644"),
         (["--file", "/dev/shm/x/a=lake:json", "--file", "/dev/shm/x/../x/a=lake:env"], "same path"),
     ],
@@ -154,6 +155,18 @@ def test_what_cannot_be_meant_is_refused(
     monkeypatch.setattr(sys, "argv", ["stepcred", "sidecar", *options])
     assert run() == 64
     assert text in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_template_with_a_stray_mark_is_refused_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stepcred.cli._app import run
+
+    (tmp_path / "t").write_text("\n${lake")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    monkeypatch.setattr(sys, "argv", ["stepcred", "sidecar", "--template", f"{tmp_path}/t=/dev/shm/x/a"])
+    assert run() == 64
+    assert "line 2: ${ is not followed by scope:what}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_aiohttp_it_says_which_extra_is_missing(
