@@ -282,6 +282,13 @@ def test_two_scopes_for_one_variable_are_refused_before_the_child(run: Run, fake
     assert fake.only_step().ended
 
 
+@pytest.mark.parametrize("arguments", [["--scope", "\udcff"], ["--scope", "orders-read", "--run", "\udcff"]])
+def test_a_name_that_is_not_utf_8_is_a_usage_error(run: Run, arguments: list[str]) -> None:
+    result = run("exec", *arguments, "--", "echo", "ran")
+    assert (result.returncode, result.stdout) == (64, "")
+    assert "a name of a scope, workflow, run or step is not UTF-8" in result.stderr
+
+
 def test_keys_that_cannot_be_variables_are_named(run: Run, fake: FakeBroker) -> None:
     fake.scopes["settings"] = key_value({"api_key": "s3cret-1", "LD_PRELOAD": "s3cret-2", "a-b": "s3cret-3"})
     result = run("exec", "--no-mask", "--scope", "settings", "--", *PRINT_ENV)

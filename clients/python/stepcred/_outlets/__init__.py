@@ -5,6 +5,7 @@ from stepcred._outlets._errors import Unsafe, Unusable
 from stepcred._outlets._files import PrivateFile, PrivateFolder
 from stepcred._outlets._formats import dsn, render, secrets_of, usual
 from stepcred._outlets._templates import fill, scopes_of
+from stepcred._outlets._templates import read as read_template
 
 __all__ = [
     "PrivateFile",
@@ -15,6 +16,7 @@ __all__ = [
     "fill",
     "left_out",
     "merged_environment",
+    "read_template",
     "render",
     "rivals",
     "scopes_of",

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from stepcred._credentials import Credential
 from stepcred._outlets._errors import Unusable
 from stepcred._outlets._formats import render
 
+MOST = 1 << 20  # bytes of a template
 # A scope's name may have colons, the part of it has none: the last one divides.
 _MARK = re.compile(r"\$(?:(?P<dollar>\$)|\{(?:(?P<scope>[A-Za-z0-9][A-Za-z0-9._:@+=-]*):(?P<what>[^{}:$\s]+)\})?)")
+
+
+def read(source: str) -> str:
+    """The template in this file. Raises Unusable, also for a stray `${`, and without reading all of a long one."""
+    try:
+        with Path(source).open("rb") as file:
+            template = file.read(MOST + 1).decode()
+    except OSError as error:
+        raise Unusable(f"cannot read {source}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Unusable(f"{source} is not UTF-8") from None
+    if len(template) > MOST:
+        raise Unusable(f"{source} is longer than 1 MiB")
+    try:
+        scopes_of(template)
+    except Unusable as problem:
+        raise Unusable(f"{source}, {problem}") from None
+    return template
 
 
 def fill(template: str, credentials: Mapping[str, Credential]) -> bytes:

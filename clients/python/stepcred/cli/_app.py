@@ -48,7 +48,7 @@ def run() -> int:
     except _definition.Unusable as problem:
         _exec.say(str(problem))
         return _answered(str(problem), _exits.NO_INPUT)
-    except _usage_error() as error:
+    except (UnicodeEncodeError, _usage_error()) as error:
         return _misused(error)
     except (OSError, SystemExit) as error:
         return _not_written(error)
@@ -81,6 +81,8 @@ def _answered(problem: str, code: int) -> int:
 
 
 def _misused(error: Any) -> int:
+    if isinstance(error, UnicodeEncodeError):  # of what the broker is told
+        error = typer.BadParameter("a name of a scope, workflow, run or step is not UTF-8")
     if _exec_command.speaks_json(sys.argv):
         return _exec_command.failed(error.format_message(), _exits.USAGE)
     error.show()

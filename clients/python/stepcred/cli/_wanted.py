@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepcred._credentials import Credential
-from stepcred._outlets import Unusable, fill, render, scopes_of, usual
+from stepcred._outlets import Unusable, fill, read_template, render, scopes_of, usual
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_TEMPLATE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,18 +104,10 @@ def _template(text: str) -> File:
     source, target = _parted(text, "--template", "SRC=TARGET")
     path, variable = _target(target, f"--template {text}")
     try:
-        with Path(source).open("rb") as file:
-            template = file.read(_TEMPLATE_BYTES + 1).decode()
-    except OSError as error:
-        raise Unusable(f"--template: cannot read {source}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Unusable(f"--template: {source} is not UTF-8") from None
-    if len(template) > _TEMPLATE_BYTES:
-        raise Unusable(f"--template: {source} is longer than 1 MiB")
-    try:
-        scopes = scopes_of(template)
+        template = read_template(source)
     except Unusable as problem:
-        raise Unusable(f"--template: {source}, {problem}") from None
+        raise Unusable(f"--template: {problem}") from None
+    scopes = scopes_of(template)
     if not scopes:
         raise Unusable(f"--template: {source} has no ${{scope:what}}; give the child the file itself")
     return File(path=path, variable=variable, scopes=scopes, template=template)

@@ -305,6 +305,30 @@ def test_of_two_who_wait_for_the_lock_of_a_keeper_that_ends_one_has_it(tmp_path:
     assert most == 1
 
 
+def test_a_keeper_whose_socket_was_cleaned_away_leaves_the_next_ones_alone(
+    fake: FakeBroker, home: Path, user: User
+) -> None:
+    assert user.call("lake-write")[0] == 0
+    (first,) = keepers(home)
+    (home / "stepcred").glob("*.sock").__next__().unlink()
+    assert user.call("lake-write")[0] == 0
+    os.kill(first, signal.SIGTERM)
+    wait_until(lambda: first not in keepers(home), within=20, what="the first keeper gone")
+    left = {path.suffix for path in (home / "stepcred").iterdir()}
+    assert left == {".sock", ".lock", ".log", ".handle"}
+    steps = len(fake.requests("BeginStep"))
+    assert user.call("lake-write")[0] == 0
+    assert len(fake.requests("BeginStep")) == steps
+
+
+@pytest.mark.parametrize("arguments", [["\udcff"], ["lake-write", "--run", "a\nb"], ["lake-write", "--also", "\udc80"]])
+def test_a_name_that_is_none_starts_no_keeper(home: Path, arguments: list[str]) -> None:
+    done = subprocess.run([*PROCESS, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 64
+    assert "is no name" in done.stderr
+    assert keepers(home) == []
+
+
 def test_a_foreign_or_silent_caller_gets_nothing(fake: FakeBroker, home: Path, user: User) -> None:
     assert user.call("lake-write")[0] == 0
     (path,) = (home / "stepcred").glob("*.sock")

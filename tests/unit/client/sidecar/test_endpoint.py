@@ -202,6 +202,17 @@ async def test_connections_that_say_nothing_keep_no_reader_out(
         writer.close()
 
 
+async def test_a_head_without_an_end_is_not_kept_in_memory(start: Start) -> None:
+    sidecar = await start(scopes=["lake-write"], aws=["lake-write"])
+    port = int(sidecar.life._uri.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 40)
+    writer.write(b"Z: " + b"z" * 4000 + b"\r\nY: " + b"y" * 4000 + b"\r\n")
+    assert await asyncio.wait_for(_until_closed(reader), 3) == b""  # at once, not when its time is over
+    writer.close()
+    assert (await sidecar.get(LAKE)).status == 200
+
+
 @pytest.mark.parametrize("after", [b"\0\r\n", b"\r\nbroken line\r\n", b"x" * 5000])
 async def test_a_request_that_is_none_brings_no_token_into_the_log(
     start: Start, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], after: bytes

@@ -142,6 +142,7 @@ def test_killed_it_says_nothing_and_its_heartbeats_stop(
         (["--file", "/dev/shm/x/a=lake:"], "PATH=SCOPE:WHAT"),
         (["--vault-token-file", "lake"], "PATH=SCOPE"),
         (["--template", "/nowhere=/dev/shm/x/a"], "cannot read /nowhere"),
+        (["--template", "/dev/zero=/dev/shm/x/a"], "/dev/zero is longer than 1 MiB"),
         (["--file", "/dev/shm/x/a=lake:json", "--file-mode", "0644"], "0644"),
         (["--file", "/dev/shm/x/a=lake:json", "--file", "/dev/shm/x/../x/a=lake:env"], "same path"),
     ],

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
+import pytest
 
+from stepcred._outlets import PrivateFile
+from stepcred.cli._sidecar import _life
 from stepcred.cli._sidecar._places import FileOf, Template
 from tests.fakes.broker_server import DENIED, STEP_ENDED, FakeBroker, Refusal
 from tests.unit.client.sidecar.conftest import Sidecar, Start, until
@@ -89,6 +93,29 @@ async def test_after_an_outage_the_file_comes_back(fake: FakeBroker, start: Star
     fake.ttl = timedelta(minutes=10)
     await until((tmp_path / "step" / "a").exists)
     await until(lambda: sidecar.life._state.trouble is None)
+
+
+async def test_after_a_full_tmpfs_the_file_comes_back(
+    fake: FakeBroker, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.ttl, fake.ripe = timedelta(seconds=2), 0.1
+    write, full = PrivateFile.write, True
+
+    def write_if_there_is_room(file: PrivateFile, data: bytes) -> None:
+        if full and data != b"s3cret-lease-1":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, data)
+
+    monkeypatch.setattr(PrivateFile, "write", write_if_there_is_room)
+    monkeypatch.setattr(_life, "ASK_AGAIN", 0.1)
+    sidecar = await start(scopes=["orders-read"], files=[token(tmp_path / "step" / "a")])
+    fake.ttl = timedelta(minutes=10)
+    assert "No space left" in await sidecar.has_told("lost")
+    assert not (tmp_path / "step" / "a").exists()
+    full = False
+    assert await becomes(tmp_path / "step" / "a", "s3cret-lease-2")
+    await until(lambda: sidecar.life._state.trouble is None)
+    assert len(fake.requests("IssueCredential")) == 2
 
 
 async def test_files_for_the_group_of_another_container(fake: FakeBroker, start: Start, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from stepcred.cli._aws_process import _place
 from stepcred.cli._aws_process._place import Asked, Trouble
 
-UNAVAILABLE, CONFIG = 69, 78
+USAGE, UNAVAILABLE, CONFIG = 64, 69, 78
 ANSWER_WITHIN = 60.0  # seconds; opening the step and minting take 15 each at most, unless a broker is waited for
 TRIES = 5  # a keeper may end at the very moment that we ask it
 _INITS = (b"systemd\n", b"init\n")  # adopt orphans, and never exit
@@ -88,6 +88,8 @@ def _patience(text: str) -> float | None:
 
 def _answer(asked: Asked) -> tuple[int, str]:
     """Raises Trouble."""
+    if broken := next((name for name in (*asked.scopes, *asked.names) if not name.isprintable()), None):
+        raise Trouble(USAGE, f"{broken!a} is no name of a scope, workflow, run or step")
     base = _place.base(asked)
     question = "\n".join((asked.scope, *_user(), asked.linger, "")).encode()
     for _ in range(TRIES):

@@ -68,9 +68,12 @@ class Keeper:
         self._stop = asyncio.Event()
         self._closing = False
         self._closed = asyncio.Event()
+        self._made: os.stat_result | None = None  # our socket's
 
     async def run(self) -> None:
         """Until nobody uses it, or a signal comes."""
+        with suppress(FileNotFoundError):
+            self._made = os.stat(f"{self._base}.sock")  # noqa: PTH116
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
@@ -82,11 +85,18 @@ class Keeper:
             await self._close()
         finally:
             with _start.locked(self._base):
-                os.unlink(f"{self._base}.sock")  # noqa: PTH108
+                if self._is_called():
+                    os.unlink(f"{self._base}.sock")  # noqa: PTH108
+                    os.unlink(f"{self._base}.lock")  # noqa: PTH108 (`locked` sees it)
                 server.close()
-                os.unlink(f"{self._base}.lock")  # noqa: PTH108 (`locked` sees it)
             self._closed.set()
             self._users.close()
+
+    def _is_called(self) -> bool:
+        """Our socket is where callers look. Somebody may have cleaned up there, and the next keeper has its own."""
+        with suppress(FileNotFoundError):
+            return self._made is not None and os.path.samestat(self._made, os.stat(f"{self._base}.sock"))  # noqa: PTH116
+        return False
 
     async def _unused(self) -> None:
         with suppress(TimeoutError):
@@ -197,7 +207,9 @@ class Keeper:
         except StepcredError as error:
             for line in _exits.lines_of(error):
                 log.warning("%s", line)
-        self._handle_file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if self._handle_file.read_text() == self._held.step.handle:  # not the next one's
+                self._handle_file.unlink()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

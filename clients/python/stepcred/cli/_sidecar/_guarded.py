@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 MOST = 512  # connections at a time; a process has 1024 files unless somebody allows it more
+MOST_ASKED = 8192  # bytes of a head; all connections together must fit into the memory that a sidecar is given
 TO_ASK = 5.0  # seconds until a request's head is there
 TO_ANSWER = 60.0  # seconds for everything; a mint takes up to 15
 _END_OF_HEAD = b"\r\n\r\n"
@@ -44,6 +45,7 @@ class Guarded(asyncio.Protocol):
         self._others = others
         self._inner: asyncio.Protocol | None = None
         self._tail = b""
+        self._asked = 0  # bytes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = _transport(transport)
@@ -62,10 +64,15 @@ class Guarded(asyncio.Protocol):
             return
         # Line breaks before a request are nothing: they must not pass for the end of its head.
         self._tail = self._tail + data if self._tail else data.lstrip(b"\r\n")
-        if _END_OF_HEAD in self._tail and self in self._others.asking:
-            self._to_ask.cancel()
-            self._others.forget(self)
-            self._others.asked.add(self)
+        if self in self._others.asking:
+            self._asked += len(data)
+            if _END_OF_HEAD in self._tail:
+                self._to_ask.cancel()
+                self._others.forget(self)
+                self._others.asked.add(self)
+            elif self._asked > MOST_ASKED:
+                self.abort()
+                return
         self._tail = self._tail[1 - len(_END_OF_HEAD) :]  # of a request that has begun never empty
         self._inner.data_received(data)
 

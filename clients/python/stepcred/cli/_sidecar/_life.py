@@ -218,6 +218,8 @@ class Life:
                     return getattr(error, "retry_after", None) or ASK_AGAIN
         except (Unusable, OSError) as problem:
             self._lost(sinks, scope, Told(status=0, code="NOT_WRITTEN", message=str(problem)))
+            if isinstance(problem, OSError):
+                return ASK_AGAIN  # a full tmpfs may be emptied, and until its end the credential is the kept one
         return None
 
     def _lost(self, sinks: Sinks, scope: str, why: Told) -> None:

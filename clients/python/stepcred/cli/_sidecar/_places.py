@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepcred._outlets import Unusable, scopes_of
+from stepcred._outlets import Unusable, read_template
 
 FILE_MODES = {"0600": 0o600, "0400": 0o400, "0640": 0o640, "0440": 0o440}
 _SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,249}")
@@ -94,14 +94,9 @@ def template(text: str) -> Template:
     if not (source and named and path):
         raise ValueError(f"{text!r} is no SRC=DEST")
     try:
-        text = Path(source).read_text(encoding="utf-8")
-        scopes_of(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ValueError(f"cannot read {source}: {reason}") from None
+        return Template(path=Path(path), text=read_template(source))
     except Unusable as problem:
-        raise ValueError(f"{source}, {problem}") from None
-    return Template(path=Path(path), text=text)
+        raise ValueError(str(problem)) from None
 
 
 def mode(text: str) -> int:
