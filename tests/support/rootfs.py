@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.pages import ROOT
+
+_ANYTHING = ("pyproject.toml", "bin")  # that is in the checkout, and where Python is
 _PREPARE = "mount -t tmpfs -o mode=755,size=2g tmpfs {base} && echo ready && exec cat >/dev/null"
 _TOOLS = ("unshare", "nsenter", "setpriv", "chroot", "mount", "bash", "ip")
 # How this machine reaches the package index; the image has no part in it.
@@ -32,7 +35,9 @@ def why_not() -> str:
     done = subprocess.run(
         ["unshare", "--mount", "bash", "-c", script], capture_output=True, text=True, timeout=10, check=False
     )
-    return "" if done.returncode == 0 else f"no overlay here: {done.stderr.strip()}"
+    if done.returncode:
+        return f"no overlay here: {done.stderr.strip()}"
+    return "the checkout is in /tmp, where an image has a tmpfs of its own" if ROOT.is_relative_to("/tmp") else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,10 +115,13 @@ def namespace(scratch: Path, *, alone: bool = False) -> Iterator[int]:
 def copy_of_ours(holder: int, scratch: Path, name: str, *, readable: Path = Path("/")) -> Rootfs:
     """A root in which `python` is the Python that runs the tests. Everybody gets as far as to `readable`."""
     root = Rootfs(holder=holder, path=scratch / name / "root")
-    layers = {part: scratch / name / part for part in ("upper", "work", "root")}
-    root.outside("mkdir", "-p", *layers.values())
-    options = f"lowerdir=/,upperdir={layers['upper']},workdir={layers['work']}"
-    root.outside("mount", "-t", "overlay", "overlay", "-o", options, root.path)
+    _overlay(root, Path("/"), scratch / name)
+    for number, folder in enumerate((ROOT, Path(sys.base_prefix))):
+        if not root.outside("bash", "-c", '[ -e "$0/$1" ] || echo no', str(root.path), f"{folder}/{_ANYTHING[number]}"):
+            continue
+        _overlay(
+            root, folder, scratch / name / f"mount{number}"
+        )  # a mount of its own, which the overlay of / leaves behind
     root.outside("mount", "--rbind", "/dev", root.path / "dev")
     root.outside("mount", "-t", "proc", "proc", root.path / "proc")
     for file in ("/etc/resolv.conf", "/etc/hosts"):  # in a container they are mounts, which an overlay leaves behind
@@ -122,6 +130,15 @@ def copy_of_ours(holder: int, scratch: Path, name: str, *, readable: Path = Path
         root.outside("chmod", "o+x", f"{root.path}{folder}")
     _install_python(root)
     return root
+
+
+def _overlay(root: Rootfs, folder: Path, scratch: Path) -> None:
+    """A copy on write of this folder, where it is in the root."""
+    upper, work = scratch / "upper", scratch / "work"
+    at = Path(f"{root.path}{folder}")
+    root.outside("mkdir", "-p", upper, work, at)
+    options = f"lowerdir={folder},upperdir={upper},workdir={work}"
+    root.outside("mount", "-t", "overlay", "overlay", "-o", options, at)
 
 
 def _install_python(root: Rootfs) -> None:
