@@ -20,7 +20,7 @@ from broker import log, process
 from broker.cli.options import fail
 from broker.config import Address, LogLevel
 from broker.config.values import parse_address
-from broker.errors import ConfigError
+from broker.errors import ConfigError, unreadable
 from broker.model import JsonValue
 from broker.policy.problems import did_you_mean, show
 from broker.secret import Secret
@@ -83,6 +83,7 @@ def dev(  # noqa: PLR0917 - options, in the order of --help
 
     if problems := maps.real_settings(scopes, os.environ):
         fail(os.EX_CONFIG, *problems)
+    _must_be_free(env_file)
     addresses = [_loopback(name, text) for name, text in (("--listen", listen), ("--http", http))]
     path = maps.find_map(scopes)
     values = _values(value or [], maps.load_dev_map(path).scopes)
@@ -136,7 +137,10 @@ def _say(
     if env_file is not None:
         if not named:
             raise ConfigError(["--env-file: the map names no agent by itself; add --agent SPIFFE-ID"])
-        process.replace_file(env_file, told.env_file(overview["agents"][0]["env"]))
+        try:
+            process.replace_file(env_file, told.env_file(overview["agents"][0]["env"]))
+        except OSError as error:
+            raise ConfigError([f"--env-file {env_file}: cannot be written: {error.strerror}"]) from None
     typer.echo(json.dumps(overview | orders) if as_json else "\n".join(told.lines(overview)))
     sys.stdout.flush()
 
@@ -220,8 +224,23 @@ def _values(given: Sequence[str], known: Collection[str]) -> dict[str, dict[str,
 @contextlib.contextmanager
 def _no_longer_than(path: Path | None) -> Iterator[None]:
     """A file of settings that lead nowhere misleads."""
+    from broker.wiring.dev.told import is_env_file
+
     try:
         yield
     finally:
-        if path is not None:
+        if path is not None and path.exists() and is_env_file(path):
             path.unlink(missing_ok=True)
+
+
+def _must_be_free(path: Path | None) -> None:
+    """It is overwritten, and removed at the end: what else lies there is somebody's."""
+    from broker.wiring.dev.told import is_env_file
+
+    try:
+        if path is None or not path.exists() or is_env_file(path):
+            return
+        problem = "holds something else than the settings of a step; name another file, or remove it"
+    except OSError as error:
+        problem = unreadable(error)
+    fail(os.EX_USAGE, f"--env-file {path}: {problem}")

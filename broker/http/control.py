@@ -47,7 +47,7 @@ class ControlServer:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
-        given = request.headers.get("Authorization", "").encode()
+        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         if not hmac.compare_digest(given, f"Bearer {self._token.reveal()}".encode()):
             return _told(401, "the token of this dev broker is needed")
         order = self._orders.get(request.match_info["order"])
@@ -63,7 +63,7 @@ class ControlServer:
             return web.json_response(await order(asked))
         except (ScopeMapError, ConfigError) as error:
             return _told(422, "\n".join(map(str, error.problems)))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             return _told(400, str(error) if type(error) is ValueError else _MALFORMED)
         except Exception:
             log.exception("an order failed", order=name)

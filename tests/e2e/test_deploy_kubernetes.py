@@ -196,7 +196,8 @@ def test_the_sidecar_takes_its_arguments_and_they_fit_the_program_beside_it() ->
     env = {entry["name"]: entry.get("value") for entry in program["env"]}
     assert env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] == f"http://{parsed['listen']}/v1/aws/{parsed['aws'][0]}"
     assert env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] == str(parsed["token_file"])
-    assert [env["PGPASSFILE"]] == [named.partition("=")[0] for named in parsed["file"]]
+    (file,) = (named.partition("=")[0] for named in parsed["file"])
+    assert f". {file};" in program["command"][-1]
     # Probed where it listens, on the pod's address: the kubelet cannot reach a pod's loopback.
     (ready,) = sidecar["ports"]
     assert parsed["ready_listen"] == f"0.0.0.0:{ready['containerPort']}"

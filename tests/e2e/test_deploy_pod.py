@@ -33,9 +33,9 @@ while True:
         time.sleep(0.05)
 token = open(os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]).read()
 asked = urllib.request.Request(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"], headers={"Authorization": token})
-pgpass = os.environ["PGPASSFILE"]
-told = {"aws": json.load(urllib.request.urlopen(asked, timeout=5)), "pgpass": open(pgpass).read()}
-told["mode"] = oct(os.stat(pgpass).st_mode & 0o777)
+login = "/run/stepcred/step/orders.env"
+told = {"aws": json.load(urllib.request.urlopen(asked, timeout=5)), "login": open(login).read()}
+told["mode"] = oct(os.stat(login).st_mode & 0o777)
 told["identity"] = os.path.exists("/var/run/secrets/spiffe.io/tls.key")
 try:
     open("/run/stepcred/step/mine", "w")
@@ -96,8 +96,10 @@ def test_the_program_gets_its_credentials_and_they_end_with_it(tmp_path: Path) -
     told = json.loads(done.stdout)
     assert told["aws"]["AccessKeyId"]
     assert told["aws"]["Token"]
-    assert told["pgpass"].count(":") == 4
-    assert told["mode"] == "0o600"  # or libpq does not take it
+    variables = [line.partition("=")[0] for line in told["login"].splitlines()]
+    assert sorted(variables) == ["PGDATABASE", "PGHOST", "PGPASSWORD", "PGUSER"]
+    assert ". /run/stepcred/step/orders.env;" in program["command"][-1]
+    assert told["mode"] == "0o600"
     assert told["identity"] is False
     assert told["writes"] == os.strerror(30)
     assert code == 0, said

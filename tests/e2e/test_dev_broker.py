@@ -394,6 +394,20 @@ def test_what_it_refuses(  # in this process: nothing has been made yet
     assert said in capsys.readouterr().err
 
 
+def test_a_file_of_somebody_else_is_neither_written_nor_removed(scopes: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / ".env"
+    theirs.write_text("STEPCRED_ADDR=old\nDJANGO_KEY=x\n")
+    done = command("--scopes", scopes, "--env-file", theirs)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert f"--env-file {theirs}: holds something else than the settings of a step" in done.stderr
+    assert "DJANGO_KEY=x" in theirs.read_text()
+    left = tmp_path / "step.env"  # by one that was killed
+    left.write_text("STEPCRED_ADDR=old\n")
+    asked = ("--scopes", scopes, "--env-file", left, "--agent", "spiffe://prod.acme/x")
+    assert command(*asked).returncode == 78
+    assert not left.exists()
+
+
 def test_it_stays_out_of_a_real_daemons_shell(
     scopes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +421,13 @@ def test_a_start_that_fails_leaves_nothing(scopes: Path, tmp_path: Path) -> None
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.endswith("'spiffe://prod.acme/x': the map's trust domain is dev.local\n")
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_settings_file_that_cannot_be_written_is_said(scopes: Path, tmp_path: Path) -> None:
+    done = command("--scopes", scopes, "--env-file", tmp_path / "none" / "step.env", TMPDIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.endswith("step.env: cannot be written: No such file or directory\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,7 +75,7 @@ def issue(made: Deployment) -> None:
         stepcred.connect(made.addr, str(agent.cert), str(agent.key), str(agent.ca)) as broker,
         broker.step(workflow="nightly-etl", run="1", step="load", scopes=["lake-write"]) as step,
     ):
-        step.issue("lake-write")
+        step.issue("lake-write", retry=0)
 
 
 def put(moto: MotoServer, session: stepcred.AwsSession) -> None:

@@ -19,9 +19,11 @@ def private_folder() -> Iterator[Path]:
     """Ours alone (0700), under $TMPDIR. Raises OSError."""
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    held = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    being_made = folder / f"{_LOCK}.new"  # held before it has its name: whoever sweeps just now must not get it first
+    held = os.open(being_made, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
+        being_made.rename(folder / _LOCK)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

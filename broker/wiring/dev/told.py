@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from shlex import quote
 
 from broker.identity.dev_ca import Issued
@@ -28,6 +29,12 @@ def export(variables: Mapping[str, str]) -> str:
 def env_file(variables: Mapping[str, str]) -> str:
     """KEY=VALUE lines; nothing in them needs a quote that not every reader understands alike."""
     return "".join(f"{name}={value}\n" for name, value in variables.items())
+
+
+def is_env_file(path: Path) -> bool:
+    """Does it hold an agent's settings and nothing else? Raises OSError."""
+    lines = path.read_text(errors="replace").splitlines()
+    return all(line.startswith("STEPCRED_") and "=" in line for line in lines)
 
 
 def agent_json(broker: DevBroker, agent: Named) -> dict[str, JsonValue]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from concurrent import futures
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from stepcred._aio_flights import TaskFlights
 from stepcred._approvals import Tell
+from stepcred._awaiting import seen, within
 from stepcred._core import StepCore
 from stepcred._credentials import Credential
 from stepcred._current import AIO, LEASES
 from stepcred._errors import DeadlineExceeded, NeedsApproval, StepcredError, StepEnded
-from stepcred._flights import for_another
 from stepcred._models import Lease, LeaseOutcome, ScopeVerdict
 from stepcred._refusals import Given
 from stepcred._requests import checked_patience, checked_retry, checked_timeout, lease_id_of, note_failed_end
+from stepcred._settings import seconds_of
 from stepcred._step import StepView, dsn_of, environment
 from stepcred._step_core import BEAT_AGAIN
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from stepcred.aio import Driver
 
 
+BEGIN_GRACE = 1.0  # seconds that a cancelled `async with` waits for what it has begun
+
+
 class Step(StepView):
     """An open step. Heartbeats go out from a task for as long as the `async with` block runs."""
 
@@ -35,7 +41,7 @@ class Step(StepView):
         super().__init__(core)
         self._driver = driver
         self._wake = asyncio.Event()
-        self._flights: dict[str, asyncio.Task[Credential]] = {}
+        self._flights = TaskFlights[Credential](lambda scope: driver.run(self._keeping.desert(scope)))
         self._kept_changed = asyncio.Event()
         self._readers: set[asyncio.Event] = set()  # of `credentials`
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,21 +49,43 @@ class Step(StepView):
         core.keeping.changed = self._tell_readers
 
     async def __aenter__(self) -> Self:
+        self._must_be_new()
         self._loop = asyncio.get_running_loop()
-        await self._driver.run(self._core.begin())
+        begin = asyncio.ensure_future(self._driver.run(self._core.begin()))
+        begin.add_done_callback(seen)
+        try:
+            await asyncio.shield(begin)
+        except asyncio.CancelledError:
+            await self._undo(begin)
+            raise
         self._beats = asyncio.create_task(self._beat(), name="stepcred-heartbeat")
         AIO.enter(self)
         return self
+
+    async def _undo(self, begin: asyncio.Future[None]) -> None:
+        """What nobody enters would be open until its silence is noticed, and keep its own next attempt out."""
+        try:
+            await asyncio.wait([begin], timeout=BEGIN_GRACE)
+        finally:
+            begin.cancel()
+        if self._core.alive:
+            with suppress(StepcredError):
+                await self._driver.run(self._core.end())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         AIO.leave(self)
+        if self._forked:
+            return
         self._beats.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
-        # Shielded: a second cancellation stops our waiting, not the end of the step.
+        # Shielded: a second cancellation stops our waiting, not the end of the step, for which `close` waits as well.
         end = asyncio.ensure_future(self._driver.run(self._core.end()))
+        end.add_done_callback(seen)
+        self._driver.ends.add(end)
+        end.add_done_callback(self._driver.ends.discard)
         try:
             await asyncio.shield(end)
         except StepcredError as problem:
@@ -89,8 +117,7 @@ class Step(StepView):
                 yield last
                 while (now := self._keeping.lasting(scope)) is last:
                     changed.clear()
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(changed.wait(), self._keeping.left_of(scope))
+                    await within(self._keeping.left_of(scope), changed)
                 if now is None:
                     return
                 last = now
@@ -114,19 +141,20 @@ class Step(StepView):
         scope: str,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 (as above)
-        wait: float = 5.0,
+        wait: timedelta | float = 5.0,
     ) -> AsyncGenerator[Credential, None]:
         """As `stepcred.Step.lease`, to use in an `async with`."""
+        seconds = seconds_of("wait", wait)
         self._enter_lease(scope)
         try:
             yield await self._live(scope, timeout)
         except BaseException as error:
             try:
-                await self._leave_lease(scope, wait)
+                await self._leave_lease(scope, seconds)
             except StepcredError as problem:
                 error.add_note(f"the credential for {scope} could not be taken back yet: {problem}")
             raise
-        await self._leave_lease(scope, wait)
+        await self._leave_lease(scope, seconds)
 
     async def env(self, *scopes: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """As `stepcred.Step.env`."""
@@ -195,7 +223,7 @@ class Step(StepView):
         patience = checked_patience(approval_timeout)
         await self._driver.run(self._core.wait_for_approval(waiting, patience=patience, tell=on_waiting))
 
-    async def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
+    async def revoke(self, lease: Credential | Lease | str, *, wait: timedelta | float = 5.0) -> LeaseOutcome:
         """As `stepcred.Step.revoke`."""
         return await self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
 
@@ -205,25 +233,11 @@ class Step(StepView):
         return credential
 
     async def _live(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
+        self._must_be_ours()
         seconds = None if timeout is None else checked_timeout(timeout)
-        if (live := self._keeping.live(scope)) is not None:
-            return live
-        flight, mine = self._flights.get(scope), False
-        if flight is None:
-            mine = True
-            flight = asyncio.create_task(self._first(scope, seconds), name=f"stepcred-credential-{scope}")
-            self._flights[scope] = flight
-            flight.add_done_callback(lambda done: self._landed(scope, done))
-        try:
-            return await asyncio.wait_for(asyncio.shield(flight), None if mine else seconds)
-        except TimeoutError:
-            raise DeadlineExceeded(f"{scope}: no answer in time to what another task asks for") from None
-        except StepcredError as error:
-            raise error if mine else for_another(error)  # noqa: B904 (the same answer)
-        except asyncio.CancelledError:
-            if flight.cancelled():  # with its channel: the connection was closed
-                raise StepEnded("the connection to the broker is closed", reason="STEP_ENDED") from None
-            raise
+        return await self._flights.join(
+            scope, known=lambda: self._keeping.live(scope), get=lambda: self._first(scope, seconds), timeout=seconds
+        )
 
     async def _first(self, scope: str, timeout: float | None) -> Credential:  # noqa: ASYNC109 (as above)
         credential = await self._driver.run(self._keeping.first(scope, timeout=timeout))
@@ -231,11 +245,6 @@ class Step(StepView):
             self._keeper = asyncio.create_task(self._keep(), name="stepcred-successors")
         self._wake.set()
         return credential
-
-    def _landed(self, scope: str, flight: asyncio.Task[Credential]) -> None:
-        self._flights.pop(scope, None)
-        if not flight.cancelled():
-            flight.exception()  # seen, also when nobody waits any more
 
     def _tell_readers(self) -> None:
         self._kept_changed.set()
@@ -246,7 +255,7 @@ class Step(StepView):
         """For a library that blocks. In the loop's own thread it can only be had while it is live."""
         if (live := self._keeping.live(scope)) is not None:
             return live
-        if self._loop is None or not self._core.alive:
+        if self._loop is None or self._loop.is_closed() or not self._core.alive:
             raise StepEnded("this step has ended", reason="STEP_ENDED")
         with suppress(RuntimeError):
             if asyncio.get_running_loop() is self._loop:
@@ -255,23 +264,27 @@ class Step(StepView):
         try:
             return found.result(self._core.broker.timeout + self._core.patience + BEAT_AGAIN)
         except TimeoutError:
+            found.cancel()
             raise DeadlineExceeded(f"{scope}: the event loop gave no answer in time") from None
+        except futures.CancelledError:
+            raise StepEnded("the event loop of this step is stopping", reason="STEP_ENDED") from None
 
     async def _leave_lease(self, scope: str, wait: float) -> None:
         LEASES.leave(self, scope)
+        if self._forked:
+            return
+        self._flights.desert(scope)  # when we were cancelled, and it is not
         await self._driver.run(self._keeping.leave(scope, wait=wait))
 
     async def _beat(self) -> None:
         pause = self._core.interval
-        while self._core.alive:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+        while self._core.alive and not self._driver.closed:
+            await within(pause, self._wake)
             self._wake.clear()
             pause = await self._driver.run(self._core.heartbeat())
 
     async def _keep(self) -> None:
-        while self._core.alive:
+        while self._core.alive and not self._driver.closed:
             pause = await self._driver.run(self._keeping.keep())
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._kept_changed.wait(), pause)
+            await within(pause, self._kept_changed)
             self._kept_changed.clear()

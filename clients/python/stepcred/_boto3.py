@@ -14,12 +14,9 @@ if TYPE_CHECKING:
 
 def make_session(credential: AwsSession) -> boto3.Session:
     """A session with exactly this credential; its clients go to the credential's endpoint, if it names one."""
-    return _session(
-        credential,
-        aws_access_key_id=credential.access_key_id,
-        aws_secret_access_key=credential.secret_access_key,
-        aws_session_token=credential.session_token,
-    )
+    session = _botocore_session()
+    session.set_credentials(credential.access_key_id, credential.secret_access_key, credential.session_token)
+    return _session(credential, session)
 
 
 def make_kept_session(read: Callable[[], Credential], *, credential: Credential) -> boto3.Session:
@@ -27,14 +24,13 @@ def make_kept_session(read: Callable[[], Credential], *, credential: Credential)
     if not isinstance(credential, AwsSession):
         kind = type(credential).__name__
         raise StepcredError(f"{credential.lease.scope}: boto3_session() needs an AWS session, not a {kind}")
-    _boto3()
+    session = _botocore_session()
     from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
-    from botocore.session import get_session
 
     def live() -> AwsSession:
         kept = read()
-        if not isinstance(kept, AwsSession):
-            raise StepcredError(f"{credential.lease.scope} is no AWS session any more")
+        if not isinstance(kept, AwsSession) or kept.endpoint_url != credential.endpoint_url:
+            raise StepcredError(f"{credential.lease.scope} is of another endpoint by now; take a new boto3_session()")
         return kept
 
     class Kept(Credentials):
@@ -64,12 +60,21 @@ def make_kept_session(read: Callable[[], Credential], *, credential: Credential)
         def load(self) -> Kept:
             return Kept()
 
-    session = get_session()
     session.register_component("credential_provider", CredentialResolver(providers=[Provider()]))
-    return _session(credential, botocore_session=session)
+    return _session(credential, session)
 
 
-def _session(credential: AwsSession, **given: Any) -> boto3.Session:
+def _botocore_session() -> Any:
+    """Of no profile: AWS_PROFILE is about somebody else's credential, and may name one that is not here."""
+    _boto3()
+    from botocore.session import get_session
+
+    session = get_session()
+    session.get_component("config_store").set_config_variable("profile", None)
+    return session
+
+
+def _session(credential: AwsSession, session: Any) -> boto3.Session:
     boto3 = _boto3()
 
     class Session(boto3.Session):  # type: ignore[name-defined,misc]
@@ -84,7 +89,7 @@ def _session(credential: AwsSession, **given: Any) -> boto3.Session:
     def _with_endpoint(kwargs: dict[str, Any]) -> dict[str, Any]:
         return {"endpoint_url": credential.endpoint_url, **kwargs} if credential.endpoint_url else kwargs
 
-    return Session(region_name=credential.region or None, **given)
+    return Session(region_name=credential.region or None, botocore_session=session)
 
 
 def _boto3() -> Any:

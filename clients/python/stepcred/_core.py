@@ -15,7 +15,7 @@ from stepcred._calls import Calls
 from stepcred._errors import SettingsError
 from stepcred._flow import Flow
 from stepcred._requests import as_span, begin_request, checked_patience, checked_retry, scope_names, step_name
-from stepcred._settings import StepName
+from stepcred._settings import StepName, seconds_of
 from stepcred._step_core import StepCore
 from stepcred.v1 import broker_pb2
 
@@ -45,7 +45,7 @@ class BrokerCore(Calls):
         scopes: Iterable[str],
         *,
         max_duration: timedelta | float | None,
-        wait: float,
+        wait: timedelta | float,
         approval_timeout: timedelta | float | None,
         retry: int,
     ) -> StepCore:
@@ -54,17 +54,17 @@ class BrokerCore(Calls):
             name=name,
             scopes=tuple(scope_names(scopes)),
             max_duration=as_span(max_duration),
-            wait=wait,
+            wait=seconds_of("wait", wait),
             patience=checked_patience(approval_timeout),
             retry=checked_retry(retry),
         )
 
     def join(
-        self, handle: str, *, wait: float, approval_timeout: timedelta | float | None = None, retry: int = 1
+        self, handle: str, *, wait: timedelta | float, approval_timeout: timedelta | float | None = None, retry: int = 1
     ) -> StepCore:
         return StepCore(
             broker=self,
-            wait=wait,
+            wait=seconds_of("wait", wait),
             handle=handle,
             patience=checked_patience(approval_timeout),
             retry=checked_retry(retry),
@@ -85,7 +85,7 @@ class BrokerCore(Calls):
         request.on_behalf_of, request.definition_digest = on_behalf_of, definition_digest
         return _wire.launched((yield from self.call("BeginStep", request)))
 
-    def end(self, handle: str, *, wait: float) -> Flow[tuple[models.LeaseOutcome, ...]]:
+    def end(self, handle: str, *, wait: timedelta | float) -> Flow[tuple[models.LeaseOutcome, ...]]:
         step = self.join(handle, wait=wait)
         yield from step.end()
         return step.outcomes

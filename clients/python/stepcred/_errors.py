@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 
 class Verdict(Enum):
@@ -18,6 +18,16 @@ class Verdict(Enum):
 
 class StepcredError(Exception):
     """Base of all."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is: one that cannot be read again makes a pool of processes wait for ever for its result."""
+        return _again, (type(self), self.args, vars(self))
+
+
+def _again(kind: type[StepcredError], args: tuple[object, ...], state: Mapping[str, object]) -> StepcredError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
 
 
 class SettingsError(StepcredError):

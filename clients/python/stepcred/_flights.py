@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
-from stepcred._errors import BrokerUnavailable, DeadlineExceeded, Refused, StepcredError
+from stepcred._errors import DeadlineExceeded, StepcredError
 
 T = TypeVar("T")
 
@@ -24,38 +25,36 @@ class Flights(Generic[T]):
 
         Raises what `get` raises, and DeadlineExceeded when another's answer does not come in time.
         """
-        while True:
-            with self._lock:
-                if (found := known()) is not None:
-                    return found
-                flight = self._flying.get(key)
-                if flight is None:
-                    flight = mine = self._flying[key] = Future()
-                    break
-            try:
-                return flight.result(timeout)
-            except CancelledError:
-                continue  # whoever asked was interrupted: somebody else asks
-            except TimeoutError:
-                raise DeadlineExceeded(f"{key}: no answer in time to what another thread asks for") from None
-            except StepcredError as error:
-                raise for_another(error) from None
+        mine: Future[T] = Future()
         try:
-            got = get()
+            while True:
+                with self._lock:
+                    if (found := known()) is not None:
+                        return found
+                    flight = self._flying.setdefault(key, mine)
+                if flight is mine:
+                    mine.set_result(got := get())
+                    return got
+                try:
+                    return flight.result(timeout)
+                except CancelledError:
+                    continue  # whoever asked was interrupted: somebody else asks
+                except TimeoutError:
+                    raise DeadlineExceeded(f"{key}: no answer in time to what another thread asks for") from None
+                except StepcredError as error:
+                    raise for_another(error) from None
         except Exception as error:
             mine.set_exception(error)
             raise
-        except BaseException:  # Ctrl-C, in this thread
+        except BaseException:  # Ctrl-C, in this thread, from the moment on in which others may wait for it
             mine.cancel()
             raise
-        else:
-            mine.set_result(got)
-            return got
         finally:
             with self._lock:
-                del self._flying[key]
+                if self._flying.get(key) is mine:
+                    del self._flying[key]
 
 
 def for_another(error: StepcredError) -> StepcredError:
-    """The same answer, for one more to raise: each has its own traceback."""
-    return error.again(error.retry_after) if isinstance(error, Refused | BrokerUnavailable) else error
+    """The same answer, for one more to raise: each has its own traceback, which grows with each time it is raised."""
+    return copy.copy(error)

@@ -30,7 +30,7 @@ def make_client(
     except ModuleNotFoundError as missing:
         raise StepcredError("hvac_client() needs hvac: pip install hvac") from missing
 
-    address = credential.address
+    address, namespace = credential.address, credential.namespace
 
     class Adapter(JSONAdapter):
         """The step's token, and no other."""
@@ -38,7 +38,9 @@ def make_client(
         @property
         def token(self) -> str:
             kept = read()
-            return kept.token if isinstance(kept, VaultToken) else ""
+            if not isinstance(kept, VaultToken) or (kept.address, kept.namespace) != (address, namespace):
+                raise StepcredError(f"{credential.lease.scope} is of another Vault by now; take a new hvac_client()")
+            return kept.token
 
         @token.setter
         def token(self, value: str | None) -> None:
@@ -64,7 +66,7 @@ def make_client(
         allow_redirects=False,
         session=session,
         adapter=Adapter,
-        namespace=credential.namespace or None,
+        namespace=namespace or None,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from stepcred._credentials import Credential
 from stepcred._errors import DeadlineExceeded, Refused, StepcredError
+from stepcred._flights import for_another
 from stepcred._flow import Flow
 from stepcred._keeping import IDLE, Kept
 from stepcred._refusals import Given
@@ -42,7 +43,7 @@ class Keeper:
         if self.step.broker.monotonic() < one.ends:
             return one.credential
         if one.failure is not None:
-            raise one.failure
+            raise for_another(one.failure)
         raise DeadlineExceeded(f"the credential for {scope} has ended, and no successor came in time")
 
     def left_of(self, scope: str) -> float:
@@ -57,7 +58,16 @@ class Keeper:
 
     def leave(self, scope: str, *, wait: float) -> Flow[None]:
         """One user less; the last one out takes back what is kept. `wait`: seconds, for evidence."""
-        one = self.step.keeping.leave(scope)
+        yield from self._give_back(self.step.keeping.leave(scope), wait=wait)
+
+    def desert(self, scope: str) -> Flow[None]:
+        """It has come, and everybody who wanted it has gone meanwhile. A failure is nobody's."""
+        try:
+            yield from self._give_back(self.step.keeping.unwanted(scope), wait=0.0)
+        except StepcredError as error:
+            log.info("the credential for %s came too late and was not taken back: %s", scope, error)
+
+    def _give_back(self, one: Kept | None, *, wait: float) -> Flow[None]:
         if one is not None and self.step.alive:
             yield from self._take_back(one.lease_ids, wait=wait)
 

@@ -154,10 +154,15 @@ class Keeping:
             return self._users.get(scope, 0) > 0
 
     def leave(self, scope: str) -> Kept | None:
-        """One user less. What is to be taken back, and kept no longer: nobody has it any more."""
+        """One user less, and what is `unwanted` then."""
         with self._lock:
             self._users[scope] -= 1
-            if self._users[scope] or scope in self._pinned:
+        return self.unwanted(scope)
+
+    def unwanted(self, scope: str) -> Kept | None:
+        """What is to be taken back, if nobody is to have it: kept no longer."""
+        with self._lock:
+            if self._users.get(scope) or scope in self._pinned:
                 return None
             gone = self._kept.pop(scope, None)
         self.changed()

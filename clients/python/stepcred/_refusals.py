@@ -19,6 +19,7 @@ from stepcred._errors import BrokerUnavailable, Refused, Verdict
 FIRST_PAUSE = 2.0  # seconds
 LONGEST_PAUSE = 15.0
 GROWTH = 1.5
+TICK = 0.001  # seconds; a clock that has not moved on by the last bit would answer from here once more
 
 # Refused with NEVER, and still another request can have another answer. Whatever is not listed is final.
 PASSING = frozenset(
@@ -101,6 +102,11 @@ class Refusals:
             raise known.answer.again(None if known.until == math.inf else known.until - now)
         if (refused := self._exactly.get(question)) is not None:
             raise refused.again(None)
+
+    def pause(self, question: Question, now: float) -> float:
+        """Seconds before it may be asked again; infinite = never."""
+        known = self._whatever.get((question.method, question.about))
+        return known.until - now + TICK if known is not None and now < known.until else 0.0
 
     def heard(self, question: Question, answer: Answer, now: float) -> None:
         """The broker's answer to it."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 from stepcred import _models as models
 from stepcred import _wire
 from stepcred._credentials import Credential
-from stepcred._settings import StepName
+from stepcred._settings import StepName, seconds_of
 from stepcred.v1 import broker_pb2
 
 
@@ -23,11 +23,7 @@ def checked_timeout(timeout: float) -> float:
 
 def checked_patience(approval_timeout: timedelta | float | None) -> float:
     """Seconds to wait for an approval; 0 = not at all. Not for ever: an operator may never come."""
-    span = approval_timeout
-    seconds = span.total_seconds() if isinstance(span, timedelta) else 0.0 if span is None else span
-    if not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"approval_timeout must be seconds or a timedelta, not {approval_timeout!r}")
-    return float(seconds)
+    return 0.0 if approval_timeout is None else seconds_of("approval_timeout", approval_timeout)
 
 
 def checked_retry(retry: int) -> int:
@@ -75,7 +71,10 @@ def as_span(value: timedelta | float | None) -> timedelta | None:
 def scope_names(scopes: Iterable[str]) -> list[str]:
     if isinstance(scopes, str):
         raise TypeError("scopes must be a list of names, not one string")
-    return list(scopes)
+    names = list(scopes)
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"scopes must be a list of names, and {strange[0]!r:.60} is none")
+    return names
 
 
 def in_seconds(span: timedelta | None, default: float) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 # As the broker takes them.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]{0,249}")
+_WORKFLOW_FILE = re.compile(r"(?:.*/)?([^/]+)\.ya?ml", re.DOTALL)
 TEMPLATE_FILE = "/var/run/argo/template"
 
 
@@ -35,8 +36,8 @@ class Scheduler:
 
 def _workflow_file(ref: str) -> str:
     """Of "acme/data/.github/workflows/nightly.yml@refs/heads/main" it is "nightly"; the display name may be anything."""
-    path = ref.partition("@")[0]
-    return re.sub(r"\.ya?ml$", "", path.rpartition("/")[2])
+    found = _WORKFLOW_FILE.fullmatch(ref.partition("@")[0])
+    return found[1] if found else ""
 
 
 def _template_name(template: str) -> str:
@@ -45,7 +46,7 @@ def _template_name(template: str) -> str:
 
     try:
         found = json.loads(template or Path(TEMPLATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # "offloaded" is no JSON
+    except (OSError, ValueError, RecursionError):  # "offloaded" is no JSON
         return ""
     name = found.get("name") if isinstance(found, dict) else None
     return name if isinstance(name, str) else ""
@@ -111,7 +112,7 @@ def find(missing: list[str], environ: Mapping[str, str]) -> tuple[dict[str, str]
 
 def how(name: str) -> str:
     """To give it."""
-    return f"pass {name}= or set STEPCRED_{name.upper()}"
+    return f"pass {name}= or --{name}, or set STEPCRED_{name.upper()}"
 
 
 def _of(scheduler: Scheduler, missing: list[str], environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from stepcred._workload_api import SOCKET, WorkloadApi, WorkloadApiSource
 
 HANDLE = "STEPCRED_STEP_HANDLE"  # of a step that a launcher has opened
 WAIT = "STEPCRED_WAIT_BROKER"
+LONGEST = 315_576_000_000.0  # seconds (google.protobuf.Duration)
 _SPAN = re.compile(r"([0-9]{1,4})([sm])")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
@@ -97,6 +97,8 @@ def step_name(
     Raises SettingsError naming everything that is missing.
     """
     given = {"workflow": workflow, "run": run, "step": step}
+    if strange := [f"{name} must be a string, not {one!r:.60}" for name, one in given.items() if not _is_text(one)]:
+        raise SettingsError(strange)
     found = {name: value or environ.get(f"STEPCRED_{name.upper()}", "") for name, value in given.items()}
     missing = [name for name, value in found.items() if not value]
     if missing:
@@ -107,18 +109,22 @@ def step_name(
     return StepName(**found)
 
 
-def checked_wait(wait_broker: timedelta | float) -> float:
-    """Seconds to wait for a broker that is not there yet. Not for ever: its address may be wrong."""
-    seconds = wait_broker.total_seconds() if isinstance(wait_broker, timedelta) else wait_broker
-    if not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"wait_broker must be seconds or a timedelta, not {wait_broker!r}")
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def seconds_of(name: str, span: timedelta | float) -> float:
+    """From 0 on, and no longer than can be sent; an argument of this name. Raises ValueError."""
+    seconds = span.total_seconds() if isinstance(span, timedelta) else span
+    if not (isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST):  # nan is not
+        raise ValueError(f"{name} must be seconds or a timedelta, not {span!r}")
     return float(seconds)
 
 
 def wait_broker(given: timedelta | float | None, *, environ: Mapping[str, str] = os.environ) -> float:
     """Seconds: the argument before STEPCRED_WAIT_BROKER; 0 without."""
     if given is not None:
-        return checked_wait(given)
+        return seconds_of("wait_broker", given)
     text = environ.get(WAIT, "")
     written = _SPAN.fullmatch(text)
     if text and written is None:

@@ -25,9 +25,28 @@ class StepView:
         self._keeping = Keeper(step=core)
         self.outer: Self | None = None
         self.left = False
+        self._process = os.getpid()
+
+    @property
+    def _forked(self) -> bool:
+        """In a child: the step, its heartbeats and its end are its parent's."""
+        return os.getpid() != self._process
+
+    def _must_be_ours(self) -> None:
+        """Before any lock is taken: one that another thread held at a fork is never released in the child."""
+        if self._forked:
+            raise StepcredError(
+                "this step belongs to the process that opened it; give a child step.env(), or connect() there"
+            )
+
+    def _must_be_new(self) -> None:
+        """A second time it would open an attempt that nobody speaks for."""
+        if self._core.begun:
+            raise StepcredError("this step has been entered already; broker.step(…) makes another one")
 
     def _have(self, scope: str) -> None:
         """Whoever asks outside of a `lease` block has it until the step ends; inside, until the block does."""
+        self._must_be_ours()
         if not (LEASES.inside(self, scope) and self._core.keeping.used(scope)):
             self._core.keeping.pin(scope)
 
@@ -36,6 +55,7 @@ class StepView:
         return self._core.keeping.lend(scope, credential.lease.lease_id)
 
     def _enter_lease(self, scope: str) -> None:
+        self._must_be_ours()
         self._core.keeping.enter(scope)
         LEASES.enter(self, scope)
 

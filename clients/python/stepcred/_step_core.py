@@ -21,7 +21,7 @@ from stepcred._flow import Flow, Pause
 from stepcred._keeping import Keeping, kept
 from stepcred._refusals import Given, Question, Refusals, is_final
 from stepcred._requests import begin_request, checked_timeout, in_seconds, new_request_id, scope_names
-from stepcred._settings import StepName
+from stepcred._settings import StepName, seconds_of
 from stepcred.v1 import broker_pb2
 
 log = logging.getLogger("stepcred")
@@ -52,6 +52,7 @@ class StepCore:
     verdicts: tuple[models.ScopeVerdict, ...] = ()
     outcomes: tuple[models.LeaseOutcome, ...] = ()
     all_proven: bool = False
+    begun: bool = False
     alive: bool = False
     ended_by_broker: bool = False
     end_told: Refused | None = field(default=None, repr=False)  # how the broker told us that it has ended the step
@@ -67,7 +68,7 @@ class StepCore:
             response = yield from self.broker.call("Heartbeat", broker_pb2.HeartbeatRequest(step_handle=self.handle))
             self.interval = in_seconds(_wire.span_of(response, "next_heartbeat"), self.interval)
             self.deadline = _wire.time_of(response, "deadline")
-            self.alive = True
+            self.begun = self.alive = True
             return
         request = begin_request(self.name, self.scopes, self.max_duration)
         response = yield from self.broker.call("BeginStep", request)
@@ -75,7 +76,7 @@ class StepCore:
         self.interval = in_seconds(_wire.span_of(response, "heartbeat_interval"), self.interval)
         self.deadline = _wire.time_of(response, "deadline")
         self.verdicts = tuple(_wire.scope_verdict(verdict) for verdict in response.scopes)
-        self.alive = True
+        self.begun = self.alive = True
 
     def issue(
         self,
@@ -119,7 +120,7 @@ class StepCore:
                 left = max(deadline - monotonic(), 0.001)
                 return (yield from self.issue_once(scope, given, timeout=left, keep=keep))
             except Refused as refused:
-                pause = refused.retry_after or 0.0
+                pause = max(refused.retry_after or 0.0, self.refusals.pause(question, monotonic()))
                 if retries >= retry or refused.reason not in ANEW or is_final(refused):
                     raise
                 if monotonic() + pause >= deadline:
@@ -152,12 +153,9 @@ class StepCore:
             times = {"sent": sent, "received": received, "interval": self.interval}
             one = kept(scope, credential, **times, uniform=self.broker.uniform)
             if self.keeping.put(one, instead_of=given.replaces) and given.replaces:
-                self._claim_later(one.lease_id, received + one.overlap)
+                with self.lock:
+                    self.unclaimed[one.lease_id] = received + one.overlap
         return credential
-
-    def _claim_later(self, lease_id: str, at: float) -> None:
-        with self.lock:
-            self.unclaimed[lease_id] = at
 
     def claims_due(self) -> bool:
         """Are there successors that a heartbeat is to claim now? The next one does."""
@@ -204,7 +202,8 @@ class StepCore:
         for scope in wanted.scopes:
             self.refusals.helped(Question(method=ISSUE, about=scope), monotonic())
 
-    def revoke(self, lease_id: str, *, wait: float) -> Flow[models.LeaseOutcome]:
+    def revoke(self, lease_id: str, *, wait: timedelta | float) -> Flow[models.LeaseOutcome]:
+        wait = seconds_of("wait", wait)
         request = broker_pb2.RevokeLeaseRequest(
             request_id=new_request_id(),
             step_handle=self.handle,
@@ -279,6 +278,8 @@ class StepCore:
     def _call(self, method: str, request: Any, *, timeout: float | None = None, retries: int = RETRIES) -> Flow[Any]:
         """A call about the open step; learns from the answer when it is open no more."""
         if not self.alive:
+            if not self.begun:
+                raise StepcredError("this step is not open yet: its calls work inside of its `with` block")
             known = self.end_told if isinstance(self.end_told, StepEnded) else None
             raise known.again(None) if known else StepEnded("this step has ended", reason="STEP_ENDED")
         try:

@@ -54,6 +54,11 @@ class Driver:
     def __init__(self, lanes: Lanes[grpc.Channel]) -> None:
         self._lanes = lanes
 
+    @property
+    def closed(self) -> bool:
+        """Nobody is left to speak for."""
+        return self._lanes.closed
+
     def run(self, flow: Flow[T]) -> T:
         try:
             effect = next(flow)
@@ -76,7 +81,11 @@ class Driver:
         lane = self._lanes.enter()
         try:
             return getattr(lane.stub, call.method)(call.request, timeout=call.timeout, wait_for_ready=False)
-        except grpc.RpcError as error:
+        except (grpc.RpcError, ValueError) as error:  # ValueError: of a closed channel, or what cannot be sent
+            if self._lanes.closed:
+                raise self._lanes.over() from None
+            if isinstance(error, ValueError):
+                raise
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._lanes.doubt(lane)
             raise call_failed(error.code().name, error.details(), error.trailing_metadata()) from None
@@ -112,14 +121,14 @@ class Broker:
         step: str | None = None,
         scopes: Iterable[str],
         max_duration: timedelta | float | None = None,
-        wait: float = 5.0,
+        wait: timedelta | float = 5.0,
         approval_timeout: timedelta | float | None = None,
         retry: int = 1,
     ) -> Step:
         """One step, to use in a `with`: opened on entering, ended with all its credentials on leaving.
 
         `scopes`: what may be asked for. `max_duration`: longest life of the step (seconds or timedelta).
-        `wait`: seconds to wait at the end for evidence that every credential is dead.
+        `wait`: how long to wait at the end for evidence that every credential is dead (seconds or timedelta).
         `approval_timeout`: how long `issue` waits for an approval (seconds or timedelta), where it is not told itself.
         `retry`: how often it asks anew, where it is not told itself. What is not given of workflow, run and step comes
         from STEPCRED_WORKFLOW, _RUN and _STEP, else from the scheduler's own variables; SettingsError when it does not.
@@ -134,7 +143,7 @@ class Broker:
         self,
         handle: str | None = None,
         *,
-        wait: float = 5.0,
+        wait: timedelta | float = 5.0,
         approval_timeout: timedelta | float | None = None,
         retry: int = 1,
     ) -> Step:
@@ -171,7 +180,7 @@ class Broker:
         )
         return self._driver.run(flow)
 
-    def end(self, handle: str, *, wait: float = 5.0) -> tuple[LeaseOutcome, ...]:
+    def end(self, handle: str, *, wait: timedelta | float = 5.0) -> tuple[LeaseOutcome, ...]:
         """End a step by its handle, as the launcher that opened it, and say what became of each lease."""
         return self._driver.run(self._core.end(handle, wait=wait))
 

@@ -18,6 +18,7 @@ from stepcred._flights import Flights
 from stepcred._models import Lease, LeaseOutcome, ScopeVerdict
 from stepcred._refusals import Given
 from stepcred._requests import checked_patience, checked_retry, checked_timeout, lease_id_of, note_failed_end
+from stepcred._settings import seconds_of
 from stepcred._step import StepView, dsn_of, environment
 
 if TYPE_CHECKING:
@@ -42,15 +43,22 @@ class Step(StepView):
         core.keeping.changed = self._kept_changed.set
 
     def __enter__(self) -> Self:
+        self._must_be_new()
         self._driver.run(self._core.begin())
-        self._thread.start()
-        SYNC.enter(self)
+        try:
+            self._thread.start()
+            SYNC.enter(self)
+        except BaseException as error:  # no more threads, or Ctrl-C: nobody will leave the block
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         SYNC.leave(self)
+        if self._forked:
+            return
         try:
             self._driver.run(self._core.end())
         except StepcredError as problem:
@@ -71,24 +79,25 @@ class Step(StepView):
         return self._live(scope, timeout)
 
     @contextmanager
-    def lease(self, scope: str, *, timeout: float | None = None, wait: float = 5.0) -> Iterator[Credential]:
+    def lease(self, scope: str, *, timeout: float | None = None, wait: timedelta | float = 5.0) -> Iterator[Credential]:
         """What `credential` gives, for the length of a block. It is taken back when the last such block is left.
 
         Blocks may be nested, and in several threads: one credential for all of them. Who has asked `credential` outside
         of such blocks keeps it to the end of the step. In a long block, ask `credential` anew before each use.
-        `timeout`: as there. `wait`: seconds to wait for evidence that it is dead. Raises as `issue` and `revoke` do; what
+        `timeout`: as there. `wait`: how long to wait for evidence that it is dead. Raises as `issue` and `revoke` do; what
         `revoke` raises is a note on the block's own exception.
         """
+        seconds = seconds_of("wait", wait)
         self._enter_lease(scope)
         try:
             yield self._live(scope, timeout)
         except BaseException as error:
             try:
-                self._leave_lease(scope, wait)
+                self._leave_lease(scope, seconds)
             except StepcredError as problem:
                 error.add_note(f"the credential for {scope} could not be taken back yet: {problem}")
             raise
-        self._leave_lease(scope, wait)
+        self._leave_lease(scope, seconds)
 
     def env(self, *scopes: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """A child's whole environment: `base` (default our own) with the kept credentials of these scopes.
@@ -102,7 +111,8 @@ class Step(StepView):
     def dsn(self, scope: str, *, scheme: str = "postgresql") -> str:
         """A URL with user, password, host, port and database of the kept login, percent-encoded; it is a secret.
 
-        The login lives to its own end, without a successor. Raises as `credential` does, and StepcredError for another kind, or where the operator has named no host.
+        The login lives to its own end, without a successor. Raises as `credential` does, and StepcredError for another
+        kind, or where the operator has named no host.
         """
         return dsn_of(self._lent(scope), scheme)
 
@@ -143,12 +153,13 @@ class Step(StepView):
     ) -> Credential:
         """A new credential for one of the step's scopes, charged to its attempt budget.
 
-        `timeout`: seconds, default the broker's, for the whole call but the wait for an approval. `replaces`: an older lease that this one succeeds. `approval_timeout`:
-        how long to wait where operators must approve it first (seconds or timedelta; default the step's, else not at
-        all); `on_waiting` is called at the start of that, and when somebody has said yes. Raises NeedsApproval when it
-        takes longer, AccessDenied as soon as it is denied. `retry`: how often it is asked anew, each a charged attempt, when
-        the provider failed or the answer was lost, after the time that the broker names and within `timeout` (default
-        the step's, 1). What was refused for good is not asked again (docs/sdk.md).
+        `timeout`: seconds, default the broker's, for the whole call but the wait for an approval. `replaces`: an older
+        lease that this one succeeds. `approval_timeout`: how long to wait where operators must approve it first (seconds
+        or timedelta; default the step's, else not at all); `on_waiting` is called at the start of that, and when somebody
+        has said yes. Raises NeedsApproval when it takes longer, AccessDenied as soon as it is denied. `retry`: how often
+        it is asked anew, each a charged attempt, when the provider failed or the answer was lost, after the time that the
+        broker names and within `timeout` (default the step's, 1). What was refused for good is not asked again
+        (docs/sdk.md).
         """
         flow = self._core.issue(
             scope,
@@ -180,8 +191,8 @@ class Step(StepView):
         patience = checked_patience(approval_timeout)
         self._driver.run(self._core.wait_for_approval(waiting, patience=patience, tell=on_waiting))
 
-    def revoke(self, lease: Credential | Lease | str, *, wait: float = 5.0) -> LeaseOutcome:
-        """End one lease early, waiting up to `wait` seconds for evidence."""
+    def revoke(self, lease: Credential | Lease | str, *, wait: timedelta | float = 5.0) -> LeaseOutcome:
+        """End one lease early, waiting up to `wait` (seconds or timedelta) for evidence."""
         return self._driver.run(self._core.revoke(lease_id_of(lease), wait=wait))
 
     def _lent(self, scope: str) -> Credential:
@@ -190,6 +201,7 @@ class Step(StepView):
         return credential
 
     def _live(self, scope: str, timeout: float | None) -> Credential:
+        self._must_be_ours()
         seconds = None if timeout is None else checked_timeout(timeout)
         return self._keeping.live(scope) or self._flights.join(
             scope, known=lambda: self._keeping.live(scope), get=lambda: self._first(scope, seconds), timeout=seconds
@@ -205,6 +217,8 @@ class Step(StepView):
 
     def _leave_lease(self, scope: str, wait: float) -> None:
         LEASES.leave(self, scope)
+        if self._forked:
+            return
         self._driver.run(self._keeping.leave(scope, wait=wait))
 
     def _beat(self) -> None:
@@ -212,18 +226,12 @@ class Step(StepView):
         while True:
             self._wake.wait(pause)
             self._wake.clear()
-            if not self._core.alive:
+            if not self._core.alive or self._driver.closed:
                 return
-            try:
-                pause = self._driver.run(self._core.heartbeat())
-            except ValueError:  # the channel was closed while the step was open: nobody is left to speak for
-                return
+            pause = self._driver.run(self._core.heartbeat())
 
     def _keep(self) -> None:
-        while self._core.alive:
-            try:
-                pause = self._driver.run(self._keeping.keep())
-            except ValueError:  # as above
-                return
+        while self._core.alive and not self._driver.closed:
+            pause = self._driver.run(self._keeping.keep())
             self._kept_changed.wait(pause)
             self._kept_changed.clear()

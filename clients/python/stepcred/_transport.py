@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
+from stepcred._errors import StepcredError
 from stepcred._source import Pems, Source
 from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
 
@@ -52,21 +54,31 @@ class Lanes(Generic[C]):
         self._lock = threading.Lock()
         self._newest: Lane[C] | None = None
         self._open: list[Lane[C]] = []
-        self._closed = False
+        self._process = os.getpid()
+        self.closed = False
 
     def enter(self) -> Lane[C]:
-        """For one call, to be followed by `leave`. Raises StepcredError when the source has no usable identity."""
+        """For one call, to be followed by `leave`. Raises StepcredError.
+
+        When the source has no usable identity, when this was closed, and in a process that was forked: a socket cannot
+        be shared, and a lock that another thread held at that moment is never released there.
+        """
+        if self._forked:
+            raise StepcredError("this connection belongs to the process that made it; connect() after the fork")
         with self._lock:
-            if self._closed and self._newest is None:
-                raise ValueError("this connection to the broker is closed")
-            if self._newest is None or not self._closed:
-                pems = self._source.current()
-                if self._newest is None or self._newest.pems is not pems or self._newest.doubted:
-                    channel = self._make(channel_credentials(pems))
-                    self._newest = Lane(pems=pems, channel=channel, stub=CredentialBrokerStub(channel))
-                    self._open.append(self._newest)
+            if self.closed:
+                raise self.over()
+            pems = self._source.current()
+            if self._newest is None or self._newest.pems is not pems or self._newest.doubted:
+                channel = self._make(channel_credentials(pems))
+                self._newest = Lane(pems=pems, channel=channel, stub=CredentialBrokerStub(channel))
+                self._open.append(self._newest)
             self._newest.calls += 1
             return self._newest
+
+    def over(self) -> StepcredError:
+        """What a call meets that was under way, or begins, when it was closed."""
+        return StepcredError("the connection to the broker is closed")
 
     def doubt(self, lane: Lane[C]) -> None:
         """No answer came in time on it: the next call takes another.
@@ -85,8 +97,14 @@ class Lanes(Generic[C]):
             return [one.channel for one in idle]
 
     def close(self) -> list[C]:
-        """No new identity is taken from here on. What is to be closed: all, whatever is under way on them."""
+        """Nothing is called from here on. What is to be closed: all, whatever is under way on them."""
+        if self._forked:  # closing would shut the socket of the other process
+            return []
         self._source.close()
         with self._lock:
-            self._closed = True
+            self.closed = True
             return [lane.channel for lane in self._open]
+
+    @property
+    def _forked(self) -> bool:
+        return os.getpid() != self._process

@@ -26,6 +26,7 @@ from stepcred._workload_api import WorkloadApi
 __all__ = ["Broker", "Step", "connect", "current_step"]
 
 T = TypeVar("T")
+END_GRACE = 1.0  # seconds
 
 
 def connect(
@@ -57,6 +58,12 @@ class Driver:
 
     def __init__(self, lanes: Lanes[grpc.aio.Channel]) -> None:
         self._lanes = lanes
+        self.ends: set[asyncio.Future[None]] = set()  # of steps, under way
+
+    @property
+    def closed(self) -> bool:
+        """Nobody is left to speak for."""
+        return self._lanes.closed
 
     async def run(self, flow: Flow[T]) -> T:
         try:
@@ -80,7 +87,16 @@ class Driver:
         lane = self._lanes.enter()
         try:
             return await getattr(lane.stub, call.method)(call.request, timeout=call.timeout, wait_for_ready=False)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._lanes.closed and not (task and task.cancelling()):  # by the channel, so nobody has cancelled us
+                raise self._lanes.over() from None
+            raise
+        except grpc.aio.UsageError:
+            raise self._lanes.over() from None
         except grpc.aio.AioRpcError as error:
+            if self._lanes.closed:
+                raise self._lanes.over() from None
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._lanes.doubt(lane)
             raise call_failed(error.code().name, error.details(), error.trailing_metadata()) from None
@@ -95,6 +111,7 @@ class Broker:
     def __init__(self, settings: Settings, core: BrokerCore) -> None:
         self._settings = settings
         self._core = core
+        self._entered: Driver | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -105,16 +122,28 @@ class Broker:
         # Not before: an aio channel belongs to the loop that is running when it is made.
         addr = self._settings.addr
         self._lanes = Lanes(self._settings.source, lambda tls: grpc.aio.secure_channel(addr, tls, options=OPTIONS))
-        self._driver = Driver(self._lanes)
+        self._entered = Driver(self._lanes)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        for channel in self._lanes.close():
-            await channel.close()
+        """Close the connection; calls under way are cancelled, but the ends of steps have a second to arrive."""
+        if self._entered is None:
+            return
+        try:
+            if self._entered.ends:
+                await asyncio.wait(self._entered.ends, timeout=END_GRACE)
+        finally:
+            for channel in self._lanes.close():
+                await channel.close()
+
+    @property
+    def _driver(self) -> Driver:
+        if self._entered is None:
+            raise StepcredError("this connection is not open yet: it is used in an `async with`")
+        return self._entered
 
     def step(
         self,
@@ -124,7 +153,7 @@ class Broker:
         step: str | None = None,
         scopes: Iterable[str],
         max_duration: timedelta | float | None = None,
-        wait: float = 5.0,
+        wait: timedelta | float = 5.0,
         approval_timeout: timedelta | float | None = None,
         retry: int = 1,
     ) -> Step:
@@ -139,7 +168,7 @@ class Broker:
         self,
         handle: str | None = None,
         *,
-        wait: float = 5.0,
+        wait: timedelta | float = 5.0,
         approval_timeout: timedelta | float | None = None,
         retry: int = 1,
     ) -> Step:
@@ -170,7 +199,7 @@ class Broker:
         )
         return await self._driver.run(flow)
 
-    async def end(self, handle: str, *, wait: float = 5.0) -> tuple[LeaseOutcome, ...]:
+    async def end(self, handle: str, *, wait: timedelta | float = 5.0) -> tuple[LeaseOutcome, ...]:
         """As `stepcred.Broker.end`."""
         return await self._driver.run(self._core.end(handle, wait=wait))
 

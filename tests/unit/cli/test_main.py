@@ -33,6 +33,13 @@ grants:
 """
 
 # Stands for the composition root, so that what `serve` hands over can be seen without a daemon.
+WITHOUT_THE_EXTRA = """
+import sys
+sys.modules["structlog"] = None
+from broker.entry import main
+sys.exit(main())
+"""
+
 SERVE = """
 import sys
 from broker.cli import life
@@ -293,3 +300,11 @@ def test_with_json_an_error_is_one_object_beside_its_text(arguments: tuple[str, 
     assert (told in held["error"], held["exit_code"]) == (True, code)
     assert "rror" in done.err
     assert not run(*(word for word in arguments if word != "--json")).out
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    done = run("--help", code=WITHOUT_THE_EXTRA)
+    assert done.code == 69
+    assert done.err == (
+        "stepcred-broker: the daemon needs an extra: pip install 'stepcred[broker]' (structlog is missing)\n"
+    )

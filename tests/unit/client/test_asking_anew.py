@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 import stepcred
-from stepcred import _step_core
+from stepcred import _refusals, _step_core
 from tests.fakes.broker_server import FakeBroker, Refusal
 
 SCOPE = "orders-read"
@@ -64,6 +64,17 @@ def test_at_most_so_often(fake: FakeBroker, retry: int) -> None:
         assert len(ids(fake)) == retry + 2
         with pytest.raises(ValueError, match="retry"):
             step.issue(SCOPE, retry=-1)
+
+
+@pytest.mark.parametrize("answer", [LOST, failed(0.0)])
+def test_each_of_them_is_sent_when_no_time_is_named(
+    fake: FakeBroker, monkeypatch: pytest.MonkeyPatch, answer: Refusal
+) -> None:
+    monkeypatch.setattr(_refusals, "FIRST_PAUSE", 0.05)
+    fake.script("IssueCredential", *[answer] * 3)
+    with stepcred.connect() as broker, broker.step(scopes=[SCOPE], retry=3) as step:
+        step.issue(SCOPE)
+    assert len(ids(fake)) == 4
 
 
 def test_not_beyond_the_deadline(fake: FakeBroker) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import subprocess
 import sys
@@ -93,3 +95,17 @@ def test_an_error_is_an_object_too_for_programs(
     fake.script("BeginStep", DENIED)
     assert run(monkeypatch, "exec", "--scope", "orders-read", "--", "true", "--json") == 77
     assert not capsys.readouterr().out  # the child's arguments, and its stdout
+
+
+@pytest.mark.parametrize("asked", [["can", "orders-read"], ["whoami"]])
+def test_a_reader_that_has_gone_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    """1 would be `can`'s no."""
+
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert run(monkeypatch, *asked) == 74

@@ -236,3 +236,39 @@ def test_times_of_the_broker_are_never_compared_with_ours(fake: FakeBroker, site
         assert expires < datetime.now(UTC)
         call_aws(session)
         assert len(fake.requests("IssueCredential")) == 1
+
+
+def test_a_profile_of_somebody_else_steers_nothing(
+    fake: FakeBroker, site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[profile other]\nendpoint_url = http://127.0.0.1:9\nregion = eu-north-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    fake.scopes["lake-write"] = numbered(site)
+    with stepcred.connect() as broker, broker.step(scopes=["lake-write"]) as step:
+        for profile in ("other", "nowhere"):
+            monkeypatch.setenv("AWS_PROFILE", profile)
+            call_aws(step.boto3_session("lake-write"))
+            assert sent_by(site) == "ASIA-lease-1"
+            own = step.issue("lake-write")
+            assert isinstance(own, stepcred.AwsSession)
+            session = own.boto3_session()
+            assert session.region_name == "eu-west-1"
+            call_aws(session)
+            assert sent_by(site) == own.access_key_id
+
+
+def test_what_has_moved_elsewhere_is_not_sent_to_where_it_was(fake: FakeBroker, site: Site) -> None:
+    fake.scopes |= {"orders-read": vault_at(site.address), "lake-write": numbered(site)}
+    with Site() as elsewhere, stepcred.connect() as broker, broker.step(scopes=["orders-read", "lake-write"]) as step:
+        client, session = step.hvac_client("orders-read"), step.boto3_session("lake-write")
+        fake.scopes |= {"orders-read": vault_at(elsewhere.address), "lake-write": numbered(elsewhere)}
+        for scope in ("orders-read", "lake-write"):
+            step.revoke(step.credential(scope))
+        with pytest.raises(stepcred.StepcredError, match=r"another Vault by now; take a new hvac_client"):
+            client.read("secret/a")
+        with pytest.raises(stepcred.StepcredError, match=r"another endpoint by now; take a new boto3_session"):
+            call_aws(session)
+        assert not site.requests
+        step.hvac_client("orders-read").read("secret/a")
+        call_aws(step.boto3_session("lake-write"))
+        assert len(elsewhere.requests) == 2

@@ -142,13 +142,6 @@ def test_a_child_without_a_handler_dies_of_the_signal_and_so_do_we(tmp_path: Pat
     assert (process.returncode, stderr.splitlines()) == (128 + signal.SIGTERM, [PROVEN])
 
 
-def test_ctrl_c_while_it_is_loaded_is_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([*STEPCRED, "exec", "--", "true"], capture_output=True, text=True, check=False, env=environ)
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
-
-
 def test_a_signal_before_the_child_ends_the_step(fake: FakeBroker) -> None:
     fake.delay["IssueCredential"] = 2.0
     process = subprocess.Popen(
@@ -376,3 +369,24 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
     result = subprocess.run([*STEPCRED, "whoami"], env=env, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 69
     assert result.stderr == "stepcred: the command needs an extra: pip install 'stepcred[cli]'\n"
+
+
+def test_ctrl_c_while_the_command_is_loaded_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise KeyboardInterrupt")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([*STEPCRED, "whoami"], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stderr) == (130, "")
+
+
+def test_a_warning_of_the_sdk_is_told_as_everything_else(fake: FakeBroker, environ: dict[str, str]) -> None:
+    key = Path(environ["STEPCRED_KEY"])
+    key.chmod(0o644)
+    try:
+        result = apart("exec", "--json", "--scope", "orders-read", "--", "true")
+        in_words = apart("exec", "--scope", "orders-read", "--", "true")
+    finally:
+        key.chmod(0o600)
+    told = [json.loads(line) for line in result.stderr.splitlines()]
+    assert told[0]["event"] == "warning"
+    assert "can be read by everybody" in told[0]["message"]
+    assert in_words.stderr.startswith("stepcred: the private key ")

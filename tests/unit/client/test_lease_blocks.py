@@ -203,3 +203,27 @@ async def test_the_same_in_asyncio(fake: FakeBroker) -> None:
             await task
         assert live(fake) == []
     assert len(fake.requests("IssueCredential")) == 2
+
+
+async def test_what_comes_after_its_block_was_cancelled_is_taken_back(fake: FakeBroker) -> None:
+    fake.delay["IssueCredential"] = 0.3
+    async with stepcred.aio.connect() as broker, broker.step(scopes=[SCOPE]) as step:
+
+        async def use() -> None:
+            async with step.lease(SCOPE):
+                raise AssertionError
+
+        task = asyncio.create_task(use())
+        assert await asyncio.to_thread(fake.wait_for, lambda: bool(fake.requests("IssueCredential")))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(eventually, lambda: bool(fake.requests("RevokeLease")))
+        assert live(fake) == []
+        task = asyncio.create_task(use())  # and not when somebody else has come to want it
+        assert await asyncio.to_thread(fake.wait_for, lambda: len(fake.requests("IssueCredential")) == 2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert (await step.credential(SCOPE)).lease.lease_id == "lease-2"
+        await asyncio.sleep(0.1)
+        assert live(fake) == ["lease-2"]

@@ -80,7 +80,7 @@ def test_with_all_three_given_no_scheduler_is_looked_at() -> None:
 def test_half_of_one_says_what_is_missing() -> None:
     missing = problems({key: value for key, value in AIRFLOW.items() if key != "AIRFLOW_CTX_DAG_RUN_ID"})
     assert missing == [
-        "run is not given: pass run= or set STEPCRED_RUN; Airflow's AIRFLOW_CTX_DAG_RUN_ID: has none",
+        "run is not given: pass run= or --run, or set STEPCRED_RUN; Airflow's AIRFLOW_CTX_DAG_RUN_ID: has none",
     ]
     assert problems({"AIRFLOW_CTX_TASK_ID": "load"})[0].startswith("workflow is not given")
     assert len(problems({"GITHUB_ACTIONS": "true"})) == 3
@@ -105,8 +105,26 @@ def test_argos_template_is_in_a_file_since_3_6(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("bad", ["Nightly ETL", "__run_2", "a/b", "a\nb", "é", "x" * 251, "-a", ""])
 def test_what_cannot_be_a_name_is_not_folded_into_one(bad: str) -> None:
     (problem,) = problems({**AIRFLOW, "AIRFLOW_CTX_DAG_ID": bad})
-    assert problem.startswith("workflow is not given: pass workflow= or set STEPCRED_WORKFLOW; Airflow's")
+    assert problem.startswith(
+        "workflow is not given: pass workflow= or --workflow, or set STEPCRED_WORKFLOW; Airflow's"
+    )
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("environ", "what"),
+    [
+        ({**ARGO, "STEPCRED_WORKFLOW": "w", "ARGO_TEMPLATE": "[" * 200_000}, "Argo's ARGO_TEMPLATE: has none"),
+        (
+            {**GITHUB, "GITHUB_WORKFLOW_REF": "acme/data/.github/workflows/nightly@x.yml@refs/heads/main"},
+            "GitHub's GITHUB_WORKFLOW_REF: has none",
+        ),
+        ({**GITHUB, "GITHUB_WORKFLOW_REF": "nightly-etl"}, "GitHub's GITHUB_WORKFLOW_REF: has none"),
+    ],
+)
+def test_hostile_values_are_no_names(environ: dict[str, str], what: str) -> None:
+    (problem,) = problems(environ)
+    assert problem.endswith(what)
 
 
 def test_two_of_them_are_not_guessed_between() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ async def _fail(asked: Mapping[str, JsonValue]) -> JsonValue:
         "config": ConfigError(["a", "b"]),
         "value": ValueError("no"),
         "key": KeyError("x"),
+        "overflow": OverflowError("int too large"),
         "ours": RuntimeError("s3cr3t"),
     }[str(asked["how"])]
 
@@ -59,6 +61,14 @@ async def test_nothing_without_its_token(url: str, headers: dict[str, str]) -> N
         assert (status, body) == (401, {"error": "the token of this dev broker is needed"})
 
 
+async def test_a_token_that_is_no_text_is_a_wrong_one(url: str) -> None:
+    host, port = url.removeprefix("http://").partition("/")[0].split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\r\nContent-Length: 0\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+    writer.close()
+
+
 async def test_orders(url: str) -> None:
     own = {"Authorization": f"Bearer {TOKEN}"}
     assert url.startswith("http://127.0.0.1:")
@@ -69,7 +79,8 @@ async def test_orders(url: str) -> None:
         assert await ask(url, "echo", body, **own) == (400, {"error": "not an order of this form"})
     assert await ask(url, "fail", '{"how": "config"}', **own) == (422, {"error": "a\nb"})
     assert await ask(url, "fail", '{"how": "value"}', **own) == (400, {"error": "no"})
-    assert (await ask(url, "fail", '{"how": "key"}', **own))[0] == 400
+    for how in ("key", "overflow"):
+        assert (await ask(url, "fail", f'{{"how": "{how}"}}', **own))[0] == 400
     status, told = await ask(url, "fail", '{"how": "ours"}', **own)
     assert status == 500
     assert "s3cr3t" not in str(told)

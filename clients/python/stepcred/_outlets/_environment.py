@@ -29,7 +29,9 @@ def merged_environment(credentials: Iterable[Credential], *, without: Container[
             if name in without:
                 continue
             if name in owner and merged[name] != value:
-                raise Unusable(f"{owner[name]} and {scope} both set {name}; run two commands, or use the SDK")
+                raise Unusable(
+                    f"{owner[name]} and {scope} both set {name}; name the variables, with --env NAME=SCOPE:WHAT, or run two commands"
+                )
             owner[name], merged[name] = scope, value
     return merged
 

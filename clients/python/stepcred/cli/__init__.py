@@ -8,18 +8,20 @@ import sys
 
 def main() -> None:
     """Entry point."""
+    try:
+        code = _main()
+    except KeyboardInterrupt:  # while we are still being loaded: nothing is open
+        code = 128 + 2
+    sys.exit(code)
+
+
+def _main() -> int:
     if sys.argv[1:2] == ["aws-credential-process"]:  # started for each use of a credential: without what others need
         from stepcred.cli._aws_process._client import fast
 
         code = fast(sys.argv[2:])
         if code is not None:
-            sys.exit(code)
-    import signal
-
-    # Until the commands are there, Ctrl-C ends us without a traceback.
-    on_ctrl_c = signal.getsignal(signal.SIGINT)
-    if on_ctrl_c is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+            return code
     try:
         import rich  # noqa: F401 (only whether it is there)
         import typer  # noqa: F401
@@ -29,12 +31,11 @@ def main() -> None:
         from stepcred.cli._exits import UNAVAILABLE
 
         print("stepcred: the command needs an extra: pip install 'stepcred[cli]'", file=sys.stderr)  # noqa: T201
-        sys.exit(UNAVAILABLE)
+        return UNAVAILABLE
     _quiet_grpc()
     from stepcred.cli._app import run
 
-    signal.signal(signal.SIGINT, on_ctrl_c)
-    sys.exit(run())
+    return run()
 
 
 def _quiet_grpc() -> None:

@@ -50,13 +50,24 @@ def run() -> int:
         return _answered(str(problem), _exits.NO_INPUT)
     except (UnicodeEncodeError, _usage_error()) as error:
         return _misused(error)
-    except OSError as error:  # of the output: whatever else can fail so is a StepcredError by now
-        _exec.say(f"cannot write the answer: {error.strerror}")
-        sys.stdout = None  # or Python tries again on its way out, and says so
-        return _exits.CANNOT_WRITE
+    except (OSError, SystemExit) as error:
+        return _not_written(error)
     except (KeyboardInterrupt, typer.Abort):
         return _exits.SIGNALLED + 2
     return result if isinstance(result, int) else 0
+
+
+def _not_written(error: OSError | SystemExit) -> int:
+    """Of the output: whatever else can fail so is a StepcredError by now.
+
+    Click and rich exit with 1 when its reader has gone, which would be an answer: `can`'s no.
+    """
+    if isinstance(error, OSError):
+        _exec.say(f"cannot write the answer: {error.strerror}")
+    elif error.code != 1:
+        raise error
+    sys.stdout = None  # or Python tries again on its way out, and says so
+    return _exits.CANNOT_WRITE
 
 
 def _answered(problem: str, code: int) -> int:

@@ -18,7 +18,7 @@ from stepcred.cli._child import Child
 from stepcred.cli._delivery import Delivery
 from stepcred.cli._mask import SHORTEST, Secrets
 from stepcred.cli._renewal import Renewal, Watch
-from stepcred.cli._say import Teller, plain, say
+from stepcred.cli._say import Teller, hearing_the_sdk, plain, say
 from stepcred.cli._signals import Interrupted, SignalRelay
 from stepcred.cli._wanted import Wanted
 
@@ -60,7 +60,10 @@ class _Exec:
         code: int | None = None
         said: Sequence[str] = ()
         try:
-            with SignalRelay() as relay:
+            with (
+                hearing_the_sdk(lambda record: self._teller.tell("warning", record.getMessage())),
+                SignalRelay() as relay,
+            ):
                 try:
                     with (
                         Delivery(self._job.wanted, self._teller) as delivery,

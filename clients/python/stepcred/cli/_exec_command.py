@@ -14,7 +14,7 @@ from stepcred import _settings
 from stepcred._outlets import Unusable
 from stepcred.cli import _exec, _handle, _spans, _wanted
 from stepcred.cli._memory import keep_ours_private
-from stepcred.cli._names import Run, StepOption, Workflow
+from stepcred.cli._names import Run, StepOption, WaitBroker, Workflow
 from stepcred.cli._say import Teller
 
 
@@ -56,10 +56,7 @@ def exec_(
         str,
         typer.Option(help="Wait so long for operators to approve: 90s, 30m, 2h.", metavar="SPAN", show_default=False),
     ] = "",
-    wait_broker: Annotated[
-        str,
-        typer.Option(help="Wait so long for a broker that is not there yet.", metavar="SPAN", show_default=False),
-    ] = "",
+    wait_broker: WaitBroker = None,
     kill_after: Annotated[
         str, typer.Option(help="Kill a CMD that is still there so long after SIGTERM; 0: never.", metavar="SPAN")
     ] = "20s",

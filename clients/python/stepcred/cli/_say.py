@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import select
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -39,6 +41,22 @@ class Teller:
             write(json.dumps({"event": event, **message, **fields}) + end, waits=self.waits)
         elif lines:
             write(_lines(*lines, end=end), waits=self.waits)
+
+
+@contextlib.contextmanager
+def hearing_the_sdk(tell: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    """Its warnings, which Python's logging would write on stderr as they are."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(record)
+
+    handler, log = Handler(logging.WARNING), logging.getLogger("stepcred")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def as_json_text(value: Any) -> str:

@@ -189,6 +189,18 @@ def test_a_broker_that_is_away_is_69_and_asked_again_by_a_later_call(fake: FakeB
     wait_until(lambda: user.call("lake-write")[0] == 0, within=20, what="asked again")
 
 
+def test_a_broker_is_waited_for_as_the_settings_say(
+    fake: FakeBroker, home: Path, user_of: Callable[[], User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEPCRED_WAIT_BROKER", "30s")
+    fake.script("BeginStep", *[UNAVAILABLE] * 5)
+    assert user_of().call("lake-write")[0] == 0
+    assert len(fake.requests("BeginStep")) == 6
+    monkeypatch.setenv("STEPCRED_WAIT_BROKER", "2y")
+    code, printed = user_of().call("lake-write")
+    assert (code, "STEPCRED_WAIT_BROKER must be a time" in printed) == (78, True)
+
+
 def test_a_step_that_a_launcher_opened_has_one_keeper_for_all_of_its_scopes(
     fake: FakeBroker, home: Path, user_of: Callable[[], User], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,4 +239,5 @@ async def test_a_port_that_is_taken_ends_it_before_a_step_is_opened(fake: FakeBr
         taken = Address(host="127.0.0.1", port=other.getsockname()[1])
         sidecar = await start(scopes=["lake-write"], aws=["lake-write"], listen=taken, wait=False)
         assert await sidecar.task == 78
+    assert "another sidecar? choose another port" in sidecar.events("failed")[0]
     assert fake.requests("BeginStep") == []

@@ -18,6 +18,7 @@ from tests.fakes.broker_server import UNAVAILABLE, FakeBroker
 from tests.support.processes import wait_until
 from tests.unit.client.sidecar.conftest import Start, until
 
+Captured = pytest.CaptureFixture[str]
 STEPCRED = [sys.executable, "-c", "from stepcred.cli import main; main()"]
 
 
@@ -157,16 +158,42 @@ def test_what_cannot_be_meant_is_refused(
     assert text in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_template_with_a_stray_mark_is_refused_with_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_template_that_cannot_be_filled_is_refused_before_a_step_is_opened(
+    fake: FakeBroker, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     from stepcred.cli._app import run
 
-    (tmp_path / "t").write_text("\n${lake")
+    (tmp_path / "app.ini").write_text("a=1\nb=${orders-read}\n")
     monkeypatch.setenv("TERMINAL_WIDTH", "300")
-    monkeypatch.setattr(sys, "argv", ["stepcred", "sidecar", "--template", f"{tmp_path}/t=/dev/shm/x/a"])
+    monkeypatch.setattr(sys, "argv", ["stepcred", "sidecar", "--template", f"{tmp_path}/app.ini=/dev/shm/x/a"])
     assert run() == 64
-    assert "line 2: ${ is not followed by scope:what}" in " ".join(capsys.readouterr().err.split())
+    assert "app.ini, line 2: ${ is not followed by scope:what}" in " ".join(capsys.readouterr().err.split())
+    assert fake.calls == []
+
+
+def test_each_setting_that_is_missing_has_a_line(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    from stepcred.cli._app import run
+
+    for name in ("ADDR", "CERT"):
+        monkeypatch.delenv(f"STEPCRED_{name}")
+    monkeypatch.setattr(sys, "argv", ["stepcred", "sidecar", "--file", "/dev/shm/x/t=orders-read:token"])
+    assert run() == 78
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("stepcred: STEPCRED_") for line in lines)
+
+
+def test_how_long_to_wait_for_a_broker_can_come_from_the_settings(
+    fake: FakeBroker, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    from stepcred.cli._app import run
+
+    monkeypatch.setenv("STEPCRED_WAIT_BROKER", "2y")
+    monkeypatch.setattr(sys, "argv", ["stepcred", "sidecar", "--file", "/dev/shm/x/t=orders-read:token"])
+    assert run() == 78
+    assert "STEPCRED_WAIT_BROKER must be a time" in capsys.readouterr().err
 
 
 def test_without_aiohttp_it_says_which_extra_is_missing(

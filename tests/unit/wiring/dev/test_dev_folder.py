@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import signal
 import stat
 import subprocess
@@ -52,6 +53,20 @@ def test_the_next_one_removes_what_a_killed_one_left(temporary: Path) -> None:
     assert left.exists()
     with private_folder() as folder:
         assert not left.exists()
+        assert living() == [folder]
+
+
+def test_one_that_is_just_being_made_is_not_taken_for_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def another_sweeps_first(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        sweep()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", another_sweeps_first)
+    with private_folder() as folder:
+        assert folder.exists()
         assert living() == [folder]
 
 

@@ -65,13 +65,25 @@ def _plain(arguments: list[str]) -> Asked | None:
         return None
     if not handle and not (workflow and run_ and step):
         return None  # a scheduler's own variables may have them
+    patience = _patience(os.environ.get("STEPCRED_WAIT_BROKER", ""))
+    if patience is None:
+        return None
     return Asked(
         scope=scopes[0],
         also=given["--also"],
         names=("", "", "") if handle else (workflow, run_, step),
         handle=handle,
         linger=(given["--linger"] or [""])[-1],
+        wait_broker=patience,
     )
+
+
+def _patience(text: str) -> float | None:
+    """Seconds; None for what is none, which the long way says."""
+    number, unit = text[:-1], text[-1:]
+    if text and not (number.isascii() and number.isdecimal() and len(number) < 5 and unit in ("s", "m")):  # noqa: PLR2004
+        return None
+    return float(number) * (60 if unit == "m" else 1) if text else 0.0
 
 
 def _answer(asked: Asked) -> tuple[int, str]:

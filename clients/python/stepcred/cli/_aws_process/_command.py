@@ -12,7 +12,7 @@ from stepcred import _settings
 from stepcred.cli import _handle, _spans
 from stepcred.cli._aws_process import _client
 from stepcred.cli._aws_process._place import Asked
-from stepcred.cli._names import Run, StepOption, Workflow
+from stepcred.cli._names import Run, StepOption, WaitBroker, Workflow
 
 NONE: list[str] = []
 
@@ -30,14 +30,7 @@ def aws_credential_process(
     linger: Annotated[
         str, typer.Option(help="End the step so long after its last user has exited.", metavar="SPAN")
     ] = "10s",
-    wait_broker: Annotated[
-        str,
-        typer.Option(
-            help=f"Wait so long for a broker that is not there yet: 30s. Default: {_settings.WAIT}.",
-            metavar="SPAN",
-            show_default=False,
-        ),
-    ] = "",
+    wait_broker: WaitBroker = None,
     workflow: Workflow = None,
     run: Run = None,
     step: StepOption = None,
@@ -59,7 +52,7 @@ def aws_credential_process(
         )
     try:
         _spans.read(linger)
-        patience = _spans.read(wait_broker).total_seconds() if wait_broker else None
+        patience = _spans.read(wait_broker) if wait_broker else None
     except ValueError as problem:
         raise typer.BadParameter(str(problem), param_hint="--linger, --wait-broker") from None
     name = None if handle else _settings.step_name(workflow=workflow, run=run, step=step)
@@ -70,6 +63,6 @@ def aws_credential_process(
             names=(name.workflow, name.run, name.step) if name else ("", "", ""),
             handle=handle,
             linger=linger,
-            wait_broker=patience,
+            wait_broker=_settings.wait_broker(patience),
         )
     )

@@ -14,7 +14,7 @@ from stepcred import _settings
 from stepcred._outlets import scopes_of
 from stepcred.cli import _exits, _handle, _spans
 from stepcred.cli._memory import keep_private
-from stepcred.cli._names import Run, StepOption, Workflow
+from stepcred.cli._names import Run, StepOption, WaitBroker, Workflow
 from stepcred.cli._sidecar import _places
 from stepcred.cli._sidecar._held import Wanted
 from stepcred.cli._sidecar._life import Life
@@ -61,14 +61,7 @@ def sidecar(
     ready_listen: Annotated[
         str, typer.Option(help="/readyz and /livez alone, on any address.", metavar="ADDR:PORT", show_default=False)
     ] = "",
-    wait_broker: Annotated[
-        str,
-        typer.Option(
-            help=f"Wait so long for a broker that is not there yet: 30s. Default: {_settings.WAIT}.",
-            metavar="SPAN",
-            show_default=False,
-        ),
-    ] = "",
+    wait_broker: WaitBroker = None,
     approval_timeout: Annotated[
         str,
         typer.Option(help="Wait so long for operators to approve: 90s, 30m, 2h.", metavar="SPAN", show_default=False),
@@ -118,7 +111,7 @@ def sidecar(
             run=run,
             step=step,
             handle=handle,
-            wait_broker=_one("--wait-broker", _spans.read, wait_broker).total_seconds() if wait_broker else None,
+            wait_broker=_one("--wait-broker", _spans.read, wait_broker) if wait_broker else None,
             approval_timeout=_one("--approval-timeout", _spans.read, approval_timeout) if approval_timeout else None,
         ),
         aws=served,

@@ -30,7 +30,7 @@ class Wanted:
     run: str | None = None
     step: str | None = None
     handle: str = field(default="", repr=False)
-    wait_broker: float | None = None  # seconds to wait for a broker that is not there yet
+    wait_broker: timedelta | float | None = None  # for a broker that is not there yet; None: as the settings say
     approval_timeout: timedelta | None = None  # None: operators are not waited for
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import secrets
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -62,7 +63,7 @@ class Life:
                 self._tell_all("failed", [str(problem)])
                 return _exits.USAGE
             except OSError as error:
-                self._tell_all("failed", [f"{error.filename or 'cannot listen'}: {error.strerror}"])
+                self._tell_all("failed", [_failed(error)])
                 return _exits.CANNOT_WRITE if error.filename else _exits.CONFIG
         return 0
 
@@ -241,6 +242,13 @@ class Life:
 
     def _tell_all(self, event: str, lines: list[str]) -> None:
         self._tell(event, "\n".join(lines), level="error")
+
+
+def _failed(error: OSError) -> str:
+    if error.filename:
+        return f"{error.filename}: {error.strerror}"
+    taken = "; another sidecar? choose another port, 0 for any that is free" if error.errno == errno.EADDRINUSE else ""
+    return f"cannot listen: {error.strerror}{taken}"
 
 
 def _removed(file: PrivateFile) -> None:

@@ -31,7 +31,7 @@ class Poller:
         self._lanes: Lanes[grpc.Channel] = Lanes(settings.source, self._connect)
 
     def poll(self) -> Snapshot:
-        """All lists of one moment, nearly: they are asked for at once. Raises StepcredError; ValueError once closed."""
+        """All lists of one moment, nearly: they are asked for at once. Raises StepcredError."""
         lane = self._lanes.enter()
         try:
             return _ask(BrokerOperatorStub(lane.channel))
