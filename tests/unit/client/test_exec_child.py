@@ -298,6 +298,16 @@ def test_sigterm_at_a_terminal_ends_the_child_and_leaves_the_terminal_as_it_was(
     assert at.shown.endswith(f"{PROVEN}\r\n")
 
 
+def test_a_child_that_turns_its_output_elsewhere_is_not_hung_up() -> None:
+    """Nobody has its terminal open then, for a while or for good."""
+    body = "again, null = os.ttyname(1), os.open('/dev/null', os.O_RDWR)\n"
+    body += "for number in range(3): os.dup2(null, number)\n"
+    body += "time.sleep(0.3); os.write(os.open(again, os.O_RDWR), b'back'); sys.exit(43)"
+    with terminal(*exec_(*python(body))) as at:
+        assert at.wait() == 43
+    assert at.shown == f"back{PROVEN}\r\n"
+
+
 def test_a_program_that_is_not_there_leaves_the_terminal_as_it_was() -> None:
     with terminal(*exec_("no-such-program-here")) as at:
         assert at.wait() == 127

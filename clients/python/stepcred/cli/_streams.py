@@ -14,6 +14,7 @@ from stepcred.cli._mask import Mask
 CHUNK = 65536
 AT_ONCE = 4096  # bytes that a pipe takes without waiting, once it says that it takes any (PIPE_BUF)
 LEFT_BEHIND = 1 << 20  # bytes that are read after the end: as much as a pipe can hold
+LOOK_AGAIN = 0.5  # seconds until a terminal that nobody has open is looked at again
 PATIENCE = 0.1  # seconds that the beginning of what may be a secret is kept from a reader
 
 
@@ -27,24 +28,32 @@ class Stream:
         self._mask = mask
         self._out = memoryview(b"")
         self._quiet_since = 0.0
+        self._again_at = 0.0
         self._at_once = CHUNK if stat.S_ISREG(os.fstat(sink).st_mode) else AT_ONCE
 
     @property
     def reads(self) -> bool:
-        return self.source >= 0 and not self._out
+        return self.source >= 0 and not self._out and time.monotonic() >= self._again_at
 
     @property
     def writes(self) -> bool:
         return bool(self._out)
 
     def pause(self) -> float | None:
+        """Seconds until there is something to do without an event; None: there will not be."""
+        shown, again = self._until_shown(), self._again_at - time.monotonic()
+        if self.source < 0 or again <= 0:
+            return shown
+        return again if shown is None else min(shown, again)
+
+    def _until_shown(self) -> float | None:
         """Seconds until what is held back is to be shown to one who waits; None: nothing is."""
         if self._mask is None or self._out or not self._mask.waiting:
             return None
         return max(self._quiet_since + PATIENCE - time.monotonic(), 0.0)
 
     def show(self) -> None:
-        if self._mask is not None and self.pause() == 0.0:
+        if self._mask is not None and self._until_shown() == 0.0:
             self._put(self._mask.let_out())
 
     def read(self) -> int:
@@ -53,8 +62,9 @@ class Stream:
             data = os.read(self.source, CHUNK)
         except BlockingIOError:
             return 0
-        except OSError:  # EIO: the last one has closed the terminal
-            data = b""
+        except OSError:  # EIO: nobody has the terminal open. Hung up, it would end a child that only writes elsewhere
+            self._again_at = time.monotonic() + LOOK_AGAIN
+            return 0
         self._quiet_since = time.monotonic()
         if not data:
             self.finish()
