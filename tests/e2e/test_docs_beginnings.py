@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.lake import Lake
+from tests.e2e.lake import BUCKET, Lake
 from tests.e2e.programs import BIN, Programs, on_tmpfs
 from tests.support.bao import BaoServer
 from tests.support.pages import ROOT
@@ -35,6 +35,7 @@ def programs(bao: BaoServer, pg: PostgresServer, lake: Lake) -> Iterator[Program
     try:
         made = Programs(bao=bao, pg=pg, lake=lake, folder=folder, name="docs")
         (made.home / "report.csv").write_text("a,b\n")
+        lake.ceph.client("s3").put_object(Bucket=BUCKET, Key="nightly-etl/there", Body=b"x")
         with made.deployment.daemon():
             yield made
     finally:

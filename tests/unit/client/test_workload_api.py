@@ -180,15 +180,16 @@ def test_no_identity_is_told_within_the_bound(agent: FakeAgent, day: Day, words:
 
 
 @pytest.mark.usefixtures("environ")
-def test_the_command_says_it_in_one_line(
+def test_the_command_says_it_while_it_waits_and_at_the_end(  # a line each
     agent: FakeAgent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent.turn(Day.DENYING)
     monkeypatch.setenv("STEPCRED_SPIFFE_WAIT", "0.2")
     monkeypatch.setattr(sys, "argv", ["stepcred", "exec", "--scope", "orders-read", "--run", "1", "--", "true"])
     assert _app.run() == _exits.RETRY_LATER
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "has no identity for this process" in line
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("has no identity for this process" in line for line in lines)
 
 
 def test_no_agent_is_told_so() -> None:
