@@ -187,7 +187,7 @@ def test_files_are_gone_after_a_signal() -> None:
 def test_a_file_gets_the_successor_and_it_is_masked(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fake: FakeBroker
 ) -> None:
-    fake.ttl, fake.heartbeat = timedelta(seconds=1), 0.05
+    fake.ttl, fake.heartbeat = timedelta(seconds=2.5), 0.05
     monkeypatch.setattr(_renewal, "_LOOK_EVERY", 0.02)
     script = 'until grep -q lease-3 "$TOKEN_FILE"; do sleep 0.02; done; cat "$TOKEN_FILE"'
     assert run(monkeypatch, "--file", "TOKEN_FILE=token", "--", "sh", "-c", script) == 0
@@ -212,7 +212,7 @@ def test_what_is_in_a_variable_has_no_successor_and_its_end_is_said_once(
 def test_the_end_of_a_file_without_successor_is_said_once_and_nothing_new_is_charged(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fake: FakeBroker
 ) -> None:
-    fake.ttl, fake.heartbeat = timedelta(seconds=0.5), 0.05
+    fake.ttl, fake.heartbeat = timedelta(seconds=2), 0.05
     monkeypatch.setattr(_renewal, "_LOOK_EVERY", 0.02)
     exhausted = Refusal(code=grpc.StatusCode.FAILED_PRECONDITION, reason="SUCCESSORS_EXHAUSTED", verdict="NEVER")
 
@@ -222,7 +222,7 @@ def test_the_end_of_a_file_without_successor_is_said_once_and_nothing_new_is_cha
 
     broker = threading.Timer(0.0, exhaust)
     broker.start()
-    assert run(monkeypatch, "--file", "TOKEN_FILE=token", "--", "sleep", "1") == 0
+    assert run(monkeypatch, "--file", "TOKEN_FILE=token", "--", "sleep", "2.5") == 0
     broker.join()
     said = [line for line in capfd.readouterr().err.splitlines() if "no successor" in line]
     assert len(said) == 1

@@ -70,7 +70,7 @@ def test_a_storm_of_readers_after_a_refusal_asks_nothing(fake: FakeBroker) -> No
 
 
 def test_successors_come_in_the_background(fake: FakeBroker) -> None:
-    fake.ttl, fake.heartbeat, fake.clock_ahead = timedelta(seconds=1), 0.05, timedelta(hours=5)
+    fake.ttl, fake.heartbeat, fake.clock_ahead = timedelta(seconds=2.5), 0.05, timedelta(hours=5)
     with stepcred.connect() as broker, broker.step(scopes=["orders-read"]) as step:
         first = step.credential("orders-read")
         assert fake.wait_for(lambda: issued(fake) >= 3)
@@ -81,7 +81,7 @@ def test_successors_come_in_the_background(fake: FakeBroker) -> None:
 
 
 async def test_the_same_in_asyncio(fake: FakeBroker) -> None:
-    fake.ttl, fake.heartbeat = timedelta(seconds=1), 0.05
+    fake.ttl, fake.heartbeat = timedelta(seconds=2.5), 0.05
     fake.delay["IssueCredential"] = 0.05
     async with stepcred.aio.connect() as broker:
         async with broker.step(scopes=["orders-read"]) as step:
@@ -179,7 +179,7 @@ async def test_a_cancelled_reader_does_not_cancel_the_others(fake: FakeBroker) -
 
 
 async def test_readers_of_all_are_told_why_it_can_be_kept_no_longer(fake: FakeBroker) -> None:
-    fake.ttl, fake.heartbeat = timedelta(seconds=0.5), 0.05
+    fake.ttl, fake.heartbeat = timedelta(seconds=1.5), 0.05
     exhausted = Refusal(code=grpc.StatusCode.FAILED_PRECONDITION, reason="SUCCESSORS_EXHAUSTED")
     async with stepcred.aio.connect() as broker, broker.step(scopes=["orders-read"]) as step:
         await step.credential("orders-read")
