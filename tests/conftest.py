@@ -42,6 +42,15 @@ def _logs_as_before() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _umask_as_before() -> Iterator[None]:
+    """The daemon's commands set it, also where a test runs them in this process."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaoServer]:
     with openbao(tmp_path_factory.mktemp("bao")) as server:

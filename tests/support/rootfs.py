@@ -136,7 +136,7 @@ def _overlay(root: Rootfs, folder: Path, scratch: Path) -> None:
     """A copy on write of this folder, where it is in the root."""
     upper, work = scratch / "upper", scratch / "work"
     at = Path(f"{root.path}{folder}")
-    root.outside("mkdir", "-p", upper, work, at)
+    root.outside("mkdir", "-p", "-m", "755", upper, work, at)
     options = f"lowerdir={folder},upperdir={upper},workdir={work}"
     root.outside("mount", "-t", "overlay", "overlay", "-o", options, at)
 

@@ -219,7 +219,7 @@ async def test_what_comes_after_its_block_was_cancelled_is_taken_back(fake: Fake
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await asyncio.to_thread(eventually, lambda: bool(fake.requests("RevokeLease")))
-        assert live(fake) == []
+        assert await asyncio.to_thread(eventually, lambda: live(fake) == [])
         task = asyncio.create_task(use())  # and not when somebody else has come to want it
         assert await asyncio.to_thread(fake.wait_for, lambda: len(fake.requests("IssueCredential")) == 2)
         task.cancel()
