@@ -33,8 +33,8 @@ $(PROTO_READY): requirements/proto.txt
 demo: $(READY) ## The main job on real parts, under a minute (KEEP=1 leaves it running)
 	@$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
-# Much of the time is waiting: three workers keep two cores busy. With many more, deadlines of seconds are missed.
-WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 )))
+# More than half of the time is waiting: two workers more than cores. With many more, deadlines of seconds are missed.
+WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 2 )))
 test: $(READY) ## All tests; T="-k name" narrows, WORKERS=0 in this process (for --pdb)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" --durations=25 $(T) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -n $(if $(filter 0,$(WORKERS)),0,2) -m alone $(T) || [ $$? = 5 ] # 5: T has selected none

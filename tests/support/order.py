@@ -13,9 +13,9 @@ import pytest
 
 WAITING = ("e2e", "integration")  # folders below tests/
 LONGEST = (  # half a minute and more; the rest as they come
-    "test_time",
-    "test_aws_faults",
     "test_provider_faults",
+    "test_aws_faults",
+    "test_time",
     "test_demo",
     "test_reloads",
     "test_database_faults",
@@ -26,9 +26,11 @@ LONGEST = (  # half a minute and more; the rest as they come
     "test_crash_aws",
     "test_bench",
     "test_aws_minute",
-    "test_in_flight",
     "test_bad_surroundings",
-    "test_vault_provision",
+    "test_dev_broker",
+    "test_in_flight",
+    "test_unnoticed",
+    "test_unmodified_programs",
 )
 
 
