@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-RELOADS = int(os.environ.get("STEPCRED_RELOADS", "60"))
+RELOADS = int(os.environ.get("STEPCRED_RELOADS", "36"))
 
 
 def reloads(*args: str) -> tuple[int, str]:

@@ -88,6 +88,8 @@ def _fill(request: Any, name: str, draw: Draw, said: Said) -> None:
         case "max_duration" | "wait":
             span = getattr(request, name)
             span.seconds, span.nanos = draw.choose((600, draw.wide())), draw.choose((0, draw.wide() % 2**31))
+        case "show_policy":
+            request.show_policy = draw.number(2) == 1
         case _:
             setattr(request, name, _word(draw, _known(name, said)))
 

@@ -20,6 +20,7 @@ import stepcred
 from stepcred import _outlets, _wire
 from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
 from tests.fakes.broker_server import aws_session, key_value, login, vault_token
+from tests.support.examples import examples
 
 X509 = credential_pb2.Credential(
     x509_certificate=credential_pb2.X509Certificate(
@@ -73,7 +74,7 @@ def test_what_is_not_there_is_refused_with_what_is(what: str) -> None:
     assert "\x1b" not in str(caught.value)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(10, long=100), deadline=None)  # each starts a shell
 @given(values=st.lists(VALUES, min_size=1, max_size=5))
 def test_env_is_read_back_by_a_plain_shell(values: list[str]) -> None:
     credential = kv(**{f"key_{number}": value for number, value in enumerate(values)})
