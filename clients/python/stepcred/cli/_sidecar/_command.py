@@ -95,15 +95,9 @@ def sidecar(
     named = [*served, *(one.scope for one in files), *(name for one in templates for name in scopes_of(one.text))]
     if not named:
         raise typer.BadParameter("nothing to do: give --aws, --vault-token-file, --file or --template")
-    if served and token_file is None:
-        raise typer.BadParameter(
-            "--aws needs it: who may read the file, may have the credentials", param_hint="--token-file"
-        )
-    if env_file and not served:
-        raise typer.BadParameter("is about --aws, which is not given", param_hint="--env-file")
+    _must_fit_the_endpoint(served=bool(served), token_file=token_file, env_file=env_file)
     paths = [*(one.path for one in files), *(one.path for one in templates), *(p for p in (token_file, env_file) if p)]
-    if len({os.path.abspath(path) for path in paths}) < len(paths):  # noqa: PTH100 (`..` counts)
-        raise typer.BadParameter("two of the files have the same path")
+    _must_differ(paths)
     plan = Plan(
         wanted=Wanted(
             scopes=list(dict.fromkeys(named)),
@@ -132,6 +126,20 @@ def sidecar(
         return _exits.UNAVAILABLE
     keep_private()
     return asyncio.run(_live(plan, teller))
+
+
+def _must_fit_the_endpoint(*, served: bool, token_file: Path | None, env_file: Path | None) -> None:
+    if served and token_file is None:
+        raise typer.BadParameter(
+            "--aws needs it: who may read the file, may have the credentials", param_hint="--token-file"
+        )
+    if env_file and not served:
+        raise typer.BadParameter("is about --aws, which is not given", param_hint="--env-file")
+
+
+def _must_differ(paths: list[Path]) -> None:
+    if len({os.path.abspath(path) for path in paths}) < len(paths):  # noqa: PTH100 (`..` counts)
+        raise typer.BadParameter("two of the files have the same path")
 
 
 async def _live(plan: Plan, teller: Teller) -> int:
