@@ -113,10 +113,10 @@ class Commit:
         core = self._core
         for _ in range(SWAP_TRIES):
             try:
-                return await core.store.write(lambda tx: self._activate(tx, lease, step, minted))
+                return await core.store.write(lambda tx: self._activate(tx, lease, step, minted), quick=True)
             except PolicyMoved:
                 await core.clock.sleep(SWAP_WAIT)
-        return await core.store.write(lambda tx: self._activate(tx, lease, step, minted, wait=False))
+        return await core.store.write(lambda tx: self._activate(tx, lease, step, minted, wait=False), quick=True)
 
     async def _must_not_deliver(self, step: Step, why: EndReason) -> BrokerError:
         if why is EndReason.FROZEN:

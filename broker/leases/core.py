@@ -165,7 +165,7 @@ class Core:
             self.heard[step.id] = self.clock.boottime()  # before it counts as silence
             bind = held_to(self.policies.map, step, address=agent.address, now=self.clock.now())
             # Of two first calls with different keys one came first.
-            return self.own(agent, await self.store.write(lambda tx: self._start(tx, step, agent, bind)))
+            return self.own(agent, await self.store.write(lambda tx: self._start(tx, step, agent, bind), quick=True))
         return step
 
     async def step_to_end(self, agent: Agent, handle: str) -> Step:
@@ -176,7 +176,7 @@ class Core:
         return self.own(agent, step)
 
     async def _find(self, handle: str) -> Step | None:
-        return await self.store.read(lambda tx: tx.step_by_handle(hash_handle(handle)))
+        return await self.store.read(lambda tx: tx.step_by_handle(hash_handle(handle)), quick=True)
 
     def _start(self, tx: Tx, step: Step, agent: Agent, bind: Bind) -> Step:
         self.enter(tx)

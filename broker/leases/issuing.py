@@ -130,7 +130,7 @@ class Issuing:
     async def _admit(self, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Lease | Refusal | Known:
         """Write the intent and start its mint, as one piece."""
         core = self._core
-        result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, granted))
+        result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, granted), quick=True)
         if isinstance(result, Lease):
             self._minter.start(result, step, asked.public_input)
         elif isinstance(result, Refusal):

@@ -3,7 +3,8 @@
 A `Tx` is one operation's view of the database. `Store.write` runs an operation in a SAVEPOINT of its
 own inside a group commit: an exception undoes this operation only, journal included, and is raised to
 the caller; a result is returned only after COMMIT is durable.
-Operations run on the writer's thread: they are quick, pure Python over `tx`, and never await.
+Operations are pure Python over `tx` and never await. A *quick* one touches a few rows by their keys, however
+large the database is: it may run on the event loop, which stands still meanwhile.
 """
 
 from __future__ import annotations
@@ -306,11 +307,11 @@ class Tx(ApprovalsTx, GuardTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
 class Store(Protocol):
     """A database of stepcred."""
 
-    async def write(self, operation: Callable[[Tx], T]) -> T:
+    async def write(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         """Run in a savepoint of a durable group commit. Raises what the operation raises, or StoreError."""
         ...
 
-    async def read(self, operation: Callable[[Tx], T]) -> T:
+    async def read(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         """Run against the last committed state."""
         ...
 

@@ -586,7 +586,7 @@ class MemoryStore:
         self._closed = False
         self.sparing = False
 
-    async def write(self, operation: Callable[[Tx], T]) -> T:
+    async def write(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         if self._closed:
@@ -608,7 +608,7 @@ class MemoryStore:
         if not answer.done():
             answer.set_result(result)
 
-    async def read(self, operation: Callable[[Tx], T]) -> T:
+    async def read(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         if self._closed:
             raise StoreError("the store is closed")
         await asyncio.sleep(0)

@@ -95,8 +95,8 @@ async def test_i2_mutant_without_the_idempotency_row(tmp_path: Path, monkeypatch
         state = broker.store
         original = type(state).write
 
-        async def write(self: Any, operation: Any) -> Any:
-            return await original(self, lambda tx: operation(_FreshIds(tx)))
+        async def write(self: Any, operation: Any, *, quick: bool = False) -> Any:
+            return await original(self, lambda tx: operation(_FreshIds(tx)), quick=quick)
 
         monkeypatch.setattr(type(state), "write", write)
         await fails(i2(broker))

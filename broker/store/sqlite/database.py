@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import get_ident
 
 from broker.errors import StoreError
 from broker.store.sqlite.errors import translate
@@ -24,11 +26,16 @@ PRAGMA temp_store = MEMORY;
 
 
 class Database:
-    """Statements outside a transaction are refused once one was lost, so that nothing is half written."""
+    """Used by one thread at a time: whoever made it or last began a transaction.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    Statements outside a transaction are refused once one was lost, so that nothing is half written.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, busy_timeout: float) -> None:
         self._connection = connection
-        self._lost: StoreError | None = None
+        self._busy_timeout = busy_timeout
+        self._user = get_ident()
+        self._lost: StoreError | None = None  # why no statement is taken
 
     @property
     def in_transaction(self) -> bool:
@@ -56,15 +63,39 @@ class Database:
             raise translate(error) from None
 
     def begin(self, mode: str) -> None:
-        """Start a transaction: DEFERRED to read, IMMEDIATE to write."""
-        self._lost = None
+        """Start a transaction of this thread's: DEFERRED to read, IMMEDIATE to write."""
+        self._user, self._lost = get_ident(), None
         self.run(f"BEGIN {mode}")
+
+    def shut(self) -> None:
+        """No statement any more in this transaction: an operation that was given a Tx is over."""
+        self._lost = self._lost or _shut()
+
+    def commit(self) -> None:
+        """Make it durable, on whatever thread. Raises StoreError when there is nothing to commit: it was lost."""
+        self._user, self._lost = get_ident(), None
+        self.run("COMMIT")
+        self._lost = _shut()
 
     def rollback(self) -> None:
         """Undo whatever is open; nothing when SQLite did it already."""
-        self._lost = None
+        self._user, self._lost = get_ident(), None
         if self.in_transaction:
             self.run("ROLLBACK")
+        self._lost = _shut()
+
+    def impatient(self) -> None:
+        """From now on another process that writes is waited for within `patience` alone."""
+        self._connection.execute("PRAGMA busy_timeout = 0")
+
+    @contextlib.contextmanager
+    def patience(self) -> Iterator[None]:
+        """Wait for another process as long as was agreed."""
+        self._connection.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout * 1000)}")
+        try:
+            yield
+        finally:
+            self.impatient()
 
     def close(self) -> None:
         """The last connection to close also empties the write-ahead log."""
@@ -73,6 +104,8 @@ class Database:
     def _step(self, sql: str, params: Mapping[str, SqlValue] | None) -> tuple[list[sqlite3.Row], int]:
         if self._lost is not None:
             raise self._lost
+        if self._user != get_ident():
+            raise _shut()
         began = self.in_transaction
         try:
             cursor = self._connection.execute(sql, params or {})
@@ -82,6 +115,10 @@ class Database:
         if began and not self.in_transaction:
             self._lost = problem
         raise problem
+
+
+def _shut() -> StoreError:
+    return StoreError("used outside of its operation")
 
 
 def connect(path: Path, *, busy_timeout: float, query_only: bool = False) -> Database:
@@ -131,12 +168,17 @@ def create(path: Path) -> bool:
 def _open(uri: str, path: Path, *, busy_timeout: float) -> Database:
     try:
         connection = sqlite3.connect(
-            uri, uri=True, timeout=busy_timeout, isolation_level=None, cached_statements=_STATEMENTS
+            uri,
+            uri=True,
+            timeout=busy_timeout,
+            isolation_level=None,
+            cached_statements=_STATEMENTS,
+            check_same_thread=False,  # a group's COMMIT waits for the disk on a thread of its own
         )
     except sqlite3.Error as error:
         raise StoreError(f"database {path}: {error}") from None
     connection.row_factory = sqlite3.Row
-    return Database(connection)
+    return Database(connection, busy_timeout=busy_timeout)
 
 
 def _probe(database: Database) -> Database:

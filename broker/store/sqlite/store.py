@@ -26,19 +26,24 @@ BUSY_SECONDS = 5.0
 class SqliteStore:
     """`broker.store.base.Store`."""
 
-    def __init__(self, lock: FileLock, writer: Writer, reader: Reader, *, made: Path | None = None) -> None:
+    def __init__(
+        self, lock: FileLock, writer: Writer, reader: Reader, near: Database, *, made: Path | None = None
+    ) -> None:
         self._lock: FileLock | None = lock
         self._made = made  # by us, just now
         self._forsaken = False
         self._writer = writer
         self._reader = reader
+        self._near = near  # for quick reads, on the event loop
 
-    async def write(self, operation: Callable[[Tx], T]) -> T:
+    async def write(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         """As the protocol says. A cancelled caller does not stop the operation."""
-        return cast(T, await self._writer.submit(operation))
+        return cast(T, await self._writer.submit(operation, quick=quick))
 
-    async def read(self, operation: Callable[[Tx], T]) -> T:
+    async def read(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         """As the protocol says; never waits for a write."""
+        if quick and self._lock is not None:
+            return read_with(self._near, operation)
         return await self._reader.run(operation)
 
     @property
@@ -66,6 +71,7 @@ class SqliteStore:
 
     def _close(self) -> None:
         self._reader.close()
+        self._near.close()
         self._writer.close()
         lock, self._lock = self._lock, None
         if lock is not None and self._made and self._forsaken and not self.commits:
@@ -88,8 +94,10 @@ def open_store(
     lock = FileLock(path)
     try:
         made = create(path)
-        writer = _writer(path, busy_seconds, max_group, Reserve(path, reserve_bytes))
+        reserve = Reserve(path, reserve_bytes)
+        writer = Writer(_migrated(path, busy_seconds, reserve), reserve, max_group=max_group)
         try:
+            near = connect(path, busy_timeout=busy_seconds, query_only=True)
             reader = Reader(lambda: connect(path, busy_timeout=busy_seconds, query_only=True))
         except BaseException:
             writer.close()
@@ -97,24 +105,25 @@ def open_store(
     except BaseException:
         lock.release()
         raise
-    return SqliteStore(lock, writer, reader, made=path if made else None)
+    return SqliteStore(lock, writer, reader, near, made=path if made else None)
 
 
-def _writer(path: Path, busy_seconds: float, max_group: int, reserve: Reserve) -> Writer:
+def _migrated(path: Path, busy_seconds: float, reserve: Reserve) -> Database:
     """On a disk so full that the database does not even open, with the reserve given back."""
     try:
-        return Writer(lambda: _migrated(path, busy_seconds), reserve, max_group=max_group)
+        return _open_and_migrate(path, busy_seconds)
     except StoreError:
         if not (reserve.needed() and reserve.give_back()):
             raise
-    return Writer(lambda: _migrated(path, busy_seconds), reserve, max_group=max_group)
+    return _open_and_migrate(path, busy_seconds)
 
 
-def _migrated(path: Path, busy_seconds: float) -> Database:
+def _open_and_migrate(path: Path, busy_seconds: float) -> Database:
     database = connect(path, busy_timeout=busy_seconds)
     try:
         migrate(database, path)
         database.run("PRAGMA journal_mode = WAL")  # kept in the file; only now do we know that it is ours
+        database.impatient()
     except BaseException:
         database.close()
         raise
