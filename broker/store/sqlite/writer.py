@@ -131,10 +131,9 @@ class Writer:
         """False when the database is not to be had at once: then the thread waits for it."""
         try:
             self._tx.sparing = not self._reserve.look()
-            self._database.begin("IMMEDIATE")
-            self._tx.head = self._tx.journal_head()  # also after a failed COMMIT: memory is not trusted across groups
+            self._tx.start()
         except StoreError:
-            self._database.rollback()
+            self._tx.lose()
             return False
         return True
 
@@ -144,7 +143,7 @@ class Writer:
             for job in jobs:
                 _operate(self._database, self._tx, job)
         except BaseException as error:  # noqa: BLE001 - the whole transaction is gone; every caller is told
-            _give_up(self._database, jobs, error)
+            self._give_up(jobs, error)
         self._database.shut()
 
     def _finish(self, jobs: Sequence[_Job]) -> None:
@@ -154,7 +153,7 @@ class Writer:
             self.commits += 1
             self.operations += len(jobs)
         except BaseException as error:  # noqa: BLE001 - the writer survives everything; every caller is told
-            _give_up(self._database, jobs, error)
+            self._give_up(jobs, error)
         if self._reserve.held and any(isinstance(job.error, StoreFull) for job in jobs):
             self._reserve.give_back()  # those who end something ask again, and find room
         self._landed(jobs)
@@ -164,14 +163,22 @@ class Writer:
         try:
             with self._database.patience():
                 self._tx.sparing = not self._reserve.look()
-                self._database.begin("IMMEDIATE")
-            self._tx.head = self._tx.journal_head()
+                self._tx.start()
         except BaseException as error:  # noqa: BLE001 - as above
-            _give_up(self._database, jobs, error)
+            self._give_up(jobs, error)
             self._landed(jobs)
             return
         self._run(jobs)
         self._finish(jobs)
+
+    def _give_up(self, jobs: Sequence[_Job], error: BaseException) -> None:
+        """Nothing of this group was written: whoever was not refused already is told so."""
+        problem = error if isinstance(error, StoreError) else StoreError(f"writer: {type(error).__name__}")
+        for job in jobs:
+            job.result = None
+            job.error = job.error or problem
+        with contextlib.suppress(StoreError):  # the next BEGIN will say so to the next callers
+            self._tx.lose()
 
     def _landed(self, jobs: Sequence[_Job]) -> None:
         """On the thread: answer, and pass the turn on; after close() there is none, and all that waits is done here."""
@@ -200,21 +207,13 @@ def _operate(database: Database, tx: SqliteTx, job: _Job) -> None:
     try:
         job.result = job.operation(tx)
         database.run("RELEASE operation")
+        tx.known.keep()
     except BaseException as error:  # noqa: BLE001 - it is the caller's, and is raised there
         job.error = error
         tx.head = head
+        tx.known.undo()
         database.run("ROLLBACK TO operation")
         database.run("RELEASE operation")
-
-
-def _give_up(database: Database, jobs: Sequence[_Job], error: BaseException) -> None:
-    """Nothing of this group was written: whoever was not refused already is told so."""
-    problem = error if isinstance(error, StoreError) else StoreError(f"writer: {type(error).__name__}")
-    for job in jobs:
-        job.result = None
-        job.error = job.error or problem
-    with contextlib.suppress(StoreError):  # the next BEGIN will say so to the next callers
-        database.rollback()
 
 
 def _settle(jobs: Sequence[_Job]) -> None:

@@ -35,14 +35,17 @@ DELETE FROM charges WHERE lease_id IN (
     SELECT lease_id FROM charges INDEXED BY charges_by_time WHERE at < :before ORDER BY at LIMIT :limit
 );
 
--- name: count_charges
-SELECT count(*) AS charges FROM charges WHERE hour_key = :hour_key AND at >= :since AND returned = 0;
+-- name: count_charge
+SELECT count(*) AS charges FROM charges WHERE hour_key = :key AND at >= :since AND returned = 0;
+
+-- name: count_shared
+SELECT count(*) AS charges FROM charges WHERE shared = :key AND at >= :since AND returned = 0;
 
 -- name: nth_charge
-SELECT at FROM charges WHERE hour_key = :hour_key AND at >= :since AND returned = 0 ORDER BY at DESC LIMIT 1 OFFSET :newer;
+SELECT at FROM charges WHERE hour_key = :key AND at >= :since AND returned = 0 ORDER BY at DESC LIMIT 1 OFFSET :newer;
 
 -- name: nth_shared
-SELECT at FROM charges WHERE shared = :shared AND at >= :since AND returned = 0 ORDER BY at DESC LIMIT 1 OFFSET :newer;
+SELECT at FROM charges WHERE shared = :key AND at >= :since AND returned = 0 ORDER BY at DESC LIMIT 1 OFFSET :newer;
 
 -- name: guard_clock
 SELECT at, wall, boot, boot_id FROM guard_clock WHERE only = 1;

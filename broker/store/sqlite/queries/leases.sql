@@ -94,7 +94,7 @@ SELECT * FROM leases INDEXED BY leases_unclaimed
 WHERE state = 'ACTIVE' AND claimed_at IS NULL AND active_at <= :before ORDER BY active_at, rowid;
 
 -- name: activate
-UPDATE leases SET state = 'ACTIVE', active_at = :at, first_mint_at = coalesce(first_mint_at, :at)
+UPDATE leases SET state = 'ACTIVE', active_at = :at, first_mint_at = coalesce(first_mint_at, :at), refs = :refs
 WHERE id = :id AND state = 'INTENT' AND epoch = :epoch AND doomed_at IS NULL;
 
 -- name: touch_intent

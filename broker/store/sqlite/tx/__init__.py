@@ -16,5 +16,17 @@ class SqliteTx(
 ):
     """`broker.store.base.Tx` on one connection; control brings the journal, which an epoch begins."""
 
+    def start(self) -> None:
+        """Begin a writing transaction. What was known stays so unless somebody else has written."""
+        self._db.begin("IMMEDIATE")
+        (row,) = self._db.all("PRAGMA data_version")
+        if self.known.begin(row["data_version"]):
+            self.head = self.journal_head()
+
+    def lose(self) -> None:
+        """Undo all of it. After a failed COMMIT, too, memory is not trusted. Raises StoreError."""
+        self.known.forget_all()
+        self._db.rollback()
+
 
 __all__ = ["SqliteTx"]

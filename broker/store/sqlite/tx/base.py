@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker.errors import StoreFull
 from broker.store.sqlite.database import Database
+from broker.store.sqlite.known import Known
 
 
 class Area:
@@ -11,6 +12,7 @@ class Area:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self.known = Known()
         self.sparing = False  # the disk is full: what begins something is refused, what ends something is written
 
     def must_have_room(self) -> None:

@@ -8,6 +8,7 @@ from broker.errors import StoreConflict
 from broker.journal.records import Kind, Record
 from broker.store.base import Control, Epoch, KeptMap
 from broker.store.sqlite import sql
+from broker.store.sqlite.known import Kind as Row
 from broker.store.sqlite.rows import EPOCH, KEPT_MAP, SqlValue
 from broker.store.sqlite.tx.journal import JournalArea
 
@@ -18,6 +19,9 @@ class ControlArea(JournalArea):
     """Over the journal, because an epoch begins a chain."""
 
     def control(self) -> Control:
+        return self.known.get(Row.CONTROL, "", self._control)
+
+    def _control(self) -> Control:
         (row,) = self._db.all(_SQL["control"])
         keys = self._db.all(_SQL["key_fingerprints"])
         return Control(
@@ -31,20 +35,25 @@ class ControlArea(JournalArea):
         )
 
     def add_key_fingerprint(self, kid: str, fingerprint: str) -> None:
+        self.known.forget(Row.CONTROL)
         if not self._db.run(_SQL["add_key_fingerprint"], {"kid": kid, "fingerprint": fingerprint}):
             raise StoreConflict("the key id is known by another fingerprint")
 
     def forget_key_fingerprint(self, kid: str) -> None:
+        self.known.forget(Row.CONTROL)
         self._db.run(_SQL["forget_key_fingerprint"], {"kid": kid})
 
     def raise_generation(self) -> int:
+        self.known.forget(Row.CONTROL)
         (row,) = self._db.all(_SQL["raise_generation"])
         return int(row["policy_generation"])
 
     def set_anchored(self) -> None:
+        self.known.forget(Row.CONTROL)
         self._db.run(_SQL["set_anchored"])
 
     def keep_map(self, kept: KeptMap) -> None:
+        self.known.forget(Row.CONTROL)
         self._db.run(_SQL["keep_map"], KEPT_MAP.row(kept))
         self._db.run(_SQL["raise_map_serial"], {"serial": kept.serial, "digest": kept.manifest_digest})
         self._db.run(_SQL["forget_files"])
@@ -65,6 +74,7 @@ class ControlArea(JournalArea):
             "expires_boot": expires_boot,
             "at_least": at_least,
         }
+        self.known.forget(Row.EPOCH)
         (row,) = self._db.all(_SQL["start_epoch"], params)
         epoch = int(row["id"])
         data = {"epoch": epoch, "replica": replica, "boot_id": boot_id}
@@ -72,8 +82,12 @@ class ControlArea(JournalArea):
         return epoch
 
     def epoch(self) -> Epoch | None:
+        return self.known.get(Row.EPOCH, "", self._epoch)
+
+    def _epoch(self) -> Epoch | None:
         row = self._db.one(_SQL["epoch"])
         return EPOCH.of(row) if row else None
 
     def renew_epoch(self, epoch: int, expires_boot: float) -> bool:
+        self.known.forget(Row.EPOCH)
         return bool(self._db.run(_SQL["renew_epoch"], {"epoch": epoch, "expires_boot": expires_boot}))

@@ -8,21 +8,28 @@ from datetime import datetime
 
 from broker.store.guard import GuardClock, GuardRow, GuardState
 from broker.store.sqlite import sql
+from broker.store.sqlite.known import MISSING, Kind
 from broker.store.sqlite.rows import GUARD_CLOCK, GUARD_ROW, SqlValue, micros, time_of
 from broker.store.sqlite.tx.base import Area
 
 _SQL = sql.queries("guard")
+_OWN = ("nth_charge", "count_charge")  # of one workload and scope, looked for by their hour key
+_SHARED = ("nth_shared", "count_shared")  # of a scope, over all agents
 
 
 class GuardArea(Area):
     """A charge belongs to one lease."""
 
     def guard_row(self, key: str) -> GuardRow | None:
+        return self.known.get(Kind.GUARD_ROW, key, lambda: self._guard_row(key))
+
+    def _guard_row(self, key: str) -> GuardRow | None:
         row = self._db.one(_SQL["guard_row"], {"key": key})
         return GUARD_ROW.of(row) if row else None
 
     def put_guard_row(self, row: GuardRow) -> None:
         self._db.run(_SQL["put_guard_row"], GUARD_ROW.row(row))
+        self.known.put(Kind.GUARD_ROW, row.key, row)
 
     def guard_page(self, *, after: str, limit: int, open_too: bool = False) -> list[GuardRow]:
         query = _SQL["guard_page"] if open_too else _SQL["closed_guard_page"]
@@ -41,6 +48,11 @@ class GuardArea(Area):
             "shared": shared,
         }
         self._db.run(_SQL["add_charge"], charge)
+        for counted in ((_OWN, hour_key), (_SHARED, shared)):
+            found = self.known.peek(Kind.CHARGES, counted)
+            if found is not MISSING:
+                since, most = found
+                self.known.put(Kind.CHARGES, counted, (since, most + 1))
 
     def return_charge(self, lease_id: str) -> bool:
         return bool(self._db.run(_SQL["return_charge"], {"lease_id": lease_id}))
@@ -49,23 +61,40 @@ class GuardArea(Area):
         return self._db.run(_SQL["forget_charges"], {"before": micros(before), "limit": limit})
 
     def count_charges(self, hour_key: str, since: datetime) -> int:
-        (row,) = self._db.all(_SQL["count_charges"], {"hour_key": hour_key, "since": micros(since)})
+        (row,) = self._db.all(_SQL["count_charge"], {"key": hour_key, "since": micros(since)})
         return int(row["charges"])
 
     def nth_charge(self, n: int, *, hour_key: str, since: datetime) -> datetime | None:
-        params: dict[str, SqlValue] = {"hour_key": hour_key, "since": micros(since), "newer": n - 1}
-        return _at(self._db.one(_SQL["nth_charge"], params))
+        return self._nth(n, _OWN, hour_key, since)
 
     def nth_shared(self, n: int, *, shared: str, since: datetime) -> datetime | None:
-        params: dict[str, SqlValue] = {"shared": shared, "since": micros(since), "newer": n - 1}
-        return _at(self._db.one(_SQL["nth_shared"], params))
+        return self._nth(n, _SHARED, shared, since)
+
+    def _nth(self, n: int, queries: tuple[str, str], key: str, since: datetime) -> datetime | None:
+        """Looks only when it has to: until then the last count, and each charge added since, say that there are fewer.
+
+        A window that has moved on, and charges that were given back, leave no more of them.
+        """
+        counted = self.known.peek(Kind.CHARGES, (queries, key))
+        if counted is not MISSING and counted[0] <= since and counted[1] < n:
+            return None
+        params: dict[str, SqlValue] = {"key": key, "since": micros(since), "newer": n - 1}
+        found = _at(self._db.one(_SQL[queries[0]], params))
+        if found is None:
+            (row,) = self._db.all(_SQL[queries[1]], params)
+            self.known.put(Kind.CHARGES, (queries, key), (since, int(row["charges"])))
+        return found
 
     def guard_clock(self) -> GuardClock | None:
+        return self.known.get(Kind.GUARD_CLOCK, "", self._guard_clock)
+
+    def _guard_clock(self) -> GuardClock | None:
         row = self._db.one(_SQL["guard_clock"])
         return GUARD_CLOCK.of(row) if row else None
 
     def set_guard_clock(self, clock: GuardClock) -> None:
         self._db.run(_SQL["set_guard_clock"], GUARD_CLOCK.row(clock))
+        self.known.put(Kind.GUARD_CLOCK, "", clock)
 
 
 def _at(row: sqlite3.Row | None) -> datetime | None:

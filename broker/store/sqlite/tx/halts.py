@@ -7,6 +7,7 @@ from datetime import datetime
 
 from broker.store.halts import Freeze, Review, SecondFactor
 from broker.store.sqlite import sql
+from broker.store.sqlite.known import Kind
 from broker.store.sqlite.rows import FREEZE, REVIEW, SECOND_FACTOR, micros
 from broker.store.sqlite.tx.base import Area
 
@@ -17,13 +18,15 @@ class HaltsArea(Area):
     """A few rows each."""
 
     def add_freeze(self, freeze: Freeze) -> bool:
+        self._forget_freezes()
         return bool(self._db.run(_SQL["add_freeze"], FREEZE.row(freeze)))
 
     def remove_freeze(self, freeze_id: str) -> bool:
+        self._forget_freezes()
         return bool(self._db.run(_SQL["remove_freeze"], {"id": freeze_id}))
 
     def freezes(self) -> Sequence[Freeze]:
-        return [FREEZE.of(row) for row in self._db.all(_SQL["freezes"])]
+        return self.known.get(Kind.FREEZES, "", lambda: tuple(FREEZE.of(row) for row in self._db.all(_SQL["freezes"])))
 
     def add_review(self, review: Review) -> None:
         self._db.run(_SQL["add_review"], REVIEW.row(review))
@@ -44,3 +47,7 @@ class HaltsArea(Area):
 
     def put_second_factor(self, factor: SecondFactor) -> None:
         self._db.run(_SQL["put_second_factor"], SECOND_FACTOR.row(factor))
+
+    def _forget_freezes(self) -> None:
+        self.known.forget(Kind.FREEZES)
+        self.known.forget(Kind.CONTROL)  # it says whether everything is frozen

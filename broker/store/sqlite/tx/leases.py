@@ -9,6 +9,7 @@ from datetime import datetime
 from broker.clock import Moment
 from broker.model import EndReason, Evidence, JsonValue, Lease, LeaseState
 from broker.store.sqlite import sql
+from broker.store.sqlite.known import MISSING, Kind
 from broker.store.sqlite.rows import SqlValue, canonical, lease_of, lease_row, micros, time_of
 from broker.store.sqlite.tx.base import Area
 
@@ -21,6 +22,7 @@ class LeasesArea(Area):
     def insert_lease(self, lease: Lease) -> None:
         self.must_have_room()
         self._db.run(_SQL["insert_lease"], lease_row(lease))
+        self.known.put(Kind.REFS, lease.id, lease.refs)
 
     def lease(self, lease_id: str) -> Lease | None:
         row = self._db.one(_SQL["lease"], {"id": lease_id})
@@ -75,7 +77,9 @@ class LeasesArea(Area):
         return self._leases("unclaimed_since", before=micros(before))
 
     def activate(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue], at: datetime) -> bool:
-        return self._change("activate", lease_id, epoch=epoch, at=micros(at)) and self._merge(lease_id, refs)
+        merged = canonical({**self._refs(lease_id), **refs})
+        self.known.drop(Kind.REFS, lease_id)
+        return self._change("activate", lease_id, epoch=epoch, at=micros(at), refs=merged)
 
     def note(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue]) -> bool:
         return self._change("touch_intent", lease_id, epoch=epoch) and self._merge(lease_id, refs)
@@ -120,6 +124,14 @@ class LeasesArea(Area):
     def _merge(self, lease_id: str, refs: Mapping[str, JsonValue] | None) -> bool:
         """Newer values win key by key; always True, to stand behind `and`."""
         if refs:
-            (row,) = self._db.all(_SQL["refs"], {"id": lease_id})
-            self._change("set_refs", lease_id, refs=canonical({**json.loads(row["refs"]), **refs}))
+            merged = {**self._refs(lease_id), **refs}
+            self._change("set_refs", lease_id, refs=canonical(merged))
+            self.known.drop(Kind.REFS, lease_id)
         return True
+
+    def _refs(self, lease_id: str) -> Mapping[str, JsonValue]:
+        known = self.known.peek(Kind.REFS, lease_id)
+        if known is not MISSING:
+            return dict(known)
+        row = self._db.one(_SQL["refs"], {"id": lease_id})
+        return json.loads(row["refs"]) if row else {}

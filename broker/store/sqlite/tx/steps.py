@@ -7,6 +7,7 @@ from datetime import datetime
 from broker.clock import Moment
 from broker.model import Bind, Certificate, EndReason, Step, StepKey
 from broker.store.sqlite import sql
+from broker.store.sqlite.known import Kind
 from broker.store.sqlite.rows import CERTIFICATE, STEP_KEY, SqlValue, micros, step_of, step_row
 from broker.store.sqlite.tx.base import Area
 
@@ -19,9 +20,10 @@ class StepsArea(Area):
     def insert_step(self, step: Step) -> None:
         self.must_have_room()
         self._db.run(_SQL["insert_step"], step_row(step))
+        self.known.put(Kind.STEP, step.id, step)
 
     def step(self, step_id: str) -> Step | None:
-        return self._step("step", {"id": step_id})
+        return self.known.get(Kind.STEP, step_id, lambda: self._step("step", {"id": step_id}))
 
     def step_by_handle(self, handle_hash: bytes) -> Step | None:
         return self._step("step_by_handle", {"handle_hash": handle_hash})
@@ -30,16 +32,20 @@ class StepsArea(Area):
         return self._step("latest_attempt", STEP_KEY.row(key))
 
     def beat(self, step_id: str, at: datetime) -> None:
+        self.known.drop(Kind.STEP, step_id)
         self._db.run(_SQL["beat"], {"id": step_id, "at": micros(at)})
 
     def start_step(self, step_id: str, at: datetime, *, certificate: Certificate, bind: Bind) -> bool:
+        self.known.drop(Kind.STEP, step_id)
         params = {"id": step_id, "at": micros(at), "bind": bind.value, **CERTIFICATE.row(certificate)}
         return bool(self._db.run(_SQL["start_step"], params))
 
     def end_step(self, step_id: str, at: datetime, reason: EndReason) -> bool:
+        self.known.drop(Kind.STEP, step_id)
         return bool(self._db.run(_SQL["end_step"], {"id": step_id, "at": micros(at), "reason": reason.value}))
 
     def steps_go_on_in(self, now: Moment) -> None:
+        self.known.forget(Kind.STEP)
         params: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
         self._db.run(_SQL["steps_go_on_in"], params)
 
