@@ -142,7 +142,8 @@ class Commit:
             tx.finish_request(lease.agent, lease.request_id, RequestOutcome.DONE)
             data = {"provider_request_id": minted.provider_request_id, "refs": dict(minted.refs)}
             moves.record_lease(tx, Kind.LEASE_ACTIVE, lease, at=at, data=data)
-            return tx.lease(lease.id) or lease
+            first = lease.first_mint_at or at
+            return replace(lease, state=LeaseState.ACTIVE, refs=refs, active_at=at, first_mint_at=first)
         row = tx.lease(lease.id)
         if row is None or row.state is not LeaseState.INTENT or row.epoch != lease.epoch:
             raise EpochLost

@@ -25,7 +25,7 @@ from broker.log import get_logger
 from broker.metrics import Metrics
 from broker.model import NAME, Agent, Bind, Certificate, JsonValue, Lease, LeaseState, Step, StepKey, StepState
 from broker.policy.live.holder import Policies
-from broker.providers.base import KnowsTime, LeaseRef, Provider
+from broker.providers.base import Foresees, HasRoom, KnowsTime, LeaseRef, Provider, TakesInput
 from broker.store.base import Request, RequestOutcome, Store, Tx
 
 log = get_logger(__name__)
@@ -74,6 +74,23 @@ class Endings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Talents:
+    """What else a provider can do, beside minting; found out once, for that takes as long as a small query."""
+
+    input: TakesInput | None
+    room: HasRoom | None
+    foresight: Foresees | None
+
+    @staticmethod
+    def of(provider: Provider) -> Talents:
+        return Talents(
+            input=provider if isinstance(provider, TakesInput) else None,
+            room=provider if isinstance(provider, HasRoom) else None,
+            foresight=provider if isinstance(provider, Foresees) else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Core:
     """The engine's parts, wired once."""
 
@@ -94,8 +111,10 @@ class Core:
     draining: asyncio.Event = field(default_factory=asyncio.Event)  # set: no new steps and intents
     heard: dict[str, float] = field(default_factory=dict)  # step id → boottime of its last sign of life
     breakers: Mapping[str, Breaker] = field(init=False)
+    talents: Mapping[str, Talents] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "talents", {name: Talents.of(one) for name, one in self.providers.items()})
         object.__setattr__(self, "breakers", {name: Breaker(self.clock) for name in self.providers})
 
     def surely(self, provider: str) -> datetime:
@@ -161,12 +180,18 @@ class Core:
         Of a step that a launcher opened, the first such call is its start.
         """
         step = self.own(agent, await self._find(handle))
-        if step.started_at is None and step.state is StepState.OPEN:
-            self.heard[step.id] = self.clock.boottime()  # before it counts as silence
-            bind = held_to(self.policies.map, step, address=agent.address, now=self.clock.now())
-            # Of two first calls with different keys one came first.
-            return self.own(agent, await self.store.write(lambda tx: self._start(tx, step, agent, bind), quick=True))
-        return step
+        return await self.start(agent, step) if self.unstarted(step) else step
+
+    def unstarted(self, step: Step) -> bool:
+        """So far nobody but its launcher has called about it."""
+        return step.started_at is None and step.state is StepState.OPEN
+
+    async def start(self, agent: Agent, step: Step) -> Step:
+        """Its workload's first call, if it is this agent's."""
+        self.heard[step.id] = self.clock.boottime()  # before it counts as silence
+        bind = held_to(self.policies.map, step, address=agent.address, now=self.clock.now())
+        # Of two first calls with different keys one came first.
+        return self.own(agent, await self.store.write(lambda tx: self._start(tx, step, agent, bind), quick=True))
 
     async def step_to_end(self, agent: Agent, handle: str) -> Step:
         """The same for EndStep, which is its launcher's too, whatever today's map says: giving back is always allowed."""

@@ -12,6 +12,7 @@ from broker.guard.guard import GuardAsk
 from broker.guard.shared import Shared
 from broker.guard.verdicts import Admitted, Ceiling, Cooling, GuardRefusal, HoldNow, LockNow, as_error
 from broker.journal.records import Kind
+from broker.keyring import hash_handle
 from broker.leases import moves
 from broker.leases.answers import about, circumstances, must_be_named, needs_approval, refused
 from broker.leases.approving import Standing
@@ -38,7 +39,6 @@ from broker.log import get_logger
 from broker.metrics import IssueOutcome
 from broker.model import MIN_LEASE_LIFE, Agent, Bind, Lease, LeaseState, Step
 from broker.policy.decision import AccessRequest, Allowed, Denied
-from broker.providers.base import Foresees, HasRoom, TakesInput
 from broker.store.base import Request, Tx
 
 log = get_logger(__name__)
@@ -82,10 +82,27 @@ class Granted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Intended:
+    """A durable intent, and the step that it is for."""
+
+    lease: Lease
+    step: Step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
     """What the intent's transaction decided against; its guard change and journal record are kept."""
 
     error: BrokerError
+    scope: str
+    provider: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unstarted:
+    """A launcher's step, and this is its workload's first call: that is written first, whatever becomes of the call."""
+
+    step: Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,33 +126,45 @@ class Issuing:
 
     async def _issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
         core = self._core
-        step = await core.step_of(agent, handle)
-        must_be_open(step)
-        must_be_named(step, asked.scope)
-        granted = self._granted(agent, step, asked.scope)
-        allowed = granted.allowed
-        self._must_fit(allowed, asked, step)
-        core.heard[step.id] = core.clock.boottime()
         # A caller that vanishes between the intent's commit and the mint would leave an INTENT that never settles.
-        result = await self._minter.own(self._admit(agent, step, asked, granted))
+        result = await self._minter.own(self._carry(agent, hash_handle(handle), asked))
         if isinstance(result, Refusal):
-            core.metrics.issue(scope=allowed.scope, provider=allowed.provider, outcome=IssueOutcome.REFUSED)
+            core.metrics.issue(scope=result.scope, provider=result.provider, outcome=IssueOutcome.REFUSED)
             raise result.error
         if isinstance(result, Known):
             return await self._minter.replay(result.request)
-        delivered = await self._minter.delivered(result)
         core.epoch.must_be_fresh()
-        return delivered
+        return result
 
-    async def _admit(self, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Lease | Refusal | Known:
-        """Write the intent and start its mint, as one piece."""
+    async def _carry(self, agent: Agent, handle_hash: bytes, asked: Asking) -> Delivered | Refusal | Known:
+        """Write the intent and mint, as one piece."""
+        result = await self._admitted(agent, handle_hash, asked)
+        if isinstance(result, Intended):
+            return await self._minter.mint(result.lease, result.step, asked.public_input)
+        return result
+
+    async def _admitted(self, agent: Agent, handle_hash: bytes, asked: Asking) -> Intended | Refusal | Known:
         core = self._core
-        result = await core.store.write(lambda tx: self._intend(tx, agent, step, asked, granted), quick=True)
-        if isinstance(result, Lease):
-            self._minter.start(result, step, asked.public_input)
-        elif isinstance(result, Refusal):
+        result = await core.store.write(lambda tx: self._admit(tx, agent, handle_hash, asked), quick=True)
+        if isinstance(result, Unstarted):
+            await core.start(agent, result.step)
+            return await self._admitted(agent, handle_hash, asked)
+        if isinstance(result, Refusal):
             core.lane.set()
         return result
+
+    def _admit(self, tx: Tx, agent: Agent, handle_hash: bytes, asked: Asking) -> Intended | Refusal | Known | Unstarted:
+        """The decision, and the intent: all by one state of the database and one map."""
+        core = self._core
+        step = core.own(agent, tx.step_by_handle(handle_hash))
+        if core.unstarted(step):
+            return Unstarted(step=step)
+        must_be_open(step)
+        must_be_named(step, asked.scope)
+        granted = self._granted(agent, step, asked.scope)
+        self._must_fit(granted.allowed, asked, step)
+        core.heard[step.id] = core.clock.boottime()
+        return self._intend(tx, agent, step, asked, granted)
 
     def _granted(self, agent: Agent, step: Step, scope: str) -> Granted:
         core, policy = self._core, self._core.policies.current
@@ -151,14 +180,14 @@ class Issuing:
 
     def _must_fit(self, allowed: Allowed, asked: Asking, step: Step) -> None:
         """What the provider knows beforehand costs no attempt. Raises INVALID_ARGUMENT, NO_ROOM_TO_REVOKE."""
-        provider = self._core.providers[allowed.provider]
-        if isinstance(provider, TakesInput) and (problem := provider.input_problem(allowed.params, asked.public_input)):
+        talent = self._core.talents[allowed.provider]
+        if talent.input and (problem := talent.input.input_problem(allowed.params, asked.public_input)):
             raise BrokerError(Reason.INVALID_ARGUMENT, problem, about=about(step, asked.scope))
-        if isinstance(provider, HasRoom) and (full := provider.no_room(allowed.params, step.key.agent)) is not None:
+        if talent.room and (full := talent.room.no_room(allowed.params, step.key.agent)) is not None:
             told = about(step, asked.scope) | {"rule": str(allowed.rule), "why": full.why}
             raise BrokerError(Reason.NO_ROOM_TO_REVOKE, full.why, retry_after=full.after, about=told)
 
-    def _intend(self, tx: Tx, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Lease | Refusal | Known:
+    def _intend(self, tx: Tx, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Intended | Refusal | Known:
         """The intent's ONE transaction. No durable intent, no mint (I1).
 
         1. the epoch is ours; 2. a replay is answered, not minted; 3. the policy decided with is still the
@@ -171,16 +200,17 @@ class Issuing:
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
         if known is not None:
             return Known(request=known)
-        now_step = self._must_be_possible(tx, agent, step, granted)  # 3
-        lease = self._draft(agent, step, asked, granted, at=at)  # 4
-        approval = self._approval(tx, agent, now_step, granted, lease)  # 5
+        self._must_be_possible(tx, agent, step, granted)  # 3
+        ask = _ask(step, allowed)
+        lease = self._draft(agent, step, asked, granted, guard_key=ask.key, at=at)  # 4
+        approval = self._approval(tx, agent, step, granted, lease)  # 5
         if isinstance(approval, Refusal):
             return approval
         if asked.replaces:
-            self._must_not_be_halted(tx, now_step, allowed)
+            self._must_not_be_halted(tx, step, allowed)
             lease = self._linked(tx, lease, step, allowed, at=at)
         else:
-            refusal = self._charge(tx, agent, now_step, allowed, lease, at=at)  # 6
+            refusal = self._charge(tx, agent, step, allowed, lease, ask, at=at)  # 6
             if refusal is not None:
                 return refusal
         if approval is not None:
@@ -200,7 +230,7 @@ class Issuing:
             done=False,
         )
         self._record_intent(tx, agent, step, lease, granted)
-        return lease
+        return Intended(lease=lease, step=step)
 
     def _linked(self, tx: Tx, lease: Lease, step: Step, allowed: Allowed, *, at: datetime) -> Lease:
         """As a successor, within the chain's `max_ttl`."""
@@ -220,17 +250,19 @@ class Issuing:
         standing = core.approving.asked(tx, step, allowed, core.clock.moment(), address=granted.asked.address)
         if standing.usable and not core.approving.off():
             return standing
-        return Refusal(error=needs_approval(allowed, step, granted.asked, standing.approval, given=standing.given))
+        error = needs_approval(allowed, step, granted.asked, standing.approval, given=standing.given)
+        return Refusal(error=error, scope=allowed.scope, provider=allowed.provider)
 
     def _in_vain(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, lease: Lease) -> Refusal | None:
         """Nobody is asked for what the guard refuses for good: it does so at once, with all that follows."""
         if lease.replaces:
             self._must_not_be_halted(tx, step, allowed)
             return None
-        verdict = self._core.guard.look(tx, _ask(step, allowed), self._core.clock.moment())
+        ask = _ask(step, allowed)
+        verdict = self._core.guard.look(tx, ask, self._core.clock.moment())
         if isinstance(verdict, Admitted | Cooling):
             return None
-        return self._charge(tx, agent, step, allowed, lease, at=lease.intent_at)
+        return self._charge(tx, agent, step, allowed, lease, ask, at=lease.intent_at)
 
     def _record_intent(self, tx: Tx, agent: Agent, step: Step, lease: Lease, granted: Granted) -> None:
         data = {
@@ -247,8 +279,8 @@ class Issuing:
         rule = str(granted.allowed.rule)
         moves.record_lease(tx, Kind.LEASE_INTENT, lease, at=lease.intent_at, rule=rule, key=step.key, data=data)
 
-    def _must_be_possible(self, tx: Tx, agent: Agent, step: Step, granted: Granted) -> Step:
-        """The predicate of the intent. Returns the step as it is now; raises PolicyMoved, BrokerError."""
+    def _must_be_possible(self, tx: Tx, agent: Agent, step: Step, granted: Granted) -> None:
+        """The predicate of the intent, but for the step. Raises PolicyMoved, BrokerError."""
         core, control = self._core, tx.control()
         must_take_new_work(core)
         if control.policy_generation != granted.generation:
@@ -256,14 +288,13 @@ class Issuing:
         if stopped(tx, step, scope=granted.allowed.scope, provider=granted.allowed.provider):
             raise frozen(about(step, granted.asked.scope))
         core.must_be_welcome(agent)
-        now_step = core.own(agent, tx.step(step.id))
-        must_be_open(now_step)
         core.must_answer(granted.allowed.provider)
-        return now_step
 
-    def _draft(self, agent: Agent, step: Step, asked: Asking, granted: Granted, *, at: datetime) -> Lease:
+    def _draft(
+        self, agent: Agent, step: Step, asked: Asking, granted: Granted, *, guard_key: str, at: datetime
+    ) -> Lease:
         allowed = granted.allowed
-        provider, now = self._core.providers[allowed.provider], self._core.clock.moment()
+        foresees, now = self._core.talents[allowed.provider].foresight, self._core.clock.moment()
         expires_at = self._expiry(step, allowed, at=at, first=at)
         return Lease(
             id=new_lease_id(),
@@ -280,7 +311,7 @@ class Issuing:
             policy_generation=granted.generation,
             nonce=new_nonce(),
             kid=self._core.keyring.current,
-            guard_key=_ask(step, allowed).key,
+            guard_key=guard_key,
             intent_at=at,
             first_mint_at=at,
             expires_at=expires_at,
@@ -288,7 +319,7 @@ class Issuing:
             expires_boot=now.boot + (expires_at - at).total_seconds(),
             address=granted.asked.address,
             certificate=agent.certificate,
-            refs=provider.foresee() if isinstance(provider, Foresees) else {},
+            refs=foresees.foresee() if foresees else {},
             replaces=asked.replaces or None,
         )
 
@@ -304,17 +335,16 @@ class Issuing:
             )
         return expires_at
 
-    def _charge(
-        self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, lease: Lease, *, at: datetime
+    def _charge(  # noqa: PLR0917 - what a charge is about, in the order of the request
+        self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, lease: Lease, ask: GuardAsk, *, at: datetime
     ) -> Refusal | None:
-        ask = _ask(step, allowed)
         verdict = self._core.guard.admit(tx, ask, lease_id=lease.id, now=self._core.clock.moment())
         if isinstance(verdict, Admitted):
             return None
         self._halt(tx, agent, step, allowed, verdict, at=at)
         error = as_error(verdict)
         error.about = about(step, allowed.scope) | {"rule": str(allowed.rule)}
-        return Refusal(error=error)
+        return Refusal(error=error, scope=allowed.scope, provider=allowed.provider)
 
     def _halt(self, tx: Tx, agent: Agent, step: Step, allowed: Allowed, verdict: GuardRefusal, *, at: datetime) -> None:
         """Whatever else than a refusal this verdict asks for, in the same transaction."""

@@ -42,17 +42,13 @@ class Minter:
         self._background = Background(core)
         self._commit = Commit(core, self._background)
 
-    def start(self, lease: Lease, step: Step, public_input: str = "") -> None:
-        """Start the mint of a durable intent. Nothing that a caller does can cancel it."""
-        key = (lease.agent, lease.request_id)
-        task = self._tasks[key] = self._background.run(
-            self._mint_surely(lease, step, public_input), name=f"mint {lease.id}"
-        )
-        task.add_done_callback(lambda _: self._forget_later(key))
-
-    async def delivered(self, lease: Lease) -> Delivered:
-        """Wait for a mint that was started."""
-        return await _answer(self._tasks[lease.agent, lease.request_id])
+    async def mint(self, lease: Lease, step: Step, public_input: str = "") -> Delivered:
+        """Mint a durable intent, in a task of `own`, which ends with it: whoever asks again is answered from that task."""
+        key, task = (lease.agent, lease.request_id), asyncio.current_task()
+        if task is not None:
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._forget_later(key))
+        return await self._mint_surely(lease, step, public_input)
 
     async def own(self, work: Coroutine[Any, Any, T]) -> T:
         """Carry `work` to its end, whether or not the caller stays to hear of it."""

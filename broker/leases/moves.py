@@ -15,6 +15,8 @@ _ENDED_KIND = {
     LeaseState.VOID: Kind.LEASE_VOID,
 }
 
+_WITHDRAWN = (LeaseState.INTENT, LeaseState.IN_DOUBT, LeaseState.ACTIVE)  # what `withdraw` changes
+
 
 def record_lease(  # noqa: D103 - named by what it does
     tx: Tx,
@@ -110,4 +112,4 @@ def end_step(tx: Tx, step: Step, *, at: datetime, reason: EndReason, by: str = "
             data={"by": by} if by else {},
         )
     )
-    return [lease for lease in tx.leases_of(step.id) if withdraw(tx, lease, at=at, reason=reason, by=by)]
+    return [lease for lease in tx.leases_of(step.id, *_WITHDRAWN) if withdraw(tx, lease, at=at, reason=reason, by=by)]

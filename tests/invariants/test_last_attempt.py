@@ -62,7 +62,7 @@ async def test_i4_of_two_that_race_for_the_last_attempt_never_both_get_it(tmp_pa
 
 async def test_i4_a_charge_beside_the_intent_lets_both_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Guard, "admit", Guard.admit)  # to be put back
-    monkeypatch.setattr(Issuing, "_admit", Issuing._admit)
+    monkeypatch.setattr(Issuing, "_admitted", Issuing._admitted)
     async with world(tmp_path, sqlite=True) as broker:
         charged_later(wait=0)
         found = [(await race(broker, f"r{number}"))[0] for number in range(20)]

@@ -13,7 +13,7 @@ from broker.guard.verdicts import Admitted
 from broker.leases import issuing
 from broker.leases.ending import Ending
 from broker.leases.halting import Halting
-from broker.leases.issuing import Issuing
+from broker.leases.issuing import Intended, Issuing
 from broker.model import Lease, LeaseState
 
 LATER = 0.2  # seconds
@@ -42,7 +42,7 @@ def new_attempt_new_budget() -> None:
 
 def charged_later(wait: float = LATER) -> None:
     """In a transaction of its own, when there is time for it."""
-    admit_now, intend = Guard.admit, Issuing._admit
+    admit_now, intend = Guard.admit, Issuing._admitted
     owed: dict[str, tuple[Any, Any]] = {}
 
     def admit(self: Guard, tx: Any, ask: Any, *, lease_id: str, now: Any) -> Any:
@@ -54,14 +54,14 @@ def charged_later(wait: float = LATER) -> None:
 
     async def admitted(self: Any, *asked: Any) -> Any:
         result = await intend(self, *asked)
-        if isinstance(result, Lease) and result.id in owed:
-            ask, now = owed.pop(result.id)
+        if isinstance(result, Intended) and (lease_id := result.lease.id) in owed:
+            ask, now = owed.pop(lease_id)
             await asyncio.sleep(wait)
-            await self._core.store.write(lambda tx: admit_now(self._core.guard, tx, ask, lease_id=result.id, now=now))
+            await self._core.store.write(lambda tx: admit_now(self._core.guard, tx, ask, lease_id=lease_id, now=now))
         return result
 
     setattr(Guard, "admit", admit)  # noqa: B010
-    setattr(Issuing, "_admit", admitted)  # noqa: B010
+    setattr(Issuing, "_admitted", admitted)  # noqa: B010
 
 
 def doubts_given_back() -> None:
@@ -78,7 +78,7 @@ def doubts_given_back() -> None:
 
 def told_later() -> None:
     """Who is locked is journalled, and alarmed of, in a transaction of its own."""
-    tell, admit = Halting._tell, Issuing._admit
+    tell, admit = Halting._tell, Issuing._admitted
     owed: list[Callable[[Any], None]] = []
 
     def told(self: Any, _: Any, *args: Any, **more: Any) -> None:
@@ -91,7 +91,7 @@ def told_later() -> None:
         return result
 
     setattr(Halting, "_tell", told)  # noqa: B010
-    setattr(Issuing, "_admit", admitted)  # noqa: B010
+    setattr(Issuing, "_admitted", admitted)  # noqa: B010
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -24,6 +24,7 @@ class Kind(Enum):
     EPOCH = "epoch"
     FREEZES = "freezes"
     STEP = "step"  # by id
+    HANDLE = "handle"  # by its hash: the step's id
     REFS = "refs"  # of a lease that is being minted, by its id
     GUARD_ROW = "guard row"  # by key
     GUARD_CLOCK = "guard clock"

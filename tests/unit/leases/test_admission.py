@@ -297,10 +297,10 @@ async def test_a_database_that_hangs_keeps_no_further_denial_waiting(
     stuck, free = asyncio.Event(), asyncio.Event()
     write = broker.store.write
 
-    async def slow(operation: Any) -> Any:
+    async def slow(operation: Any, **how: Any) -> Any:
         stuck.set()
         await free.wait()
-        return await write(operation)
+        return await write(operation, **how)
 
     monkeypatch.setattr(broker.store, "write", slow)
     denials.write()

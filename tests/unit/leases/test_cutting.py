@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from broker.alert import AlertRule
 from broker.errors import Reason
 from broker.leases.breaker import FAILURES
+from broker.leases.core import Talents
 from broker.leases.ending import STUCK, Ending
 from broker.model import EndReason, Evidence, LeaseState, Revocability
 from broker.providers.base import ISSUED_AT, Contact, CutOff, HasRoom, LeaseRef, NoRoom, Progress
@@ -180,6 +181,7 @@ async def test_without_room_to_revoke_nothing_is_charged_and_nothing_minted(
 
     monkeypatch.setattr(timed, "no_room", no_room, raising=False)
     assert isinstance(timed, HasRoom)
+    monkeypatch.setitem(cast("dict[str, Talents]", broker.core.talents), "timed", Talents.of(timed))
     opened = await broker.begin(["timed"])
     for _ in range(20):  # more than any budget
         error = await refusal(broker.issue(opened.handle, "timed"))

@@ -102,8 +102,8 @@ async def test_what_writing_the_end_took_is_part_of_the_callers_patience(
         def time_remaining(self) -> float:
             return 2.0 - (loop.time() - begun)
 
-    async def slow(self: MemoryStore, operation: Any) -> Any:
-        result = await write(self, operation)
+    async def slow(self: MemoryStore, operation: Any, **how: Any) -> Any:
+        result = await write(self, operation, **how)
         await asyncio.sleep(1.0)
         return result
 
@@ -121,8 +121,8 @@ async def test_a_crowd_that_falls_silent_keeps_nobody_elses_step_alive(
     """Ended one by one, 330 steps took the reaper so long that it believed itself to have been stopped."""
     write = MemoryStore.write
 
-    async def twenty_milliseconds(self: MemoryStore, operation: Callable[..., Any]) -> Any:
-        result = await write(self, operation)
+    async def twenty_milliseconds(self: MemoryStore, operation: Callable[..., Any], **how: Any) -> Any:
+        result = await write(self, operation, **how)
         broker.fake_clock.advance(0.02)
         return result
 

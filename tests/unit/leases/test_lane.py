@@ -250,9 +250,9 @@ async def test_no_refusal_is_answered_before_the_record_whose_reference_it_carri
     refusals, original = broker.engine._refusals, broker.store.write
     slow = asyncio.Event()
 
-    async def write(operation: Any) -> Any:
+    async def write(operation: Any, **how: Any) -> Any:
         await slow.wait()
-        return await original(operation)
+        return await original(operation, **how)
 
     for _ in range(5):
         await refusals.record(agent(), "IssueCredential", BrokerError(Reason.ACCESS_DENIED, "no"))

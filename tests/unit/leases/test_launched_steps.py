@@ -170,11 +170,11 @@ async def test_a_launcher_that_goes_while_the_step_is_written_opens_nothing(
     """The map moves between the question and the transaction: it is asked again."""
     original, moved = broker.store.write, [False]
 
-    async def write(operation: Any) -> Any:
+    async def write(operation: Any, **how: Any) -> Any:
         if not moved[0]:
             moved[0] = True
             await broker.set_launchers()
-        return await original(operation)
+        return await original(operation, **how)
 
     monkeypatch.setattr(broker.store, "write", write)
     assert (await refusal(broker.launch())).reason is Reason.ACCESS_DENIED

@@ -328,8 +328,8 @@ async def test_a_map_that_comes_in_between_decides(broker: World, monkeypatch: p
     lease = (await broker.issue(opened.handle, "danger")).lease.id
     read = broker.store.read
 
-    async def late(operation: Callable[[Tx], Any]) -> Any:
-        found = await read(operation)
+    async def late(operation: Callable[[Tx], Any], **how: Any) -> Any:
+        found = await read(operation, **how)
         if "_ask_page" in operation.__qualname__ and found[0]:
             put(broker.map_file, MAP)
             await broker.policies.reload()
@@ -351,11 +351,11 @@ async def test_a_disk_that_says_no_is_asked_again(broker: World, monkeypatch: py
     lease = (await broker.issue(opened.handle, "danger")).lease.id
     write, refused = broker.store.write, asyncio.Event()
 
-    async def full(operation: Callable[[Tx], Any]) -> Any:
+    async def full(operation: Callable[[Tx], Any], **how: Any) -> Any:
         if "_withdraw" in operation.__qualname__ and not refused.is_set():
             refused.set()
             raise StoreError("the disk is full")
-        return await write(operation)
+        return await write(operation, **how)
 
     monkeypatch.setattr(broker.store, "write", full)
     await load(broker, NOTHING)

@@ -72,10 +72,10 @@ async def test_a_lease_claimed_while_the_reaper_looks_is_not_unclaimed(
     lease = (await broker.issue(opened.handle)).lease
     original = broker.store.write
 
-    async def claim_first(operation: Callable[[Any], Any]) -> Any:
+    async def claim_first(operation: Callable[[Any], Any], **how: Any) -> Any:
         if "Reaper" in operation.__qualname__:
             await original(lambda tx: tx.claim(lease.id, broker.clock.now()))
-        return await original(operation)
+        return await original(operation, **how)
 
     monkeypatch.setattr(broker.store, "write", claim_first)
     await broker.fake_clock.run(35)
@@ -86,10 +86,10 @@ async def test_a_heartbeat_that_crosses_the_end_learns_of_it(broker: World, monk
     opened = await broker.begin()
     original = broker.store.write
 
-    async def end_first(operation: Callable[[Any], Any]) -> Any:
+    async def end_first(operation: Callable[[Any], Any], **how: Any) -> Any:
         if "heartbeat" in operation.__qualname__:
             await original(lambda tx: tx.end_step(opened.step.id, broker.clock.now(), EndReason.OPERATOR))
-        return await original(operation)
+        return await original(operation, **how)
 
     monkeypatch.setattr(broker.store, "write", end_first)
     error = await refusal(broker.engine.heartbeat(agent(), opened.handle, []))
@@ -259,8 +259,8 @@ async def test_a_renewal_that_outlasts_its_epoch_is_a_new_epoch(broker: World, m
     await broker.provider.landed.wait()
     original = broker.store.write
 
-    async def slow(operation: Callable[[Any], Any]) -> Any:
-        result = await original(operation)
+    async def slow(operation: Callable[[Any], Any], **how: Any) -> Any:
+        result = await original(operation, **how)
         if "renew" in operation.__qualname__:
             broker.fake_clock.suspend(7)  # the disk took its time
             broker.provider.after_landing.set()
@@ -280,8 +280,8 @@ async def test_a_mint_is_not_sent_under_an_epoch_that_ran_out(broker: World, mon
     opened = await broker.begin()
     original = broker.store.write
 
-    async def stopped(operation: Callable[[Any], Any]) -> Any:
-        result = await original(operation)
+    async def stopped(operation: Callable[[Any], Any], **how: Any) -> Any:
+        result = await original(operation, **how)
         if "_admit" in operation.__qualname__:
             broker.fake_clock.suspend(20)  # the machine slept between intent and send
         return result

@@ -21,9 +21,9 @@ async def test_the_callers_cancellation_lets_nobody_else_be_told_too_early(
 ) -> None:
     refusals, write, disk = broker.engine._refusals, MemoryStore.write, asyncio.Event()
 
-    async def slow(self: MemoryStore, operation: Any) -> Any:
+    async def slow(self: MemoryStore, operation: Any, **how: Any) -> Any:
         await disk.wait()
-        return await write(self, operation)
+        return await write(self, operation, **how)
 
     for _ in range(5):
         await refusals.record(agent(), "IssueCredential", denied())
@@ -44,8 +44,8 @@ async def test_counts_are_written_once_though_the_flush_was_cancelled(
 ) -> None:
     refusals, write = broker.engine._refusals, MemoryStore.write
 
-    async def slow(self: MemoryStore, operation: Any) -> Any:
-        result = await write(self, operation)
+    async def slow(self: MemoryStore, operation: Any, **how: Any) -> Any:
+        result = await write(self, operation, **how)
         await asyncio.sleep(0.05)
         return result
 

@@ -105,9 +105,9 @@ def _traced(edge: Edge, monkeypatch: pytest.MonkeyPatch, trace: list[str]) -> It
     store = edge.broker.store
 
     def noting(kind: str, run: Any) -> Any:
-        async def noted(operation: Callable[[Any], Any]) -> Any:
+        async def noted(operation: Callable[[Any], Any], **how: Any) -> Any:
             if not _in_call.get():
-                return await run(operation)
+                return await run(operation, **how)
             return await run(lambda tx: operation(_Noting(tx, trace, kind)))
 
         return noted

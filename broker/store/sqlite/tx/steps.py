@@ -7,7 +7,7 @@ from datetime import datetime
 from broker.clock import Moment
 from broker.model import Bind, Certificate, EndReason, Step, StepKey
 from broker.store.sqlite import sql
-from broker.store.sqlite.known import Kind
+from broker.store.sqlite.known import MISSING, Kind
 from broker.store.sqlite.rows import CERTIFICATE, STEP_KEY, SqlValue, micros, step_of, step_row
 from broker.store.sqlite.tx.base import Area
 
@@ -20,13 +20,23 @@ class StepsArea(Area):
     def insert_step(self, step: Step) -> None:
         self.must_have_room()
         self._db.run(_SQL["insert_step"], step_row(step))
-        self.known.put(Kind.STEP, step.id, step)
+        self._learn(step)
 
     def step(self, step_id: str) -> Step | None:
         return self.known.get(Kind.STEP, step_id, lambda: self._step("step", {"id": step_id}))
 
     def step_by_handle(self, handle_hash: bytes) -> Step | None:
-        return self._step("step_by_handle", {"handle_hash": handle_hash})
+        step_id = self.known.peek(Kind.HANDLE, handle_hash)
+        if step_id is not MISSING:
+            return self.step(step_id)
+        step = self._step("step_by_handle", {"handle_hash": handle_hash})
+        if step is not None:
+            self._learn(step)
+        return step
+
+    def _learn(self, step: Step) -> None:
+        self.known.put(Kind.STEP, step.id, step)
+        self.known.put(Kind.HANDLE, step.handle_hash, step.id)
 
     def latest_attempt(self, key: StepKey) -> Step | None:
         return self._step("latest_attempt", STEP_KEY.row(key))

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -38,10 +38,10 @@ class FlakyStore(MemoryStore):
         super().__init__()
         self.durable = asyncio.Event()
 
-    async def write(self, operation: Callable[[Tx], T]) -> T:
+    async def write(self, operation: Callable[[Tx], T], **how: Any) -> T:
         if self.broken:
             raise StoreError("the disk is full")
-        result = await super().write(operation)
+        result = await super().write(operation, **how)
         self.durable.set()
         if self.answer is not None:
             await self.answer.wait()

@@ -156,7 +156,7 @@ async def test_no_read_is_long(house: House, monkeypatch: pytest.MonkeyPatch) ->
     looked: list[int] = []
     read = house.broker.store.read
 
-    async def counting(operation: Any) -> Any:
+    async def counting(operation: Any, **how: Any) -> Any:
         def counted(tx: Any) -> Any:
             newest = tx.newest_leases
 
