@@ -178,7 +178,7 @@ MUTANTS: dict[str, Mutate] = {
     "without revocation": of_the_steps("if standing.revoked:", "if False:"),
     "revocation of the leaf alone": of_the_steps("domain.crls.standing(path)", "domain.crls.standing(path[:2])"),
     "lists that have run out": of_each_call("self._policy.refuse_stale_crl and", "False and"),
-    "without a deny list": of_each_call("if trust.denied.names(", "if False and trust.denied.names("),
+    "without a deny list": of_each_call("if verified.denied:", "if False:"),
     "no names denied": of_the_deny_list("spiffe_id in self.agents"),
     "no keys denied": of_the_deny_list("certificate.spki_sha256 in self.keys"),
     "no serial numbers denied": of_the_deny_list('(certificate.serial_number, "") in self.serials'),
