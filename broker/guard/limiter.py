@@ -43,14 +43,16 @@ class RequestLimiter:
 
         `now` is `Clock.monotonic()`.
         """
-        bucket = self._bucket(agent, now)
-        earned = max(0.0, now - bucket.used_at) * self._limit.per_second
-        bucket.tokens = min(self._limit.burst, bucket.tokens + earned)
+        limit, bucket = self._limit, self._bucket(agent, now)
+        passed = now - bucket.used_at
+        tokens = bucket.tokens + passed * limit.per_second if passed > 0 else bucket.tokens
+        tokens = min(tokens, limit.burst)
         bucket.used_at = now
-        if bucket.tokens >= 1:
-            bucket.tokens -= 1
+        if tokens >= 1:
+            bucket.tokens = tokens - 1
             return 0.0
-        return (1 - bucket.tokens) / self._limit.per_second
+        bucket.tokens = tokens
+        return (1 - tokens) / limit.per_second
 
     def __len__(self) -> int:
         return len(self._buckets)

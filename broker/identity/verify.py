@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography import x509
@@ -32,7 +32,8 @@ from broker.model import Agent, Certificate
 MAX_PEM_BYTES = 16384  # in-house bounds: a leaf has 1 to 2 kB
 MAX_CHAIN_BYTES = 65536
 MAX_INTERMEDIATES = 8
-CACHE_ENTRIES = 4096  # about 2 kB each
+CACHE_ENTRIES = 4096  # about 4 kB each
+PEERS_KEPT = 8  # connections that one certificate is known from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +47,25 @@ class _Verified:
     valid_from: datetime  # of the whole path, leaf and root included
     valid_until: datetime
     lists_until: datetime | None  # when the first of the revocation lists asked runs out
+    denied: bool
+    agents: dict[str, Agent] = field(default_factory=dict, repr=False, compare=False)  # by peer
+
+    def agent(self, peer: str) -> Agent:
+        """As whom its holder calls from there. Of one connection that is the same on each call."""
+        found = self.agents.get(peer)
+        if found is None:
+            if len(self.agents) >= PEERS_KEPT:
+                self.agents.clear()
+            found = self.agents[peer] = Agent(
+                spiffe_id=str(self.spiffe_id),
+                trust_domain=self.spiffe_id.trust_domain,
+                cert_sha256=self.cert_sha256,
+                not_after=self.not_after,
+                peer=peer,
+                address=address_of(peer),
+                certificate=self.certificate,
+            )
+        return found
 
 
 def agents(trust: Trust) -> Mapping[str, Domain]:
@@ -73,7 +93,8 @@ class Authenticator:
         self._clock = clock
         self._policy = policy or CertificatePolicy()
         self._side = side
-        self._cache: OrderedDict[tuple[int, bytes], _Verified] = OrderedDict()
+        self._trust = door.trust  # under which all of the cache was decided
+        self._cache: OrderedDict[bytes | tuple[bytes, bytes], _Verified] = OrderedDict()
 
     def authenticate(self, pem: bytes, *, tls_version: str, peer: str, chain: bytes = b"") -> Agent:
         """Check one call's certificate.
@@ -102,24 +123,21 @@ class Authenticator:
         if self._policy.refuse_stale_crl and verified.lists_until is not None and verified.lists_until < now:
             raise _invalid("the revocation list of the certificate's issuer has run out")
         # 9. Not denied.
-        if trust.denied.names(str(verified.spiffe_id), verified.certificate):
+        if verified.denied:
             raise BrokerError(Reason.AGENT_DENIED, "this certificate or agent is denied")
-        return Agent(
-            spiffe_id=str(verified.spiffe_id),
-            trust_domain=verified.spiffe_id.trust_domain,
-            cert_sha256=verified.cert_sha256,
-            not_after=verified.not_after,
-            peer=peer,
-            address=address_of(peer),
-            certificate=verified.certificate,
-        )
+        return verified.agent(peer)
 
     def _verified(self, pem: bytes, chain: bytes, trust: Trust, now: datetime) -> _Verified:
         """From the cache, unless the trust has changed, or the certificate or one above it is not valid now.
 
-        Only what passed is kept, under all of the bytes that it was decided on (CVE-2025-6037: never a serial or name).
+        Only what passed is kept, or is denied and nothing else: under the very trust, deny list included, and under all
+        of the bytes that it was decided on (CVE-2025-6037: never a serial or name). A chain is of a stranger's choice and
+        long, so its digest stands for it.
         """
-        key = (trust.generation, hashlib.sha256(len(pem).to_bytes(4, "big") + pem + chain).digest())
+        if trust is not self._trust:
+            self._cache.clear()
+            self._trust = trust
+        key = (pem, hashlib.sha256(chain).digest()) if chain else pem
         found = self._cache.get(key)
         if found is not None and found.valid_from <= now <= found.valid_until:
             self._cache.move_to_end(key)
@@ -152,14 +170,16 @@ class Authenticator:
                 raise _invalid("the revocation list of a certificate's issuer is not signed by it; tell the operator")
             if standing.revoked:
                 raise BrokerError(Reason.CERTIFICATE_REVOKED, "the certificate, or one above it, is revoked")
+            certificate = certificate_of(leaf)
             return _Verified(
                 spiffe_id=spiffe_id,
                 cert_sha256=leaf.fingerprint(hashes.SHA256()).hex(),
-                certificate=certificate_of(leaf),
+                certificate=certificate,
                 not_after=leaf.not_valid_after_utc,
                 valid_from=max(one.not_valid_before_utc for one in path),
                 valid_until=min(one.not_valid_after_utc for one in path),
                 lists_until=standing.until,
+                denied=trust.denied.names(str(spiffe_id), certificate),
             )
         except MALFORMED:
             raise _invalid("the certificate is malformed") from None

@@ -13,7 +13,7 @@ The steps, in this order, so that a refusal never tells an agent about scopes th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -21,12 +21,13 @@ from broker.model import MIN_LEASE_LIFE, Bind, RuleRef
 from broker.policy import fixes
 from broker.policy.decision import AccessRequest, Allowed, Concurrent, Decision, Denial, Denied
 from broker.policy.fingerprint import approval_digest
-from broker.policy.index import Index
+from broker.policy.index import Given, Index
 from broker.policy.patterns import BINDING
 from broker.policy.rules import Deny, Grant, Match, Scope
 from broker.policy.templates import VALUE, fill
 from broker.policy.windows import Phase
 
+_NO_VALUES: Mapping[str, str] = {}
 _NEAREST_OF = 64  # grants looked at to name the nearest: a refusal must stay cheap
 
 
@@ -51,10 +52,10 @@ class Candidate:
 
 def decide(index: Index, request: AccessRequest) -> Decision:
     """Answer one question, as the module says."""
-    matches = index.matches(request.agent)
+    matches, name = index.matches(request.agent), request.scope
     # A scope that is not declared has no grant: it is looked for all the same, so that it takes as long as another's.
-    reached = [match for match in matches if index.grants_of(request.scope, match.workload.name)]
-    scope = index.scopes.get(request.scope)
+    reached = [(match, given) for match in matches if (given := index.given(name, match.workload.name)) is not None]
+    scope = index.scopes.get(name)
     if scope is None or not reached:
         return _unreached(index, scope, request, matches)
     return _barred(index, scope, request, matches) or _granted(index, scope, request, reached)
@@ -81,46 +82,54 @@ def _barred(index: Index, scope: Scope, request: AccessRequest, matches: tuple[M
     return None
 
 
-def _granted(index: Index, scope: Scope, request: AccessRequest, reached: list[Match]) -> Decision:
+def _granted(index: Index, scope: Scope, request: AccessRequest, reached: list[tuple[Match, Given]]) -> Decision:
     found = [  # 6
-        weigh(grant, match, scope, request)
-        for match in reached
-        for grant in index.grants_for(scope.name, match.workload.name, request.workflow)
+        weigh(grant, match, scope, request) for match, given in reached for grant in given.of(request.workflow)
     ]
     matching = [candidate for candidate in found if not candidate.failures]
+    matches = [match for match, _ in reached]
     if matching:
-        decision = _allowed(scope, matching, request, reached)  # 7
+        decision = _allowed(scope, matching, request, matches)  # 7
         return _bound(index, scope, decision, request) if decision.approvals else decision
-    nearest = min(candidates(index, scope, request, reached), key=distance)
+    nearest = min(candidates(index, scope, request, matches), key=distance)
     first = nearest.failures[0]
     return _refused(first, nearest.grant.rule, *(failure.fix for failure in nearest.failures[1:]))
 
 
 def _allowed(scope: Scope, matching: list[Candidate], request: AccessRequest, reached: list[Match]) -> Allowed:
-    chosen = min(matching, key=lambda candidate: candidate.grant.position)
-    refuse = any(candidate.grant.concurrent is Concurrent.REFUSE for candidate in matching)
+    chosen = matching[0]
+    for one in matching:
+        if one.grant.position < chosen.grant.position:
+            chosen = one
+    max_step, approvals = chosen.grant.max_step, scope.approvals
+    concurrent, bind = Concurrent.SUPERSEDE, Bind.IDENTITY
+    for one in matching:
+        grant = one.grant
+        max_step, approvals = min(max_step, grant.max_step), max(approvals, grant.approvals)
+        if grant.concurrent is Concurrent.REFUSE:
+            concurrent = Concurrent.REFUSE
+        if grant.bind is Bind.KEY:
+            bind = Bind.KEY
     return Allowed(
         scope=scope.name,
         provider=scope.provider,
-        params=fill(scope.block, _values(chosen.match, request)),
+        params=fill(scope.block, _values(chosen.match, request) if scope.variables else _NO_VALUES),
         tier=scope.tier,
         revocability=scope.revocability,
         ttl=scope.ttl,
         max_ttl=scope.max_ttl,
-        max_step=min(candidate.grant.max_step for candidate in matching),
-        until=_last(
-            [one.until for one in matching if _filling(scope, one, request) == _filling(scope, chosen, request)]
-        ),
-        concurrent=Concurrent.REFUSE if refuse else Concurrent.SUPERSEDE,
+        max_step=max_step,
+        until=_last([one.until for one in matching if one is chosen or _fills_alike(scope, one, chosen, request)]),
+        concurrent=concurrent,
         rule=chosen.grant.rule,
         workload=chosen.match.workload.name,
         captures=dict(chosen.match.captures),
-        fits=tuple((match.workload.name, dict(match.captures)) for match in reached),
+        fits=tuple([(match.workload.name, dict(match.captures)) for match in reached]),
         shared_hourly=scope.shared_hourly,
         on_lock=scope.on_lock,
         compensate=scope.compensate,
-        bind=Bind.strictest(candidate.grant.bind for candidate in matching),
-        approvals=max(scope.approvals, *(candidate.grant.approvals for candidate in matching)),
+        bind=bind,
+        approvals=approvals,
     )
 
 
@@ -136,16 +145,17 @@ def _bound(index: Index, scope: Scope, decision: Allowed, request: AccessRequest
     return replace(decision, approval_digest=digest)
 
 
-def _filling(scope: Scope, candidate: Candidate, request: AccessRequest) -> list[str]:
-    """What a grant puts into the scope's templates: one that puts in something else gives another credential."""
-    values = _values(candidate.match, request)
-    return [values[name] for name in sorted(scope.variables)]
+def _fills_alike(scope: Scope, one: Candidate, other: Candidate, request: AccessRequest) -> bool:
+    """Do both put the same into the scope's templates? A grant that puts in something else gives another credential."""
+    if not scope.variables:
+        return True
+    mine, theirs = _values(one.match, request), _values(other.match, request)
+    return all(mine[name] == theirs[name] for name in scope.variables)
 
 
 def _last(ends: list[datetime | None]) -> datetime | None:
     """Each matching grant allows, so the last to end decides; None = never."""
-    known = [end for end in ends if end is not None]
-    return max(known) if len(known) == len(ends) else None
+    return None if None in ends else max(end for end in ends if end is not None)
 
 
 def claim_mismatch(request: AccessRequest, matches: Iterable[Match]) -> tuple[Match, Failure] | None:
@@ -203,7 +213,8 @@ def weigh(grant: Grant, match: Match, scope: Scope, request: AccessRequest) -> C
         failures.append(_failure(Denial.SOURCE_NOT_ALLOWED, fixes.source(grant, request.address)))
     if grant.attempts is not None and request.attempt > grant.attempts:
         failures.append(_failure(Denial.ATTEMPTS_EXHAUSTED, fixes.attempts(grant, request.attempt)))
-    failures.extend(_template_failures(match, scope, request))
+    if scope.variables:
+        failures.extend(_template_failures(match, scope, request))
     return Candidate(grant=grant, match=match, failures=tuple(failures), until=until)
 
 

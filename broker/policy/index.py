@@ -8,14 +8,21 @@ from dataclasses import dataclass, field
 from broker.policy.patterns import Pattern, PatternIndex
 from broker.policy.rules import Deny, Grant, Match, Scope, Workload
 
+_KNOWN = 4096  # agents whose workloads are remembered; about 1 kB each
+
 
 @dataclass(slots=True)
-class _Grants:
+class Given:
     """The grants of one scope to one workload, in file order."""
 
     every: list[Grant] = field(default_factory=list)
     by_workflow: dict[str, list[Grant]] = field(default_factory=dict)
     any_workflow: list[Grant] = field(default_factory=list)
+
+    def of(self, workflow: str) -> list[Grant]:
+        """Those that name this workflow, and those for any."""
+        named = self.by_workflow.get(workflow)
+        return named + self.any_workflow if named else self.any_workflow
 
 
 class Index:
@@ -34,7 +41,8 @@ class Index:
         self.scopes = scopes
         self.grants = tuple(grants)
         self._patterns: PatternIndex[Workload] = PatternIndex()
-        self._grants: dict[tuple[str, str], _Grants] = {}
+        self._matches: dict[str, tuple[Match, ...]] = {}
+        self._grants: dict[tuple[str, str], Given] = {}
         self._scopes_of: dict[str, dict[str, None]] = {}
         self._first_grant: dict[str, Grant] = {}
         self._denies: dict[tuple[str | None, str | None], list[tuple[int, Deny]]] = {}
@@ -52,7 +60,7 @@ class Index:
             self._first_grant.setdefault(name, grant)
             for scope in grant.scopes:
                 self._scopes_of.setdefault(name, {})[scope] = None
-                found = self._grants.setdefault((scope, name), _Grants())
+                found = self._grants.setdefault((scope, name), Given())
                 found.every.append(grant)
                 if grant.workflows is None:
                     found.any_workflow.append(grant)
@@ -60,13 +68,24 @@ class Index:
                     found.by_workflow.setdefault(workflow, []).append(grant)
 
     def matches(self, agent: str) -> tuple[Match, ...]:
-        """The workloads of a certificate, by name."""
-        found = (Match(workload=workload, captures=captures) for workload, captures in self._patterns.match(agent))
-        return tuple(sorted(found, key=lambda match: match.workload.name))
+        """The workloads of a certificate, by name. Remembered under the whole name: nothing here ever changes."""
+        known = self._matches.get(agent)
+        if known is not None:
+            return known
+        found = [Match(workload=workload, captures=captures) for workload, captures in self._patterns.match(agent)]
+        found.sort(key=lambda match: match.workload.name)
+        if len(self._matches) >= _KNOWN:
+            self._matches.clear()
+        matches = self._matches[agent] = tuple(found)
+        return matches
 
     def overlapping(self, pattern: Pattern) -> tuple[Workload, ...]:
         """The workloads of which some certificate that the pattern matches could be; by name."""
         return tuple(sorted(self._patterns.overlapping(pattern), key=lambda workload: workload.name))
+
+    def given(self, scope: str, workload: str) -> Given | None:
+        """What gives a scope to a workload; None: no grant does."""
+        return self._grants.get((scope, workload))
 
     def grants_of(self, scope: str, workload: str) -> list[Grant]:
         """In file order, whatever their workflows."""
@@ -76,7 +95,7 @@ class Index:
     def grants_for(self, scope: str, workload: str, workflow: str) -> list[Grant]:
         """Those that name this workflow, and those for any."""
         found = self._grants.get((scope, workload))
-        return [*found.by_workflow.get(workflow, ()), *found.any_workflow] if found else []
+        return found.of(workflow) if found else []
 
     def first_grant_of(self, workloads: Iterable[str]) -> Grant | None:
         """The first in the file that names one of them, whatever it gives."""
@@ -89,6 +108,8 @@ class Index:
 
     def denies_of(self, scope: str, matches: Iterable[Match]) -> list[Deny]:
         """Denies that could concern this scope and these workloads, in file order."""
+        if not self._denies:
+            return []
         names = [match.workload.name for match in matches]
         keys = [(s, w) for s in (scope, None) for w in (*names, None)]
         found = {number: deny for key in keys for number, deny in self._denies.get(key, ())}

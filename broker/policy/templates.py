@@ -39,7 +39,7 @@ def fill(block: JsonValue, values: Mapping[str, str]) -> JsonValue:
     """A new block with every variable replaced that `values` holds."""
     if isinstance(block, str):
         return _VARIABLE.sub(lambda match: values.get(match[1], match[0]), block) if "{" in block else block
-    if isinstance(block, Mapping):
+    if isinstance(block, dict | Mapping):  # a dict in nearly all cases, which is told much faster
         return {key: fill(value, values) for key, value in block.items()}
     if isinstance(block, list):
         return [fill(item, values) for item in block]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from google.protobuf import timestamp_pb2
 
@@ -15,9 +15,13 @@ from broker.leases.successors import successor_from
 from broker.model import (
     AwsSession,
     Credential,
+    Evidence,
     KeyValue,
     Lease,
+    LeaseState,
+    Revocability,
     SshCertificate,
+    Tier,
     UsernamePassword,
     VaultToken,
     X509Certificate,
@@ -30,36 +34,57 @@ from stepcred.v1 import broker_pb2, credential_pb2, lease_pb2
 
 MAX_REACH = 262_144  # bytes of WhoAmI's reach: an agent asks for it with a few
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY = 86_400  # seconds
+TIERS = {tier: lease_pb2.Tier.Value(f"TIER_{tier.name}") for tier in Tier}
+REVOCABILITIES = {one: lease_pb2.Revocability.Value(f"REVOCABILITY_{one.value}") for one in Revocability}
+STATES = {state: lease_pb2.LeaseState.Value(f"LEASE_STATE_{state.value}") for state in LeaseState}
+EVIDENCE = {evidence: lease_pb2.Evidence.Value(f"EVIDENCE_{evidence.value}") for evidence in Evidence}
+
 
 def timestamp(at: datetime) -> timestamp_pb2.Timestamp:
     """A protobuf Timestamp of an aware datetime."""
     message = timestamp_pb2.Timestamp()
-    message.FromDatetime(at)
+    _set(message, at)
     return message
 
 
-def lease(delivered: Delivered) -> lease_pb2.Lease:
-    """As its holder sees it."""
-    return lease_message(delivered.lease)
+def _set(message: timestamp_pb2.Timestamp, at: datetime) -> None:
+    """What `FromDatetime` does, in a quarter of the time."""
+    since = at - _EPOCH
+    message.seconds = since.days * _DAY + since.seconds
+    message.nanos = since.microseconds * 1000
+
+
+def issued(delivered: Delivered) -> broker_pb2.IssueCredentialResponse:
+    """The answer of IssueCredential, filled in place: protobuf copies a message that is put into another."""
+    message = broker_pb2.IssueCredentialResponse()
+    _fill_lease(message.lease, delivered.lease)
+    fill_credential(message.credential, delivered.credential)
+    return message
 
 
 def lease_message(row: Lease) -> lease_pb2.Lease:
     """Without its credential."""
-    return lease_pb2.Lease(
-        lease_id=row.id,
-        scope=row.scope,
-        tier=lease_pb2.Tier.Value(f"TIER_{row.tier.name}"),
-        revocability=lease_pb2.Revocability.Value(f"REVOCABILITY_{row.revocability.value}"),
-        state=lease_pb2.LeaseState.Value(f"LEASE_STATE_{row.state.value}"),
-        issued_at=timestamp(row.active_at or row.intent_at),
-        expires_at=timestamp(row.expires_at),
-        successor_from=timestamp(successor_from(row)),
-    )
+    message = lease_pb2.Lease()
+    _fill_lease(message, row)
+    return message
 
 
-def credential(value: Credential) -> credential_pb2.Credential:
+def _fill_lease(message: lease_pb2.Lease, row: Lease) -> None:
+    """As its holder sees it, without its credential."""
+    message.lease_id = row.id
+    message.scope = row.scope
+    message.tier = TIERS[row.tier]
+    message.revocability = REVOCABILITIES[row.revocability]
+    message.state = STATES[row.state]
+    _set(message.issued_at, row.active_at or row.intent_at)
+    _set(message.expires_at, row.expires_at)
+    _set(message.successor_from, successor_from(row))
+
+
+def fill_credential(message: credential_pb2.Credential, value: Credential) -> None:
     """Reveal, at the last moment."""
-    message = credential_pb2.Credential()
     match value:
         case VaultToken():
             message.vault_token.token = value.token.reveal()
@@ -76,7 +101,7 @@ def credential(value: Credential) -> credential_pb2.Credential:
             session.session_token = value.session_token.reveal()
             session.region = value.region
             session.endpoint_url = value.endpoint_url
-            session.session_expires_at.FromDatetime(value.session_expires_at)
+            _set(session.session_expires_at, value.session_expires_at)
         case KeyValue():
             message.key_value.data.update({name: secret.reveal() for name, secret in value.data.items()})
             message.key_value.version = value.version
@@ -89,7 +114,6 @@ def credential(value: Credential) -> credential_pb2.Credential:
         case SshCertificate():
             message.ssh_certificate.signed_key = value.signed_key
             message.ssh_certificate.serial_number = value.serial_number
-    return message
 
 
 def _or_empty(secret: Secret | None) -> str:
@@ -101,11 +125,11 @@ def outcome(value: Outcome) -> lease_pb2.LeaseOutcome:
     message = lease_pb2.LeaseOutcome(
         lease_id=value.lease_id,
         scope=value.scope,
-        state=lease_pb2.LeaseState.Value(f"LEASE_STATE_{value.state.value}"),
-        revocability=lease_pb2.Revocability.Value(f"REVOCABILITY_{value.revocability.value}"),
+        state=STATES[value.state],
+        revocability=REVOCABILITIES[value.revocability],
     )
     if value.evidence is not None:
-        message.evidence = lease_pb2.Evidence.Value(f"EVIDENCE_{value.evidence.value}")
+        message.evidence = EVIDENCE[value.evidence]
     if value.time_to_dead is not None:
         message.time_to_dead.CopyFrom(duration(value.time_to_dead))
     if value.exposed_until is not None:
@@ -142,8 +166,8 @@ def verdict(answer: ScopeAnswer) -> broker_pb2.ScopeVerdict:
         message.rule = decision.rule.name
         message.position = decision.rule.position
         message.ttl.CopyFrom(duration(decision.ttl))
-        message.tier = lease_pb2.Tier.Value(f"TIER_{decision.tier.name}")
-        message.revocability = lease_pb2.Revocability.Value(f"REVOCABILITY_{decision.revocability.value}")
+        message.tier = TIERS[decision.tier]
+        message.revocability = REVOCABILITIES[decision.revocability]
         return message
     message.verdict = broker_pb2.VERDICT_REFUSED
     message.reason = decision.reason.value if decision.known else Reason.ACCESS_DENIED.value
@@ -173,8 +197,8 @@ def _reachable(value: ReachableScope) -> broker_pb2.ReachableScope:
     return broker_pb2.ReachableScope(
         scope=scope.name,
         provider=scope.provider,
-        tier=lease_pb2.Tier.Value(f"TIER_{scope.tier.name}"),
-        revocability=lease_pb2.Revocability.Value(f"REVOCABILITY_{scope.revocability.value}"),
+        tier=TIERS[scope.tier],
+        revocability=REVOCABILITIES[scope.revocability],
         ttl=duration(scope.ttl),
         max_ttl=duration(scope.max_ttl),
         grants=map(_reaching, value.grants),

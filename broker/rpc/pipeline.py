@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -21,7 +21,7 @@ from broker.model import Agent
 from broker.rpc.admission import Admit, as_agent
 from broker.rpc.loop import interruptible, left_alone
 from broker.rpc.methods import BROKER, Service
-from broker.rpc.places import Places
+from broker.rpc.places import Places, Room
 from broker.rpc.status import code_of, trailers_of
 
 log = get_logger(__name__)
@@ -31,12 +31,22 @@ CALL_AGAIN = timedelta(seconds=1)
 
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Method: TypeAlias = Callable[[Any, Any, Any], Awaitable[Message]]
 Stream: TypeAlias = Callable[[Any, Any, Any], AsyncGenerator[Message, None]]
 Parse: TypeAlias = Callable[[bytes], Message]
-Serve: TypeAlias = Callable[[Any], Awaitable[T]]  # from who is let in to what is answered
+Shown: TypeAlias = tuple[
+    bytes, bytes, str, str
+]  # by a caller: certificate, chain, TLS version, and where it calls from
 
+_OK = "OK"
 LOOK_AGAIN = 3.0  # seconds: how long a stream goes on at most for one who is let in no more
+
+
+class Serve(Protocol[T_co]):
+    """From a request's bytes, and who is let in, to what is answered."""
+
+    def __call__(self, raw: bytes, caller: Any, context: Any, shown: Shown, /) -> Awaitable[T_co]: ...
 
 
 class Pipeline:
@@ -72,32 +82,34 @@ class Pipeline:
         bytes that it cannot parse, or of a message that it cannot write, names Python's classes (measured).
         """
 
+        async def serve(raw: bytes, caller: Any, context: Any, shown: Shown) -> bytes:
+            answer = await method(parse(raw), caller, context)
+            if self.service.rules[name].delivers:  # whoever was denied or has expired while it was minted gets nothing
+                self._look_again(name, shown)
+            return answer.SerializeToString()
+
         async def handler(raw: bytes, context: Any) -> bytes:
-            return await self._measured(
-                name, context, lambda caller: self._answer(name, method(parse(raw), caller, context), context)
-            )
+            return await self._measured(name, raw, context, serve)
 
         return handler
 
     def wrap_stream(self, name: str, method: Stream, parse: Parse) -> Callable[[bytes, Any], Awaitable[None]]:
         """The same for a method that answers with many messages."""
 
+        async def serve(raw: bytes, caller: Any, context: Any, shown: Shown) -> None:
+            await self._pour(name, method(parse(raw), caller, context), context, shown)
+
         async def handler(raw: bytes, context: Any) -> None:
-            await self._measured(
-                name,
-                context,
-                lambda caller: self._pour(name, method(parse(raw), caller, context), context),
-                streams=True,
-            )
+            await self._measured(name, raw, context, serve, streams=True)
 
         return handler
 
-    async def _measured(self, name: str, context: Any, serve: Serve[T], *, streams: bool = False) -> T:
+    async def _measured(self, name: str, raw: bytes, context: Any, serve: Serve[T], *, streams: bool = False) -> T:
         start = self._clock.monotonic()
-        code = "OK"
+        code = _OK
         try:
             with interruptible():
-                return await self._checked(name, context, serve, streams=streams)
+                return await self._checked(name, raw, context, serve, streams=streams)
         except _Answered as answered:
             code = answered.code.name
             await context.abort(answered.code, answered.message, answered.trailers)
@@ -113,19 +125,24 @@ class Pipeline:
             await context.abort(answer.code, answer.message, answer.trailers)
             raise
         finally:
-            took = timedelta(seconds=self._clock.monotonic() - start)
-            self._metrics.rpc(name, code, took)
+            self._metrics.rpc(name, code, self._clock.monotonic() - start)
 
-    async def _checked(self, name: str, context: Any, serve: Serve[T], *, streams: bool) -> T:
+    async def _checked(self, name: str, raw: bytes, context: Any, serve: Serve[T], *, streams: bool) -> T:
         """Every check, in this order: 1. metadata, 2. certificate, 3. rate, 4. role, 5. place."""
         agent: Agent | None = None
         try:
+            rule = self.service.rules[name]
             check_metadata(context, self._max_metadata)
-            agent = authenticate(self._authenticator, context)
-            self._check_rate(name, agent)
-            caller = self._admit(agent, self.service.rules[name])
-            with self._place(name, agent, streams=streams):
-                return await serve(caller)
+            shown = shown_by(context)
+            agent = authenticate(self._authenticator, shown)
+            if rule.asks:
+                self._check_rate(agent)
+            caller = self._admit(agent, rule)
+            room = self._place(agent, self._places.of(asks=rule.asks, streams=streams))
+            try:
+                return await serve(raw, caller, context, shown)
+            finally:
+                room.give(agent.spiffe_id)
         except BrokerError as error:
             refusal = error
         except DecodeError:
@@ -148,17 +165,7 @@ class Pipeline:
             self._metrics.refusal(refusal.reason)  # before identity there is only a metric: no disk for strangers
         raise _Answered(refusal)
 
-    async def _answer(self, name: str, work: Awaitable[Message], context: Any) -> bytes:
-        """A mint takes a while: who has been denied or has expired meanwhile is not given what was made for it.
-
-        Claimed by nobody, it is revoked.
-        """
-        answer = await work
-        if self.service.rules[name].delivers:
-            self._look_again(name, context)
-        return answer.SerializeToString()
-
-    async def _pour(self, name: str, messages: AsyncGenerator[Message, None], context: Any) -> None:
+    async def _pour(self, name: str, messages: AsyncGenerator[Message, None], context: Any, shown: Shown) -> None:
         """A stream may live for days: who reads it is looked at before each message, and every few seconds besides.
 
         Whoever is let in no more reads nothing more, and is told why.
@@ -170,7 +177,7 @@ class Pipeline:
                     ready = False
                     while not ready:
                         ready = await self._came(coming)
-                        self._look_again(name, context)
+                        self._look_again(name, shown)
                 finally:
                     await _given_up(coming)
                 message = coming.result()
@@ -189,29 +196,23 @@ class Pipeline:
             tick.cancel()
         return coming.done()
 
-    def _look_again(self, name: str, context: Any) -> None:
-        """Certificate and role as they are now."""
-        self._admit(authenticate(self._authenticator, context), self.service.rules[name])
+    def _look_again(self, name: str, shown: Shown) -> None:
+        """Certificate and role by today's trust and time. What was shown stays: TLS 1.3 knows no second handshake."""
+        self._admit(authenticate(self._authenticator, shown), self.service.rules[name])
 
-    def _check_rate(self, name: str, agent: Agent) -> None:
-        if not self.service.rules[name].asks:
-            return
+    @staticmethod
+    def _place(agent: Agent, room: Room) -> Room:
+        """Taken, to be given back. One agent must not take every place: others' heartbeats need one."""
+        if not room.take(agent.spiffe_id):
+            raise BrokerError(Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN)
+        return room
+
+    def _check_rate(self, agent: Agent) -> None:
         wait = self._limiter.wait(agent.spiffe_id, self._clock.monotonic())
         if wait > 0:
             raise BrokerError(
                 Reason.RATE_LIMITED, "too many requests by this agent", retry_after=timedelta(seconds=wait)
             )
-
-    @contextlib.contextmanager
-    def _place(self, name: str, agent: Agent, *, streams: bool) -> Iterator[None]:
-        """One agent must not take every place: others' heartbeats need one."""
-        asks = self.service.rules[name].asks
-        with self._places.taken(agent.spiffe_id, asks=asks, streams=streams) as taken:
-            if not taken:
-                raise BrokerError(
-                    Reason.RATE_LIMITED, "too many requests by this agent at once", retry_after=CALL_AGAIN
-                )
-            yield
 
 
 async def _given_up(work: asyncio.Future[Any]) -> None:
@@ -236,22 +237,26 @@ def check_metadata(context: Any, limit: int) -> None:
 
     grpc's own limit applies only after the client acknowledges SETTINGS (measured).
     """
-    size = sum(len(key) + len(value) for key, value in context.invocation_metadata() or ())
+    size = 0
+    for key, value in context.invocation_metadata() or ():
+        size += len(key) + len(value)
     if size > limit:
         raise BrokerError(Reason.INVALID_ARGUMENT, f"metadata is larger than {limit} bytes")
 
 
-def authenticate(authenticator: Authenticator, context: Any) -> Agent:
-    """Identity from the certificate of this very call, not of the connection."""
+def shown_by(context: Any) -> Shown:
+    """From this very call, not from what is remembered of a connection."""
     auth = context.auth_context()
+    tls_version = _first(auth, "ssl_tls_version").decode("ascii", "replace")
+    return _first(auth, "x509_pem_cert"), _first(auth, "x509_pem_cert_chain"), tls_version, context.peer()
 
-    def first(key: str) -> bytes:
-        values = auth.get(key) or [b""]
-        return values[0] if isinstance(values[0], bytes) else str(values[0]).encode()
 
-    return authenticator.authenticate(
-        first("x509_pem_cert"),
-        chain=first("x509_pem_cert_chain"),
-        tls_version=first("ssl_tls_version").decode("ascii", "replace"),
-        peer=context.peer(),
-    )
+def _first(auth: Mapping[str, Sequence[bytes]], key: str) -> bytes:
+    values = auth.get(key)
+    return values[0] if values else b""
+
+
+def authenticate(authenticator: Authenticator, shown: Shown) -> Agent:
+    """Who that is now."""
+    pem, chain, tls_version, peer = shown
+    return authenticator.authenticate(pem, chain=chain, tls_version=tls_version, peer=peer)

@@ -6,10 +6,6 @@ revocations and ends. So have streams, which stay for as long as their readers d
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
-from collections.abc import Iterator
-
 STREAMS = 32  # in-house bound: they are for people who watch
 STREAMS_OF_ONE = 4
 
@@ -22,7 +18,7 @@ class Room:
         self._places = places
         self._most = most
         self._kept = places // 4  # for agents that hold none
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}  # of agents that hold some
         self._taken = 0  # the sum of `_held`, which is asked for on every call
 
     def take(self, agent: str) -> bool:
@@ -35,18 +31,20 @@ class Room:
 
         So the house is full for a newcomer only when as many agents as places are kept are in it.
         """
-        held, free = self._held[agent], self._places - self._taken
+        held, free = self._held.get(agent, 0), self._places - self._taken
         if held >= (min(self._most, free - self._kept) if held else free):
             return False
-        self._held[agent] += 1
+        self._held[agent] = held + 1
         self._taken += 1
         return True
 
     def give(self, agent: str) -> None:
         """One place back."""
         self._taken -= 1
-        self._held[agent] -= 1
-        if not self._held[agent]:
+        held = self._held[agent] - 1
+        if held:
+            self._held[agent] = held
+        else:
             del self._held[agent]
 
     def __len__(self) -> int:
@@ -61,14 +59,6 @@ class Places:
         self.giving_back = Room(room, most)
         self.streaming = Room(STREAMS, STREAMS_OF_ONE)
 
-    @contextlib.contextmanager
-    def taken(self, agent: str, *, asks: bool, streams: bool = False) -> Iterator[bool]:
-        """A place for the time of one call; False when there is none for this agent."""
-        room = self.streaming if streams else self.asking if asks else self.giving_back
-        if not room.take(agent):
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            room.give(agent)
+    def of(self, *, asks: bool, streams: bool = False) -> Room:
+        """Where such a call takes its place."""
+        return self.streaming if streams else self.asking if asks else self.giving_back

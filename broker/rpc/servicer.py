@@ -95,9 +95,7 @@ class Servicer:
             public_input=public_input,
         )
         delivered = await self._engine.issue(agent, _handle(request.step_handle), asked)
-        return broker_pb2.IssueCredentialResponse(
-            lease=convert.lease(delivered), credential=convert.credential(delivered.credential)
-        )
+        return convert.issued(delivered)
 
     async def heartbeat(self, request: broker_pb2.HeartbeatRequest, agent: Agent, _context: Any) -> Message:
         if len(request.held_lease_ids) > MAX_HELD:

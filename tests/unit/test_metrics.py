@@ -42,7 +42,7 @@ def test_everything_counted_is_exposed_under_our_prefix() -> None:
     metrics.scope_map_refused(refused=True)
     metrics.alerts_firing({AlertRule.GUARD_HELD: 2})
     metrics.delivery("pager", Delivered.AWAY)
-    metrics.rpc("IssueCredential", "OK", SECOND)
+    metrics.rpc("IssueCredential", "OK", 1.0)
     found = samples(metrics)
     assert found["stepcred_leases", ("ACTIVE",)] == 3
     assert found["stepcred_leases", ("IN_DOUBT",)] == 0

@@ -40,9 +40,7 @@ FIRST, LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UT
 def ready(_folder: Path) -> Iterator[Check]:
     def check(data: bytes) -> None:
         draw = Draw(data)
-        made = convert.credential(credential := _credential(draw))
-        assert type(made).FromString(made.SerializeToString()) == made
-        assert len(made.ListFields()) == 1, "a credential of two kinds, or of none"
+        credential = _credential(draw)
         states, kinds = tuple(LeaseState), tuple(Revocability)
         row = domain.lease(
             scope=draw.text(),
@@ -53,8 +51,10 @@ def ready(_folder: Path) -> Iterator[Check]:
             active_at=_time(draw),
             expires_at=_time(draw),
         )
-        lease = convert.lease(Delivered(lease=row, credential=credential))
-        assert lease.expires_at.ToDatetime(UTC) == row.expires_at
+        made = convert.issued(Delivered(lease=row, credential=credential))
+        assert type(made).FromString(made.SerializeToString()) == made
+        assert len(made.credential.ListFields()) == 1, "a credential of two kinds, or of none"
+        assert made.lease.expires_at.ToDatetime(UTC) == row.expires_at
         outcome = Outcome(
             lease_id=row.id,
             scope=row.scope,

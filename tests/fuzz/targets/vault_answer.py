@@ -11,9 +11,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import SSHCertificateBuilder, SSHCertificateType
 
+from broker.leases.committing import Delivered
 from broker.providers.vault.credentials import child_of, credential_of, life_of
 from broker.providers.vault.scope import Kind
 from broker.rpc import convert
+from tests.fakes import domain
 from tests.fuzz.target import Check, Target
 
 KINDS = tuple(Kind)
@@ -33,7 +35,7 @@ def ready(_folder: Path) -> Iterator[Check]:
         assert isinstance(life_of(body), int)
         found = credential_of(KINDS[next(iter(data), 0) % len(KINDS)], body, UNTIL)
         if found is not None:
-            convert.credential(found).SerializeToString()
+            convert.issued(Delivered(lease=domain.lease(), credential=found)).SerializeToString()
 
     yield check
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import re
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -22,10 +20,9 @@ from tests.fakes.clock import FakeClock
 from tests.support.certs import TestCA
 from tests.support.corpus import BAD, Pki, Shown, furnish
 from tests.support.corpus.case import TRUST_DOMAIN, Door
+from tests.support.mutants import Mutate, rewritten
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")  # of zero, and below
-
-Mutate: TypeAlias = Callable[[pytest.MonkeyPatch], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +66,6 @@ def put(module: ModuleType, **values: Any) -> Mutate:
 
 def grammar(pattern: str, flags: re.RegexFlag = re.ASCII) -> Mutate:
     return put(spiffe, _ID=re.compile(pattern, flags))
-
-
-def rewritten(owner: Any, name: str, old: str, new: str, *modules: ModuleType) -> Mutate:
-    """The function with this text exchanged for that one, also where other modules have imported it."""
-
-    def mutate(patch: pytest.MonkeyPatch) -> None:
-        function = getattr(owner, name)
-        source = textwrap.dedent(inspect.getsource(function))
-        assert source.count(old) == 1, f"{name} has changed; say anew what its mutant is"
-        made: dict[str, Any] = {}
-        exec(compile(source.replace(old, new), f"<mutant of {name}>", "exec"), function.__globals__, made)
-        for one in (owner, *modules):
-            patch.setattr(one, name, made[name])
-
-    return mutate
 
 
 def of_the_name(old: str, new: str) -> Mutate:
@@ -178,7 +160,7 @@ MUTANTS: dict[str, Mutate] = {
     "without revocation": of_the_steps("if standing.revoked:", "if False:"),
     "revocation of the leaf alone": of_the_steps("domain.crls.standing(path)", "domain.crls.standing(path[:2])"),
     "lists that have run out": of_each_call("self._policy.refuse_stale_crl and", "False and"),
-    "without a deny list": of_each_call("if trust.denied.names(", "if False and trust.denied.names("),
+    "without a deny list": of_each_call("if verified.denied:", "if False:"),
     "no names denied": of_the_deny_list("spiffe_id in self.agents"),
     "no keys denied": of_the_deny_list("certificate.spki_sha256 in self.keys"),
     "no serial numbers denied": of_the_deny_list('(certificate.serial_number, "") in self.serials'),

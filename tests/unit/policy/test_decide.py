@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime, timedelta
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from broker.model import Bind, Revocability, Tier
+from broker.policy import index
 from broker.policy.decision import Concurrent, Denial, Denied
+from broker.policy.index import Index
 from broker.policy.language.document import read_document
 from broker.policy.language.load import parse
 from broker.policy.scope_map import ScopeMap
@@ -74,12 +77,30 @@ def test_an_unknown_scope_costs_the_same_whatever_the_map_holds() -> None:
     assert asked(0) == asked(300) < 300
 
 
-def test_an_unknown_scope_costs_what_anothers_costs() -> None:
+def looks(scope_map: ScopeMap, scope: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a decision first asks the map's index for, in order."""
+    asked: list[str] = []
+
+    def noting(name: str, look: Any) -> Any:
+        def noted(*arguments: Any) -> Any:
+            asked.append(name)
+            return look(*arguments)
+
+        return noted
+
+    with monkeypatch.context() as patch:
+        for name in ("matches", "given"):
+            patch.setattr(Index, name, noting(name, getattr(Index, name)))
+        scope_map.decide(ask(scope))
+    return asked
+
+
+def test_an_unknown_scope_costs_what_anothers_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are looked for in the same places: how long it takes must not tell them apart."""
     scope_map = granting(scopes="[lake]")
     unknown = work(scope_map, "ordres", Denial.UNKNOWN_SCOPE)
     assert abs(work(scope_map, "orders", Denial.NO_GRANT) - unknown) <= 10  # the words for operators
-    assert unknown > 50  # it did look
+    assert looks(scope_map, "ordres", monkeypatch) == looks(scope_map, "orders", monkeypatch) == ["matches", "given"]
 
 
 def test_an_empty_map_allows_nothing() -> None:
@@ -253,6 +274,25 @@ def test_params_of_one_decision_are_nobody_else_s() -> None:
     assert isinstance(first, dict)
     first["role"] = "admin"
     assert allowed(scope_map, ask()).params == {"role": "orders-ro"}
+
+
+def test_captures_of_one_decision_are_nobody_else_s() -> None:
+    """What a certificate fits is remembered by the map."""
+    scope_map = a_map(NIGHTLY)
+    first = allowed(scope_map, ask())
+    for captures in (first.captures, *(captures for _, captures in first.fits)):
+        assert isinstance(captures, dict)
+        captures["workflow"] = "ml"
+    again = allowed(scope_map, ask())
+    assert again.captures == dict(again.fits)["load"] == {"workflow": "etl"}
+
+
+def test_what_is_remembered_of_certificates_is_bounded_and_still_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_KNOWN", 3)
+    scope_map, agents = a_map(NIGHTLY), [LOAD.replace("etl", f"w{number}") for number in range(5)]
+    for agent in 3 * agents:
+        assert scope_map.workloads_of(agent) == (("load", {"workflow": agent.split("/")[4]}),)
+    assert len(scope_map.index._matches) <= 3
 
 
 def test_the_digest_is_of_the_file_s_bytes() -> None:

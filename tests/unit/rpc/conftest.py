@@ -38,6 +38,7 @@ class Edge:
     pipeline: Pipeline
     agent: Creds
     door: FrontDoor
+    deny: Path
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @property
@@ -67,7 +68,9 @@ async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit, sqlite: boo
     cert, key = ca.server()
     clock = FakeClock(datetime.now(UTC))
     async with world(folder, clock=clock, sqlite=sqlite) as broker:
-        opened = door(ca.root_path, "dev.local", server=(cert, key))
+        deny = folder / "denied.toml"
+        deny.touch()
+        opened = door(ca.root_path, "dev.local", deny=deny, server=(cert, key))
         pipeline = Pipeline(
             authenticator=Authenticator(opened, clock),
             limiter=RequestLimiter(limit),
@@ -88,7 +91,14 @@ async def edge_of(folder: Path, *, limits: Limits, limit: RateLimit, sqlite: boo
         )
         await grpc_server.start()
         edge = Edge(
-            broker=broker, ca=ca, port=port, servicer=servicer, pipeline=pipeline, agent=ca.agent(LOAD), door=opened
+            broker=broker,
+            ca=ca,
+            port=port,
+            servicer=servicer,
+            pipeline=pipeline,
+            agent=ca.agent(LOAD),
+            door=opened,
+            deny=deny,
         )
         try:
             yield edge

@@ -49,7 +49,7 @@ def outcome(**changes: object) -> Outcome:
 @pytest.mark.parametrize("state", LeaseState)
 def test_every_lease_has_a_wire_form(tier: Tier, revocability: Revocability, state: LeaseState) -> None:
     row = domain.lease(tier=tier, revocability=revocability, state=state)
-    made = convert.lease(Delivered(lease=row, credential=TOKEN))
+    made = convert.issued(Delivered(lease=row, credential=TOKEN)).lease
     assert lease_pb2.LeaseState.Name(made.state).endswith(state.value)
     assert lease_pb2.Revocability.Name(made.revocability).endswith(revocability.value)
     assert lease_pb2.Tier.Name(made.tier).endswith(tier.name)
@@ -92,7 +92,7 @@ def test_all_proven_only_with_evidence_for_each() -> None:
     ],
 )
 def test_every_credential_is_revealed_in_its_own_field(value: Credential, kind: str) -> None:
-    made = convert.credential(value)
+    made = convert.issued(Delivered(lease=domain.lease(), credential=value)).credential
     assert [descriptor.name for descriptor, _ in made.ListFields()] == [kind]
     assert credential_pb2.Credential.FromString(made.SerializeToString()) == made
 

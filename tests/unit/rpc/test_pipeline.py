@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 import pytest
+from cryptography import x509
 
 from broker.config import Limits
 from broker.errors import StoreError
 from broker.guard.limiter import RateLimit
-from broker.identity import FrontDoor, verify
+from broker.identity import Authenticator, FrontDoor, verify
 from broker.rpc import server
 from broker.rpc.methods import BROKER, MethodRule
 from stepcred.v1 import broker_pb2 as pb
-from tests.fakes.world import OTHER, new_id
+from tests.fakes.world import LOAD, OTHER, new_id
 from tests.support.certs import TestCA
 from tests.support.doors import door, settle
+from tests.support.mutants import rewritten
 from tests.unit.rpc.conftest import Edge, edge_of, told
 
 C = grpc.StatusCode
+SECOND = timedelta(seconds=1)
 
 
 async def test_the_whole_way_of_a_credential(edge: Edge) -> None:
@@ -69,34 +73,84 @@ async def test_a_foreign_trust_domain_is_unauthenticated_and_not_journalled(edge
 # --- who is let in no more while a credential is minted ---
 
 
-async def distrusted_meanwhile(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Ask for a credential; while it is minted, the CA of the caller goes."""
-    opened, mint = await edge.begin(), edge.broker.provider.mint
+Happens: TypeAlias = Callable[[Edge], None]
 
-    async def slow(*args: Any, **kwargs: Any) -> Any:
-        minted = await mint(*args, **kwargs)
-        edge.ca.root_path.write_bytes(TestCA(edge.broker.folder / "other", "dev.local").root_pem)
-        assert settle(edge.door).moved
-        return minted
 
-    monkeypatch.setattr(edge.broker.provider, "mint", slow)
+def its_root_goes(edge: Edge) -> None:
+    edge.ca.root_path.write_bytes(TestCA(edge.broker.folder / "other", "dev.local").root_pem)
+    assert settle(edge.door).moved
+
+
+def it_is_denied(edge: Edge) -> None:
+    edge.deny.write_text(f'[[denied]]\nagent = "{LOAD}"\n')
+    assert settle(edge.door).moved
+
+
+def it_expires(edge: Edge) -> None:
+    edge.broker.fake_clock.set_wall(
+        x509.load_pem_x509_certificate(edge.agent.cert.read_bytes()).not_valid_after_utc + SECOND
+    )
+
+
+MEANWHILE: dict[str, tuple[Happens, str]] = {
+    "its root goes": (its_root_goes, "CERTIFICATE_INVALID"),
+    "it is denied": (it_is_denied, "AGENT_DENIED"),
+    "it expires": (it_expires, "CERTIFICATE_EXPIRED"),
+}
+
+
+async def asks_and_meanwhile(edge: Edge, monkeypatch: pytest.MonkeyPatch, happens: Happens) -> Any:
+    """Ask for a credential; when all is done for it, and it only has to be told, something happens."""
+    opened, issue = await edge.begin(), edge.broker.engine.issue
+
+    async def slow(*arguments: Any) -> Any:
+        delivered = await issue(*arguments)
+        happens(edge)
+        return delivered
+
+    monkeypatch.setattr(edge.broker.engine, "issue", slow)
     request = pb.IssueCredentialRequest(request_id=new_id(), step_handle=opened.step_handle, scope="plain")
     return edge.stub().IssueCredential(request)
 
 
-async def test_what_was_minted_for_one_who_is_distrusted_by_then_is_not_told(
-    edge: Edge, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", MEANWHILE)
+async def test_what_was_minted_for_one_who_is_let_in_no_more_is_not_told(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    refused = await told(await distrusted_meanwhile(edge, monkeypatch))
-    assert (refused.code, refused.reason) == (C.UNAUTHENTICATED, "CERTIFICATE_INVALID")
+    happens, reason = MEANWHILE[what]
+    refused = await told(await asks_and_meanwhile(edge, monkeypatch, happens))
+    assert (refused.code, refused.reason) == (C.UNAUTHENTICATED, reason)
     (lease,) = await edge.broker.leases()
     assert "secret-of-" not in f"{refused}"
     assert lease.claimed_at is None, "nobody has it, so it is revoked when its claim window ends"
 
 
-async def test_without_the_last_look_it_would_be_told(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BROKER.rules, "IssueCredential", MethodRule())
-    issued = await (await distrusted_meanwhile(edge, monkeypatch))
+def without_the_last_look(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(BROKER.rules, "IssueCredential", MethodRule())
+
+
+def by_any_trust(patch: pytest.MonkeyPatch) -> None:
+    rewritten(Authenticator, "_verified", "if trust is not self._trust:", "if False:")(patch)
+
+
+def at_any_time(patch: pytest.MonkeyPatch) -> None:
+    rewritten(Authenticator, "_verified", "found.valid_from <= now <= found.valid_until", "True")(patch)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "what"),
+    [
+        *((without_the_last_look, what) for what in MEANWHILE),
+        (by_any_trust, "its root goes"),
+        (by_any_trust, "it is denied"),
+        (at_any_time, "it expires"),
+    ],
+)
+async def test_a_mutant_would_tell_it(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, mutant: Callable[[pytest.MonkeyPatch], None], what: str
+) -> None:
+    mutant(monkeypatch)
+    issued = await (await asks_and_meanwhile(edge, monkeypatch, MEANWHILE[what][0]))
     assert issued.credential.vault_token.token
 
 

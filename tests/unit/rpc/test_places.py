@@ -58,10 +58,12 @@ def test_a_newcomer_is_refused_only_by_a_crowd(places: int, most: int, calls: li
         assert len(room) == held.total() <= places
 
 
-def test_the_rooms_are_apart_and_a_place_comes_back_whatever_happens() -> None:
+def test_the_rooms_are_apart_and_a_place_comes_back() -> None:
     places = Places(room=4, most=1)
-    with places.taken("a", asks=True) as asking, places.taken("a", asks=False) as giving:
-        assert (asking, giving) == (True, True)
-        with places.taken("a", asks=True) as more:
-            assert not more
-    assert (len(places.asking), len(places.giving_back)) == (0, 0)
+    asking, giving, streaming = places.of(asks=True), places.of(asks=False), places.of(asks=True, streams=True)
+    assert [room.take("a") for room in (asking, giving, streaming)] == [True, True, True]
+    assert not asking.take("a")
+    asking.give("a")
+    giving.give("a")
+    assert (len(places.asking), len(places.giving_back), len(places.streaming)) == (0, 0, 1)
+    assert asking.take("a")

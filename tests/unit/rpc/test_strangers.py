@@ -121,7 +121,7 @@ def _traced(edge: Edge, monkeypatch: pytest.MonkeyPatch, trace: list[str]) -> It
     monkeypatch.setattr(edge.pipeline, "_checked", serving)
     monkeypatch.setattr(store, "read", noting("read", store.read))
     monkeypatch.setattr(store, "write", noting("write", store.write))
-    for name in ("matches", "grants_of", "grants_for", "first_grant_of", "denies_of"):
+    for name in ("matches", "given", "grants_of", "grants_for", "first_grant_of", "denies_of"):
         monkeypatch.setattr(Index, name, _looking(name, getattr(Index, name), trace))
     yield
 
