@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum
-from pathlib import PurePath
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from broker.clock import Moment
@@ -280,7 +279,7 @@ class RuleRef:
     @property
     def position(self) -> str:
         """file:line:column without the folder: agents are told it, and need not know where the broker keeps its files."""
-        return f"{PurePath(self.file).name}:{self.line}:{self.column}"
+        return f"{self.file.rpartition('/')[2]}:{self.line}:{self.column}"
 
 
 # --- credentials in flight: from a provider to the reply, never into the store ---

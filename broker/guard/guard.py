@@ -188,15 +188,19 @@ def _budget_row(tx: Tx, ask: GuardAsk) -> GuardRow:
     row = tx.guard_row(ask.key)
     if row is not None:
         # The scope's tier of today, and who opened the step that asks: its owners reset nothing.
-        return replace(row, tier=ask.tier.value, about=ask.about)
+        return _as_today(row, ask.tier.value, ask.about)
     return GuardRow(key=ask.key, hour_key=ask.hour_key, tier=ask.tier.value, about=ask.about)
 
 
 def _hour_row(tx: Tx, ask: GuardAsk) -> GuardRow:
     row, about = tx.guard_row(ask.hour_key), keys.without_step(ask.about)
     if row is not None:
-        return replace(row, tier=ask.tier.value, about=about)
+        return _as_today(row, ask.tier.value, about)
     return GuardRow(key=ask.hour_key, hour_key=ask.hour_key, tier=ask.tier.value, about=about)
+
+
+def _as_today(row: GuardRow, tier: str, about: Mapping[str, JsonValue]) -> GuardRow:
+    return row if (row.tier, row.about) == (tier, about) else replace(row, tier=tier, about=about)
 
 
 def _frees_at(at: datetime, filled: datetime) -> datetime:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from operator import attrgetter
 
 from broker.model import Agent, JsonValue
 
@@ -87,10 +88,15 @@ class Record:
 
     def body(self) -> str:
         """Canonical JSON (sorted keys, no blanks, empty fields left out): what is hashed and stored."""
-        fields = {name: getattr(self, name) for name in Record.__slots__ if getattr(self, name) not in ("", {})}
+        fields = {name: value for name, value in zip(_NAMES, _FIELDS(self), strict=True) if value}
         fields["kind"] = self.kind.value
         fields["at"] = self.at.isoformat()
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return _CANONICAL.encode(fields)
+
+
+_NAMES: tuple[str, ...] = Record.__slots__
+_FIELDS = attrgetter(*_NAMES)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def by(agent: Agent) -> dict[str, str]:

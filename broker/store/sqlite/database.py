@@ -12,6 +12,7 @@ from threading import get_ident
 from broker.errors import StoreError
 from broker.store.sqlite.errors import translate
 from broker.store.sqlite.rows import SqlValue
+from broker.store.sqlite.sql import Query
 
 _STATEMENTS = 256  # all of ours fit; the default of 128 would compile some again and again
 _OLDEST = (3, 37, 0)  # STRICT tables
@@ -108,7 +109,7 @@ class Database:
             raise _shut()
         began = self.in_transaction
         try:
-            cursor = self._connection.execute(sql, params or {})
+            cursor = self._connection.execute(sql, sql.values(params) if isinstance(sql, Query) and params else ())
             return cursor.fetchall(), cursor.rowcount
         except sqlite3.Error as error:
             problem = translate(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable
-from enum import Enum
+from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ T = TypeVar("T")
 MOST = 4096  # rows, a kilobyte or two each: then it begins anew
 
 
-class Kind(Enum):
+class Kind(StrEnum):
     """Of a row, or of what was found out about several."""
 
     CONTROL = "control"
@@ -46,6 +46,7 @@ class Known:
         self._rows: defaultdict[Kind, dict[Hashable, object]] = defaultdict(dict)
         self._count = 0
         self._before: list[tuple[Kind, Hashable, object]] = []  # what the running operation has changed, as it was
+        self._owed: dict[tuple[Kind, Hashable], None] = {}  # put, and to be written with the group
 
     def get(self, kind: Kind, key: Hashable, load: Callable[[], T]) -> T:
         """As it is in the database, now. `load`: asks it."""
@@ -65,6 +66,18 @@ class Known:
         self._before.append((kind, key, rows.get(key, MISSING)))
         rows[key] = value
         self._count += 1
+
+    def owe(self, kind: Kind, key: Hashable, value: object) -> None:
+        """It shall be written so, once for all operations of the group: by whoever takes what is `owed`."""
+        self.put(kind, key, value)
+        self._owed[kind, key] = None
+
+    def owed(self, *kinds: Kind) -> list[Any]:
+        """What is to be written now, as it stands; of these kinds, or all."""
+        keys = [one for one in self._owed if not kinds or one[0] in kinds]
+        for one in keys:
+            del self._owed[one]
+        return [self._rows[kind][key] for kind, key in keys]
 
     def drop(self, kind: Kind, key: Hashable) -> None:
         """It was written, and nobody says how it stands."""
@@ -88,6 +101,7 @@ class Known:
         self._version, self._count = -1, 0
         self._rows.clear()
         self._before.clear()
+        self._owed.clear()
 
     def keep(self) -> None:
         """The operation stands, as far as it is up to itself."""
@@ -98,6 +112,7 @@ class Known:
         for kind, key, value in reversed(self._before):
             if isinstance(value, _Missing):
                 self._rows[kind].pop(key, None)
+                self._owed.pop((kind, key), None)  # what was not known was not owed either
             else:
                 self._rows[kind][key] = value
         self._before.clear()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from broker.alert import Alert, AlertRule
@@ -40,6 +41,7 @@ D = TypeVar("D", bound="DataclassInstance")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def micros(at: datetime) -> int:
@@ -54,7 +56,7 @@ def time_of(value: int) -> datetime:
 
 def canonical(value: JsonValue) -> str:
     """One text for one value: sorted keys, no blanks."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Codec:
 
 
 def _enum(kind: type[Enum]) -> Codec:
-    return Codec(lambda member: member.value, kind)
+    return Codec(attrgetter("_value_"), {member.value: member for member in kind}.__getitem__)  # not through properties
 
 
 _TIME = Codec(micros, time_of)
@@ -86,11 +88,12 @@ class Shape(Generic[D]):
     def __init__(self, kind: type[D], *, without: tuple[str, ...] = (), **codecs: Codec) -> None:
         self._kind = kind
         self._names = [field.name for field in fields(kind) if field.name not in without]
+        self._fields = attrgetter(*self._names)
         self._codecs = list(codecs.items())  # most fields are stored as they are: only these cost a call
 
     def row(self, value: D) -> dict[str, SqlValue]:
         """Column → value."""
-        found = {name: getattr(value, name) for name in self._names}
+        found = dict(zip(self._names, self._fields(value), strict=True))
         for name, codec in self._codecs:
             if found[name] is not None:
                 found[name] = codec.to_sql(found[name])

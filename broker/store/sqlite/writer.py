@@ -142,6 +142,7 @@ class Writer:
         try:
             for job in jobs:
                 _operate(self._database, self._tx, job)
+            self._tx.settle()
         except BaseException as error:  # noqa: BLE001 - the whole transaction is gone; every caller is told
             self._give_up(jobs, error)
         self._database.shut()

@@ -18,6 +18,7 @@ class SqliteTx(
 
     def start(self) -> None:
         """Begin a writing transaction. What was known stays so unless somebody else has written."""
+        self.grouped = True
         self._db.begin("IMMEDIATE")
         (row,) = self._db.all("PRAGMA data_version")
         if self.known.begin(row["data_version"]):

@@ -13,6 +13,7 @@ class Area:
     def __init__(self, database: Database) -> None:
         self._db = database
         self.known = Known()
+        self.grouped = False  # what is owed is written with the group, else at once
         self.sparing = False  # the disk is full: what begins something is refused, what ends something is written
 
     def must_have_room(self) -> None:

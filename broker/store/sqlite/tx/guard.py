@@ -28,15 +28,17 @@ class GuardArea(Area):
         return GUARD_ROW.of(row) if row else None
 
     def put_guard_row(self, row: GuardRow) -> None:
-        self._db.run(_SQL["put_guard_row"], GUARD_ROW.row(row))
-        self.known.put(Kind.GUARD_ROW, row.key, row)
+        self.known.owe(Kind.GUARD_ROW, row.key, row)
+        self._settle_unless_grouped()
 
     def guard_page(self, *, after: str, limit: int, open_too: bool = False) -> list[GuardRow]:
+        self.settle()
         query = _SQL["guard_page"] if open_too else _SQL["closed_guard_page"]
         rows = self._db.all(query, {"after": after, "limit": limit})
         return [GUARD_ROW.of(row) for row in rows]
 
     def guard_counts(self) -> Mapping[GuardState, int]:
+        self.settle()
         return {GuardState(row["state"]): int(row["keys"]) for row in self._db.all(_SQL["guard_counts"])}
 
     def add_charge(self, *, lease_id: str, key: str, hour_key: str, at: datetime, shared: str | None = None) -> None:
@@ -93,8 +95,20 @@ class GuardArea(Area):
         return GUARD_CLOCK.of(row) if row else None
 
     def set_guard_clock(self, clock: GuardClock) -> None:
-        self._db.run(_SQL["set_guard_clock"], GUARD_CLOCK.row(clock))
-        self.known.put(Kind.GUARD_CLOCK, "", clock)
+        GUARD_CLOCK.row(clock)  # a naive time is its caller's mistake, not the whole group's
+        self.known.owe(Kind.GUARD_CLOCK, "", clock)
+        self._settle_unless_grouped()
+
+    def _settle_unless_grouped(self) -> None:
+        if not self.grouped:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write what is owed: each row once, however many operations of the group have changed it."""
+        for row in self.known.owed(Kind.GUARD_ROW):
+            self._db.run(_SQL["put_guard_row"], GUARD_ROW.row(row))
+        for clock in self.known.owed(Kind.GUARD_CLOCK):
+            self._db.run(_SQL["set_guard_clock"], GUARD_CLOCK.row(clock))
 
 
 def _at(row: sqlite3.Row | None) -> datetime | None:
