@@ -80,7 +80,7 @@ class Beginning:
             answers = _with_ends(verdicts(_next_of(tx.latest_attempt(key))))
             return self._with_approvals(tx, key, answers, launcher="")
 
-        return await core.store.read(look)
+        return await core.store.read(look, quick=True)
 
     async def check_open(self, agent: Agent, handle: str, scopes: Sequence[str]) -> tuple[ScopeAnswer, ...]:
         """What IssueCredential would be answered in this open step; journals nothing. So approvals are waited for."""
@@ -93,7 +93,9 @@ class Beginning:
             must_be_named(step, one.scope)
         found = tuple(ScopeAnswer(asked=one, decision=scope_map.decide(one)) for one in asked)
         answers = _with_ends(found, left=lambda allowed: left_of(step, allowed, now))
-        return await core.store.read(lambda tx: self._with_approvals(tx, step.key, answers, launcher=step.launcher))
+        return await core.store.read(
+            lambda tx: self._with_approvals(tx, step.key, answers, launcher=step.launcher), quick=True
+        )
 
     def _with_approvals(
         self, tx: Tx, key: StepKey, answers: tuple[ScopeAnswer, ...], *, launcher: str
@@ -125,9 +127,9 @@ class Beginning:
         if asked.launched:
             like = replace(like, proven=True, definition_digest=asked.definition_digest)
         verdicts = _verdicts_of(policy.map, asked.scopes, like)
-        # Decided here for the attempt that it will most likely be: the writer's thread is everybody's.
-        verdicts(_next_of(await core.store.read(lambda tx: tx.latest_attempt(asked.key))))
-        step = await core.store.write(lambda tx: self._open(tx, agent, asked, verdicts, policy.generation))
+        # Decided here for the attempt that it will most likely be: the transaction is everybody's.
+        verdicts(_next_of(await core.store.read(lambda tx: tx.latest_attempt(asked.key), quick=True)))
+        step = await core.store.write(lambda tx: self._open(tx, agent, asked, verdicts, policy.generation), quick=True)
         must_be_open(step)
         core.heard.setdefault(step.id, core.clock.boottime())
         core.lane.set()  # an older attempt's leases may have to go
@@ -135,7 +137,8 @@ class Beginning:
         answers = verdicts(step.attempt)
         if any(isinstance(answer.decision, Allowed) and answer.decision.approvals for answer in answers):
             answers = await core.store.read(
-                lambda tx: self._with_approvals(tx, step.key, verdicts(step.attempt), launcher=step.launcher)
+                lambda tx: self._with_approvals(tx, step.key, verdicts(step.attempt), launcher=step.launcher),
+                quick=True,
             )
         return Opened(step=step, handle=core.handle(step), answers=answers)
 

@@ -112,4 +112,6 @@ def end_step(tx: Tx, step: Step, *, at: datetime, reason: EndReason, by: str = "
             data={"by": by} if by else {},
         )
     )
-    return [lease for lease in tx.leases_of(step.id, *_WITHDRAWN) if withdraw(tx, lease, at=at, reason=reason, by=by)]
+    leases = tx.leases_of(step.id, *_WITHDRAWN)
+    tx.must_be_quick(len(leases))
+    return [lease for lease in leases if withdraw(tx, lease, at=at, reason=reason, by=by)]

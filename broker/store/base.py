@@ -94,6 +94,10 @@ class KeptMap:
 class Tx(ApprovalsTx, GuardTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
     """One operation's view. Writing methods raise StoreError inside `Store.read`."""
 
+    def must_be_quick(self, rows: int) -> None:
+        """Call before changing so many rows: in a quick operation too many end it, and the store runs it again as another."""
+        ...
+
     # control
     def control(self) -> Control: ...
     def add_key_fingerprint(self, kid: str, fingerprint: str) -> None: ...

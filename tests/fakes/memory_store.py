@@ -109,6 +109,9 @@ class MemoryTx(PeopleTx):
             raise StoreError("read-only")
         return self._state
 
+    def must_be_quick(self, rows: int) -> None:
+        """It has no thread to go to."""
+
     # control
 
     def control(self) -> Control:

@@ -15,6 +15,7 @@ from broker.store.sqlite.lock import FileLock
 from broker.store.sqlite.migrate import migrate, must_be_current
 from broker.store.sqlite.reader import Reader, read_with
 from broker.store.sqlite.reserve import SIZE, Reserve
+from broker.store.sqlite.tx.base import TooLong
 from broker.store.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -38,7 +39,10 @@ class SqliteStore:
 
     async def write(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         """As the protocol says. A cancelled caller does not stop the operation."""
-        return cast(T, await self._writer.submit(operation, quick=quick))
+        try:
+            return cast(T, await self._writer.submit(operation, quick=quick))
+        except TooLong:
+            return cast(T, await self._writer.submit(operation))
 
     async def read(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         """As the protocol says; never waits for a write."""

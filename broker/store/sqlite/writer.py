@@ -110,6 +110,7 @@ class Writer:
                 return  # closed meanwhile: the thread has it
             self._state = _State.ON_ITS_WAY
             jobs = self._take()
+        self._tx.quick = jobs[0].quick
         if jobs[0].quick and self._begin():
             self._run(jobs)
             self._work.put(partial(self._finish, jobs))
@@ -161,6 +162,7 @@ class Writer:
 
     def _whole(self, jobs: Sequence[_Job]) -> None:
         """On the thread: the whole transaction, after whatever another process writes."""
+        self._tx.quick = False
         try:
             with self._database.patience():
                 self._tx.sparing = not self._reserve.look()
