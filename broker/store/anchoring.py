@@ -106,12 +106,12 @@ class Anchoring:
         return head is not None and self._written is not None and head.chain != self._written.chain
 
     async def _try(self) -> None:
-        self.failing = True
         try:
             await self.write()
-            self.failing = False
+            self.failing = False  # no sooner, and no later: whoever looks meanwhile is told how the last one went
         except (OSError, StoreError):
             log.exception("the anchor could not be written; a restored database would not be noticed")
+            self.failing = True
         if self._metrics:
             self._metrics.anchor_failing(failing=self.failing)
 

@@ -198,3 +198,17 @@ def seq(file: Path) -> int:
     held = anchor.read(file)
     assert held is not None
     return held.head.seq
+
+
+async def test_while_it_is_written_nobody_is_alarmed(store: SqliteStore, file: Path) -> None:
+    """The watcher of alerts may look in just that moment."""
+    anchored = anchoring(store, file)
+    await anchored.write()
+    await grow(store)
+    seen: list[bool] = []
+    writing = asyncio.ensure_future(anchored.close())
+    while not writing.done():
+        seen.append(anchored.failing)
+        await asyncio.sleep(0)
+    assert seen
+    assert not any(seen)

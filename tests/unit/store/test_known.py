@@ -1,0 +1,187 @@
+"""What the writing connection remembers of its rows is never stale, and quick operations hold nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.errors import StoreError
+from broker.store.base import Tx
+from broker.store.halts import EVERYTHING, Freeze
+from broker.store.sqlite import SqliteStore, open_store
+from broker.store.sqlite.known import Known
+from broker.store.sqlite.tx import SqliteTx
+from broker.store.sqlite.tx.base import QUICK
+from tests.fakes.domain import NOW, after, denied, guard_row, lease, step
+
+FREEZE = Freeze(id=EVERYTHING, by="ann", reason="drill", at=NOW)
+
+
+def another_process(path: Path) -> sqlite3.Connection:
+    """An operator's shell."""
+    return sqlite3.connect(path, isolation_level=None, timeout=5)
+
+
+async def sees_a_strangers_freeze(store: SqliteStore, path: Path) -> bool:
+    assert await store.write(lambda tx: (list(tx.freezes()), tx.control().frozen), quick=True) == ([], False)
+    shell = another_process(path)
+    shell.execute("INSERT INTO freezes VALUES ('all', 'root', 'by hand', 0, '', '', '', '', '')")
+    shell.close()
+    freezes, frozen = await store.write(lambda tx: (list(tx.freezes()), tx.control().frozen), quick=True)
+    return len(freezes) == 1 and frozen
+
+
+async def test_what_another_process_has_written_is_seen(store: SqliteStore, path: Path) -> None:
+    assert await sees_a_strangers_freeze(store, path)
+
+
+async def test_a_memory_that_trusts_itself_would_not_see_it(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Known, "begin", lambda _self, _version: False)
+    assert not await sees_a_strangers_freeze(store, path)
+
+
+async def test_what_an_operation_learned_is_forgotten_with_it(store: SqliteStore) -> None:
+    await store.write(lambda tx: tx.insert_step(step()), quick=True)
+    await store.write(lambda tx: tx.put_guard_row(guard_row(spent=1)), quick=True)
+
+    def mishap(tx: Tx) -> None:
+        tx.put_guard_row(guard_row(spent=2))
+        tx.put_guard_row(guard_row(key="new"))
+        tx.add_freeze(FREEZE)
+        tx.raise_generation()
+        tx.insert_step(step("gone", handle_hash=b"gone"))
+        assert tx.step("gone") is not None
+        raise KeyError("mishap")
+
+    def look(tx: Tx) -> tuple[object, ...]:
+        row = tx.guard_row(guard_row().key)
+        return (
+            row and row.spent,
+            tx.guard_row("new"),
+            list(tx.freezes()),
+            tx.control().policy_generation,
+            tx.step("gone"),
+        )
+
+    told = await asyncio.gather(store.write(mishap, quick=True), store.write(look, quick=True), return_exceptions=True)
+    assert isinstance(told[0], KeyError)
+    assert told[1] == (1, None, [], 0, None)
+    assert await store.read(look) == (1, None, [], 0, None)
+
+
+async def test_a_group_that_is_lost_is_forgotten_whole(store: SqliteStore) -> None:
+    def breaks_the_commit(tx: Tx) -> None:
+        cast(SqliteTx, tx)._db.run("PRAGMA defer_foreign_keys = ON")
+        tx.insert_lease(lease(step_id="nobody"))
+
+    told = await asyncio.gather(
+        store.write(lambda tx: tx.add_freeze(FREEZE), quick=True),
+        store.write(lambda tx: tx.put_guard_row(guard_row()), quick=True),
+        store.write(breaks_the_commit, quick=True),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in told] == [StoreError] * 3
+    assert await store.write(lambda tx: (list(tx.freezes()), tx.guard_row(guard_row().key)), quick=True) == ([], None)
+    assert (await store.write(lambda tx: tx.append(denied()), quick=True)).seq == 1
+
+
+async def test_a_guard_row_is_written_once_a_group_and_found_by_whoever_looks(store: SqliteStore) -> None:
+    def spend(spent: int) -> Callable[[Tx], list[int]]:
+        def operation(tx: Tx) -> list[int]:
+            tx.put_guard_row(guard_row(spent=spent))
+            return [row.spent for row in tx.guard_page(after="", limit=9, open_too=True)]
+
+        return operation
+
+    assert await asyncio.gather(*(store.write(spend(n), quick=True) for n in range(5))) == [[n] for n in range(5)]
+    assert [row.spent for row in await store.read(lambda tx: tx.guard_page(after="", limit=9, open_too=True))] == [4]
+
+
+async def test_a_quick_operation_that_turns_out_long_runs_on_the_thread_and_once(store: SqliteStore) -> None:
+    ran: list[str] = []
+
+    def operation(tx: Tx) -> int:
+        ran.append(threading.current_thread().name)
+        generation = tx.raise_generation()
+        tx.must_be_quick(QUICK + 1)
+        return generation
+
+    assert await store.write(operation, quick=True) == 1
+    assert ran == [threading.current_thread().name, "store-writer"]
+
+
+async def test_who_waits_for_another_process_does_not_hold_up_the_loop(store: SqliteStore, path: Path) -> None:
+    shell = another_process(path)
+    shell.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.ensure_future(store.write(lambda tx: tx.raise_generation(), quick=True))
+    for _ in range(20):  # rounds of the loop, each with a quick read
+        await asyncio.sleep(0.005)
+        assert (await store.read(lambda tx: tx.control(), quick=True)).policy_generation == 0
+    assert not waiting.done()
+    shell.execute("ROLLBACK")
+    shell.close()
+    assert await asyncio.wait_for(waiting, 10) == 1
+
+
+async def test_quick_and_other_operations_keep_their_order(store: SqliteStore) -> None:
+    told = await asyncio.gather(
+        *(store.write(lambda tx: tx.raise_generation(), quick=bool(number % 3)) for number in range(30))
+    )
+    assert told == list(range(1, 31))
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 1)),
+        st.tuples(st.just("back"), st.integers(0, 20)),
+        st.tuples(st.just("ask"), st.integers(1, 4)),
+        st.tuples(st.just("pass"), st.integers(1, 900)),
+        st.tuples(st.just("earlier"), st.integers(1, 4)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=EVENTS)
+def test_the_window_is_told_as_a_fresh_look_at_the_charges_tells_it(
+    tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int]]
+) -> None:
+    """The count that is remembered is never lower than what is there, so that no limit is passed."""
+
+    async def play() -> None:
+        path = tmp_path_factory.mktemp("window") / "x.db"
+        store, at, made = open_store(path), 0, 0
+        try:
+            for what, number in events:
+                if what == "pass":
+                    at += number
+                elif what == "add":
+                    charge = {"lease_id": f"l{made}", "key": "k", "hour_key": f"h{number}", "at": after(at)}
+                    await store.write(lambda tx, charge=charge: tx.add_charge(**charge, shared="all"), quick=True)  # type: ignore[misc]
+                    made += 1
+                elif what == "back":
+                    await store.write(lambda tx, name=f"l{number}": tx.return_charge(name), quick=True)  # type: ignore[misc]
+                else:
+                    since = after(at) - timedelta(seconds=3600 if what == "earlier" else 1200)
+
+                    def ask(tx: Tx, n: int = number, since: object = since) -> object:
+                        own = tx.nth_charge(n, hour_key="h0", since=since)  # type: ignore[arg-type]
+                        return own, tx.nth_shared(n, shared="all", since=since)  # type: ignore[arg-type]
+
+                    assert await store.write(ask, quick=True) == await store.read(ask)
+        finally:
+            await store.close()
+
+    asyncio.run(play())
