@@ -1,0 +1,252 @@
+"""What is counted: one operation at a time, 32 at a time, a minute in which nobody asks, a thousand ends at once."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from broker.leases.beginning import Opened
+from broker.leases.ids import new_lease_id, new_nonce
+from broker.model import EndReason, Lease, LeaseState
+from broker.store.base import Tx
+from tests.counts.figures import Figure, Figures, Kind, Operation
+from tests.counts.meter import Meter
+from tests.counts.parts import ODD, CountedWorld, counted
+from tests.counts.watched import CountingLoop
+from tests.fakes.clock import START, FakeClock
+from tests.fakes.world import agent, new_id
+from tests.support import logs
+
+T = TypeVar("T")
+
+AT_ONCE = 32
+DUE = 1000
+UNENDED = (LeaseState.INTENT, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.IN_DOUBT)
+TOGETHER = ("commits", "hops", "statements", "select", "control", "repeated")  # depend on how many come together
+PAGE = 4096 + 24  # bytes of a page in the write-ahead log
+RIPE = 420.0  # seconds: past two thirds of the scope's ten minutes
+BEAT = 10.0  # seconds between heartbeats
+
+
+class Counting:
+    """Counts operations in one world."""
+
+    def __init__(self, world: CountedWorld) -> None:
+        self.world = world
+        self.meter = world.meter
+        self.found: dict[str, Operation] = {}
+
+    @asynccontextmanager
+    async def operation(self, name: str, *, many: int = 1) -> AsyncIterator[None]:
+        """Between two moments at which nothing goes on. `many`: how many of it at once."""
+        await self.meter.settled()
+        log, journal = self.world.log_size(), self.world.journal_size()
+        self.meter.reset()
+        self.meter.slow_disk = many > 1
+        yield
+        await self.meter.settled()
+        self.meter.slow_disk = False
+        records, size = self.world.journal_size()
+        disk = {"records": records - journal[0], "bytes": size - journal[1]}
+        if many == 1:
+            disk["pages"] = (self.world.log_size() - log) // PAGE
+        self.found[name] = _operation(self.meter, disk, many)
+
+
+def _operation(meter: Meter, disk: dict[str, int], many: int) -> Operation:
+    ran = meter.statements
+    kinds = [one.kind for one in ran]
+    store = {
+        "commits": sum(one.name == "COMMIT" for one in ran),
+        "writes": meter.writes,
+        "reads": meter.reads,
+        "statements": len(ran),
+        **{kind: kinds.count(kind) for kind in ("select", "insert", "update", "delete", "control")},
+        "repeated": sum(meter.repeated().values()),
+    }
+    sections = {
+        "store": store,
+        "disk": disk,
+        "loop": {"tasks": meter.tasks, "hops": meter.hops},
+        "provider": {name: meter.provider.count(name) for name in dict.fromkeys(meter.provider)},
+        "statements": {one.name: 0 for one in ran} | _counted([one.name for one in ran]),
+    }
+    if meter.profiling:
+        sections["python"] = {"calls": sum(meter.calls().values()), "objects": meter.objects()}
+    return {
+        section: {name: _figure(section, name, number, many) for name, number in held.items()}
+        for section, held in sections.items()
+    }
+
+
+def _counted(names: Sequence[str]) -> dict[str, int]:
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def _figure(section: str, name: str, number: int, many: int) -> Figure:
+    """What each of many does is exact; what they do together depends on how they fall together."""
+    if section == "python":
+        return Figure(number, Kind.ABOUT)
+    if name == "pages":  # a page more where one was full: names are random
+        return Figure(number + max(3, number // 8), Kind.AT_MOST, number)
+    if many > 1 and (number % many or name in TOGETHER):
+        return Figure(number + max(2, min(number // 2, 10), number // 20), Kind.AT_MOST, number)
+    return Figure(number)
+
+
+# --- one at a time ---
+
+
+async def one_at_a_time(count: Counting, prefix: str = "", run: str = "r1") -> None:
+    """A step's whole life."""
+    world, named = count.world, f"{prefix}{{}}".format
+    async with count.operation(named("begin_step")):
+        opened = await world.begin(run=run)
+    first = new_id()
+    async with count.operation(named("issue_first")):
+        lease = (await world.issue(opened.handle, request_id=first)).lease
+    async with count.operation(named("issue_replayed")):
+        await world.issue(opened.handle, request_id=first)
+    async with count.operation(named("issue_later")):
+        other = (await world.issue(opened.handle)).lease
+    async with count.operation(named("heartbeat_that_claims")):
+        await world.engine.heartbeat(agent(), opened.handle, [lease.id, other.id])
+    async with count.operation(named("heartbeat")):
+        await world.engine.heartbeat(agent(), opened.handle, [lease.id, other.id])
+    async with count.operation(named("issue_refused")):
+        await world.refused(opened.handle, "other")
+    async with count.operation(named("revoke_lease")):
+        await world.engine.revoke_lease(
+            agent(), request_id=new_id(), handle=opened.handle, lease_id=other.id, wait_seconds=5
+        )
+    await beating(world, opened, [lease.id], seconds=RIPE)
+    async with count.operation(named("issue_successor")):
+        newer = (await world.issue(opened.handle, replaces=lease.id)).lease
+    async with count.operation(named("heartbeat_that_ends_the_older")):
+        await world.engine.heartbeat(agent(), opened.handle, [newer.id])
+    async with count.operation(named("end_step")):
+        await world.end(opened.handle)
+
+
+async def beating(world: CountedWorld, opened: Opened, held: list[str], *, seconds: float) -> None:
+    """Time passes while a client is there."""
+    left = seconds
+    while left > 0:
+        await passing(world, BEAT)
+        await world.engine.heartbeat(agent(), opened.handle, held)
+        left -= BEAT
+
+
+async def passing(world: CountedWorld, seconds: float) -> None:
+    """A second after the other: whoever sleeps wakes up, and has done what it wants to before the next."""
+    for _ in range(int(seconds)):
+        world.fake_clock.advance(1.0)
+        await world.meter.settled()
+
+
+async def nobody_asks(count: Counting) -> None:
+    async with count.operation("idle_minute"):
+        await passing(count.world, 60)
+
+
+# --- many at once ---
+
+
+async def at_once(count: Counting) -> None:
+    """Each in a step of its own, over a disk so slow that all that can come together does."""
+    world, who = count.world, agent()
+    steps = await together(count, "begin_step_at_once", lambda n: world.begin(run=f"run-{n:02}"))
+    issued = await together(count, "issue_at_once", lambda n: world.issue(steps[n].handle))
+    held = [one.lease.id for one in issued]
+    await together(count, "heartbeat_at_once", lambda n: world.engine.heartbeat(who, steps[n].handle, [held[n]]))
+    ended = await together(count, "end_step_at_once", lambda n: world.end(steps[n].handle))
+    assert all(one.all_proven for one in ended)
+
+
+async def together(count: Counting, name: str, work: Callable[[int], Awaitable[T]]) -> list[T]:
+    """32 of it, begun in one moment."""
+    gate = asyncio.Event()
+
+    async def one(number: int) -> T:
+        await gate.wait()
+        return await work(number)
+
+    tasks = [asyncio.create_task(one(number)) for number in range(AT_ONCE)]  # ours, and not counted
+    async with count.operation(name, many=AT_ONCE):
+        gate.set()
+        await asyncio.gather(*tasks)
+    return [task.result() for task in tasks]
+
+
+async def due_at_once(count: Counting) -> None:
+    """A thousand ends."""
+    world = count.world
+    opened = await world.begin(run="drained")
+    pattern = (await world.issue(opened.handle)).lease
+    await world.store.write(lambda tx: _add_revoking(tx, pattern, DUE))
+    async with count.operation("due_at_once", many=DUE):
+        world.core.lane.set()
+        await count.meter.settled()
+        while any(lease.id != pattern.id for lease in await world.leases(*UNENDED)):
+            world.fake_clock.advance(0.05)
+            await count.meter.settled()
+
+
+def _add_revoking(tx: Tx, pattern: Lease, number: int) -> None:
+    for _ in range(number):
+        lease = replace(pattern, id=new_lease_id(), request_id=new_id(), nonce=new_nonce())
+        tx.insert_lease(replace(lease, state=LeaseState.INTENT, refs={}, active_at=None))
+        tx.activate(lease.id, epoch=lease.epoch, refs=lease.refs, at=lease.intent_at)
+        tx.to_revoking(lease.id, at=lease.intent_at, reason=EndReason.STEP_ENDED)
+
+
+# --- all of it ---
+
+
+async def _alone(folder: Path, meter: Meter, clock: FakeClock) -> Figures:
+    with meter.profiled():
+        async with counted(folder, meter, clock) as world:
+            count = Counting(world)
+            for run in ("warm", "r1"):
+                await one_at_a_time(count, run=run)
+            await nobody_asks(count)
+            return count.found
+
+
+async def _many(folder: Path, meter: Meter, clock: FakeClock) -> Figures:
+    async with counted(folder, meter, clock) as world:
+        count = Counting(world)
+        await at_once(count)
+        await due_at_once(count)
+        return count.found
+
+
+async def _vault(folder: Path, meter: Meter, clock: FakeClock) -> Figures:
+    with meter.profiled():
+        async with counted(folder, meter, clock, vault=True) as world:
+            count = Counting(world)
+            async with count.operation("vault_issue_after_start"):
+                await world.issue((await world.begin(run="cold")).handle)
+            for run in ("warm", "r1"):
+                await one_at_a_time(count, "vault_", run)
+            return {name: found for name, found in count.found.items() if found["provider"]}
+
+
+def measured() -> Figures:
+    """Everything, in a few seconds."""
+    found: dict[str, Operation] = {}
+    with logs.restored():
+        for part in (_alone, _many, _vault):
+            meter, clock = Meter(), FakeClock(START + ODD)
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                asyncio.Runner(loop_factory=partial(CountingLoop, clock, meter)) as runner,
+            ):
+                found |= runner.run(part(Path(folder), meter, clock))
+    return found
