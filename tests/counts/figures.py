@@ -20,6 +20,7 @@ HEAD = """\
 # disk        pages written to the write-ahead log; journal records, and the bytes of their bodies
 # loop        asyncio tasks made; hand-overs between threads, in either direction
 # python      calls of the broker's own functions, and objects made of its own classes
+# memory      blocks that the interpreter holds, more than before
 # provider    calls, and connections opened
 # statements  by the name in broker/store/sqlite/queries, in the order of their first run
 """
@@ -95,8 +96,9 @@ def _lines(figures: Figures) -> Iterator[str]:
             told = ", ".join(f"{_key(name)} = {_value(figure)}" for name, figure in held.items())
             if section != "statements":
                 yield f"{section} = {{{told}}}"
-        yield f"[{operation}.statements]"
-        yield from (f"{_key(name)} = {_value(figure)}" for name, figure in sections["statements"].items())
+        if "statements" in sections:
+            yield f"[{operation}.statements]"
+            yield from (f"{_key(name)} = {_value(figure)}" for name, figure in sections["statements"].items())
         yield ""
 
 
@@ -140,6 +142,7 @@ SHOWN = (
     ("loop", "hops"),
     ("python", "calls"),
     ("python", "objects"),
+    ("memory", "blocks"),
 )
 
 
@@ -148,7 +151,7 @@ def summary(found: Figures) -> str:
     rows = [("", *(name for _, name in SHOWN), "provider")]
     for operation, sections in found.items():
         numbers = [sections.get(section, {}).get(name) for section, name in SHOWN]
-        calls = ", ".join(f"{figure.measured} {name}" for name, figure in sections["provider"].items())
+        calls = ", ".join(f"{figure.measured} {name}" for name, figure in sections.get("provider", {}).items())
         rows.append((operation, *("" if one is None else str(one.measured) for one in numbers), calls))
     return _aligned(rows, numbers=1)
 

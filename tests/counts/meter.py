@@ -11,7 +11,7 @@ import dis
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
@@ -133,7 +133,7 @@ class Meter:
             threading.setprofile(None)
 
     def _profile(self, frame: FrameType, event: str, _argument: object) -> None:
-        if event == "call" and self.profiling and frame.f_globals.get("__name__", "").startswith("broker."):
+        if event == "call" and self.profiling and is_ours(frame.f_globals):
             self.called.append((frame.f_code, frame.f_lasti))
 
     def calls(self) -> Counter[CodeType]:
@@ -143,6 +143,11 @@ class Meter:
     def objects(self) -> int:
         """Made of the broker's own classes: calls of their `__init__`, generated ones included."""
         return sum(times for code, times in self.calls().items() if code.co_name == "__init__")
+
+
+def is_ours(module: Mapping[str, object]) -> bool:
+    """What libraries do differs by their version, and asyncio's by Python's."""
+    return str(module.get("__name__", "")).startswith("broker.")
 
 
 def _comprehension(code: CodeType) -> bool:

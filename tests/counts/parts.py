@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sqlite3
 from collections.abc import AsyncIterator
@@ -13,6 +14,8 @@ from broker import log
 from broker.config import Timings
 from broker.errors import BrokerError
 from broker.guard.denials import DenialCounter
+from broker.http.readiness import Readiness
+from broker.identity import FrontDoor
 from broker.leases.refusals import Refusals
 from broker.model import Evidence, ScopeKind, VaultToken
 from broker.providers.base import LeaseRef, Minted, MintOrder, Progress, Provider
@@ -24,8 +27,11 @@ from broker.store.sqlite import open_store
 from tests.counts.meter import Meter
 from tests.counts.stub import VaultStub
 from tests.counts.watched import CountingStore
+from tests.fakes.alerting import desk
 from tests.fakes.clock import FakeClock
 from tests.fakes.world import KEYRING, World, agent
+from tests.support import doors
+from tests.support.certs import TestCA
 
 ODD = timedelta(microseconds=123_456)  # a time without microseconds is written shorter
 MAP = """\
@@ -40,6 +46,13 @@ scopes:
 grants:
   nightly: {workloads: [load], workflows: [nightly], scopes: [plain], max_step: 2h}
 """
+
+
+class Nowhere(io.TextIOBase):
+    """Keeps nothing: what is kept is counted."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class NullProvider:
@@ -125,11 +138,14 @@ class CountedWorld(World):
 
 
 @asynccontextmanager
-async def counted(folder: Path, meter: Meter, clock: FakeClock, *, vault: bool = False) -> AsyncIterator[CountedWorld]:
+async def counted(
+    folder: Path, meter: Meter, clock: FakeClock, *, vault: bool = False, door: FrontDoor | None = None
+) -> AsyncIterator[CountedWorld]:
     """Started, and logging as a daemon does."""
-    log.configure(stream=io.StringIO())
+    log.configure(stream=Nowhere())  # type: ignore[arg-type]  # all of a stream that a handler asks for
     stub = await VaultStub.start(meter, clock) if vault else None
     made = CountedWorld(folder, meter, clock, stub)
+    made.door = door
     await made.start()
     try:
         yield made
@@ -140,3 +156,18 @@ async def counted(folder: Path, meter: Meter, clock: FakeClock, *, vault: bool =
         if stub:
             await stub.close()
         await made.store.close()
+
+
+@asynccontextmanager
+async def daemon(folder: Path, meter: Meter, clock: FakeClock) -> AsyncIterator[CountedWorld]:
+    """With whatever else a daemon does by itself, but for its listeners and for files of maps and operators that change."""
+    door = doors.door(TestCA(folder, "dev.local").root_path, "dev.local")
+    async with counted(folder, meter, clock, vault=True, door=door) as world:
+        watched = desk(world, folder, door)
+        async with watched.anchoring.kept():
+            with Readiness(world.core, world.engine, door).watching():
+                alerts = asyncio.create_task(watched.watcher.run())
+                try:
+                    yield world
+                finally:
+                    alerts.cancel()

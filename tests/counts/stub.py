@@ -8,11 +8,12 @@ import re
 from email.utils import format_datetime
 from typing import Any
 
+from broker.providers.vault.answers import REHEARSAL_ID, REHEARSED, TOKEN_DEAD
 from tests.counts.meter import Meter
 from tests.fakes.clock import FakeClock
 
 CLUSTER = "c0ffee00-0000-4000-8000-000000000001"
-DEAD = (403, {"errors": ["bad token"]})
+DEAD = (TOKEN_DEAD[0], {"errors": [TOKEN_DEAD[1]]})
 
 
 class VaultStub:
@@ -42,7 +43,6 @@ class VaultStub:
         await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._meter.tasks -= 1  # this one
         self._meter.provider.append("connect")
         self._writers.add(writer)
         try:
@@ -66,19 +66,22 @@ class VaultStub:
         return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
     def _told(self, path: str, token: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        answer: tuple[int, dict[str, Any]] = 404, {"errors": []}
         match path.removeprefix("/v1/").split("/"):
             case ["sys", "health"]:
-                return 200, {"cluster_id": CLUSTER, "version": "2.7.2"}
+                answer = 200, {"cluster_id": CLUSTER, "version": "2.7.2"}
+            case ["auth", "token", "create", _] if body["id"] == REHEARSAL_ID:
+                answer = REHEARSED[0], {"errors": [REHEARSED[1]]}
             case ["auth", "token", "create", _]:
-                return 200, self._created(body)
+                answer = 200, self._created(body)
             case ["auth", "token", "revoke-self"]:
                 self._lives.pop(token, None)
-                return 204, {}
+                answer = 204, {}
             case ["auth", "token", "lookup"]:
-                return (200, {"data": {"meta": {}}}) if body["token"] in self._lives else DEAD
+                answer = (200, {"data": {"meta": {}}}) if body["token"] in self._lives else DEAD
             case ["auth", "token", "lookup-self"]:
-                return 200, {"data": {"ttl": 3600, "creation_ttl": 3600}}
-        return 404, {"errors": []}
+                answer = 200, {"data": {"ttl": 3600, "creation_ttl": 3600}}
+        return answer
 
     def _created(self, body: dict[str, Any]) -> dict[str, Any]:
         token, seconds = body["id"], int(body["ttl"].removesuffix("s"))
