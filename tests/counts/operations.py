@@ -7,8 +7,7 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +18,7 @@ from broker.leases.beginning import Opened
 from broker.leases.ids import new_lease_id, new_nonce
 from broker.model import EndReason, Lease, LeaseState
 from broker.store.base import Tx
+from tests.counts.counting import Counting
 from tests.counts.figures import Figure, Figures, Kind, Operation
 from tests.counts.meter import Meter
 from tests.counts.parts import ODD, CountedWorld, counted, daemon
@@ -32,87 +32,14 @@ T = TypeVar("T")
 MEMORY = "/dev/shm"  # counts are the same on every disk, and this one is never slow
 AT_ONCE = 32
 DUE = 1000
-UNENDED = (LeaseState.INTENT, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.IN_DOUBT)
-TOGETHER = ("commits", "hops", "statements", "select", "control", "repeated")  # depend on how many come together
 MINUTE = 60.0  # seconds
 QUARTER = 0.25  # seconds: as often as anybody looks
 LIVES = 100
 ROOM = 500  # blocks: asyncio clears its weak references now and then
 PER_STEP = 10  # as many as the guard lets one have
-PAGE = 4096 + 24  # bytes of a page in the write-ahead log
 RIPE = 420.0  # seconds: past two thirds of the scope's ten minutes
 BEAT = 10.0  # seconds between heartbeats
-
-
-class Counting:
-    """Counts operations in one world."""
-
-    def __init__(self, world: CountedWorld) -> None:
-        self.world = world
-        self.meter = world.meter
-        self.found: dict[str, Operation] = {}
-
-    @asynccontextmanager
-    async def operation(self, name: str, *, many: int = 1) -> AsyncIterator[None]:
-        """Between two moments at which nothing goes on. `many`: how many of it at once."""
-        await self.meter.settled()
-        log, journal = self.world.log_size(), self.world.journal_size()
-        self.meter.reset()
-        self.meter.slow_disk = many > 1
-        yield
-        await self.meter.settled()
-        self.meter.slow_disk = False
-        records, size = self.world.journal_size()
-        disk = {"records": records - journal[0], "bytes": size - journal[1]}
-        if many == 1:
-            disk["pages"] = (self.world.log_size() - log) // PAGE
-        self.found[name] = _operation(self.meter, disk, many)
-
-
-def _operation(meter: Meter, disk: dict[str, int], many: int) -> Operation:
-    ran = meter.statements
-    kinds = [one.kind for one in ran]
-    store = {
-        "commits": sum(one.name == "COMMIT" for one in ran),
-        "writes": meter.writes,
-        "reads": meter.reads,
-        "statements": len(ran),
-        **{kind: kinds.count(kind) for kind in ("select", "insert", "update", "delete", "control")},
-        "repeated": sum(meter.repeated().values()),
-    }
-    sections = {
-        "store": store,
-        "disk": disk,
-        "loop": {"tasks": meter.tasks, "hops": meter.hops},
-        "provider": {name: meter.provider.count(name) for name in dict.fromkeys(meter.provider)},
-        "statements": {one.name: 0 for one in ran} | _counted([one.name for one in ran]),
-    }
-    if meter.profiling:
-        sections["python"] = {"calls": sum(meter.calls().values()), "objects": meter.objects()}
-    return {
-        section: {name: _figure(section, name, number, many) for name, number in held.items()}
-        for section, held in sections.items()
-    }
-
-
-def _counted(names: Sequence[str]) -> dict[str, int]:
-    return {name: names.count(name) for name in dict.fromkeys(names)}
-
-
-def _figure(section: str, name: str, number: int, many: int) -> Figure:
-    """What each of many does is exact; what they do together depends on how they fall together."""
-    if section == "python":
-        return Figure(number, Kind.ABOUT)
-    if name == "pages":  # a page more where one was full: names are random
-        return at_most(number)
-    if many > 1 and (number % many or name in TOGETHER):
-        return at_most(number)
-    return Figure(number)
-
-
-def at_most(number: int) -> Figure:
-    """With a little room."""
-    return Figure(number + max(6, number // 2), Kind.AT_MOST, number)
+MINUTES = "idle_minute_of_a_daemon"
 
 
 # --- one at a time ---
@@ -255,7 +182,7 @@ async def due_at_once(count: Counting) -> None:
     async with count.operation("due_at_once", many=DUE):
         world.core.lane.set()
         await count.meter.settled()
-        while any(lease.id != pattern.id for lease in await world.leases(*UNENDED)):
+        while count.meter.provider.count("revoke") < DUE:
             world.fake_clock.advance(0.05)
             await count.meter.settled()
 
@@ -286,9 +213,6 @@ async def _memory(folder: Path, meter: Meter, clock: FakeClock) -> Figures:
         count = Counting(world)
         await memory(count)
         return count.found
-
-
-MINUTES = "idle_minute_of_a_daemon"
 
 
 async def _daemon(folder: Path, meter: Meter, clock: FakeClock) -> Figures:

@@ -55,6 +55,10 @@ def seen(tell: Callable[[str, object], None]) -> Iterator[None]:
                 tell(text, values)
             return super().executemany(text, kept)
 
+        def executescript(self, text: str, /) -> Cursor:
+            tell(text, ())
+            return cast(Cursor, super().executescript(text))
+
     class Connection(sqlite3.Connection):
         def cursor(self, factory: Any = Cursor) -> Any:
             return super().cursor(factory)
@@ -64,6 +68,9 @@ def seen(tell: Callable[[str, object], None]) -> Iterator[None]:
 
         def executemany(self, text: str, rows: Iterable[Any], /) -> Cursor:
             return cast(Cursor, self.cursor().executemany(text, rows))
+
+        def executescript(self, text: str, /) -> Cursor:
+            return cast(Cursor, self.cursor().executescript(text))
 
     connect = sqlite3.connect
     sqlite3.connect = lambda *given, **more: connect(*given, **{"factory": Connection} | more)

@@ -10,9 +10,10 @@ from broker.leases.core import Core
 from broker.store.base import Control, Tx
 from broker.store.sqlite.tx import SqliteTx
 from tests.counts import figures
+from tests.counts.counting import Counting
 from tests.counts.figures import Figure, Figures, Kind
 from tests.counts.meter import Meter
-from tests.counts.operations import Counting, measured
+from tests.counts.operations import measured
 from tests.counts.parts import counted
 from tests.fakes.clock import FakeClock
 
