@@ -12,7 +12,7 @@ OUT    := clients/python
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-aws lint bench crash reloads attack fuzz answers schema proto proto-check lock clean
+.PHONY: help demo test test-aws lint bench counts crash reloads attack fuzz answers schema proto proto-check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: $(READY) ## ruff, mypy strict, import layers
 
 bench: $(READY) ## Figures as ratios in one run
 	@$(BIN)/python -m tests.bench
+
+counts: $(READY) ## What one operation costs in statements, commits, calls (UPDATE=1 takes the new figures)
+	@$(BIN)/python -m tests.counts $(if $(UPDATE),--update)
 
 crash: $(READY) ## Kill the daemon at every point, look at what is alive (PROVIDER=vault|aws KILLS=200 SEED=1)
 	@$(BIN)/python -m tests.crash$(if $(filter aws,$(PROVIDER)),.aws) $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))

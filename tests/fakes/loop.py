@@ -30,7 +30,7 @@ class LoopOnClock(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.SelectSelector):
-    """Asked to wait: nothing is ready. That is all there is to know."""
+    """Asked to wait: no callback is ready. Without a socket either, that is all there is to know."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,8 +42,10 @@ class _Selector(selectors.SelectSelector):
             self._naps = 0
             return super().select(0)
         if self.idle is not None and not self.idle.done():
-            self.idle.set_result(None)
-            return super().select(0)
+            found = super().select(0)
+            if not found:  # a socket of this process may have just been written to
+                self.idle.set_result(None)
+            return found
         found = super().select(NAP)
         self._naps = 0 if found else self._naps + 1
         assert self._naps < NAPS, "this waits for time that nobody lets pass"

@@ -30,7 +30,7 @@ from broker.leases.opening import opening
 from broker.leases.orders import Order
 from broker.leases.refusals import Refusals
 from broker.metrics import Metrics
-from broker.model import Agent, Lease, LeaseState, Revocability, Step
+from broker.model import Agent, Lease, LeaseState, Revocability, ScopeKind, Step
 from broker.policy.live.holder import Policies
 from broker.providers.base import Provider
 from broker.store.base import Store, tail
@@ -120,10 +120,9 @@ class World:
 
     def build(self) -> None:
         """Its parts, not yet running."""
-        kinds = {kind.name: kind for kind in (FakeKind("fake"), FakeKind("timed", Revocability.EXPIRY_ONLY))}
         metrics = Metrics()
         self.policies = Policies(
-            self.map_file, kinds, environment="dev", trust_domain="dev.local", settle=0, metrics=metrics
+            self.map_file, self.kinds(), environment="dev", trust_domain="dev.local", settle=0, metrics=metrics
         )
         providers = self.providers()
         self.core = Core(
@@ -139,6 +138,10 @@ class World:
             denies=self.door.denies if self.door else nobody,
         )
         self.engine = Engine(self.core, Refusals(self.store, self.clock, metrics, DenialCounter()), self.door)
+
+    def kinds(self) -> dict[str, ScopeKind]:
+        """Blocks that its map may hold."""
+        return {kind.name: kind for kind in (FakeKind("fake"), FakeKind("timed", Revocability.EXPIRY_ONLY))}
 
     def providers(self) -> dict[str, Provider]:
         """One per kind of scope."""
