@@ -198,10 +198,12 @@ class Tx(ApprovalsTx, GuardTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
         """
         ...
 
-    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
+    def due_leases(
+        self, now: datetime, limit: int, *, without: Collection[str] = (), but: Collection[str] = ()
+    ) -> list[Lease]:
         """REVOKING and IN_DOUBT with next_try_at <= now, `high` tier first, then the longest waiting.
 
-        `without`: providers whose leases are left out, but for those of tier `high`.
+        `without`: providers whose leases are left out, but for those of tier `high`. `but`: not these leases.
         """
         ...
 

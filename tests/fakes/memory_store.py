@@ -280,8 +280,11 @@ class MemoryTx(PeopleTx):
         found = [at for at in since if at <= before]
         return len(found), min(found, default=None)
 
-    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
-        asked = [one for one in self.leases_in(*_DUE) if one.tier is Tier.HIGH or one.provider not in without]
+    def due_leases(
+        self, now: datetime, limit: int, *, without: Collection[str] = (), but: Collection[str] = ()
+    ) -> list[Lease]:
+        others = [one for one in self.leases_in(*_DUE) if one.id not in but]
+        asked = [one for one in others if one.tier is Tier.HIGH or one.provider not in without]
         due = [(lease.next_try_at, lease) for lease in asked]
         ready = [(lease.tier is not Tier.HIGH, at, lease) for at, lease in due if at is not None and at <= now]
         return [lease for _, _, lease in sorted(ready, key=lambda found: found[:2])[:limit]]

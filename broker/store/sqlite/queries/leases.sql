@@ -65,6 +65,7 @@ SELECT count(*) AS leases, min(since) AS oldest FROM (
 SELECT * FROM leases INDEXED BY leases_due
 WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at <= :now
     AND (tier = 'high' OR provider NOT IN (SELECT value FROM json_each(:without)))
+    AND id NOT IN (SELECT value FROM json_each(:but))
 ORDER BY tier <> 'high', next_try_at, rowid LIMIT :limit;
 
 -- name: make_due

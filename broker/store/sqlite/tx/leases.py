@@ -57,8 +57,11 @@ class LeasesArea(Area):
             return 0, None
         return int(row["leases"]), time_of(row["oldest"])
 
-    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
-        return self._leases("due_leases", now=micros(now), limit=limit, without=canonical(sorted(without)))
+    def due_leases(
+        self, now: datetime, limit: int, *, without: Collection[str] = (), but: Collection[str] = ()
+    ) -> list[Lease]:
+        named = {"without": canonical(sorted(without)), "but": canonical(sorted(but))}
+        return self._leases("due_leases", now=micros(now), limit=limit, **named)
 
     def make_due(self, at: datetime, *, provider: str = "", only: Collection[str] | None = None) -> int:
         named = None if only is None else canonical(sorted(only))
