@@ -224,7 +224,9 @@ class Ending:
             ended = moves.end_lease(tx, lease, state, evidence=evidence, at=at)
             if ended and state is LeaseState.VOID:
                 core.give_back(tx, lease)
-            return ended, tx.lease(lease.id) if core.endings.awaited(lease.id) else None
+            return ended, _ended(tx, lease, state, evidence, at=at) if ended and core.endings.awaited(
+                lease.id
+            ) else None
 
         ended, row = await core.store.write(operation)
         if ended:
@@ -338,3 +340,13 @@ class Ending:
         if lease.revoking_at is None:
             return looked
         return max(looked, self._core.epoch.surely() - lease.revoking_at)  # perhaps long before this process began
+
+
+def _ended(tx: Tx, lease: Lease, state: LeaseState, evidence: Evidence, *, at: datetime) -> Lease | None:
+    """The row of one that has just ended, for those who wait.
+
+    Of one that is REVOKING nothing changes any more but by its attempts; a doubt may have been doomed since it was read.
+    """
+    if lease.state is not LeaseState.REVOKING:
+        return tx.lease(lease.id)
+    return replace(lease, state=state, evidence=evidence, ended_at=at, nonce=b"", next_try_at=None)

@@ -22,7 +22,9 @@ from broker.store.base import Tx
 
 log = get_logger(__name__)
 
-TOGETHER = 100  # steps ended in one transaction
+TOGETHER = (
+    25  # steps or leases ended in one transaction: it holds the writer for a few ms, and agents' calls wait behind it
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

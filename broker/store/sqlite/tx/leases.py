@@ -71,11 +71,12 @@ class LeasesArea(Area):
         params: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
         self._db.run(_SQL["leases_go_on_in"], params)
 
-    def live_past(self, now: Moment) -> list[Lease]:
-        return self._leases("live_past", now=micros(now.wall), boot=now.boot, boot_id=now.boot_id)
+    def live_past(self, now: Moment) -> list[str]:
+        params: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
+        return [row["id"] for row in self._db.all(_SQL["live_past"], params)]
 
-    def unclaimed_since(self, before: datetime) -> list[Lease]:
-        return self._leases("unclaimed_since", before=micros(before))
+    def unclaimed(self) -> list[str]:
+        return [row["id"] for row in self._db.all(_SQL["unclaimed"])]
 
     def activate(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue], at: datetime) -> bool:
         return self._change("activate", lease_id, epoch=epoch, at=micros(at)) and self._merge(lease_id, refs)
