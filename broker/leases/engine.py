@@ -57,7 +57,7 @@ class Engine:
         self._refusals = refusals
         self._minter = Minter(core)
         self._beginning = Beginning(core)
-        self._lane = RevocationLane(core)
+        self._lane = RevocationLane(core, lambda: self._minter.busy)
         self._steps = Steps(core, self._lane)
         self._issuing = Issuing(core, self._minter)
         self._reaper = Reaper(core, self._steps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from broker.errors import StoreError
@@ -26,6 +26,8 @@ BULKHEAD = 16  # revocations in flight per provider, unless it says how many
 PAGE = 32  # of one provider known here and not ended, those waiting at the bulkhead included (in proportion, where more
 # are in flight): the others wait in the store, where what becomes of them is seen
 IDLE = 1.0  # seconds between looks when nobody woke the lane
+SHARE = 4  # a crowd of leases has one in so many of its provider's places while somebody mints: more would hold up the mints
+CALM = 1.0  # seconds without a mint, after which it has all of them
 BUSY = 0.05  # seconds, while there is more than a page of work
 DISK_PAUSE = 2.0  # seconds at most, after the end of a lease could not be written
 SET_BACK = 1.0  # seconds by which the wall clock goes back without anybody noticing
@@ -34,8 +36,11 @@ SET_BACK = 1.0  # seconds by which the wall clock goes back without anybody noti
 class RevocationLane:
     """Works off what must die."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, mints: Callable[[], bool]) -> None:
+        """`mints`: is a mint under way?"""
         self._core = core
+        self._mints = mints
+        self._minted = float("-inf")  # monotonic time of the last look that saw one
         self._ending = Ending(core)
         self._held: set[str] = set()  # leases under way, or waiting at a bulkhead
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,6 +100,9 @@ class RevocationLane:
         self._finished.clear()
         due = await self._core.store.read(lambda tx: tx.due_leases(now, PAGE, without=full, but=held))
         self._behind = bool(full) or len(due) == PAGE
+        more = {lease.provider for lease in due} if len(due) == PAGE else set()
+        for name in {*self._bulkheads, *more}:
+            self._bulkhead(name).crowded = name in more or name in full
         return [lease for lease in due if lease.id not in self._held and lease.id not in self._finished]
 
     @property
@@ -116,7 +124,10 @@ class RevocationLane:
         self._fill(bulkhead)
 
     def _fill(self, bulkhead: Bulkhead) -> None:
-        while (lease := bulkhead.next()) is not None:
+        places = bulkhead.places
+        if bulkhead.crowded and places == BULKHEAD and self._somebody_mints():
+            places //= SHARE
+        while (lease := bulkhead.next(places)) is not None:
             task = asyncio.create_task(self._work(lease), name=f"revoke {lease.id}")
             self._tasks.add(task)
             task.add_done_callback(partial(self._done, lease, bulkhead))
@@ -138,6 +149,12 @@ class RevocationLane:
             at_once = held.ends_at_once if isinstance(held, EndsTogether) else BULKHEAD
             self._bulkheads[provider] = Bulkhead(at_once)
         return self._bulkheads[provider]
+
+    def _somebody_mints(self) -> bool:
+        now = self._core.clock.monotonic()
+        if self._mints():
+            self._minted = now
+        return now - self._minted < CALM
 
     def _is_full(self, bulkhead: Bulkhead) -> bool:
         return bulkhead.held >= PAGE * bulkhead.places // BULKHEAD

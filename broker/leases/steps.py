@@ -9,6 +9,7 @@ from datetime import datetime
 from broker.errors import BrokerError, StoreError
 from broker.journal.records import Kind
 from broker.leases import moves
+from broker.leases.bulkhead import Turnstile
 from broker.leases.core import (
     Core,
     known_request,
@@ -22,9 +23,9 @@ from broker.store.base import Tx
 
 log = get_logger(__name__)
 
-TOGETHER = (
-    25  # steps or leases ended in one transaction: it holds the writer for a few ms, and agents' calls wait behind it
-)
+# Whatever holds the store's writer for more than a few ms holds up everybody's calls:
+TOGETHER = 25  # steps or leases ended in one transaction
+AT_ONCE = 32  # leases asked to die by calls of EndStep that are written at the same time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,7 @@ class Steps:
     def __init__(self, core: Core, lane: RevocationLane) -> None:
         self._core = core
         self._lane = lane
+        self._turnstile = Turnstile(AT_ONCE)
 
     async def heartbeat(self, agent: Agent, handle: str, held: Sequence[str]) -> Beat:
         """Keep the step alive; the leases named are *claimed*."""
@@ -121,7 +123,13 @@ class Steps:
             moves.end_step(tx, step, at=core.clock.now(), reason=EndReason.STEP_ENDED, by=caller.spiffe_id)
             return step, tx.leases_of(step.id)
 
-        step, leases = await core.store.write(operation)
+        count: int | None = None
+        await self._turnstile.enter()
+        try:
+            step, leases = await core.store.write(operation)
+            count = len(leases)
+        finally:
+            self._turnstile.leave(count)
         core.heard.pop(step.id, None)
         self._lane.take(leases)
         return leases
