@@ -83,8 +83,10 @@ class RevocationLane:
         for lease in leases:
             if lease.state is not LeaseState.REVOKING or lease.attempts or lease.id in self._held:
                 continue  # not due, or known
-            if self._behind or self._is_full(self._bulkhead(lease.provider)):
-                self._behind = True
+            bulkhead = self._bulkhead(lease.provider)
+            if self._is_full(bulkhead):
+                self._behind = bulkhead.crowded = True
+            if self._behind:
                 self._core.lane.set()
             else:
                 self._start(lease)

@@ -276,6 +276,7 @@ async def test_due_leases_leave_out_the_providers_named(store: Store) -> None:
         await bring(store, LeaseState.REVOKING, lease(name, provider=provider))
     assert sorted(await ids(store, lambda tx: tx.due_leases(after(40), 10, without=["aws"]))) == ["free", "gone"]
     assert await ids(store, lambda tx: tx.due_leases(after(40), 10, without={"aws", "vault", "removed"})) == []
+    assert await ids(store, lambda tx: tx.due_leases(after(40), 1, but={"stuck", "gone"})) == ["free"]
     await bring(store, LeaseState.REVOKING, lease("high", provider="aws", tier=Tier.HIGH))
     assert await ids(store, lambda tx: tx.due_leases(after(40), 10, without={"aws", "vault", "removed"})) == ["high"]
 
