@@ -127,22 +127,19 @@ async def test_what_is_told_to_who_waits_is_what_the_store_holds(quiet: World) -
     settle, asked, go_on = quiet.provider.settle, asyncio.Event(), asyncio.Event()
 
     async def slow(ref: LeaseRef, *, final: bool) -> Any:
-        asked.set()
-        await go_on.wait()
+        if final:
+            asked.set()
+            await go_on.wait()
         return await settle(ref, final=final)
 
     quiet.provider.settle = slow  # type: ignore[method-assign]
-    await quiet.engine._lane.step()
-    await asked.wait()
-    quiet.fake_clock.advance(3)
+    while not asked.is_set():
+        await quiet.engine._lane.step()
+        await asyncio.sleep(0.001)
+        await pass_time(quiet, 20)
     waiting = asyncio.create_task(quiet.end(opened.handle, wait=60))
     await quiet.until(lambda: _has(quiet, LeaseState.REVOKED))
     go_on.set()
-    while not (await quiet.lease(doubt.id)).state.terminal:
-        quiet.fake_clock.advance(100)
-        await quiet.engine.renew()
-        await quiet.engine._lane.step()
-        await asyncio.sleep(0.001)
     ended = await waiting
     assert list(ended.outcomes) == [outcome_of(await quiet.lease(one)) for one in (plain.id, doubt.id)]
     assert ended.all_proven
@@ -226,6 +223,69 @@ async def test_a_crowd_of_ends_leaves_room_for_mints(quiet: World) -> None:
     provider.gate.release()
     await quiet.until(lambda: _asked(provider, lane.BULKHEAD + 2))
     assert len(provider.asked) == lane.BULKHEAD + 2
+
+
+async def test_the_next_page_is_looked_for_before_places_are_free(quiet: World) -> None:
+    provider = gated(quiet)
+    for number in range(10):
+        opened = await quiet.begin(run=f"r{number}")
+        for _ in range(4):
+            await quiet.issue(opened.handle)
+        await quiet.end(opened.handle, wait=0)
+    await quiet.engine._lane.step()
+    await quiet.until(lambda: _asked(provider, lane.BULKHEAD))
+    quiet.core.lane.clear()
+    for number in range(lane.PAGE - lane.BULKHEAD):
+        assert not quiet.core.lane.is_set(), f"when {number} had ended"
+        provider.gate.release()
+        await quiet.until(lambda: _asked(provider, lane.BULKHEAD + number + 1))  # noqa: B023 - awaited at once
+    assert quiet.core.lane.is_set()
+
+
+async def test_who_stops_starts_nothing_more(quiet: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = gated(quiet)
+    for number in range(5):
+        opened = await quiet.begin(run=f"r{number}")
+        for _ in range(4):
+            await quiet.issue(opened.handle)
+        await quiet.end(opened.handle, wait=0)
+    await quiet.until(lambda: _asked(provider, lane.BULKHEAD))
+    costs = Costs(quiet, monkeypatch)
+    await quiet.engine._lane.cancel()
+    await asyncio.sleep(0.001)
+    assert costs.so_far[:2] == (0, 0)
+    assert len(provider.asked) == lane.BULKHEAD
+
+
+async def test_what_began_and_ended_during_a_look_is_not_begun_again(
+    quiet: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, opened = gated(quiet), await quiet.begin()
+    lease = (await quiet.issue(opened.handle)).lease
+    read = quiet.store.read
+
+    async def meanwhile(operation: Any) -> Any:
+        await quiet.end(opened.handle, wait=0)
+        rows = await read(operation)
+        assert [row.id for row in rows] == [lease.id]
+        monkeypatch.setattr(quiet.store, "read", read)
+        provider.gate.release()
+        await quiet.until(lambda: _has(quiet, LeaseState.REVOKED))
+        await asyncio.sleep(0.001)
+        return rows
+
+    monkeypatch.setattr(quiet.store, "read", meanwhile)
+    await quiet.engine._lane.step()
+    await asyncio.sleep(0.001)
+    assert provider.asked == [lease.id]
+
+
+async def test_what_is_claimed_at_the_last_moment_lives_on(quiet: World) -> None:
+    opened = await quiet.begin()
+    lease = (await quiet.issue(opened.handle)).lease
+    await quiet.engine.heartbeat(agent(), opened.handle, [lease.id])
+    await quiet.engine._reaper._end_unclaimed([lease.id])
+    assert (await quiet.lease(lease.id)).state is LeaseState.ACTIVE
 
 
 async def test_a_few_ends_wait_for_no_mint(quiet: World) -> None:
