@@ -17,7 +17,7 @@ from broker.leases import lane, reaper, steps
 from broker.leases.bulkhead import Bulkhead, Turnstile
 from broker.leases.outcomes import outcome_of
 from broker.leases.selection import Selection
-from broker.model import Evidence, LeaseState, Tier
+from broker.model import EndReason, Evidence, LeaseState, Tier
 from broker.providers.base import LeaseRef, Progress
 from tests.fakes.clock import FakeClock
 from tests.fakes.domain import lease as a_lease
@@ -367,7 +367,7 @@ async def test_the_steps_end_in_pieces(quiet: World, monkeypatch: pytest.MonkeyP
         await quiet.begin(run=f"r{number}")
     open_ = await quiet.store.read(lambda tx: tx.open_steps())
     costs = Costs(quiet, monkeypatch)
-    await quiet.engine._steps.end_all([(step, steps.EndReason.OPERATOR) for step in open_], by="ann")
+    await quiet.engine._steps.end_all([(step, EndReason.OPERATOR) for step in open_], by="ann")
     assert costs.so_far[:2] == (3, 0)
 
 
