@@ -73,6 +73,8 @@ class RevocationLane:
         due = await self._due()
         for lease in due:
             self._start(lease)
+        for bulkhead in self._bulkheads.values():
+            self._fill(bulkhead)  # perhaps nobody mints any more
         return len(due)
 
     def take(self, leases: Iterable[Lease]) -> None:
@@ -141,7 +143,7 @@ class RevocationLane:
         bulkhead.leave()
         if task.cancelled():
             return  # the process ends
-        if self._behind and bulkhead.held <= bulkhead.places:
+        if bulkhead.crowded and bulkhead.held <= bulkhead.places:
             self._core.lane.set()  # there may be another page, and from now on places are free
         self._fill(bulkhead)
 
