@@ -50,21 +50,25 @@ class Endings:
     """Wakes those who wait for a lease's evidence. Holds nothing for leases that nobody waits for."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, list[asyncio.Future[Lease | None]]] = {}
 
-    def tell(self, lease_id: str) -> None:
-        """The lease has reached a terminal state."""
+    def awaited(self, lease_id: str) -> bool:
+        """Does somebody want to know? Asked on any thread."""
+        return lease_id in self._waiting
+
+    def tell(self, lease_id: str, row: Lease | None = None) -> None:
+        """The lease has come to its end; `row`: as it is durable now, where that is known without looking."""
         for future in self._waiting.pop(lease_id, ()):
             if not future.done():
-                future.set_result(None)
+                future.set_result(row)
 
-    def expect(self, lease_id: str) -> asyncio.Future[None]:
+    def expect(self, lease_id: str) -> asyncio.Future[Lease | None]:
         """Register before looking at the state, so that no ending is missed."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Lease | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(lease_id, []).append(future)
         return future
 
-    def forget(self, lease_id: str, future: asyncio.Future[None]) -> None:
+    def forget(self, lease_id: str, future: asyncio.Future[Lease | None]) -> None:
         """The waiter gave up."""
         waiting = self._waiting.get(lease_id, [])
         if future in waiting:
@@ -193,9 +197,12 @@ class Core:
         # Of two first calls with different keys one came first.
         return self.own(agent, await self.store.write(lambda tx: self._start(tx, step, agent, bind), quick=True))
 
-    async def step_to_end(self, agent: Agent, handle: str) -> Step:
-        """The same for EndStep, which is its launcher's too, whatever today's map says: giving back is always allowed."""
-        step = await self._find(handle)
+    def step_to_end(self, tx: Tx, agent: Agent, handle: str) -> Step:
+        """The same for EndStep, which is its launcher's too, whatever today's map says: giving back is always allowed.
+
+        In the transaction that ends it.
+        """
+        step = tx.step_by_handle(hash_handle(handle))
         if step is not None and step.launched and step.opened_by == agent.spiffe_id:
             return step
         return self.own(agent, step)

@@ -216,7 +216,7 @@ class Ending:
     async def _end(self, lease: Lease, state: LeaseState, evidence: Evidence) -> None:
         core = self._core
 
-        def operation(tx: Tx) -> bool:
+        def operation(tx: Tx) -> tuple[bool, Lease | None]:
             core.epoch.fence(tx)
             at = core.clock.now()
             if lease.state is LeaseState.IN_DOUBT and state is LeaseState.REVOKED:
@@ -224,16 +224,19 @@ class Ending:
             ended = moves.end_lease(tx, lease, state, evidence=evidence, at=at)
             if ended and state is LeaseState.VOID:
                 core.give_back(tx, lease)
-            return ended
+            return ended, _ended(tx, lease, state, evidence, at=at) if ended and core.endings.awaited(
+                lease.id
+            ) else None
 
-        if await core.store.write(operation):
+        ended, row = await core.store.write(operation)
+        if ended:
             asked = lease.doomed_at or lease.revoking_at
             if asked is not None:
                 took = max(core.clock.now() - asked, timedelta(0))
                 core.metrics.dead(lease.provider, evidence, took)
             log.info("lease ended", lease=lease.id, scope=lease.scope, state=state.value, evidence=evidence.value)
         self._forget(lease)
-        core.endings.tell(lease.id)
+        core.endings.tell(lease.id, row)
         await self._bring_forward(lease)
 
     async def _bring_forward(self, lease: Lease) -> None:
@@ -337,3 +340,13 @@ class Ending:
         if lease.revoking_at is None:
             return looked
         return max(looked, self._core.epoch.surely() - lease.revoking_at)  # perhaps long before this process began
+
+
+def _ended(tx: Tx, lease: Lease, state: LeaseState, evidence: Evidence, *, at: datetime) -> Lease | None:
+    """The row of one that has just ended, for those who wait.
+
+    Of one that is REVOKING nothing changes any more but by its attempts; a doubt may have been doomed since it was read.
+    """
+    if lease.state is not LeaseState.REVOKING:
+        return tx.lease(lease.id)
+    return replace(lease, state=state, evidence=evidence, ended_at=at, nonce=b"", next_try_at=None)

@@ -57,9 +57,9 @@ class Engine:
         self._refusals = refusals
         self._minter = Minter(core)
         self._beginning = Beginning(core)
-        self._steps = Steps(core)
+        self._lane = RevocationLane(core, lambda: self._minter.busy)
+        self._steps = Steps(core, self._lane)
         self._issuing = Issuing(core, self._minter)
-        self._lane = RevocationLane(core)
         self._reaper = Reaper(core, self._steps)
         self._sweep = PolicySweep(core)
         self._admission = Admission(core, self._steps, door) if door else None
@@ -117,10 +117,10 @@ class Engine:
                     lease_id=lease.id,
                 )
             moves.withdraw(tx, lease, at=core.clock.now(), reason=EndReason.REVOKED_BY_AGENT)
-            return lease
+            return tx.lease(lease_id) or lease
 
         lease = await core.store.write(operation)
-        core.lane.set()
+        self._lane.take([lease])
         outcomes = await self._wait([lease], until)
         core.epoch.must_be_fresh()
         return outcomes[0]
@@ -132,8 +132,7 @@ class Engine:
         """
         core, until = self._core, asyncio.get_running_loop().time() + wait_seconds
         check_request_id(request_id)
-        step = await core.step_to_end(agent, handle)
-        leases = await self._steps.end(step, agent, request_id=request_id)
+        leases = await self._steps.end(agent, handle, request_id=request_id)
         outcomes = await self._wait(leases, until)
         core.epoch.must_be_fresh()
         return Ended(outcomes=tuple(outcomes))

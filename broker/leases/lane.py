@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from broker.errors import StoreError
+from broker.leases.bulkhead import Bulkhead
 from broker.leases.core import Core
 from broker.leases.ending import Ending, backoff
 from broker.leases.epoch import EpochLost
 from broker.log import get_logger
-from broker.model import Lease
+from broker.model import Lease, LeaseState
 from broker.providers.base import EndsTogether
 
 log = get_logger(__name__)
 
 BULKHEAD = 16  # revocations in flight per provider, unless it says how many
-PAGE = 32  # of one provider under way, those waiting at the bulkhead included: a `high` one waits behind no more (in
-# proportion, where more are in flight)
+PAGE = 32  # of one provider known here and not ended, those waiting at the bulkhead included (in proportion, where more
+# are in flight): the others wait in the store, where what becomes of them is seen
 IDLE = 1.0  # seconds between looks when nobody woke the lane
+SHARE = 4  # a crowd of leases has one in so many of its provider's places while somebody mints: more would hold up the mints
+CALM = 1.0  # seconds without a mint, after which it has all of them
 BUSY = 0.05  # seconds, while there is more than a page of work
 DISK_PAUSE = 2.0  # seconds at most, after the end of a lease could not be written
 SET_BACK = 1.0  # seconds by which the wall clock goes back without anybody noticing
@@ -32,13 +36,17 @@ SET_BACK = 1.0  # seconds by which the wall clock goes back without anybody noti
 class RevocationLane:
     """Works off what must die."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, mints: Callable[[], bool]) -> None:
+        """`mints`: is a mint under way?"""
         self._core = core
+        self._mints = mints
+        self._minted = float("-inf")  # monotonic time of the last look that saw one
         self._ending = Ending(core)
-        self._busy: dict[str, asyncio.Task[None]] = {}
-        self._load: Counter[str] = Counter()  # provider → leases in `_busy`
-        self._bulkheads: dict[str, asyncio.Semaphore] = {}
+        self._held: set[str] = set()  # leases under way, or waiting at a bulkhead
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bulkheads: dict[str, Bulkhead] = {}  # by provider
         self._finished: set[str] = set()  # during the read of what is due: its rows are older than that
+        self._behind = False  # more may be due in the store than the last look brought
         self._drift = self._wall_over_boot()
 
     async def run(self) -> None:
@@ -65,7 +73,25 @@ class RevocationLane:
         due = await self._due()
         for lease in due:
             self._start(lease)
+        for bulkhead in self._bulkheads.values():
+            self._fill(bulkhead)  # perhaps nobody mints any more
         return len(due)
+
+    def take(self, leases: Iterable[Lease]) -> None:
+        """Start what was just asked to die, without looking for it: `leases` as that durable transaction left them.
+
+        Only while nothing waits in the store, which would be overtaken. What is not taken is found there.
+        """
+        for lease in leases:
+            if lease.state is not LeaseState.REVOKING or lease.attempts or lease.id in self._held:
+                continue  # not due, or known
+            bulkhead = self._bulkhead(lease.provider)
+            if self._is_full(bulkhead):
+                self._behind = bulkhead.crowded = True
+            if self._behind:
+                self._core.lane.set()
+            else:
+                self._start(lease)
 
     async def _due(self) -> list[Lease]:
         """A page beyond what is under way: one provider's stuck leases must not fill it and hide another's.
@@ -73,52 +99,76 @@ class RevocationLane:
         A `high` one is not held up by its provider's full page either.
         """
         now = self._core.clock.now()
-        full = [name for name, count in self._load.items() if count >= PAGE * self._at_once(name) // BULKHEAD]
-        limit = PAGE + len(self._busy)
+        full = [name for name, bulkhead in self._bulkheads.items() if self._is_full(bulkhead)]
+        held = frozenset(self._held)
         self._finished.clear()
-        due = await self._core.store.read(lambda tx: tx.due_leases(now, limit, without=full))
-        return [lease for lease in due if lease.id not in self._busy and lease.id not in self._finished][:PAGE]
+        due = await self._core.store.read(lambda tx: tx.due_leases(now, PAGE, without=full, but=held))
+        self._behind = bool(full) or len(due) == PAGE
+        more = {lease.provider for lease in due} if len(due) == PAGE else set()
+        for name in {*self._bulkheads, *more}:
+            self._bulkhead(name).crowded = name in more or name in full
+        return [lease for lease in due if lease.id not in self._held and lease.id not in self._finished]
 
     @property
     def busy(self) -> bool:
         """Some revocation is in flight."""
-        return bool(self._busy)
+        return bool(self._held)
 
     async def cancel(self) -> None:
         """The process ends: what is in flight is idempotent, and the next epoch goes on."""
-        for task in list(self._busy.values()):
-            task.cancel()
-        await asyncio.gather(*self._busy.values(), return_exceptions=True)
+        while tasks := set(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, lease: Lease) -> None:
-        task = asyncio.create_task(self._work(lease), name=f"revoke {lease.id}")
-        self._busy[lease.id] = task
-        self._load[lease.provider] += 1
-        task.add_done_callback(lambda _: self._done(lease))
+        self._held.add(lease.id)
+        bulkhead = self._bulkhead(lease.provider)
+        bulkhead.put(lease)
+        self._fill(bulkhead)
 
-    def _done(self, lease: Lease) -> None:
-        self._busy.pop(lease.id, None)
+    def _fill(self, bulkhead: Bulkhead) -> None:
+        places = bulkhead.places
+        if bulkhead.crowded and places == BULKHEAD and self._somebody_mints():
+            places //= SHARE
+        while (lease := bulkhead.next(places)) is not None:
+            task = asyncio.create_task(self._work(lease), name=f"revoke {lease.id}")
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._done, lease, bulkhead))
+
+    def _done(self, lease: Lease, bulkhead: Bulkhead, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._held.discard(lease.id)
         self._finished.add(lease.id)
-        self._load[lease.provider] -= 1
-        if self._load[lease.provider] == self._at_once(lease.provider) // 2:
-            self._core.lane.set()  # there may be another page
+        bulkhead.leave()
+        if task.cancelled():
+            return  # the process ends
+        if bulkhead.crowded and bulkhead.held <= bulkhead.places:
+            self._core.lane.set()  # there may be another page, and from now on places are free
+        self._fill(bulkhead)
 
-    def _bulkhead(self, provider: str) -> asyncio.Semaphore:
+    def _bulkhead(self, provider: str) -> Bulkhead:
         if provider not in self._bulkheads:
-            self._bulkheads[provider] = asyncio.Semaphore(self._at_once(provider))
+            held = self._core.providers.get(provider)
+            at_once = held.ends_at_once if isinstance(held, EndsTogether) else BULKHEAD
+            self._bulkheads[provider] = Bulkhead(at_once)
         return self._bulkheads[provider]
 
-    def _at_once(self, provider: str) -> int:
-        held = self._core.providers.get(provider)
-        return held.ends_at_once if isinstance(held, EndsTogether) else BULKHEAD
+    def _somebody_mints(self) -> bool:
+        now = self._core.clock.monotonic()
+        if self._mints():
+            self._minted = now
+        return now - self._minted < CALM
+
+    def _is_full(self, bulkhead: Bulkhead) -> bool:
+        return bulkhead.held >= PAGE * bulkhead.places // BULKHEAD
 
     def _wall_over_boot(self) -> float:
         return self._core.clock.now().timestamp() - self._core.clock.boottime()
 
     async def _work(self, lease: Lease) -> None:
         try:
-            async with self._bulkhead(lease.provider):
-                await self._ending.attempt(lease)
+            await self._ending.attempt(lease)
         except EpochLost:
             await self._core.clock.sleep(IDLE)  # a successor's lease now, or ours again when the epoch is
         except StoreError:

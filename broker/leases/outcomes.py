@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -53,18 +53,19 @@ def _deny_written_at(lease: Lease) -> datetime | None:
 
 
 async def wait_for_evidence(core: Core, leases: Iterable[Lease], seconds: float) -> list[Outcome]:
-    """Wait while waiting can help, `seconds` at most; then say how each lease stands."""
-    ids = [lease.id for lease in leases]
-    futures = {lease_id: core.endings.expect(lease_id) for lease_id in ids}  # before looking
+    """Wait while waiting can help, `seconds` at most; then say how each lease stands.
+
+    `leases`: as a transaction left them that ended in this turn of the event loop. Nobody's ending is missed in between.
+    """
+    rows = {lease.id: lease for lease in leases}
+    told = {lease_id: core.endings.expect(lease_id) for lease_id, row in rows.items() if not _at_rest(row)}
     try:
-        rows = await _rows(core, ids)
-        open_ = [futures[row.id] for row in rows if not _at_rest(row)]
-        if open_ and seconds > 0:
-            rows = await _wait(core, ids, open_, seconds)
+        if told and seconds > 0:
+            await _wait(core, rows, told, seconds)
     finally:
-        for lease_id, future in futures.items():
+        for lease_id, future in told.items():
             core.endings.forget(lease_id, future)
-    return [outcome_of(row) for row in rows]
+    return [outcome_of(row) for row in rows.values()]
 
 
 def _at_rest(lease: Lease) -> bool:
@@ -73,20 +74,35 @@ def _at_rest(lease: Lease) -> bool:
     return lease.state.terminal or waits_for_bound
 
 
-async def _wait(core: Core, ids: list[str], open_: list[asyncio.Future[None]], seconds: float) -> list[Lease]:
-    """Woken by the endings; looks by itself now and then, for a lease can end by another way than this process's."""
+async def _wait(
+    core: Core, rows: dict[str, Lease], told: dict[str, asyncio.Future[Lease | None]], seconds: float
+) -> None:
+    """Until all are at rest: keeps `rows` up to date, and in `told` who is waited for.
+
+    Woken by the endings, which bring the rows; looks by itself now and then, for a lease can end by another way than this
+    process's.
+    """
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    while True:
-        pause = max(0.0, min(LOOK_EVERY, until - loop.time()))
-        if waiting := [future for future in open_ if not future.done()]:
-            await asyncio.wait(waiting, timeout=pause)
-        else:
-            await asyncio.sleep(pause)
-        rows = await _rows(core, ids)
-        if loop.time() >= until or all(map(_at_rest, rows)):
-            return rows
+    while told:
+        await asyncio.wait(told.values(), timeout=max(0.0, min(LOOK_EVERY, until - loop.time())))
+        rows.update(_brought(told))
+        unknown = [lease_id for lease_id in told if not _at_rest(rows[lease_id])]
+        for lease_id in unknown:
+            if told[lease_id].done():
+                told[lease_id] = core.endings.expect(lease_id)  # before looking
+        if unknown:
+            rows.update(await _rows(core, unknown))
+        for lease_id in [lease_id for lease_id in told if _at_rest(rows[lease_id])]:
+            core.endings.forget(lease_id, told.pop(lease_id))
+        if loop.time() >= until:
+            return
 
 
-async def _rows(core: Core, ids: list[str]) -> list[Lease]:
-    return await core.store.read(lambda tx: [row for row in map(tx.lease, ids) if row is not None])
+def _brought(told: Mapping[str, asyncio.Future[Lease | None]]) -> dict[str, Lease]:
+    done = {lease_id: future.result() for lease_id, future in told.items() if future.done()}
+    return {lease_id: row for lease_id, row in done.items() if row is not None}
+
+
+async def _rows(core: Core, ids: Iterable[str]) -> dict[str, Lease]:
+    return await core.store.read(lambda tx: {row.id: row for row in map(tx.lease, ids) if row is not None})

@@ -25,7 +25,7 @@ from broker.store.base import Tx
 
 log = get_logger(__name__)
 
-PAGE = 200  # leases asked about in one read, and ended in one transaction: a few ms of the store's threads
+PAGE = 50  # leases asked about in one read, and ended in one transaction: a few ms of the store's threads
 AGAIN = 1.0  # seconds until another try, after what could not be read or written
 # In this order; (state, of tier `high` only). An INTENT that becomes ACTIVE meanwhile was asked about before.
 _PASSES = (

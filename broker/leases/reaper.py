@@ -7,14 +7,15 @@ elapsed time within one boot, and by the wall clock only after a reboot.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 
 from broker.clock import Moment
 from broker.leases import moves
 from broker.leases.approving import end, expired
 from broker.leases.core import Core
-from broker.leases.steps import Steps
+from broker.leases.steps import TOGETHER, Steps
 from broker.log import get_logger
 from broker.model import EndReason, Evidence, Lease, LeaseState, Step, past_deadline, past_expiry
 from broker.store.approvals import ApprovalState
@@ -24,10 +25,10 @@ log = get_logger(__name__)
 
 TICK = 1.0  # seconds
 STALL = 5.0  # a tick that comes this much late means that the process was stopped
+SPELL = 1.5  # seconds for each of the three kinds of ends in one round; together less than a stall
 FORGET_EVERY = 600.0  # seconds
 COUNT_EVERY = 5.0  # seconds between settings of the gauges
 UNHEARD = timedelta(seconds=5)  # past its bound: a verifier's clock that was heard is at most seconds behind
-_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Reaper:
@@ -94,15 +95,24 @@ class Reaper:
 
     async def _end_steps(self, boot: float) -> None:
         core = self._core
-        heard_before = set(core.heard)
-        steps = await core.store.read(lambda tx: tx.open_steps())
-        for gone in heard_before - {step.id for step in steps}:
+        heard_before, now = set(core.heard), core.clock.moment()
+        open_ = await core.store.read(lambda tx: tx.open_step_ids(now))
+        for gone in heard_before - open_.keys():
             core.heard.pop(gone, None)
-        for step in steps:
+        for step_id in open_.keys() - heard_before:
             # Seen for the first time: begun an instant ago, before a restart, or by a caller who then vanished.
-            core.heard.setdefault(step.id, boot)
-        over = [(step, reason) for step in steps if (reason := self._why_ended(step))]
-        await self._steps.end_all(over, by="reaper")
+            core.heard.setdefault(step_id, boot)
+        silent_since = boot - min(core.timings.silence_bound, core.timings.start_within).total_seconds()
+        counted_from = max(core.epoch.started_boot, self._awake_since)
+        asked = [
+            step_id
+            for step_id, past in open_.items()
+            if past or max(core.heard.get(step_id, 0.0), counted_from) < silent_since
+        ]
+        for page in self._pages(asked):  # whole rows of these alone: nearly all steps are neither silent nor over
+            steps = await core.store.read(partial(_steps, page))
+            over = [(step, reason) for step in steps if (reason := self._why_ended(step))]
+            await self._steps.end_all(over, by="reaper")
 
     def _why_ended(self, step: Step) -> EndReason | None:
         core = self._core
@@ -115,39 +125,79 @@ class Reaper:
 
     async def _expire(self, boot: float) -> None:
         core, now = self._core, self._core.clock.moment()
-        past, unclaimed = await core.store.read(lambda tx: (tx.live_past(now), tx.unclaimed_since(_EVER)))
-        self._unclaimed = {lease.id: self._unclaimed.get(lease.id, boot) for lease in unclaimed}
-        lost = [lease_id for lease_id, since in self._unclaimed.items() if self._window_over(since, boot)]
-        if not past and not lost:
+        past, unclaimed = await core.store.read(lambda tx: (tx.live_past(now), tx.unclaimed()))
+        self._unclaimed = {lease_id: self._unclaimed.get(lease_id, boot) for lease_id in unclaimed}
+        for page in self._pages([one for one, since in self._unclaimed.items() if self._window_over(since, boot)]):
+            await self._end_unclaimed(page)
+        for page in self._pages(past):
+            await self._end_past(page, now)
+
+    async def _end_unclaimed(self, page: Sequence[str]) -> None:
+        core = self._core
+
+        def operation(tx: Tx) -> None:
+            core.epoch.fence(tx)
+            for lease in filter(None, map(tx.lease, page)):
+                if lease.claimed_at is None:  # still: a heartbeat may have come in between
+                    moves.withdraw(tx, lease, at=core.clock.now(), reason=EndReason.UNCLAIMED)
+
+        await core.store.write(operation)
+        core.lane.set()
+
+    async def _end_past(self, page: Sequence[str], now: Moment) -> None:
+        core, skew = self._core, self._core.timings.clock_skew
+        rows = await core.store.read(lambda tx: [*filter(None, map(tx.lease, page))])
+        fates = [(row, _fate(row, now=now, surely=core.surely(row.provider), skew=skew)) for row in rows]
+        due = [(row, fate) for row, fate in fates if fate is not None]
+        if not due:
             return
-        expire = partial(_expire_one, now=now, skew=core.timings.clock_skew)
-        surely = {lease.provider: core.surely(lease.provider) for lease in past}
 
         def operation(tx: Tx) -> list[str]:
             core.epoch.fence(tx)
-            for lease in filter(None, map(tx.lease, lost)):
-                if lease.claimed_at is None:  # still: a heartbeat may have come in between
-                    moves.withdraw(tx, lease, at=now.wall, reason=EndReason.UNCLAIMED)
-            return [lease.id for lease in past if expire(tx, lease, surely=surely[lease.provider])]
+            return [row.id for row, fate in due if _end_one(tx, row, fate, at=core.clock.now())]
 
         for lease_id in await core.store.write(operation):
             core.endings.tell(lease_id)
         core.lane.set()
+
+    def _pages(self, ids: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Each a transaction of its own: thousands that are due at once must not hold up who asks for something.
+
+        What takes too long is left for the next round.
+        """
+        until = self._core.clock.monotonic() + SPELL
+        for start in range(0, len(ids), TOGETHER):
+            if self._core.clock.monotonic() > until:
+                return
+            yield ids[start : start + TOGETHER]
 
     def _window_over(self, since: float, boot: float) -> bool:
         counted_from = max(since, self._awake_since, self._core.epoch.started_boot)
         return boot - counted_from > self._core.timings.claim_window.total_seconds()
 
 
-def _expire_one(tx: Tx, lease: Lease, *, now: Moment, surely: datetime, skew: timedelta) -> bool:
-    """True when it is EXPIRED: only where the verifier enforces time, and its bound has surely passed.
+def _steps(page: Sequence[str], tx: Tx) -> list[Step]:
+    return [*filter(None, map(tx.step, page))]
+
+
+def _fate(lease: Lease, *, now: Moment, surely: datetime, skew: timedelta) -> LeaseState | None:
+    """EXPIRED only where the verifier enforces time, and its bound has surely passed. None: not yet.
 
     When the verifier's time cannot be heard it is the lane's, which goes on asking and alarms.
     """
     over = past_expiry(lease, now)
+    if lease.state is not LeaseState.ACTIVE:
+        return None  # it has been asked to die since
     if lease.revocability.ends_by_time and over >= skew and surely >= lease.expires_at + skew:
-        return moves.end_lease(tx, lease, LeaseState.EXPIRED, evidence=Evidence.EXPIRED, at=now.wall)
+        return LeaseState.EXPIRED
     if lease.revocability.ends_by_time and over < skew + UNHEARD:
-        return False
-    moves.withdraw(tx, lease, at=now.wall, reason=EndReason.LEASE_EXPIRED)
+        return None
+    return LeaseState.REVOKING
+
+
+def _end_one(tx: Tx, lease: Lease, fate: LeaseState, *, at: datetime) -> bool:
+    """True when it is EXPIRED."""
+    if fate is LeaseState.EXPIRED:
+        return moves.end_lease(tx, lease, fate, evidence=Evidence.EXPIRED, at=at)
+    moves.withdraw(tx, lease, at=at, reason=EndReason.LEASE_EXPIRED)
     return False

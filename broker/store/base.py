@@ -148,6 +148,10 @@ class Tx(ApprovalsTx, GuardTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
         ...
 
     def open_steps(self) -> list[Step]: ...
+    def open_step_ids(self, now: Moment) -> Mapping[str, bool]:
+        """Of every open step: is it at or past its deadline (`past_deadline`)?"""
+        ...
+
     def open_steps_of(self, workflow: str, run: str = "") -> list[Step]:
         """Of one workflow, or of one run of it."""
         ...
@@ -203,10 +207,12 @@ class Tx(ApprovalsTx, GuardTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
         """
         ...
 
-    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
+    def due_leases(
+        self, now: datetime, limit: int, *, without: Collection[str] = (), but: Collection[str] = ()
+    ) -> list[Lease]:
         """REVOKING and IN_DOUBT with next_try_at <= now, `high` tier first, then the longest waiting.
 
-        `without`: providers whose leases are left out, but for those of tier `high`.
+        `without`: providers whose leases are left out, but for those of tier `high`. `but`: not these leases.
         """
         ...
 
@@ -218,12 +224,12 @@ class Tx(ApprovalsTx, GuardTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
         """The same for ACTIVE leases."""
         ...
 
-    def live_past(self, now: Moment) -> list[Lease]:
-        """ACTIVE leases at or past their expiry (`past_expiry`), those with the earliest expires_at first."""
+    def live_past(self, now: Moment) -> list[str]:
+        """Ids of ACTIVE leases at or past their expiry (`past_expiry`), those with the earliest expires_at first."""
         ...
 
-    def unclaimed_since(self, before: datetime) -> list[Lease]:
-        """ACTIVE, never claimed, active_at <= before."""
+    def unclaimed(self) -> list[str]:
+        """Ids of ACTIVE leases that were never claimed, the oldest first."""
         ...
 
     def activate(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue], at: datetime) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from operator import methodcaller
 from typing import Any
 
@@ -275,6 +276,7 @@ async def test_due_leases_leave_out_the_providers_named(store: Store) -> None:
         await bring(store, LeaseState.REVOKING, lease(name, provider=provider))
     assert sorted(await ids(store, lambda tx: tx.due_leases(after(40), 10, without=["aws"]))) == ["free", "gone"]
     assert await ids(store, lambda tx: tx.due_leases(after(40), 10, without={"aws", "vault", "removed"})) == []
+    assert await ids(store, lambda tx: tx.due_leases(after(40), 1, but={"stuck", "gone"})) == ["free"]
     await bring(store, LeaseState.REVOKING, lease("high", provider="aws", tier=Tier.HIGH))
     assert await ids(store, lambda tx: tx.due_leases(after(40), 10, without={"aws", "vault", "removed"})) == ["high"]
 
@@ -292,7 +294,7 @@ async def test_what_another_boot_left_goes_on_by_this_ones_count(store: Store) -
     moved = await store.read(lambda tx: tx.step("other-boot"))
     assert moved is not None
     assert (moved.boot_id, moved.deadline_boot) == ("new", -3.0)
-    assert await ids(store, lambda tx: tx.live_past(now)) == ["own"]
+    assert await store.read(lambda tx: tx.live_past(now)) == ["own"]
     long_ago = Moment(wall=after(-9e8), boot=7.0, boot_id="newest")  # a machine whose clock begins in 1998
     await store.write(lambda tx: tx.leases_go_on_in(long_ago))
     await store.write(lambda tx: tx.steps_go_on_in(long_ago))
@@ -300,6 +302,29 @@ async def test_what_another_boot_left_goes_on_by_this_ones_count(store: Store) -
     assert early is not None
     assert early.deadline_boot == 67.0, "no longer than the whole step"
     assert (await get(store, "own")).expires_boot == 167.0, "no longer than the whole life"
+
+
+async def test_which_open_steps_are_past_their_deadline(store: Store) -> None:
+    for name, boot_id, left, boot in (
+        ("elapsed", "b1", 99, 50.0),
+        ("not-yet", "b1", 1, 50.5),
+        ("older-boot", "b0", 99, 1.0),
+        ("by-the-wall", "b0", 20, 99.0),
+        ("ended", "b1", 1, 1.0),
+    ):
+        key = replace(step().key, run=name)
+        row = replace(step(name), key=key, deadline_at=after(left), boot_id=boot_id, deadline_boot=boot)
+        await store.write(lambda tx, row=row: tx.insert_step(row))  # type: ignore[misc]
+    await store.write(lambda tx: tx.end_step("ended", NOW, EndReason.STEP_ENDED))
+
+    async def past(boot_id: str) -> list[str]:
+        now = Moment(wall=after(20), boot=50.0, boot_id=boot_id)
+        found = await store.read(lambda tx: tx.open_step_ids(now))
+        assert set(found) == {one.id for one in await store.read(lambda tx: tx.open_steps())}
+        return sorted(step_id for step_id, over in found.items() if over)
+
+    assert await past("b1") == ["by-the-wall", "elapsed"]
+    assert await past("") == ["by-the-wall", "not-yet"]
 
 
 async def test_counts_are_of_what_is_not_over(store: Store) -> None:
@@ -318,24 +343,26 @@ async def test_live_past_finds_active_leases_at_their_bound(store: Store) -> Non
         await bring(store, LeaseState.ACTIVE, lease(name, expires_at=after(bound)))
     await insert(store, lease("minting", expires_at=after(5)))
     now = Moment(wall=after(20), boot=50.0, boot_id="b1")
-    assert await ids(store, lambda tx: tx.live_past(now)) == ["a", "b"]
+    assert await store.read(lambda tx: tx.live_past(now)) == ["a", "b"]
     nameless = Moment(wall=after(20), boot=50.0, boot_id="")
-    assert await ids(store, lambda tx: tx.live_past(nameless)) == ["a", "b"]
+    assert await store.read(lambda tx: tx.live_past(nameless)) == ["a", "b"]
     for name, boot_id, boot in (("elapsed", "b1", 50.0), ("not-yet", "b1", 50.5), ("older-boot", "b0", 1.0)):
         await bring(
             store,
             LeaseState.ACTIVE,
             lease(name, expires_at=after(1) if name == "not-yet" else after(99), boot_id=boot_id, expires_boot=boot),
         )
-    assert await ids(store, lambda tx: tx.live_past(now)) == ["a", "b", "elapsed"]
+    assert await store.read(lambda tx: tx.live_past(now)) == ["a", "b", "elapsed"]
 
 
-async def test_unclaimed_since_finds_what_no_heartbeat_named(store: Store) -> None:
+async def test_unclaimed_is_what_no_heartbeat_named(store: Store) -> None:
+    await insert(store, lease("minting"))
     for name in ("claimed", "unclaimed"):
         await bring(store, LeaseState.ACTIVE, lease(name))
     assert await store.write(lambda tx: tx.claim("claimed", after(2)))
-    assert await ids(store, lambda tx: tx.unclaimed_since(after(1))) == ["unclaimed"]
-    assert await ids(store, lambda tx: tx.unclaimed_since(NOW)) == []
+    assert await store.read(lambda tx: tx.unclaimed()) == ["unclaimed"]
+    await store.write(change(LeaseState.REVOKING, lease_id="unclaimed"))
+    assert await store.read(lambda tx: tx.unclaimed()) == []
 
 
 async def test_a_lease_is_claimed_once_and_only_while_active(store: Store) -> None:

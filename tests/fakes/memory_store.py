@@ -27,6 +27,7 @@ from broker.model import (
     StepKey,
     StepState,
     Tier,
+    past_deadline,
     past_expiry,
 )
 from broker.store.base import Control, Epoch, KeptMap, Request, RequestOutcome, Tx
@@ -210,6 +211,9 @@ class MemoryTx(PeopleTx):
         found = [step for step in self._state.steps.values() if step.state is StepState.OPEN]
         return sorted(found, key=lambda step: step.opened_at)
 
+    def open_step_ids(self, now: Moment) -> Mapping[str, bool]:
+        return {step.id: past_deadline(step, now) >= timedelta(0) for step in self.open_steps()}
+
     def steps_go_on_in(self, now: Moment) -> None:
         for step in self.open_steps():
             if step.boot_id != now.boot_id:
@@ -283,8 +287,11 @@ class MemoryTx(PeopleTx):
         found = [at for at in since if at <= before]
         return len(found), min(found, default=None)
 
-    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
-        asked = [one for one in self.leases_in(*_DUE) if one.tier is Tier.HIGH or one.provider not in without]
+    def due_leases(
+        self, now: datetime, limit: int, *, without: Collection[str] = (), but: Collection[str] = ()
+    ) -> list[Lease]:
+        others = [one for one in self.leases_in(*_DUE) if one.id not in but]
+        asked = [one for one in others if one.tier is Tier.HIGH or one.provider not in without]
         due = [(lease.next_try_at, lease) for lease in asked]
         ready = [(lease.tier is not Tier.HIGH, at, lease) for at, lease in due if at is not None and at <= now]
         return [lease for _, _, lease in sorted(ready, key=lambda found: found[:2])[:limit]]
@@ -308,14 +315,13 @@ class MemoryTx(PeopleTx):
             self._change(lease.id, lambda _: True, next_try_at=at)
         return len(waiting)
 
-    def live_past(self, now: Moment) -> list[Lease]:
+    def live_past(self, now: Moment) -> list[str]:
         past = [lease for lease in self.leases_in(LeaseState.ACTIVE) if past_expiry(lease, now) >= timedelta(0)]
-        return sorted(past, key=lambda lease: lease.expires_at)
+        return [lease.id for lease in sorted(past, key=lambda lease: lease.expires_at)]
 
-    def unclaimed_since(self, before: datetime) -> list[Lease]:
-        active = [(lease.active_at, lease) for lease in self.leases_in(LeaseState.ACTIVE) if lease.claimed_at is None]
-        old = [(at, lease) for at, lease in active if at is not None and at <= before]
-        return [lease for _, lease in sorted(old, key=lambda found: found[0])]
+    def unclaimed(self) -> list[str]:
+        active = [lease for lease in self.leases_in(LeaseState.ACTIVE) if lease.claimed_at is None]
+        return [lease.id for lease in sorted(active, key=lambda lease: lease.active_at or lease.intent_at)]
 
     def _change(
         self,

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from broker.keyring import hash_handle
 from broker.leases import beginning, issuing, standing
 from broker.leases.core import Core
 from broker.model import Bind, EndReason
+from broker.store.base import Tx
 from tests.fakes.bound import ANY_KEY, FIRST, NOBODYS, ONE_KEY, OTHER_ONE, RENEWED, calls, holder, told
 from tests.fakes.launchers import launcher
 from tests.fakes.world import World, new_id, refusal, world
@@ -93,8 +95,8 @@ def the_identity_is_enough(patch: Patch) -> None:
 
 
 def who_opened_it_ends_it(patch: Patch) -> None:
-    async def mutant(self: Core, who: Any, handle: str) -> Any:
-        step = await self._find(handle)
+    def mutant(self: Core, tx: Tx, who: Any, handle: str) -> Any:
+        step = tx.step_by_handle(hash_handle(handle))
         return step if step is not None and step.opened_by == who.spiffe_id else self.own(who, step)
 
     patch.setattr(Core, "step_to_end", mutant)

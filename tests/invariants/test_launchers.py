@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from broker.errors import BrokerError, Reason
+from broker.keyring import hash_handle
 from broker.leases import beginning, opening, standing
 from broker.leases.beginning import Opened
 from broker.leases.core import Core
@@ -168,7 +169,7 @@ def the_opener_owns(patch: Patch) -> None:
 
 
 def whoever_has_the_handle_ends(patch: Patch) -> None:
-    patch.setattr(Core, "step_to_end", lambda self, _, handle: self._find(handle))
+    patch.setattr(Core, "step_to_end", lambda _self, tx, _, handle: tx.step_by_handle(hash_handle(handle)))
 
 
 def everybody_launches(patch: Patch) -> None:

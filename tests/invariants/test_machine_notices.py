@@ -36,7 +36,7 @@ def the_wall_clock_is_evidence(patch: pytest.MonkeyPatch) -> None:
 
 
 def what_was_never_claimed_is_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MemoryTx, "unclaimed_since", lambda *_: [])
+    patch.setattr(MemoryTx, "unclaimed", lambda *_: [])
 
 
 def silence_is_not_heard(patch: pytest.MonkeyPatch) -> None:

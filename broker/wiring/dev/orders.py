@@ -10,7 +10,7 @@ from broker.errors import ConfigError, Reason
 from broker.leases.ids import new_freeze_id
 from broker.leases.orders import Order
 from broker.leases.selection import Selection
-from broker.model import LeaseState, past_deadline
+from broker.model import LeaseState
 from broker.providers.dev.backend import Failure
 from broker.store.base import Tx
 from broker.store.halts import Freeze
@@ -106,7 +106,7 @@ class DevOrders:
         def left(tx: Tx) -> bool:
             now = self._broker.clock.moment()
             dying = [one for one in tx.due_leases(now.wall, 1) if one.state is not LeaseState.INTENT]
-            over = any(past_deadline(step, now) >= timedelta(0) for step in tx.open_steps())
+            over = any(tx.open_step_ids(now).values())
             return bool(dying) or over or bool(tx.live_past(now))
 
         while await core.store.read(left):

@@ -15,7 +15,6 @@ from broker.errors import Reason, StoreError
 from broker.identity import FrontDoor
 from broker.leases import admission, moves
 from broker.leases.epoch import epoch_lost
-from broker.leases.steps import Steps
 from broker.model import Certificate, EndReason, LeaseState, StepState
 from tests.fakes.clock import FakeClock
 from tests.fakes.launchers import SCHEDULER, launcher
@@ -217,7 +216,7 @@ class ThreeLooks(FakeClock):
 async def test_what_goes_on_failing_is_said_once(
     broker: World, denials: Denials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = admission.Admission(replace(broker.core, clock=ThreeLooks()), Steps(broker.core), denials.door)
+    watch = admission.Admission(replace(broker.core, clock=ThreeLooks()), broker.engine._steps, denials.door)
     said = list[str]()
     monkeypatch.setattr(admission.log, "exception", lambda what, **_: said.append(what))
 

@@ -35,7 +35,8 @@ _SMALL = {
 _OWN_INDEX = {  # asked every second or oftener, or a page at a time, however many leases there are
     "due_leases": "leases_due",
     "live_past": "leases_active_elapsed",
-    "unclaimed_since": "leases_unclaimed",
+    "unclaimed": "leases_unclaimed",
+    "open_step_ids": "steps_open",
     "lease_page": "leases_by_state",
     "high_lease_page": "leases_live_high",
 }

@@ -65,6 +65,7 @@ SELECT count(*) AS leases, min(since) AS oldest FROM (
 SELECT * FROM leases INDEXED BY leases_due
 WHERE state IN ('REVOKING', 'IN_DOUBT') AND next_try_at <= :now
     AND (tier = 'high' OR provider NOT IN (SELECT value FROM json_each(:without)))
+    AND id NOT IN (SELECT value FROM json_each(:but))
 ORDER BY tier <> 'high', next_try_at, rowid LIMIT :limit;
 
 -- name: make_due
@@ -81,17 +82,17 @@ WHERE state = 'ACTIVE' AND boot_id <> :boot_id;
 
 -- name: live_past
 -- Those of this boot by elapsed time; the others, and all where no boot is known, by the wall clock.
-SELECT * FROM (
-    SELECT * FROM leases INDEXED BY leases_active_elapsed
+SELECT id FROM (
+    SELECT id, expires_at FROM leases INDEXED BY leases_active_elapsed
     WHERE state = 'ACTIVE' AND boot_id = :boot_id AND expires_boot <= :boot AND :boot_id <> ''
     UNION ALL
-    SELECT * FROM leases INDEXED BY leases_active
+    SELECT id, expires_at FROM leases INDEXED BY leases_active
     WHERE state = 'ACTIVE' AND expires_at <= :now AND (boot_id <> :boot_id OR :boot_id = '')
 ) ORDER BY expires_at, id;
 
--- name: unclaimed_since
-SELECT * FROM leases INDEXED BY leases_unclaimed
-WHERE state = 'ACTIVE' AND claimed_at IS NULL AND active_at <= :before ORDER BY active_at, rowid;
+-- name: unclaimed
+SELECT id FROM leases INDEXED BY leases_unclaimed
+WHERE state = 'ACTIVE' AND claimed_at IS NULL ORDER BY active_at, rowid;
 
 -- name: activate
 UPDATE leases SET state = 'ACTIVE', active_at = :at, first_mint_at = coalesce(first_mint_at, :at), refs = :refs

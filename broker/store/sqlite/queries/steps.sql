@@ -33,6 +33,11 @@ UPDATE steps SET state = 'ENDED', ended_at = :at, end_reason = :reason WHERE id 
 -- name: open_steps
 SELECT * FROM steps WHERE state = 'OPEN' ORDER BY opened_at, rowid;
 
+-- name: open_step_ids
+-- Past its deadline: by elapsed time in this boot, else by the wall clock.
+SELECT id, CASE WHEN boot_id = :boot_id AND :boot_id <> '' THEN deadline_boot <= :boot ELSE deadline_at <= :now END AS past
+FROM steps INDEXED BY steps_open WHERE state = 'OPEN';
+
 -- name: open_steps_of
 SELECT * FROM steps INDEXED BY steps_open_by_run
 WHERE state = 'OPEN' AND workflow = :workflow AND (:run = '' OR run = :run) ORDER BY opened_at, rowid;

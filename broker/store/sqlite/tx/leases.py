@@ -59,8 +59,11 @@ class LeasesArea(Area):
             return 0, None
         return int(row["leases"]), time_of(row["oldest"])
 
-    def due_leases(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> list[Lease]:
-        return self._leases("due_leases", now=micros(now), limit=limit, without=canonical(sorted(without)))
+    def due_leases(
+        self, now: datetime, limit: int, *, without: Collection[str] = (), but: Collection[str] = ()
+    ) -> list[Lease]:
+        named = {"without": canonical(sorted(without)), "but": canonical(sorted(but))}
+        return self._leases("due_leases", now=micros(now), limit=limit, **named)
 
     def make_due(self, at: datetime, *, provider: str = "", only: Collection[str] | None = None) -> int:
         named = None if only is None else canonical(sorted(only))
@@ -70,11 +73,12 @@ class LeasesArea(Area):
         params: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
         self._db.run(_SQL["leases_go_on_in"], params)
 
-    def live_past(self, now: Moment) -> list[Lease]:
-        return self._leases("live_past", now=micros(now.wall), boot=now.boot, boot_id=now.boot_id)
+    def live_past(self, now: Moment) -> list[str]:
+        params: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
+        return [row["id"] for row in self._db.all(_SQL["live_past"], params)]
 
-    def unclaimed_since(self, before: datetime) -> list[Lease]:
-        return self._leases("unclaimed_since", before=micros(before))
+    def unclaimed(self) -> list[str]:
+        return [row["id"] for row in self._db.all(_SQL["unclaimed"])]
 
     def activate(self, lease_id: str, *, epoch: int, refs: Mapping[str, JsonValue], at: datetime) -> bool:
         merged = canonical({**self._refs(lease_id), **refs})

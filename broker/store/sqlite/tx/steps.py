@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from broker.clock import Moment
@@ -61,6 +62,10 @@ class StepsArea(Area):
 
     def open_steps(self) -> list[Step]:
         return [step_of(row) for row in self._db.all(_SQL["open_steps"])]
+
+    def open_step_ids(self, now: Moment) -> Mapping[str, bool]:
+        params: dict[str, SqlValue] = {"now": micros(now.wall), "boot": now.boot, "boot_id": now.boot_id}
+        return {row["id"]: bool(row["past"]) for row in self._db.all(_SQL["open_step_ids"], params)}
 
     def open_steps_of(self, workflow: str, run: str = "") -> list[Step]:
         return [step_of(row) for row in self._db.all(_SQL["open_steps_of"], {"workflow": workflow, "run": run})]
