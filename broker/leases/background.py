@@ -50,7 +50,7 @@ class Background:
     async def write_surely(self, operation: Callable[[Tx], None], *, then: Callable[[], None]) -> None:
         """Write how a mint settled, then `then`; when the disk says no, go on trying behind the caller's back."""
         try:
-            await self._core.store.write(self._fenced(operation))
+            await self._core.store.write(self._fenced(operation), quick=True)
         except EpochLost:
             return  # a successor has the row
         except StoreError:
@@ -67,7 +67,7 @@ class Background:
             sleep=self._core.clock.sleep,
         )
         try:
-            await retrying(self._core.store.write, self._fenced(operation))
+            await retrying(self._core.store.write, self._fenced(operation), quick=True)
         except EpochLost:
             return
         then()

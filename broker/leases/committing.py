@@ -123,7 +123,7 @@ class Commit:
             return frozen()
         if why in (EndReason.POLICY_CHANGED, EndReason.AGENT_DENIED):
             return access_denied()
-        now_step = await self._core.store.read(lambda tx: tx.step(step.id))
+        now_step = await self._core.store.read(lambda tx: tx.step(step.id), quick=True)
         if now_step is not None and now_step.state is StepState.OPEN:
             return lease_ended()  # only this lease was asked to die
         return step_ended(now_step or step)

@@ -126,7 +126,7 @@ class Ending:
                 moves.record_lease(tx, Kind.LEASE_OVERDUE, lease, at=at, data={"problem": problem})
             return True
 
-        if not await core.store.write(operation):
+        if not await core.store.write(operation, quick=True):
             self._forget(lease)  # it has ended by another way
         elif alarm:
             log.error("revocation overdue", lease=lease.id, scope=lease.scope, problem=problem)
@@ -197,7 +197,7 @@ class Ending:
         self._found.add(lease.id)
         refs = {**lease.refs, **settlement.refs, FOUND: True}
         try:
-            await self._core.store.write(lambda tx: self._record_found(tx, lease, refs))
+            await self._core.store.write(lambda tx: self._record_found(tx, lease, refs), quick=True)
         except StoreError:  # better dead without a record than recorded and alive
             log.warning("a credential that was found could not be recorded before its end", lease=lease.id)
         return await self._ask(lease, provider.settle(replace(ref, refs=refs, found=True), final=final))
@@ -228,7 +228,7 @@ class Ending:
                 lease.id
             ) else None
 
-        ended, row = await core.store.write(operation)
+        ended, row = await core.store.write(operation, quick=True)
         if ended:
             asked = lease.doomed_at or lease.revoking_at
             if asked is not None:

@@ -119,7 +119,7 @@ class Engine:
             moves.withdraw(tx, lease, at=core.clock.now(), reason=EndReason.REVOKED_BY_AGENT)
             return tx.lease(lease_id) or lease
 
-        lease = await core.store.write(operation)
+        lease = await core.store.write(operation, quick=True)
         self._lane.take([lease])
         outcomes = await self._wait([lease], until)
         core.epoch.must_be_fresh()

@@ -73,7 +73,7 @@ class Minter:
         task = self._tasks.get((request.caller, request.request_id))
         if task is not None:
             delivered = await _answer(task)
-            lease, halted = await core.store.read(lambda tx: _as_it_stands(tx, request))
+            lease, halted = await core.store.read(lambda tx: _as_it_stands(tx, request), quick=True)
             if halted:
                 raise frozen()
             if lease is not None and lease.state is LeaseState.ACTIVE:
@@ -97,7 +97,7 @@ class Minter:
             pending = known is not None and known.outcome is RequestOutcome.PENDING
             return _replay_lost() if pending or (lease and lease.end_reason in UNDELIVERED) else lease_ended()
 
-        error = await core.store.write(operation)
+        error = await core.store.write(operation, quick=True)
         core.lane.set()
         raise error
 
@@ -165,7 +165,7 @@ class Minter:
                 raise EpochLost
             moves.record_lease(tx, Kind.LEASE_NOTED, lease, at=self._core.clock.now(), data={"refs": dict(refs)})
 
-        await self._core.store.write(operation)
+        await self._core.store.write(operation, quick=True)
 
 
 def _as_it_stands(tx: Tx, request: Request) -> tuple[Lease | None, bool]:

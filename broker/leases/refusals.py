@@ -72,7 +72,7 @@ class Refusals:
 
     async def _write(self, record: Record) -> None:
         try:
-            await self._store.write(lambda tx: tx.append(record))
+            await self._store.write(lambda tx: tx.append(record), quick=True)
         except StoreError:
             log.exception("a refusal could not be journalled", reference_id=record.reference_id)
         finally:

@@ -50,7 +50,7 @@ class Steps:
         step = await core.step_of(agent, handle)
         must_be_open(step)
         core.heard[step.id] = core.clock.boottime()
-        ended, retired = await core.store.write(lambda tx: self._beat(tx, step, frozenset(held)))
+        ended, retired = await core.store.write(lambda tx: self._beat(tx, step, frozenset(held)), quick=True)
         if retired:
             core.lane.set()
         core.epoch.must_be_fresh()
@@ -60,6 +60,7 @@ class Steps:
         """Which of those held have ended, and whether one was asked to die."""
         core, at = self._core, self._core.clock.now()
         core.enter(tx)
+        tx.must_be_quick(len(held))
         must_be_open(tx.step(step.id) or step)
         tx.beat(step.id, at)
         retired = False
@@ -126,7 +127,7 @@ class Steps:
         count: int | None = None
         await self._turnstile.enter()
         try:
-            step, leases = await core.store.write(operation)
+            step, leases = await core.store.write(operation, quick=True)
             count = len(leases)
         finally:
             self._turnstile.leave(count)

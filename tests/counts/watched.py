@@ -60,12 +60,12 @@ class CountingStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def write(self, operation: Callable[[Tx], T]) -> T:
+    async def write(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         self._meter.writes += 1
         with self._meter.under_way(WRITE):
-            return await self._store.write(operation)
+            return await self._store.write(operation, quick=quick)
 
-    async def read(self, operation: Callable[[Tx], T]) -> T:
+    async def read(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         self._meter.reads += 1
         with self._meter.under_way(READ):
-            return await self._store.read(operation)
+            return await self._store.read(operation, quick=quick)

@@ -36,12 +36,18 @@ class Database:
         self._connection = connection
         self._busy_timeout = busy_timeout
         self._user = get_ident()
+        self._changes = 0  # before the transaction
         self._lost: StoreError | None = None  # why no statement is taken
 
     @property
     def in_transaction(self) -> bool:
         """False also when SQLite itself rolled back, as it may on a full disk or an I/O error."""
         return self._connection.in_transaction
+
+    @property
+    def changed(self) -> bool:
+        """Has this transaction changed a row? Also when it was lost since."""
+        return self._connection.total_changes != self._changes
 
     def all(self, sql: str, params: Mapping[str, SqlValue] | None = None) -> list[sqlite3.Row]:
         """The rows of a query."""
@@ -66,6 +72,7 @@ class Database:
     def begin(self, mode: str) -> None:
         """Start a transaction of this thread's: DEFERRED to read, IMMEDIATE to write."""
         self._user, self._lost = get_ident(), None
+        self._changes = self._connection.total_changes
         self.run(f"BEGIN {mode}")
 
     def shut(self) -> None:

@@ -113,7 +113,10 @@ class Writer:
         self._tx.quick = jobs[0].quick
         if jobs[0].quick and self._begin():
             self._run(jobs)
-            self._work.put(partial(self._finish, jobs))
+            if self._database.changed:
+                self._work.put(partial(self._finish, jobs))
+            else:  # refused, or only looked at: nothing waits for the disk
+                self._finish(jobs)
         else:
             self._work.put(partial(self._whole, jobs))
 
@@ -134,7 +137,8 @@ class Writer:
             self._tx.sparing = not self._reserve.look()
             self._tx.start()
         except StoreError:
-            self._tx.lose()
+            with contextlib.suppress(StoreError):  # the thread's BEGIN says so
+                self._tx.lose()
             return False
         return True
 
@@ -149,7 +153,7 @@ class Writer:
         self._database.shut()
 
     def _finish(self, jobs: Sequence[_Job]) -> None:
-        """On the thread: make it durable. Afterwards each job has its result or its error, and nothing is pending."""
+        """Make it durable. Afterwards each job has its result or its error, and nothing is pending."""
         try:
             self._database.commit()
             self.commits += 1
@@ -184,7 +188,7 @@ class Writer:
             self._tx.lose()
 
     def _landed(self, jobs: Sequence[_Job]) -> None:
-        """On the thread: answer, and pass the turn on; after close() there is none, and all that waits is done here."""
+        """Answer, and pass the turn on; after close() there is none, and all that waits is done here."""
         with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
             jobs[0].loop.call_soon_threadsafe(_settle, jobs)
         with self._door:
@@ -198,7 +202,7 @@ class Writer:
         self._rest()
 
     def _rest(self) -> None:
-        """On the thread, once closed: the next group of what is still queued, or the end."""
+        """Once closed: the next group of what is still queued, or the end."""
         jobs = self._take() if self._waiting else []  # nobody else takes or adds any more
         self._work.put(partial(self._whole, jobs) if jobs else None)
 

@@ -61,9 +61,9 @@ class Costs:
             patch.setattr(broker.store, name, self._counted(name, getattr(broker.store, name)))
 
     def _counted(self, name: str, original: Any) -> Any:
-        async def counted(operation: Any) -> Any:
+        async def counted(operation: Any, **how: Any) -> Any:
             self._counts[name] += 1
-            return await original(operation)
+            return await original(operation, **how)
 
         return counted
 
@@ -264,9 +264,9 @@ async def test_what_began_and_ended_during_a_look_is_not_begun_again(
     lease = (await quiet.issue(opened.handle)).lease
     read = quiet.store.read
 
-    async def meanwhile(operation: Any) -> Any:
+    async def meanwhile(operation: Any, **how: Any) -> Any:
         await quiet.end(opened.handle, wait=0)
-        rows = await read(operation)
+        rows = await read(operation, **how)
         assert [row.id for row in rows] == [lease.id]
         monkeypatch.setattr(quiet.store, "read", read)
         provider.gate.release()
@@ -371,7 +371,7 @@ async def test_heavy_steps_are_written_one_after_the_other(tmp_path: Path, monke
         await broker.end(handles[0])
         write, under_way, most = broker.store.write, list[None](), list[int]()
 
-        async def counted(operation: Any) -> Any:
+        async def counted(operation: Any, **how: Any) -> Any:
             if "Steps.end" in operation.__qualname__:
                 under_way.append(None)
                 most.append(len(under_way))
