@@ -63,6 +63,8 @@ class Metrics:
         self._issues_of = cache(self._issues.labels)
         self._mint_of = cache(self._mint.labels)
         self._rpc_of = cache(self._rpc.labels)
+        self._revocation_of = cache(self._revocation.labels)
+        self._time_to_dead_of = cache(self._time_to_dead.labels)
 
     def _make_lease_metrics(self) -> None:
         registry = self.registry
@@ -176,10 +178,10 @@ class Metrics:
     def revocation(self, provider: str, took: timedelta, *, succeeded: bool) -> None:
         """One attempt, proven or not; `succeeded` = the provider answered."""
         outcome = "answered" if succeeded else "failed"
-        self._revocation.labels(provider, outcome).observe(took.total_seconds())
+        self._revocation_of(provider, outcome).observe(took.total_seconds())
 
     def dead(self, provider: str, evidence: Evidence, took: timedelta) -> None:
-        self._time_to_dead.labels(provider, evidence.value).observe(took.total_seconds())
+        self._time_to_dead_of(provider, evidence.value).observe(took.total_seconds())
 
     def revoking_overdue(self, count: int) -> None:
         self._overdue.set(count)

@@ -144,6 +144,16 @@ def test_a_root_of_openssl_without_key_usage_will_do(ca: TestCA, trust: FrontDoo
     assert ask(Authenticator(trust, clock, POLICY), pem(ca.leaf(ID, issuer=odd)[0])).spiffe_id == ID
 
 
+def test_of_one_certificate_each_call_tells_where_it_comes_from(ca: TestCA, authenticator: Authenticator) -> None:
+    """The journal names it, and grants may be held to it: what is remembered of a certificate must not say it."""
+    leaf = ca.agent(ID).cert.read_bytes()
+    for number in 2 * [*range(verify.PEERS_KEPT + 3)]:
+        agent = authenticator.authenticate(leaf, tls_version="TLSv1.3", peer=f"ipv4:10.0.0.{number}:4000")
+        assert (agent.peer, agent.address) == (f"ipv4:10.0.0.{number}:4000", f"10.0.0.{number}")
+    (known,) = authenticator._cache.values()
+    assert len(known.agents) <= verify.PEERS_KEPT
+
+
 def test_the_cache_is_bounded_and_still_right(
     ca: TestCA, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
