@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 import stepcred
-from stepcred import _source
+from stepcred import _source, _threads
 from stepcred._source import Files
 from stepcred._transport import Stub, target
 from stepcred.v1 import broker_pb2
@@ -147,6 +147,7 @@ def test_an_address_of_numbers_needs_no_resolver(addr: str, expected: str) -> No
 def test_a_step_sends_three_requests_over_one_channel_and_leaves_no_thread(
     fake: FakeBroker, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_threads, "LINGER", 0.1)
     made: list[str] = []
     real = grpc.secure_channel
 
