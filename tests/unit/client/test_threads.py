@@ -99,7 +99,9 @@ def test_none_is_taken_that_is_just_ending(monkeypatch: pytest.MonkeyPatch, star
         time.sleep(0.0005)
 
 
-def test_nothing_of_a_step_that_is_over_is_held(started: list[str]) -> None:
+def test_nothing_of_a_step_that_is_over_is_held(monkeypatch: pytest.MonkeyPatch, started: list[str]) -> None:
+    monkeypatch.setattr(_threads, "LINGER", 2.0)  # else it might be over before we look
+
     class Secret:
         def work(self) -> None:
             pass
