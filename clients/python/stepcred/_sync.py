@@ -17,7 +17,7 @@ from stepcred._models import Identity, Launched, LeaseOutcome, ScopeVerdict
 from stepcred._requests import checked_timeout
 from stepcred._status import CallFailed, call_failed
 from stepcred._sync_step import Step
-from stepcred._transport import OPTIONS, Lanes
+from stepcred._transport import OPTIONS, Lanes, target
 from stepcred._workload_api import WorkloadApi
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def connect(
     seconds, patience = checked_timeout(timeout), _settings.wait_broker(wait_broker)
     settings = _settings.read(addr=addr, cert=cert, key=key, ca=ca, workload_api=workload_api)
     settings.source.start()
-    lanes = Lanes(settings.source, lambda tls: grpc.secure_channel(settings.addr, tls, options=OPTIONS))
+    lanes = Lanes(settings.source, lambda tls: grpc.secure_channel(target(settings.addr), tls, options=OPTIONS))
     return Broker(lanes, BrokerCore(addr=settings.addr, timeout=seconds, wait_broker=patience))
 
 

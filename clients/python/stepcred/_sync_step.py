@@ -9,6 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from stepcred import _threads
 from stepcred._approvals import Tell
 from stepcred._core import StepCore
 from stepcred._credentials import Credential
@@ -35,10 +36,9 @@ class Step(StepView):
         super().__init__(core)
         self._driver = driver
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="stepcred-heartbeat", daemon=True)
         self._flights = Flights[Credential]()
         self._kept_changed = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="stepcred-successors", daemon=True)
+        self._keeps = False
         self._starting = threading.Lock()
         core.keeping.changed = self._kept_changed.set
 
@@ -46,7 +46,7 @@ class Step(StepView):
         self._must_be_new()
         self._driver.run(self._core.begin())
         try:
-            self._thread.start()
+            _threads.run(self._beat, name="stepcred-heartbeat")
             SYNC.enter(self)
         except BaseException as error:  # no more threads, or Ctrl-C: nobody will leave the block
             self.__exit__(type(error), error, error.__traceback__)
@@ -210,8 +210,9 @@ class Step(StepView):
     def _first(self, scope: str, timeout: float | None) -> Credential:
         credential = self._driver.run(self._keeping.first(scope, timeout=timeout))
         with self._starting:
-            if self._keeper.ident is None:
-                self._keeper.start()
+            if not self._keeps:
+                _threads.run(self._keep, name="stepcred-successors")
+                self._keeps = True
         self._wake.set()  # as in `issue`
         return credential
 

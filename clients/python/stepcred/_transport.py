@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -23,8 +26,49 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),  # below our own pauses, else they would meet a channel at rest
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+MAX_PORT = 65535
 
 C = TypeVar("C", bound=grpc.Channel | grpc.aio.Channel)
+
+
+def target(addr: str) -> str:
+    """What gRPC calls this host:port. Of numbers, it needs no resolver: that one reads /etc/resolv.conf at each connection."""
+    host, _, port = addr.rpartition(":")
+    if int(port) <= MAX_PORT:
+        for scheme, family, number in (("ipv4", socket.AF_INET, host), ("ipv6", socket.AF_INET6, host.strip("[]"))):
+            with suppress(OSError):  # a name, or an IPv6 address with its zone
+                socket.inet_pton(family, number)
+                return f"{scheme}:{addr}"
+    return addr
+
+
+class Stub:
+    """The broker's methods on one channel, each made when it is first called: a step needs three of eight."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        """A method's name, as CredentialBrokerStub has it."""
+        path, serializer, deserializer = _methods()[name]
+        method = self._channel.unary_unary(path, request_serializer=serializer, response_deserializer=deserializer)
+        setattr(self, name, method)
+        return method
+
+
+class _Paths:
+    """Stands for a channel, to read from the generated stub what it would ask one for."""
+
+    def unary_unary(
+        self, path: str, *, request_serializer: Any, response_deserializer: Any, **_: Any
+    ) -> tuple[str, Any, Any]:
+        return path, request_serializer, response_deserializer
+
+
+@cache
+def _methods() -> dict[str, tuple[str, Any, Any]]:
+    paths: Any = _Paths()
+    return vars(CredentialBrokerStub(paths))
 
 
 def channel_credentials(pems: Pems) -> grpc.ChannelCredentials:
@@ -71,7 +115,7 @@ class Lanes(Generic[C]):
             pems = self._source.current()
             if self._newest is None or self._newest.pems is not pems or self._newest.doubted:
                 channel = self._make(channel_credentials(pems))
-                self._newest = Lane(pems=pems, channel=channel, stub=CredentialBrokerStub(channel))
+                self._newest = Lane(pems=pems, channel=channel, stub=Stub(channel))
                 self._open.append(self._newest)
             self._newest.calls += 1
             return self._newest

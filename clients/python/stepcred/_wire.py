@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -28,8 +29,14 @@ def duration(value: timedelta) -> Duration:
 
 def _word(kind: type[E], number: int, names: Any, prefix: str) -> E:
     """An enum's value without its prefix; numbers of a newer broker are UNSPECIFIED."""
-    known = {value: name.removeprefix(prefix) for name, value in names.items()}
-    return kind.__members__.get(known.get(number, ""), kind["UNSPECIFIED"])
+    known: dict[int, E] = _words(kind, names, prefix)
+    return known.get(number, known[0])
+
+
+@cache
+def _words(kind: type[Enum], names: Any, prefix: str) -> dict[int, Any]:
+    ours = kind.__members__
+    return {value: ours.get(name.removeprefix(prefix), kind["UNSPECIFIED"]) for name, value in names.items()}
 
 
 def _tier(number: int) -> models.Tier:

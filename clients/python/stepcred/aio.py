@@ -20,7 +20,7 @@ from stepcred._models import Identity, Launched, LeaseOutcome, ScopeVerdict
 from stepcred._requests import checked_timeout
 from stepcred._settings import Settings
 from stepcred._status import CallFailed, call_failed
-from stepcred._transport import OPTIONS, Lanes
+from stepcred._transport import OPTIONS, Lanes, target
 from stepcred._workload_api import WorkloadApi
 
 __all__ = ["Broker", "Step", "connect", "current_step"]
@@ -121,7 +121,9 @@ class Broker:
             raise
         # Not before: an aio channel belongs to the loop that is running when it is made.
         addr = self._settings.addr
-        self._lanes = Lanes(self._settings.source, lambda tls: grpc.aio.secure_channel(addr, tls, options=OPTIONS))
+        self._lanes = Lanes(
+            self._settings.source, lambda tls: grpc.aio.secure_channel(target(addr), tls, options=OPTIONS)
+        )
         self._entered = Driver(self._lanes)
         return self
 

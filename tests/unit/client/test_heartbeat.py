@@ -108,7 +108,7 @@ def test_leases_that_ended_are_no_longer_held(fake: FakeBroker) -> None:
 def test_the_thread_ends_with_the_step(fake: FakeBroker) -> None:
     fake.heartbeat = 300.0
     with stepcred.connect() as broker, broker.step(scopes=["orders-read"]):
-        assert any(thread.name == "stepcred-heartbeat" for thread in threading.enumerate())
+        assert eventually(lambda: any(thread.name == "stepcred-heartbeat" for thread in threading.enumerate()))
     assert eventually(lambda: all(thread.name != "stepcred-heartbeat" for thread in threading.enumerate()))
 
 

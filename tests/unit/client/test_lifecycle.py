@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
@@ -12,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 import stepcred
-from stepcred import _aio_step
+from stepcred import _aio_step, _threads
 from tests.fakes.broker_server import UNAVAILABLE, FakeBroker
 
 SCOPE = "orders-read"
@@ -92,12 +93,12 @@ async def test_the_same_in_asyncio(fake: FakeBroker) -> None:
 
 
 def test_a_step_that_gets_no_thread_is_ended(fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(_: threading.Thread) -> None:
+    def run(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     with stepcred.connect() as broker:
         step = broker.step(scopes=[SCOPE])
-        monkeypatch.setattr(step._thread, "start", start.__get__(step._thread))
+        monkeypatch.setattr(_threads, "run", run)
         with pytest.raises(RuntimeError, match="new thread"), step:
             pass
     assert fake.only_step().ended
@@ -111,8 +112,10 @@ def test_a_connection_closed_before_its_step_is_said_as_one_of_our_errors(fake: 
         step.credential(SCOPE)
     with pytest.raises(stepcred.StepcredError, match="is closed"):
         step.__exit__(None, None, None)
-    step._thread.join(10)
-    assert not step._thread.is_alive()
+    deadline = time.monotonic() + 10
+    while any(thread.name == "stepcred-heartbeat" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     with pytest.raises(stepcred.StepcredError, match="is closed"):
         broker.whoami()
 

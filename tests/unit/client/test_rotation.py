@@ -26,7 +26,8 @@ AGENT = "spiffe://test.local/workflow/nightly-etl/step/load"
 
 @pytest.fixture
 def mounted(tmp_path: Path, pki: Pki, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Creds:
-    """The agent's files in a place where they can be replaced."""
+    """The agent's files in a place where they can be replaced; nothing of them is known yet."""
+    monkeypatch.setattr(_source, "_known_good", {})
     here = Creds(cert=tmp_path / "svid.pem", key=tmp_path / "svid.key", ca=tmp_path / "ca.pem")
     put(pki.agent, here)
     for name in ("cert", "key", "ca"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 from stepcred._credentials import AwsSession, Credential
@@ -18,6 +19,22 @@ def session_of(credential: Credential) -> AwsSession:
 def container(session: AwsSession, until: datetime | None) -> dict[str, str]:
     """As the container credentials endpoints of ECS and EKS answer."""
     return _keys(session, "Token") | _expiration(until)
+
+
+class Bodies:
+    """`container` as bytes, made anew only where something of it is another one. For each scope the last."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[AwsSession, int | None, bytes]] = {}
+
+    def container(self, session: AwsSession, until: datetime | None) -> bytes:
+        second = int(until.timestamp()) if until else None
+        known = self._made.get(session.lease.scope)
+        if known is not None and known[0] is session and known[1] == second:
+            return known[2]
+        body = json.dumps(container(session, until)).encode()
+        self._made[session.lease.scope] = session, second, body
+        return body
 
 
 def process(session: AwsSession, until: datetime | None) -> dict[str, str | int]:

@@ -6,22 +6,22 @@ import asyncio
 from collections.abc import Callable
 
 MOST = 512  # connections at a time; a process has 1024 files unless somebody allows it more
-MOST_ASKED = 8192  # bytes of a head; all connections together must fit into the memory that a sidecar is given
-TO_ASK = 5.0  # seconds until a request's head is there
-TO_ANSWER = 60.0  # seconds for everything; a mint takes up to 15
-_END_OF_HEAD = b"\r\n\r\n"
+MOST_ASKED = 8192  # bytes of a request; all connections together must fit into the memory that a sidecar is given
+TO_ASK = 5.0  # seconds until a request's head is there; the next one's, too, on a connection that is kept
+TO_ANSWER = 60.0  # seconds for an answer; a mint takes up to 15
 
 
 class Open:
     """The connections of one endpoint.
 
-    `asking`: whose request's head is not there yet, the longest first. They give way when there is no room: whoever
+    `asking`: whose next request's head is not there yet, the longest first. They give way when there is no room: whoever
     holds places and asks nothing keeps nobody out.
     """
 
     def __init__(self) -> None:
         self.asking: dict[Guarded, None] = {}
         self.asked: set[Guarded] = set()
+        self.of: dict[asyncio.BaseProtocol, Guarded] = {}  # by the server's own protocol
 
     def make_room(self) -> bool:
         """For one more."""
@@ -38,14 +38,16 @@ class Open:
 
 
 class Guarded(asyncio.Protocol):
-    """Passes everything on to the server's own protocol, unless the bounds are reached."""
+    """Passes everything on to the server's own protocol, unless the bounds are reached.
+
+    The server says when it has read a head, and when it has answered: nobody else parses here.
+    """
 
     def __init__(self, make: Callable[[], asyncio.Protocol], others: Open) -> None:
         self._make = make
         self._others = others
         self._inner: asyncio.Protocol | None = None
-        self._tail = b""
-        self._asked = 0  # bytes
+        self._bytes = 0  # since the last answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = _transport(transport)
@@ -53,28 +55,44 @@ class Guarded(asyncio.Protocol):
             self._transport.abort()
             return
         self._others.asking[self] = None
-        loop = asyncio.get_running_loop()
-        self._to_ask = loop.call_later(TO_ASK, self.abort)
-        self._to_answer = loop.call_later(TO_ANSWER, self.abort)
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + TO_ASK
+        self._timer = self._loop.call_at(self._until, self._look)
         self._inner = self._make()
+        self._others.of[self._inner] = self
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._inner is None:
             return
-        # Line breaks before a request are nothing: they must not pass for the end of its head.
-        self._tail = self._tail + data if self._tail else data.lstrip(b"\r\n")
-        if self in self._others.asking:
-            self._asked += len(data)
-            if _END_OF_HEAD in self._tail:
-                self._to_ask.cancel()
-                self._others.forget(self)
-                self._others.asked.add(self)
-            elif self._asked > MOST_ASKED:
-                self.abort()
-                return
-        self._tail = self._tail[1 - len(_END_OF_HEAD) :]  # of a request that has begun never empty
+        self._bytes += len(data)
+        if self._bytes > MOST_ASKED:
+            self.abort()
+            return
         self._inner.data_received(data)
+
+    def asked(self) -> None:
+        """A request's head is there."""
+        self._others.forget(self)
+        self._others.asked.add(self)
+        self._until = self._loop.time() + TO_ANSWER
+
+    def answered(self) -> None:
+        """The next request may come."""
+        if self not in self._others.asked:
+            return  # it was aborted meanwhile
+        self._bytes = 0
+        self._others.forget(self)
+        self._others.asking[self] = None
+        self._until = self._loop.time() + TO_ASK
+
+    def _look(self) -> None:
+        """Is its time over? At every TO_ASK at least: so an answer makes no timer of its own."""
+        now = self._loop.time()
+        if now >= self._until:
+            self.abort()
+        else:
+            self._timer = self._loop.call_at(min(self._until, now + TO_ASK), self._look)
 
     def eof_received(self) -> bool | None:
         return self._inner.eof_received() if self._inner is not None else None
@@ -88,8 +106,8 @@ class Guarded(asyncio.Protocol):
         if self._inner is None:
             return
         self._others.forget(self)
-        self._to_ask.cancel()
-        self._to_answer.cancel()
+        self._others.of.pop(self._inner, None)
+        self._timer.cancel()
         self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:

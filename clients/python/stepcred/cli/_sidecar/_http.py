@@ -13,13 +13,14 @@ import ipaddress
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from stepcred.cli._sidecar import _aws
-from stepcred.cli._sidecar._guarded import Guarded, Open
+from stepcred.cli._sidecar._guarded import TO_ASK, Guarded, Open
 from stepcred.cli._sidecar._places import Address
 from stepcred.cli._sidecar._state import State
 from stepcred.cli._sidecar._told import Told
@@ -46,11 +47,15 @@ log.addFilter(_not_of_a_bad_request)
 @asynccontextmanager
 async def credentials(address: Address, state: State, *, token: str, end: Callable[[], None]) -> AsyncIterator[Address]:
     """Serve on loopback; yields where, with the port. Raises OSError."""
-    app = web.Application(middlewares=[_local_programs_only, _with_token(token)], client_max_size=MAX_BODY)
+    open_now, bodies = Open(), _aws.Bodies()
+    rules = [_counted(open_now), _local_programs_only, _with_token(token)]
+    app = web.Application(middlewares=rules, client_max_size=MAX_BODY)
 
     async def session(request: web.Request) -> web.Response:
         found = await state.session(request.match_info["scope"])
-        return refusal(found) if isinstance(found, Told) else web.json_response(_aws.container(*found))
+        if isinstance(found, Told):
+            return refusal(found)
+        return web.Response(body=bodies.container(*found), content_type="application/json", charset="utf-8")
 
     async def stop(_: web.Request) -> web.Response:
         end()
@@ -59,16 +64,17 @@ async def credentials(address: Address, state: State, *, token: str, end: Callab
     app.router.add_get("/v1/aws/{scope}", session, allow_head=False)
     app.router.add_post("/v1/end", stop)
     _add_probes(app, state)
-    async with _listening(app, address) as bound:
+    async with _listening(app, address, open_now) as bound:
         yield bound
 
 
 @asynccontextmanager
 async def probes(address: Address, state: State) -> AsyncIterator[Address]:
     """Serve nothing but whether we are ready, to anybody. Raises OSError."""
-    app = web.Application(client_max_size=MAX_BODY)
+    open_now = Open()
+    app = web.Application(middlewares=[_counted(open_now)], client_max_size=MAX_BODY)
     _add_probes(app, state)
-    async with _listening(app, address) as bound:
+    async with _listening(app, address, open_now) as bound:
         yield bound
 
 
@@ -86,6 +92,23 @@ def _add_probes(app: web.Application, state: State) -> None:
 
     app.router.add_get("/readyz", ready)
     app.router.add_get("/livez", alive)
+
+
+def _counted(open_now: Open) -> Middleware:
+    """Tells a connection's bounds from when to when it waits for us, not for its sender."""
+
+    @web.middleware
+    async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        one = open_now.of.get(request.protocol)
+        if one is not None:
+            one.asked()
+        try:
+            return await handler(request)
+        finally:
+            if one is not None:
+                one.answered()
+
+    return counted
 
 
 @web.middleware
@@ -114,6 +137,7 @@ def _with_token(token: str) -> Middleware:
     return with_token
 
 
+@lru_cache(maxsize=16)
 def _is_loopback(host: str) -> bool:
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     if name == "localhost":
@@ -127,11 +151,10 @@ def _is_loopback(host: str) -> bool:
 async def _plain(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Cache-Control"] = "no-store"
     response.headers["Server"] = "stepcred"
-    response.force_close()  # readers come minutes apart; a connection kept would keep its place
 
 
 @asynccontextmanager
-async def _listening(app: web.Application, address: Address) -> AsyncIterator[Address]:
+async def _listening(app: web.Application, address: Address, open_now: Open) -> AsyncIterator[Address]:
     app.on_response_prepare.append(_plain)
     runner = web.AppRunner(
         app,
@@ -142,10 +165,11 @@ async def _listening(app: web.Application, address: Address) -> AsyncIterator[Ad
         max_field_size=MAX_FIELD,
         max_headers=64,
         lingering_time=0,
+        keepalive_timeout=TO_ASK,
         shutdown_timeout=AT_THE_END,
     )
     await runner.setup()
-    make, open_now = runner.server, Open()
+    make = runner.server
     if make is None:
         raise RuntimeError("an AppRunner that is set up has a server")
     try:
