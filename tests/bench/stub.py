@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import uvloop
 
@@ -102,8 +102,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
