@@ -19,11 +19,10 @@ from typing import Any
 import grpc
 
 from broker.model import LeaseState
-from broker.store.sqlite import open_readonly
 from stepcred.v1 import broker_pb2
 from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
 from tests.bench.seed import multiply
-from tests.bench.targets import AGENTS, SCOPES, scope_map_of, scope_name
+from tests.bench.targets import SCOPES, scope_map_of, scope_name
 from tests.support.daemon import Deployment
 from tests.support.processes import wait_until
 

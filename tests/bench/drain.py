@@ -142,9 +142,7 @@ class Drain:
             handle = (await stub.BeginStep(asked, timeout=DEADLINE)).step_handle
             leases: list[str] = []
             for _ in range(min(EACH, count - number * EACH)):
-                wanted = broker_pb2.IssueCredentialRequest(
-                    request_id=new_id(), step_handle=handle, scope=DRAIN_SCOPE
-                )
+                wanted = broker_pb2.IssueCredentialRequest(request_id=new_id(), step_handle=handle, scope=DRAIN_SCOPE)
                 leases.append((await stub.IssueCredential(wanted, timeout=DEADLINE)).lease.lease_id)
             beat = broker_pb2.HeartbeatRequest(step_handle=handle, held_lease_ids=leases)
             await stub.Heartbeat(beat, timeout=DEADLINE)

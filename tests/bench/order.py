@@ -23,9 +23,7 @@ class Load:
         self._orders: IO[str] = process.stdin
         self._answers: IO[str] = process.stdout
 
-    def sample(
-        self, side: str, *, concurrency: int, seconds: float, watch: Mapping[str, int] | None = None
-    ) -> Sample:
+    def sample(self, side: str, *, concurrency: int, seconds: float, watch: Mapping[str, int] | None = None) -> Sample:
         """One side for so long. `watch`: further processes whose CPU is read, by pid."""
         order = {"side": side, "concurrency": concurrency, "seconds": seconds, "watch": dict(watch or {})}
         return Sample(**self._ask(order, what=side))

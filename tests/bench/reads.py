@@ -28,7 +28,7 @@ class Reads:
 
     async def prepare(self, workers: int) -> None:
         one = self._sidecar
-        token = Path(one.token_file).read_text()
+        token = await asyncio.to_thread(Path(one.token_file).read_text)
         head = (f"GET {one.path} HTTP/1.1", f"Host: 127.0.0.1:{one.port}", f"Authorization: {token}", "Accept: */*")
         self._asks = "\r\n".join((*head, "", "")).encode()
 

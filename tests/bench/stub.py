@@ -32,8 +32,10 @@ ENVELOPE |= {"lease_duration": 0, "data": None, "wrap_info": None, "warnings": N
 SELF = {"accessor": ACCESSOR, "creation_ttl": 0, "ttl": 0, "policies": ["broker"], "orphan": True, "type": "service"}
 WARNINGS = [
     "Explicit max TTL specified both during creation call and in role; using the lesser value of 600 seconds",
-    "Supplying a custom ID for the token uses the weaker SHA1 hashing instead of the more secure SHA2-256 HMAC for "
-    "token obfuscation. SHA1 hashed tokens on the wire leads to less secure lookups.",
+    (
+        "Supplying a custom ID for the token uses the weaker SHA1 hashing instead of the more secure SHA2-256 HMAC for "
+        "token obfuscation. SHA1 hashed tokens on the wire leads to less secure lookups."
+    ),
 ]
 MADE = {
     "client_token": "TOKEN",
