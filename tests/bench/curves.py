@@ -8,7 +8,14 @@ from tests.bench.figures import Curve, Line, Measured, percentile
 from tests.bench.load import Sample
 
 FLOORS = {"null": "echo", "stub": "echo", "vault": "create"}  # a side, and what it is held against
-SIDES = ("echo", "null", "stub", "create", "vault")
+WORDS = {
+    "echo": "bare echo",
+    "null": "broker alone",
+    "stub": "broker, instant Vault",
+    "create": "OpenBao's token create",
+    "vault": "broker, OpenBao",
+}
+SIDES = tuple(WORDS)
 SHARES = tuple(number / 100 for number in range(1, 100))
 
 
@@ -23,10 +30,10 @@ def load(found: Mapping[int, Mapping[str, Sequence[Sample]]]) -> Curve:
             float(at_once): [a / b for a, b in zip(of(side, at_once).rates(), of(floor, at_once).rates(), strict=True)]
             for at_once in found
         }
-        return Line.of(f"{side} / {floor}", points)
+        return Line.of(f"{WORDS[side]} / {WORDS[floor]}", points)
 
-    rates = tuple(Line.of(side, {float(one): of(side, one).rates() for one in found}) for side in SIDES)
-    medians = tuple(Line.of(side, {float(one): of(side, one).medians() for one in found}) for side in SIDES)
+    rates = tuple(Line.of(WORDS[side], {float(one): of(side, one).rates() for one in found}) for side in SIDES)
+    medians = tuple(Line.of(WORDS[side], {float(one): of(side, one).medians() for one in found}) for side in SIDES)
     return Curve(
         key="curve.load",
         what="Issues by the calls in flight",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,9 @@ STYLE = {
     "lines.markersize": 4,
 }
 FEW_POINTS = 20  # up to which each one is marked
-DECADES = 8  # from this ratio of the last x to the first, the axis is logarithmic
-WIDTH, HEIGHT = 7.2, 2.5  # inches, of one panel
+FAR, VERY_FAR = 8, 30  # from this ratio of the greatest to the least on, an axis is logarithmic: x, y
+HEADROOM = 1.08
+WIDTH, HEIGHT = 8.4, 2.5  # inches, of one panel
 
 
 def draw(curves: Iterable[Curve], folder: Path) -> int:
@@ -62,31 +63,44 @@ def _draw(curve: Curve, path: Path) -> None:
     picture = Figure(figsize=(WIDTH, HEIGHT * count + 0.6), layout="constrained")
     panels = picture.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     picture.suptitle(curve.what, x=0.01, ha="left", fontsize=12)
+    fullest = max(curve.panels.values(), key=len)
+    colours = dict(zip((line.side for line in fullest), COLOURS, strict=False))
     for axes, (name, lines) in zip(panels, curve.panels.items(), strict=True):
-        _panel(axes, name, lines)
+        _panel(axes, name, lines, colours)
     panels[-1].set_xlabel(curve.x)
     picture.savefig(path, format="svg", transparent=True, metadata={"Date": None})
     # matplotlib ends lines with blanks
     path.write_text("".join(f"{line.rstrip()}\n" for line in path.read_text().splitlines()))
 
 
-def _panel(axes: Axes, name: str, lines: Iterable[Line]) -> None:
-    lines = list(lines)
+def _panel(axes: Axes, name: str, lines: Sequence[Line], colours: Mapping[str, str]) -> None:
+    """A line's colour is that of its side; of a ratio, that of the side above the stroke."""
     axes.set_title(name)
     axes.grid(visible=True)
-    for line, colour in zip(lines, COLOURS, strict=False):
+    for number, line in enumerate(lines):
+        colour = colours.get(line.side.split(" / ")[0], COLOURS[number % len(COLOURS)])
         marked = "o" if len(line.x) <= FEW_POINTS else ""
         axes.plot(line.x, line.y, label=line.side, color=colour, marker=marked)
         if line.low:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
     x = sorted({one for line in lines for one in line.x})
-    if x and x[0] > 0 and x[-1] / x[0] >= DECADES and len(x) <= FEW_POINTS:
+    y = sorted(one for line in lines for one in line.y)
+    few = len(x) <= FEW_POINTS
+    if few and _spans(x, FAR):
         axes.set_xscale("log")
         axes.set_xticks(x, [f"{one:,.0f}" for one in x])
         axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    if few and _spans(y, VERY_FAR):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,.4g}")
+    else:
+        axes.set_ylim(0, HEADROOM * max([*y, *(one for line in lines for one in line.high)]))
     if len(lines) > 1:
-        axes.legend(loc="best")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _spans(values: Sequence[float], times: float) -> bool:
+    return bool(values) and values[0] > 0 and values[-1] / values[0] >= times
 
 
 def read(path: Path) -> list[Curve]:
