@@ -49,8 +49,8 @@ lint: $(READY) ## ruff, mypy strict, import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-bench: $(READY) ## Figures as ratios in one run
-	@$(BIN)/python -m tests.bench
+bench: $(READY) ## Figures as ratios in one run, about twelve minutes (ONLY=echo,drain ROUNDS=5)
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 counts: $(READY) ## What one operation costs in statements, commits, calls (UPDATE=1 takes the new figures)
 	@$(BIN)/python -m tests.counts $(if $(UPDATE),--update)

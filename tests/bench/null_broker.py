@@ -1,4 +1,4 @@
-"""The daemon as it is, with one thing replaced: a provider that mints nothing and is dead at once.
+"""The daemon as it is, with one thing replaced: providers that mint nothing and are dead at once.
 
 What is left is the broker's own cost: identity, policy, guard, two durable commits, journal.
 """
@@ -9,7 +9,7 @@ import secrets
 import sys
 
 from broker.__main__ import main
-from broker.model import Evidence, VaultToken
+from broker.model import AwsSession, Evidence, VaultToken
 from broker.providers.base import LeaseRef, Minted, MintOrder, Progress, Provider
 from broker.secret import Secret
 from broker.wiring import adapters
@@ -41,9 +41,26 @@ class NullProvider:
         return None
 
 
+class NullSts(NullProvider):
+    """Its sessions have the shape of AWS's."""
+
+    name = "aws"
+
+    async def mint(self, order: MintOrder) -> Minted:
+        credential = AwsSession(
+            access_key_id=f"ASIA{secrets.token_hex(8).upper()}",
+            secret_access_key=Secret(secrets.token_urlsafe(30)),
+            session_token=Secret(secrets.token_urlsafe(400)),
+            region="eu-west-1",
+            endpoint_url="",
+            session_expires_at=order.ref.expires_at,
+        )
+        return Minted(credential=credential, provider_request_id=order.ref.lease_id)
+
+
 def providers(*_: object, **__: object) -> dict[str, Provider]:
     """Stands for `broker.wiring.adapters.providers`."""
-    return {NullProvider.name: NullProvider()}
+    return {NullProvider.name: NullProvider(), NullSts.name: NullSts()}
 
 
 if __name__ == "__main__":
