@@ -10,12 +10,14 @@ from functools import partial
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws.asks import Asks, at_iam
-from broker.providers.aws.calls import Clients, Failure, Lane
+from broker.providers.aws.assume.calls import AssumeRole
+from broker.providers.aws.calls import Clients, Failure
 from broker.providers.aws.check.rights import Rights
 from broker.providers.aws.denies.iam import IamCall, safe
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.recovery import RoleCutOff
 from broker.providers.aws.ending import Ending
+from broker.providers.aws.lanes import Lane
 from broker.providers.aws.minting import REFUSALS, Minting
 from broker.providers.aws.probes import PROBES, Prober
 from broker.providers.aws.roles import Roles, Survey
@@ -85,7 +87,8 @@ class AwsProvider:
             heard=self._heard.now,
             open_leases=open_leases,
         )
-        self._minting = Minting(settings, self._clients, self._mints, self._denies, clock)
+        self._sts = AssumeRole(settings, self._clients, self._mints, self._heard, clock)
+        self._minting = Minting(settings, self._sts, self._denies, clock)
         self._roles = roles or Roles()
         self._asks = Asks(settings, self._clients, mints=self._mints, revokes=self._revokes)
         self._survey = Survey(self._roles, self._asks.iam)
@@ -113,6 +116,7 @@ class AwsProvider:
         self._prober.close()
         for lane in (self._mints, self._revokes, self._probes, self._reads):
             await lane.close()
+        await self._sts.close()
 
     # --- one lease ---
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model import AwsSession, Evidence, JsonValue, KeyValue, Revocability
-from broker.providers.aws.calls import BUSY, Failure
+from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.iam import told
+from broker.providers.aws.lanes import BUSY
 from broker.providers.aws.scopes.block import AwsBlock, block_of
 from broker.providers.aws.static import MAX_BYTES, Static
 from broker.providers.base import Minted, MintInDoubt, MintOrder, MintRefused
