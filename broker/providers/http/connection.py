@@ -85,7 +85,6 @@ class Connection(asyncio.Protocol):
                 self._fail("the answer is too long")
 
     def eof_received(self) -> None:
-        """Over TLS only when the server said so: an answer cut short is none."""
         if self._until_close:
             self._finish()
 
@@ -117,7 +116,8 @@ class Connection(asyncio.Protocol):
             self._finish()
         elif status not in (NO_CONTENT, NOT_MODIFIED):
             chunked = self._headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
-            self._until_close = not chunked and b"content-length" not in self._headers
+            # Not over TLS: whoever cuts the connection would say where the answer ends, and not every loop can tell.
+            self._until_close = not (chunked or self.context or b"content-length" in self._headers)
 
     def on_body(self, data: bytes) -> None:
         self._size += len(data)

@@ -70,8 +70,8 @@ class Answer:
     body: bytes
 
     def header(self, name: str) -> str:
-        """By its name in lower case; "" when there is none."""
-        return self.headers.get(name.encode(), b"").decode("latin-1")
+        """Of this name; "" when there is none."""
+        return self.headers.get(name.lower().encode(), b"").decode("latin-1")
 
 
 class Renderer:

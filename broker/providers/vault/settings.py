@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+from broker.providers.http import Origin
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppRole:
@@ -98,10 +100,10 @@ class VaultSettings:
     def problems(self) -> list[str]:
         """Mistakes that can be seen without asking the server."""
         found = []
-        parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        origin = _origin(self.address)
+        if origin is None:
             found.append("vault address: expected https://host:port")
-        elif parts.scheme == "http" and not _loopback(parts.hostname):
+        elif not origin.tls and not _loopback(origin.host):
             found.append("vault address: http sends tokens in the clear; use https")
         if self.ca_file and not self.ca_file.is_file():
             found.append(f"vault ca_file {self.ca_file}: no such file")
@@ -116,6 +118,15 @@ def namespace_name(namespace: str) -> str:
 def in_root(namespace: str) -> bool:
     """Is it no namespace but the server's own?"""
     return namespace.strip("/") in ("", "root")
+
+
+def _origin(address: str) -> Origin | None:
+    """None when it is more than one, or none."""
+    try:
+        parts, origin = urlsplit(address), Origin.of(address)
+    except ValueError:
+        return None
+    return None if parts.path.strip("/") or parts.query else origin
 
 
 def _loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""hvac's API classes over aiohttp: they return what the adapter returns, and this one returns a coroutine.
+"""hvac's API classes over `providers.http`: they return what the adapter returns, and this one returns a coroutine.
 
 Closes what stock hvac leaves open (measured): it follows a redirect and gives the other host the token, honours
 HTTP_PROXY, reads ~/.vault-token, and does not check paths.
@@ -13,12 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from hvac.adapters import Adapter
-from yarl import URL
 
 from broker.process import read_file
 from broker.providers.heard import HeardTime
+from broker.providers.http import HttpError, Origin, Pool, Unsent, Untrusted
 from broker.providers.vault.scope import is_path
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.standby import INDEX, ActiveOnly
@@ -86,9 +85,19 @@ class Transport:
         self.settings = settings
         self._trust = trust or Trust(settings.ca_file)
         self._active = ActiveOnly()
-        self._base = settings.address.rstrip("/")
         self._heard = heard
-        self._session: aiohttp.ClientSession | None = None
+        origin = Origin.of(settings.address)
+        self._tls = origin.tls
+        self._pool = Pool(
+            origin,
+            tls=(lambda: self._trust.context) if origin.tls else None,
+            max_connections=settings.max_connections,
+            connect_timeout=settings.connect_timeout,
+            request_timeout=settings.request_timeout,
+            max_body_bytes=MAX_ANSWER_BYTES,
+        )
+        self._always = {"User-Agent": "stepcred", "X-Vault-Request": "true"}
+        self._namespace = {"X-Vault-Namespace": settings.namespace} if settings.namespace else {}
 
     def acting_as(self, token: Secret | None) -> TokenAdapter:
         """An adapter that sends this token, or none."""
@@ -112,15 +121,13 @@ class Transport:
     def reread(self) -> bytes:
         """The roots' file as it is now, believed from the next connection on; the last good one stays."""
         try:
-            return self._trust.reread()[0] if self._base.startswith("https") else b""
+            return self._trust.reread()[0] if self._tls else b""
         except VaultUnreachable:
             return b""
 
     async def close(self) -> None:
         """Close the pool; the next request opens another."""
-        session, self._session = self._session, None
-        if session:
-            await session.close()
+        await self._pool.close()
 
     async def exchange(
         self,
@@ -139,48 +146,29 @@ class Transport:
         Returns the JSON object of a 2xx answer, or of one in `good`; {} when it has none.
         Raises VaultUnreachable, VaultLost or VaultRefused, none with the server's words or a token in its text.
         """
-        if not is_path(path.removeprefix("/")):
+        path = path.removeprefix("/")
+        if not is_path(path):
             raise VaultUnreachable("unsafe path")
-        session = self._open()
-        sent = {"X-Vault-Request": "true", **self._active.headers(), **(headers or {})}
-        if self.settings.namespace and namespaced:
-            sent["X-Vault-Namespace"] = self.settings.namespace
+        sent = {**self._always, **self._active.headers(), **(headers or {})}
+        if namespaced:
+            sent |= self._namespace
         if token is not None:
             sent["X-Vault-Token"] = token.reveal()
+        raw = b""
+        if body is not None:
+            sent["Content-Type"], raw = "application/json", json.dumps(body).encode()
         try:
-            async with session.request(
-                METHODS[method.lower()],
-                URL(f"{self._base}/{path.removeprefix('/')}", encoded=True),
-                json=body,
-                headers=sent,
-                allow_redirects=False,
-                ssl=self._trust.context if self._base.startswith("https") else True,
-            ) as response:
-                if self._heard:
-                    self._heard.hear(response.headers.get("Date", ""))
-                self._active.hear(response.headers.get(INDEX, ""))
-                status, raw = response.status, await _read(response, max_bytes)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            if isinstance(error, aiohttp.ClientSSLError):  # its certificate is new: perhaps the roots are, too
+            answer = await self._pool.request(METHODS[method.lower()], f"/{path}", sent, raw, max_body_bytes=max_bytes)
+        except Unsent as error:
+            if isinstance(error, Untrusted):  # its certificate is new: perhaps the roots are, too
                 self.reread()
             raise VaultUnreachable("the server cannot be reached") from None
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except HttpError:
             raise VaultLost("no answer") from None
-        return _judge(status, raw, good)
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            settings = self.settings
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=settings.max_connections),
-                timeout=aiohttp.ClientTimeout(total=settings.request_timeout, connect=settings.connect_timeout),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,  # no proxy, no netrc from the environment
-            )
-            # aiohttp sends GET and PUT a second time when a pooled connection breaks. A GET of
-            # database/creds mints: twice sent is twice minted. There is no public switch.
-            self._session._retry_connection = False  # noqa: SLF001
-        return self._session
+        if self._heard:
+            self._heard.hear(answer.header("date"))
+        self._active.hear(answer.header(INDEX))
+        return _judge(answer.status, answer.body, good)
 
 
 class TokenAdapter(Adapter):  # type: ignore[type-arg]  # generic in the stubs only
@@ -203,15 +191,6 @@ class TokenAdapter(Adapter):  # type: ignore[type-arg]  # generic in the stubs o
     ) -> Awaitable[dict[str, Any]]:
         """What hvac's API classes call; the answer is awaited by whoever called them."""
         return self._transport.exchange(method, url, token=self._token, body=kwargs.get("json"), headers=headers)
-
-
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    raw = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        raw += chunk
-        if len(raw) > max_bytes:
-            raise aiohttp.ClientPayloadError
-    return bytes(raw)
 
 
 def _judge(status: int, raw: bytes, good: frozenset[int]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ NAMES = (
     "scope_files",
     "envelope",
     "vault_answer",
+    "http_answer",
     "config",
     "state_files",
     "journal",
