@@ -144,7 +144,7 @@ class Clients:
             actor.identity.doubt(keys)
         return answer
 
-    def way(self, hub: Hub, region: str, endpoint: str, *, fips: bool) -> tuple[Identity, StsPlace] | Failure:
+    def way(self, hub: Hub, region: str, endpoint: str, *, fips: bool) -> tuple[Identity, Keys, StsPlace] | Failure:
         """Who calls STS there, with keys that are good by now, and where that is. Blocks; every failure is a value."""
         from botocore.exceptions import BotoCoreError
 
@@ -155,12 +155,11 @@ class Clients:
             with self._lock:
                 identity = self._actor(hub, sdk).identity
                 place = sts_place(sdk, region, endpoint, fips=fips)
-            identity.keys()
+            return identity, identity.keys(), place
         except NoKeys as problem:
             return Failure(code=problem.code, sent=False, why=problem.why)
         except (BotoCoreError, ValueError, OSError) as error:  # OSError: of the file with CA certificates
             return Failure(code=type(error).__name__, sent=False)
-        return identity, place
 
     def _hear(self, answer: Mapping[str, Any]) -> None:
         self._heard.hear(str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")))

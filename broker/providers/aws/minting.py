@@ -13,7 +13,7 @@ from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.iam import told
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.request import assume_role
-from broker.providers.aws.scopes.block import AwsBlock, block_of
+from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.aws.scopes.compile import timestamp
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import ISSUED_AT, Contact, Minted, MintInDoubt, MintOrder, MintRefused
@@ -57,11 +57,8 @@ class Minting:
         self._denies = denies
         self._clock = clock
 
-    async def mint(self, order: MintOrder) -> Minted:
+    async def mint(self, order: MintOrder, block: AwsBlock) -> Minted:
         """The credential works until `order.ref.expires_at`, though STS's own expiry is later."""
-        block = block_of(order.ref.params)
-        if block is None:
-            raise MintRefused("the scope's aws block is not valid")
         parameters = assume_role(block, order, self._clock.now())
         await self._denies.reserve(block, order.ref)
         answer = await self._sts.call(block, parameters)

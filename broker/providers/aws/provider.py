@@ -31,6 +31,7 @@ from broker.providers.base import (
     LeaseRef,
     Minted,
     MintOrder,
+    MintRefused,
     NoRoom,
     Progress,
     Recheck,
@@ -122,12 +123,14 @@ class AwsProvider:
 
     async def mint(self, order: MintOrder) -> Minted:
         """One AssumeRole, and for a static scope one read with it."""
-        self._roles.must_keep_promise(order.ref)
         block = block_of(order.ref.params)
-        if block is not None and block.stored:
+        if block is None:
+            raise MintRefused("the scope's aws block is not valid")
+        self._roles.must_keep_promise(order.ref, block)
+        if block.stored:
             return await self._static.mint(order, block)
-        minted = await self._minting.mint(order)
-        if block is not None and block.probe and isinstance(minted.credential, AwsSession):
+        minted = await self._minting.mint(order, block)
+        if block.probe and isinstance(minted.credential, AwsSession):
             self._prober.keep(order.ref, block.probe.call, block.probe.arguments, minted.credential)
         return minted
 

@@ -44,8 +44,9 @@ def _parsed(body: bytes) -> ET.Element:
 
 
 def _session(root: ET.Element) -> dict[str, Any]:
-    held = _child(_child(root, "AssumeRoleResult"), "Credentials")
-    metadata = _child(root, "ResponseMetadata")
+    outer = _children(root)
+    held = _children(_children(outer.get("AssumeRoleResult")).get("Credentials"))
+    metadata = _children(outer.get("ResponseMetadata"))
     told: dict[str, Any] = {name: _text(held, name) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")}
     told["Expiration"] = _time(_text(held, "Expiration"))
     return {"Credentials": told, "ResponseMetadata": {"RequestId": _text(metadata, "RequestId")}}
@@ -53,21 +54,23 @@ def _session(root: ET.Element) -> dict[str, Any]:
 
 def _code(root: ET.Element) -> str:
     """In `Error`. Moto puts `Errors` around that, and Ceph's STS writes none of them (measured)."""
-    error = _child(root, "Error")
-    error = _child(_child(root, "Errors"), "Error") if error is None else error
-    return _text(root if error is None else error, "Code")
+    outer = _children(root)
+    wrapped = _children(outer.get("Errors"))
+    return _text(_children(outer.get("Error")) or _children(wrapped.get("Error")) or outer, "Code")
 
 
-def _child(parent: ET.Element | None, name: str) -> ET.Element | None:
-    """Of this name in whatever namespace. Raises _Unreadable: which of several?"""
-    found = [each for each in parent if each.tag.rpartition("}")[2] == name] if parent is not None else []
-    if len(found) > 1:
+def _children(parent: ET.Element | None) -> dict[str, ET.Element]:
+    """By name, in whatever namespace. Raises _Unreadable: which of several?"""
+    if parent is None:
+        return {}
+    found = {each.tag.rpartition("}")[2]: each for each in parent}
+    if len(found) != len(parent):
         raise _Unreadable
-    return found[0] if found else None
+    return found
 
 
-def _text(parent: ET.Element | None, name: str) -> str:
-    element = _child(parent, name)
+def _text(children: dict[str, ET.Element], name: str) -> str:
+    element = children.get(name)
     text = "" if element is None or len(element) else element.text or ""
     return text if _FIT.fullmatch(text) else ""
 

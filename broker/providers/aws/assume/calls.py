@@ -20,7 +20,7 @@ from broker.providers.aws.assume.form import form
 from broker.providers.aws.assume.place import StsPlace
 from broker.providers.aws.calls import DOUBTS, MOST_CLIENTS, Clients, Failure, Hub
 from broker.providers.aws.lanes import Lane
-from broker.providers.aws.login.identity import Identity
+from broker.providers.aws.login.identity import Identity, Keys
 from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.heard import HeardTime
@@ -51,34 +51,38 @@ class AssumeRole:
 
     async def call(self, block: AwsBlock, parameters: Mapping[str, JsonValue]) -> Mapping[str, Any] | Failure:
         """Where this block's sessions are made, as whoever makes them."""
-        way = await self._way(block)
-        if isinstance(way, Failure):
-            return way
+        key = place_of(self._settings, block)
+        way = self._ways.get(key)
+        keys = None if way is None else way.identity.at_hand()
+        if way is None or keys is None:
+            found = await self._find(key)
+            if isinstance(found, Failure):
+                return found
+            way, keys = found
+        else:
+            self._ways.move_to_end(key)
         if not way.place.plain:
             return await self._lane.run(at_sts(self._clients, self._settings, block, "assume_role", **parameters))
-        return await self._lane.wait(partial(self._send, way, form(parameters)))
+        return await self._lane.wait(partial(self._send, way, keys, form(parameters)))
 
     async def close(self) -> None:
         """Calls on their way are lost."""
         for way in self._ways.values():
             await way.pool.close()
 
-    async def _way(self, block: AwsBlock) -> _Way | Failure:
-        """With keys that are good now. Only where there are none yet is anything waited for, on a thread."""
-        key = place_of(self._settings, block)
-        way = self._ways.get(key)
-        if way is not None and way.identity.at_hand() is not None:
-            self._ways.move_to_end(key)
-            return way
+    async def _find(self, key: _Key) -> tuple[_Way, Keys] | Failure:
+        """Waits, on a thread, for whoever calls to have keys."""
         hub, region, endpoint, fips = key
         found = await self._lane.run(partial(self._clients.way, hub, region, endpoint, fips=fips))
         if isinstance(found, Failure):
             return found
-        if key not in self._ways or self._ways[key].identity is not found[0]:
-            self._ways[key] = self._made(*found)
+        identity, keys, place = found
+        way = self._ways.get(key)
+        if way is None or way.identity is not identity:  # an identity that was let go of was made anew
+            way = self._ways[key] = self._made(identity, place)
             if len(self._ways) > MOST_CLIENTS:
                 self._ways.popitem(last=False)  # a call under way goes on with it
-        return self._ways[key]
+        return way, keys
 
     def _made(self, identity: Identity, place: StsPlace) -> _Way:
         settings = self._settings
@@ -94,12 +98,9 @@ class AssumeRole:
         )
         return _Way(identity=identity, place=place, pool=pool)
 
-    async def _send(self, way: _Way, body: bytes) -> Mapping[str, Any] | Failure:
+    async def _send(self, way: _Way, keys: Keys, body: bytes) -> Mapping[str, Any] | Failure:
         from broker.providers.aws.assume.signing import PATH, signed
 
-        keys = way.identity.at_hand()
-        if keys is None:
-            return Failure(code="BrokerCredentialsExpired", sent=False, why="the broker's AWS credentials have expired")
         headers = {**signed(way.place, body, keys, self._clock.now()), "user-agent": way.place.user_agent}
         try:
             answer = await way.pool.request("POST", PATH, headers, body)

@@ -10,7 +10,7 @@ from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
-from botocore.auth import SIGV4_TIMESTAMP, SigV4Auth
+from botocore.auth import SigV4Auth
 from botocore.credentials import ReadOnlyCredentials
 
 from broker.providers.aws.assume.place import StsPlace
@@ -26,7 +26,7 @@ def signed(place: StsPlace, body: bytes, keys: Keys, now: datetime) -> dict[str,
     credentials = ReadOnlyCredentials(
         keys.access_key_id, keys.secret_access_key.reveal(), None if token is None else token.reveal(), None
     )
-    at = now.astimezone(UTC).strftime(SIGV4_TIMESTAMP)
+    at = now.astimezone(UTC).isoformat(timespec="seconds").replace("-", "").replace(":", "")[:15] + "Z"
     headers = {"content-type": CONTENT_TYPE, "host": place.origin.authority, "x-amz-date": at}
     if credentials.token is not None:
         headers["x-amz-security-token"] = credentials.token

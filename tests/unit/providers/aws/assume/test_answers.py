@@ -86,7 +86,8 @@ def test_depth_and_breadth_cost_no_more_than_the_bytes_that_they_are_written_in(
     """A tree of Python's is let go of without recursion."""
     for body in (b"<a>" * 9_000 + b"</a>" * 9_000, b"<a>" + b"<b/>" * 16_000 + b"</a>"):
         assert len(body) < MOST_BYTES
-        assert not session_of(body)["Credentials"]["AccessKeyId"]
+        told = read(200, body)
+        assert isinstance(told, Failure) or not any(told["Credentials"].values())
 
 
 @pytest.mark.parametrize("name", FIELDS)
