@@ -8,61 +8,84 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 
-from tests.bench import growth
-from tests.bench.report import Figure, show, write_json
+from tests.bench import crowded, growth, plots
+from tests.bench.figures import Curve, Figure
+from tests.bench.report import show, write_json
 from tests.bench.rounds import Bench, Plan, say
 from tests.bench.setup import fsync_us, world
 from tests.support.bao import find_bao
 from tests.support.scratch import scratch
 
-WIDTH = 150  # columns, where nobody is looking
+WIDTH = 190  # columns, where nobody is looking
+PLOTS = Path("docs/images/bench")
+SIZES = (100, 1_000, 10_000, 100_000)  # live leases
+QUICK = Plan(rounds=1, seconds=0.15, warm_up=0, drain=50, issuing=0.15, curve=(1, 2))
+QUICK_SIZES = (100, 200)
+QUICK_GRANTS = (100, 400)
+
+Group: TypeAlias = Callable[[Bench], Iterable[Figure]]
+# In the order of the tables. Each measures on its own.
+GROUPS: Mapping[str, Group] = {
+    "echo": Bench.issue_vs_echo,
+    "direct": Bench.issue_vs_direct,
+    "cycle": Bench.cycle_vs_direct,
+    "steps": Bench.steps,
+    "aws": Bench.aws,
+    "neighbours": Bench.neighbours,
+    "drain": crowded.drain,
+    "leases": crowded.growth,
+    "sidecar": crowded.sidecar,
+    "load": Bench.load,
+    "memory": Bench.memory,
+}
+ALONE = ("grants", "import")  # without a daemon
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each comparison (default 5)")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
-    parser.add_argument("--only-aws", action="store_true", help="nothing but the figures at STS")
+    parser.add_argument("--plots", type=Path, help=f"where the plots go (default {PLOTS}; none with --quick)")
+    names = ", ".join((*ALONE, *GROUPS))
+    parser.add_argument("--only", metavar="GROUP,…", default=names, help=f"some of: {names}")
+    parser.add_argument("--drain", type=int, help=f"leases that are due at once (default {Plan(rounds=1).drain:,})")
     parser.add_argument("--quick", action="store_true", help="does everything once and proves nothing")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    asked.only = [name.strip() for name in asked.only.split(",")]
+    if unknown := set(asked.only) - {*ALONE, *GROUPS}:
+        parser.error(f"--only: {', '.join(sorted(unknown))}: not one of {names}")
+    return asked
 
 
-def run_aws(plan: Plan) -> tuple[dict[str, Any], list[Figure]]:
-    """The figures at STS alone."""
+def run(asked: argparse.Namespace) -> tuple[dict[str, Any], list[Figure]]:
+    """What was asked for, and under what circumstances."""
     start = time.monotonic()
+    plan = QUICK if asked.quick else Plan(rounds=asked.rounds)
+    if asked.drain:
+        plan = replace(plan, drain=asked.drain)
+    figures: list[Figure] = []
+    if "grants" in asked.only:
+        say("decide()")
+        figures += growth.grants(plan.rounds, *([QUICK_GRANTS] if asked.quick else []))
+    if "import" in asked.only:
+        say("import")
+        figures.append(growth.import_ms(plan.rounds))
     with scratch("bench") as folder:
         about = circumstances(folder)
-        with world(folder) as everything:
-            figures: list[Figure] = [*Bench(world=everything, plan=plan).aws()]
-    return about | {"seconds": round(time.monotonic() - start)}, figures
-
-
-def run(plan: Plan, *, many_grants: int) -> tuple[dict[str, Any], list[Figure]]:
-    """All figures, and under what circumstances."""
-    start = time.monotonic()
-    say("decide() and import")
-    figures: list[Figure] = [growth.grants(plan.rounds, many=many_grants), growth.import_ms(plan.rounds)]
-    with scratch("bench") as folder:
-        about = circumstances(folder)
-        say("starting OpenBao (raft, TLS), Ceph where it is installed, three daemons, an echo and the load generator")
-        with world(folder) as everything:
-            bench = Bench(world=everything, plan=plan)
-            figures = [
-                *bench.issue_vs_echo(),
-                *bench.issue_vs_direct(),
-                *bench.cycle_vs_direct(),
-                *bench.steps(),
-                *bench.aws(),
-                *bench.neighbours(),
-                *figures,
-                *bench.memory(),
-            ]
+        if groups := [group for name, group in GROUPS.items() if name in asked.only]:
+            say("starting OpenBao (raft, TLS), Ceph where it is installed, the daemons, an echo and the load generator")
+            with world(folder, QUICK_SIZES if asked.quick else SIZES) as everything:
+                bench = Bench(world=everything, plan=plan)
+                for group in groups:
+                    figures += group(bench)
     return about | {"seconds": round(time.monotonic() - start)}, figures
 
 
@@ -80,19 +103,18 @@ def circumstances(folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
+    """0 also when something was not reached: the figures are for reading."""
     asked = arguments()
-    if asked.only_aws:
-        about, figures = run_aws(Plan(rounds=asked.rounds))
-    elif asked.quick:
-        about, figures = run(Plan(rounds=1, seconds=0.15, warm_up=0), many_grants=400)
-    else:
-        about, figures = run(Plan(rounds=asked.rounds), many_grants=10_000)
+    about, figures = run(asked)
     write_json(asked.json, about, figures)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
     show(console, about, figures)
     say(f"figures in {asked.json}")
+    if folder := asked.plots or (None if asked.quick else PLOTS):
+        drawn = plots.draw([figure for figure in figures if isinstance(figure, Curve)], folder)
+        say(f"{drawn} plots in {folder}")
     return 0
 
 

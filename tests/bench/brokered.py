@@ -39,7 +39,7 @@ def name_of(agent: Agent) -> broker_pb2.StepName:
     return broker_pb2.StepName(workflow=agent.workflow, run=new_id(), step="load")
 
 
-class _Stubs:
+class Stubs:
     """One warm connection per agent."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -63,7 +63,7 @@ class Issue:
     """
 
     def __init__(self, endpoint: Endpoint, *, opens: bool = True, proven: bool = True) -> None:
-        self._stubs = _Stubs(endpoint)
+        self._stubs = Stubs(endpoint)
         self._opens = opens
         self._proven = proven
         self._handles: list[str] = []
@@ -108,7 +108,7 @@ class StepLife:
     """
 
     def __init__(self, endpoint: Endpoint, *, denied: bool = False) -> None:
-        self._stubs = _Stubs(endpoint)
+        self._stubs = Stubs(endpoint)
         self._denied = denied
         self._scope = ""
 

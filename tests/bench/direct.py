@@ -19,7 +19,7 @@ DEAD = (403, ["bad token"])  # the exact answer; any other 403 may be about the 
 TTL = "10m"
 
 
-class _Client:
+class Client:
     """A lean client: aiohttp over warm TLS connections with the client's certificate."""
 
     def __init__(self, direct: Direct, agent: Agent) -> None:
@@ -71,7 +71,7 @@ class Create:
     """Create a token; with `login_each`, log in by certificate before every one. Nobody ends these tokens."""
 
     def __init__(self, direct: Direct, agent: Agent, *, login_each: bool) -> None:
-        self._client = _Client(direct, agent)
+        self._client = Client(direct, agent)
         self._login_each = login_each
         self._token = ""
 
@@ -87,11 +87,18 @@ class Create:
         await self._client.close()
 
 
+async def must_die(client: Client, token: str, asker: str) -> None:
+    """Revoke a token with itself, and see that it is dead."""
+    await client.call("auth/token/revoke-self", {}, token=token)
+    status, body = await client.call("auth/token/lookup", {"token": token}, token=asker)
+    assert (status, body["errors"]) == DEAD, body
+
+
 class Kill:
     """Revoke a token with itself and see it dead; its creation before is not timed."""
 
     def __init__(self, direct: Direct, agent: Agent) -> None:
-        self._client = _Client(direct, agent)
+        self._client = Client(direct, agent)
         self._token = ""
 
     async def prepare(self, workers: int) -> None:
@@ -100,9 +107,7 @@ class Kill:
     async def once(self, worker: int) -> Mapping[str, float]:
         token = await self._client.create(self._token)
         start = time.perf_counter()
-        await self._client.call("auth/token/revoke-self", {}, token=token)
-        status, body = await self._client.call("auth/token/lookup", {"token": token}, token=self._token)
-        assert (status, body["errors"]) == DEAD, body
+        await must_die(self._client, token, self._token)
         return {"end": time.perf_counter() - start}
 
     async def finish(self) -> None:

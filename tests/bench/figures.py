@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import ceil
 from statistics import median
+from typing import TypeAlias
 
 from tests.bench.load import Sample
 
@@ -113,6 +114,42 @@ class Value:
     unit: str
     value: Spread
     detail: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a curve."""
+
+    side: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()  # the range over the rounds, where there is one
+    high: tuple[float, ...] = ()
+
+    @staticmethod
+    def of(side: str, points: Mapping[float, Sequence[float]]) -> Line:
+        """x → one value for each round."""
+        spreads = [Spread.of(values) for values in points.values()]
+        return Line(
+            side=side,
+            x=tuple(points),
+            y=tuple(one.median for one in spreads),
+            low=tuple(one.low for one in spreads),
+            high=tuple(one.high for one in spreads),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One key of bench.json: what is drawn, panel by panel. The panels' names are what is measured, with its unit."""
+
+    key: str
+    what: str
+    x: str
+    panels: Mapping[str, tuple[Line, ...]]
+
+
+Figure: TypeAlias = Ratio | Parts | Value | Curve
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import isqrt
 
@@ -12,7 +13,7 @@ from broker.policy.decision import AccessRequest, Allowed
 from broker.policy.language.load import parse
 from broker.policy.scope_map import ScopeMap
 from broker.wiring.adapters import scope_kinds
-from tests.bench.figures import Spread, Value
+from tests.bench.figures import Curve, Line, Spread, Value
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 STRIDE = 7919  # a prime: neighbours in the list of questions are not neighbours in the map
@@ -59,25 +60,38 @@ def decide_us(scope_map: ScopeMap, asked: list[AccessRequest], times: int) -> fl
     return (time.thread_time() - start) / times * 1e6
 
 
-def grants(rounds: int, *, few: int = 100, many: int = 10_000, times: int = 5_000) -> Value:
-    """`growth.grants`: the cost of a decision at `many` grants over that at `few`, alternating."""
+def grants(rounds: int, sizes: Sequence[int] = (100, 900, 2_500, 10_000), *, times: int = 5_000) -> list[Value | Curve]:
+    """`growth.grants`: the cost of a decision at the most grants over that at the fewest, all sizes alternating."""
     start = time.perf_counter()
-    small, large = map_of(few), map_of(many)
+    maps = [map_of(size) for size in sizes]
     loading = time.perf_counter() - start
-    pairs = [(decide_us(*small, times), decide_us(*large, times)) for _ in range(rounds + 1)][1:]
-    return Value(
+    found = [[decide_us(*one, times) for one in maps] for _ in range(rounds + 1)][1:]
+    took = {float(size): list(column) for size, column in zip(sizes, zip(*found, strict=True), strict=True)}
+    few, many = min(sizes), max(sizes)
+    ratios = {size: [a / b for a, b in zip(us, took[few], strict=True)] for size, us in took.items()}
+    value = Value(
         key="growth.grants",
-        what=f"decide() at {many:,} grants against {few:,}",
+        what=f"CPU of decide() at {many:,} grants against {few:,}",
         unit="x",
-        value=Spread.of([b / a for a, b in pairs]),
+        value=Spread.of(ratios[many]),
         detail={
             "few": few,
             "many": many,
-            "few_us": Spread.of([a for a, _ in pairs]).median,
-            "many_us": Spread.of([b for _, b in pairs]).median,
+            "few_us": Spread.of(took[few]).median,
+            "many_us": Spread.of(took[many]).median,
             "load_seconds": loading,
         },
     )
+    curve = Curve(
+        key="curve.grants",
+        what="decide() over many grants",
+        x="grants in the scope map",
+        panels={
+            f"CPU of a decision, times that at {few:,}": (Line.of("decide()", ratios),),
+            "CPU of a decision in µs": (Line.of("decide()", took),),
+        },
+    )
+    return [value, curve]
 
 
 def import_ms(rounds: int) -> Value:

@@ -1,7 +1,8 @@
 """The load generator, a process of its own: `python -m tests.bench.load TARGETS`.
 
-Reads one JSON order per line, `{"side", "concurrency", "seconds"}`, and answers each with a sample. Closed loop:
-each of the `concurrency` workers sends its next call when the last one is answered, until the time is over.
+Reads one JSON order per line, and answers each. `{"side", "concurrency", "seconds"}` with a sample, in a closed loop: each of the
+`concurrency` workers sends its next call when the last one is answered, until the time is over. `{"drain", "count", "seconds"}`
+with what one drain found.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from tests.bench.targets import Targets, read_targets
+from tests.bench.targets import Targets, crowd_name, read_targets
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -50,9 +52,21 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def cpu_by(watch: Mapping[str, int]) -> dict[str, float]:
+    """The same of several, by name."""
+    return {name: cpu_seconds(pid) for name, pid in watch.items()}
+
+
 async def measure(side: Side, *, concurrency: int, seconds: float, watch: Mapping[str, int]) -> Sample:
     """Prepare, run for the time given, finish; the first error ends it."""
     await side.prepare(concurrency)
+    sample = await run(side, concurrency=concurrency, seconds=seconds, watch=watch)
+    await side.finish()
+    return sample
+
+
+async def run(side: Side, *, concurrency: int, seconds: float, watch: Mapping[str, int]) -> Sample:
+    """What is measured of it."""
     parts: defaultdict[str, list[float]] = defaultdict(list)
     ops = 0
 
@@ -63,15 +77,14 @@ async def measure(side: Side, *, concurrency: int, seconds: float, watch: Mappin
                 parts[name].append(took * 1000)
             ops += 1
 
-    before = {name: cpu_seconds(pid) for name, pid in watch.items()}
+    before = cpu_by(watch)
     start = time.perf_counter()
     until = start + seconds
     async with asyncio.TaskGroup() as group:
         for worker in range(concurrency):
             group.create_task(work(worker))
     took = time.perf_counter() - start
-    used = {name: cpu_seconds(pid) - before[name] for name, pid in watch.items()}
-    await side.finish()
+    used = {name: now - before[name] for name, now in cpu_by(watch).items()}
     return Sample(ops=ops, seconds=took, parts_ms=dict(parts), cpu_seconds=used)
 
 
@@ -81,11 +94,13 @@ def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
     from tests.bench.brokered import Issue, SdkCycle, StepLife
     from tests.bench.direct import Create, HvacCycle, Kill
     from tests.bench.neighbours import Neighbours
+    from tests.bench.reads import Reads
 
     step = targets.vault.agents[0]
     found: dict[str, Callable[[], Side]] = {
         "echo": lambda: Issue(targets.echo, opens=False),
         "null": lambda: Issue(targets.null),
+        "stub": lambda: Issue(targets.stub),
         "vault": lambda: Issue(targets.vault),
         "step": lambda: StepLife(targets.vault),
         "cycle": lambda: SdkCycle(targets.vault),
@@ -95,7 +110,10 @@ def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
         "login_create": lambda: Create(targets.direct, step, login_each=True),
         "kill": lambda: Kill(targets.direct, step),
         "hvac_cycle": lambda: HvacCycle(targets.direct, step),
+        "reads": lambda: Reads(targets.sidecar),
     }
+    for size, crowd in targets.crowds.items():
+        found[crowd_name(size)] = partial(Issue, crowd)
     if (aws := targets.aws) is not None:
         found["sts"] = lambda: Issue(aws, proven=False)
         found["denied"] = lambda: StepLife(aws, denied=True)
@@ -109,11 +127,28 @@ async def serve(targets: Targets) -> None:
     made: dict[str, Side] = {}
     while line := await asyncio.to_thread(sys.stdin.readline):
         order = json.loads(line)
-        name = order["side"]
-        if name not in made:
-            made[name] = known[name]()
-        sample = await measure(made[name], concurrency=order["concurrency"], seconds=order["seconds"], watch=watch)
-        print(json.dumps(asdict(sample)), flush=True)
+        if "drain" in order:
+            found = await drained(order, targets, watch)
+        else:
+            name = order["side"]
+            if name not in made:
+                made[name] = known[name]()
+            watched = watch | order.get("watch", {})
+            sample = await measure(
+                made[name], concurrency=order["concurrency"], seconds=order["seconds"], watch=watched
+            )
+            found = asdict(sample)
+        print(json.dumps(found), flush=True)
+
+
+async def drained(order: Mapping[str, Any], targets: Targets, watch: Mapping[str, int]) -> dict[str, Any]:
+    """`{"drain": "ours" or "theirs", "count", "seconds"}`."""
+    from tests.bench.drain import Drain
+
+    drain = Drain(targets, watch)
+    ours = order["drain"] == "ours"
+    found = await (drain.ours(order["count"], order["seconds"]) if ours else drain.theirs(order["count"]))
+    return asdict(found)
 
 
 if __name__ == "__main__":

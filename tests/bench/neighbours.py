@@ -24,8 +24,18 @@ WITHOUT_END = 1 << 30  # requests
 UNDER_WAY = 1.0  # seconds until it is, at the latest
 
 
-class Neighbours(Issue):
-    """One issue of each agent in each `PACE`. `beset`: the endpoint's last agent runs away meanwhile."""
+class Paced(Issue):
+    """One issue of each agent in each `PACE`."""
+
+    async def once(self, worker: int) -> Mapping[str, float]:
+        start = time.perf_counter()
+        found = await super().once(worker)
+        await asyncio.sleep(max(0.0, PACE - (time.perf_counter() - start)))
+        return found
+
+
+class Neighbours(Paced):
+    """`beset`: the endpoint's last agent runs away meanwhile."""
 
     def __init__(self, endpoint: Endpoint, *, beset: bool) -> None:
         *honest, runaway = endpoint.agents
@@ -40,12 +50,6 @@ class Neighbours(Issue):
         if self._beset:
             self._processes = [self._start(number) for number in range(PROCESSES)]
             await asyncio.sleep(UNDER_WAY)
-
-    async def once(self, worker: int) -> Mapping[str, float]:
-        start = time.perf_counter()
-        found = await super().once(worker)
-        await asyncio.sleep(max(0.0, PACE - (time.perf_counter() - start)))
-        return found
 
     async def finish(self) -> None:
         """Raises RuntimeError when there was no runaway in the end."""

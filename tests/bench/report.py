@@ -7,22 +7,33 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.figures import Better, Parts, Ratio, Spread, Summary, Value
+from tests.bench.figures import Better, Figure, Parts, Ratio, Spread, Summary, Value
+from tests.bench.reach import in_words, reached, target_of
 
-Figure: TypeAlias = Ratio | Parts | Value
 LEAST_CPU_US = 20  # per operation; below, a process has nothing to do with it
 
 
 def write_json(path: Path, about: dict[str, Any], figures: Sequence[Figure]) -> None:
-    """`{"about": …, KEY: {…}}`, one entry per figure."""
-    body = {"about": about} | {figure.key: asdict(figure) for figure in figures}
+    """`{"about": …, KEY: {…}}`, one entry per figure; with `target` and `reached` where something must be reached."""
+    body = {"about": about} | {figure.key: _body(figure) for figure in figures}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=2, default=_plain) + "\n")
+
+
+def _body(figure: Figure) -> dict[str, Any]:
+    body = asdict(figure)
+    if target := target_of(figure):
+        bounds = {
+            name: {side: value for side, value in asdict(bound).items() if value is not None}
+            for name, bound in target.items()
+        }
+        body |= {"target": bounds, "reached": reached(figure)}
+    return body
 
 
 def show(console: Console, about: dict[str, Any], figures: Sequence[Figure]) -> None:
@@ -31,12 +42,14 @@ def show(console: Console, about: dict[str, Any], figures: Sequence[Figure]) -> 
     console.print(_sides(figures))
     console.print(_values([figure for figure in figures if isinstance(figure, Value)]))
     console.print("; ".join(f"{name}: {value}" for name, value in about.items()), style="dim", highlight=False)
+    missed = [figure.key for figure in figures if reached(figure) is False]
+    console.print(f"not reached: {', '.join(missed) or 'nothing'}", highlight=False)
 
 
 def _ratios(found: Sequence[Ratio]) -> Table:
     table = Table(title="Ratios, taken round by round", title_justify="left")
-    for column in ("key", "what", "in flight", "median", "range", "rounds"):
-        table.add_column(column, justify="left" if column in ("key", "what") else "right")
+    for column in ("key", "what", "in flight", "median", "range", "rounds", "to be reached"):
+        table.add_column(column, justify="left" if column in ("key", "what", "to be reached") else "right")
     for one in found:
         sign = "more is better" if one.better is Better.MORE else "less is better"
         table.add_row(
@@ -46,6 +59,7 @@ def _ratios(found: Sequence[Ratio]) -> Table:
             f"[bold]{one.ratio.median:.2f}x[/bold]",
             f"{one.ratio.low:.2f}-{one.ratio.high:.2f}",
             str(len(one.rounds)),
+            in_words(one),
         )
     return table
 
@@ -75,7 +89,7 @@ def _cpu(side: Summary) -> str:
 
 def _values(found: Sequence[Value]) -> Table:
     table = Table(title="Other figures", title_justify="left")
-    for column in ("key", "what", "median", "range", "made of"):
+    for column in ("key", "what", "median", "range", "to be reached", "made of"):
         table.add_column(column, justify="right" if column in ("median", "range") else "left")
     for one in found:
         table.add_row(
@@ -83,6 +97,7 @@ def _values(found: Sequence[Value]) -> Table:
             one.what,
             f"[bold]{one.value.median:.2f} {one.unit}[/bold]",
             _range(one.value),
+            in_words(one),
             ", ".join(f"{name} {value:,.4g}" for name, value in one.detail.items()),
         )
     return table

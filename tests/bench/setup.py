@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 from tests.bench.aws import AwsWorld, aws_world
 from tests.bench.aws import scope_map as aws_scope_map
-from tests.bench.load import Sample
+from tests.bench.crowd import crowd_of
+from tests.bench.order import Load, load_generator
 from tests.bench.raft import allow_broker, allow_direct
+from tests.bench.sidecar import SidecarPlan
 from tests.bench.targets import AGENTS, RUNAWAY, Agent, Direct, Endpoint, Targets, scope_map
 from tests.support.ceph import find_ceph
 from tests.support.daemon import Deployment
-from tests.support.processes import accepts, free_port, running, stop
+from tests.support.processes import accepts, free_port, running
 from tests.support.raft import raft_openbao
 
 UNLIMITED = 1_000_000  # neither the guard nor the request limit is what is measured here
@@ -30,26 +30,10 @@ CONFIG: dict[str, Any] = {
     "limits": {"request_rate": UNLIMITED, "request_burst": UNLIMITED},
     "log": {"level": "info"},  # the default
 }
+# Leases of a drain are claimed; those that are issued beside it are not, and must not end meanwhile.
+UNHURRIED = {"claim_window": "10m", "silence_bound": "10m"}
 LIMITED = {name: part for name, part in CONFIG.items() if name != "limits"}
 NO_VAULT = {"address": "http://127.0.0.1:1"}  # a config needs a provider; the null broker does not use it
-
-
-class Load:
-    """The load generator's other end."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._orders: IO[str] = process.stdin
-        self._answers: IO[str] = process.stdout
-
-    def sample(self, side: str, *, concurrency: int, seconds: float) -> Sample:
-        """One side for so long. Raises RuntimeError when the generator has died; what it said is on stderr."""
-        print(json.dumps({"side": side, "concurrency": concurrency, "seconds": seconds}), file=self._orders, flush=True)
-        answer = self._answers.readline()
-        if not answer:
-            raise RuntimeError(f"the load generator ended while measuring {side}")
-        return Sample(**json.loads(answer))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +45,8 @@ class World:
     vault_pid: int
     aws: AwsWorld | None
     idle_mb: dict[int, float]  # of a daemon before its first call, by pid
+    crowds: Mapping[int, Deployment]  # by how many leases will live there
+    sidecar: SidecarPlan
 
 
 def rss_mb(pid: int, field: str = "VmRSS") -> float:
@@ -84,44 +70,62 @@ def fsync_us(folder: Path, times: int = 50) -> float:
 
 
 @contextlib.contextmanager
-def world(folder: Path) -> Iterator[World]:
-    """From nothing to ready; everything is stopped at the end."""
+def world(folder: Path, sizes: Iterable[int]) -> Iterator[World]:
+    """From nothing to ready; everything is stopped at the end. `sizes`: of the crowds, which are not started yet."""
     with contextlib.ExitStack() as stack:
         bao = stack.enter_context(raft_openbao(folder / "bao"))
         assert bao.ca_file is not None
         section = allow_broker(bao, folder)
-        vault = Deployment(folder / "vault", scope_map(), vault=section, more=CONFIG)
+        vault = Deployment(folder / "vault", scope_map(), vault=section, timings=UNHURRIED, more=CONFIG)
         limited = Deployment(folder / "limited", scope_map(), vault=section, more=LIMITED)
         allow_direct(bao, vault.ca.root_path)
-        null = Deployment(folder / "null", scope_map(), vault=_no_vault(folder), more=CONFIG)
-        vault_pid = stack.enter_context(vault.daemon()).pid
-        limited_pid = stack.enter_context(limited.daemon()).pid
-        null_pid = stack.enter_context(_script(null, "tests.bench.null_broker", "serve", "--config", str(null.config)))
+        nowhere = _no_vault(folder)
+        null = Deployment(folder / "null", scope_map(), vault=nowhere, more=CONFIG, module="tests.bench.null_broker")
+        stub_port, stub_pid = _stub(stack, folder)
+        instant = {**nowhere, "address": f"http://127.0.0.1:{stub_port}"}
+        stub = Deployment(folder / "stub", scope_map(), vault=instant, more=CONFIG)
+        pids = {
+            name: stack.enter_context(one.daemon()).pid
+            for name, one in {"null": null, "broker": vault, "limited": limited, "stub": stub}.items()
+        }
         aws = stack.enter_context(aws_world(folder)) if find_ceph() else None
         sts, aws_pids = _aws(stack, folder, aws) if aws else (None, {})
         echo_port = free_port()
         echo_pid = stack.enter_context(_echo(null, echo_port))
+        crowds = {size: crowd_of(folder / f"crowd{size}", nowhere, CONFIG) for size in sizes}
+        beside = SidecarPlan(null, folder / "sidecar")
         targets = Targets(
             echo=_endpoint(null, f"127.0.0.1:{echo_port}"),
             null=_endpoint(null, null.addr),
+            stub=_endpoint(stub, stub.addr),
             vault=_endpoint(vault, vault.addr),
+            database=str(vault.database),
+            crowds={size: _endpoint(crowd, crowd.addr) for size, crowd in crowds.items()},
+            sidecar=beside.target,
             limited=_endpoint(limited, limited.addr, RUNAWAY),
             direct=Direct(address=bao.address, ca=str(bao.ca_file)),
             aws=sts,
             sts=asdict(aws.sts) if aws else {},
-            watch={
-                "echo": echo_pid,
-                "null": null_pid,
-                "broker": vault_pid,
-                "limited": limited_pid,
-                "openbao": bao.pid,
-                **aws_pids,
-            },
+            watch={"echo": echo_pid, **pids, "instant": stub_pid, "openbao": bao.pid, **aws_pids},
         )
         targets.save(folder / "targets.json")
-        idle_mb = {pid: rss_mb(pid) for pid in (null_pid, vault_pid)}
-        load = stack.enter_context(_load(folder / "targets.json"))
-        yield World(load=load, null_pid=null_pid, vault_pid=vault_pid, aws=aws, idle_mb=idle_mb)
+        idle_mb = {pids[name]: rss_mb(pids[name]) for name in ("null", "broker")}
+        yield World(
+            load=stack.enter_context(load_generator(folder / "targets.json")),
+            null_pid=pids["null"],
+            vault_pid=pids["broker"],
+            aws=aws,
+            idle_mb=idle_mb,
+            crowds=crowds,
+            sidecar=beside,
+        )
+
+
+def _stub(stack: contextlib.ExitStack, folder: Path) -> tuple[int, int]:
+    """Port and pid of the instant server."""
+    port = free_port()
+    argv = [sys.executable, "-m", "tests.bench.stub", str(port)]
+    return port, stack.enter_context(running(argv, log=folder / "stub.log", ready=lambda: accepts(port))).pid
 
 
 def _aws(stack: contextlib.ExitStack, folder: Path, aws: AwsWorld) -> tuple[Endpoint, dict[str, int]]:
@@ -147,29 +151,8 @@ def _endpoint(deployment: Deployment, addr: str, *more: str) -> Endpoint:
 
 
 @contextlib.contextmanager
-def _script(deployment: Deployment, module: str, *arguments: str) -> Iterator[int]:
-    argv = [sys.executable, "-m", module, *arguments]
-    with running(argv, log=deployment.log, ready=deployment.ready) as process:
-        yield process.pid
-
-
-@contextlib.contextmanager
 def _echo(deployment: Deployment, port: int) -> Iterator[int]:
     argv = [sys.executable, "-m", "tests.bench.echo", str(deployment.config)]
     env = {**os.environ, "STEPCRED_BROKER_LISTEN__GRPC": f"127.0.0.1:{port}"}
     with running(argv, log=deployment.folder / "echo.log", ready=lambda: accepts(port), env=env) as process:
         yield process.pid
-
-
-@contextlib.contextmanager
-def _load(targets: Path) -> Iterator[Load]:
-    argv = [sys.executable, "-m", "tests.bench.load", str(targets)]
-    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-    try:
-        yield Load(process)
-    finally:
-        if process.stdin:
-            process.stdin.close()  # it ends by itself then
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        stop(process)  # type: ignore[arg-type]  # a Popen of text

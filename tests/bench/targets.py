@@ -10,20 +10,35 @@ from typing import Any
 
 AGENTS = 8  # certificates, and so connections; each carries a share of the calls in flight
 RUNAWAY = "nightly"  # the workflow of the agent that does not stop; it is none of the others'
+DRAIN_SCOPE = "drain"
+SESSION_SCOPE = "session"  # of AWS's kind, for the sidecar
 SCOPES = 64  # one after the other, a new one for each sample
 TRUST_DOMAIN = "dev.local"
+SESSION_BLOCK = (
+    '{role_arn: "arn:aws:iam::123456789012:role/bench", any_region: true, revoke: bound, '
+    'statements: [{Effect: Allow, Action: "s3:ListBucket", Resource: "arn:aws:s3:::lake"}]}'
+)
 
 
 def scope_name(number: int) -> str:
     return f"scope{number % SCOPES}"
 
 
+def crowd_name(size: int) -> str:
+    """The side that issues while so many leases live."""
+    return f"live{size}"
+
+
 def scope_map() -> str:
     """Each sample has a scope of its own, so that the guard's hour holds what it would hold in real life."""
     names = [scope_name(number) for number in range(SCOPES)]
     scopes = [f"  {name}: {{vault: {{role: bench}}, ttl: 10m, tier: low}}" for name in names]
-    danger = "  danger: {vault: {role: bench}, ttl: 10m, tier: high}"
-    return scope_map_of([*scopes, danger], [*names, "danger"])
+    more = {
+        "danger": "{vault: {role: bench}, ttl: 10m, tier: high}",
+        DRAIN_SCOPE: "{vault: {role: bench}, ttl: 30m, tier: low}",
+        SESSION_SCOPE: f"{{aws: {SESSION_BLOCK}, ttl: 1h, tier: low}}",
+    }
+    return scope_map_of([*scopes, *(f"  {name}: {block}" for name, block in more.items())], [*names, *more])
 
 
 def scope_map_of(scopes: Iterable[str], granted: Iterable[str]) -> str:
@@ -68,12 +83,25 @@ class Direct:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """Where its endpoint will be once it is started."""
+
+    port: int
+    path: str
+    token_file: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Targets:
     """Everything, and the pids whose CPU is read around each sample."""
 
     echo: Endpoint
     null: Endpoint
+    stub: Endpoint  # the Vault provider over an instant server
     vault: Endpoint
+    database: str  # of that one
+    crowds: Mapping[int, Endpoint]  # by how many leases live there
+    sidecar: Sidecar
     limited: Endpoint  # with the limits of a daemon that nobody has configured; its last agent is the runaway
     direct: Direct
     aws: Endpoint | None  # without Ceph there is none
@@ -88,16 +116,23 @@ def read_targets(path: Path) -> Targets:
     raw: dict[str, Any] = json.loads(path.read_text())
 
     def endpoint(name: str) -> Endpoint:
-        agents = tuple(Agent(**agent) for agent in raw[name]["agents"])
-        return Endpoint(addr=raw[name]["addr"], agents=agents)
+        return _endpoint(raw[name])
 
     return Targets(
         echo=endpoint("echo"),
         null=endpoint("null"),
+        stub=endpoint("stub"),
         vault=endpoint("vault"),
+        database=raw["database"],
+        crowds={int(size): _endpoint(one) for size, one in raw["crowds"].items()},
+        sidecar=Sidecar(**raw["sidecar"]),
         limited=endpoint("limited"),
         direct=Direct(**raw["direct"]),
         aws=endpoint("aws") if raw["aws"] else None,
         sts=raw["sts"],
         watch=raw["watch"],
     )
+
+
+def _endpoint(raw: Mapping[str, Any]) -> Endpoint:
+    return Endpoint(addr=raw["addr"], agents=tuple(Agent(**agent) for agent in raw["agents"]))
