@@ -1,7 +1,8 @@
 """An STS that answers at once: `python -m tests.bench.aws_stub PORT`.
 
-A process of its own on uvloop. It reads a request's head and as much body as that says, looks at neither, and answers
-AssumeRole as AWS does, with keys and an end of their own. What a caller's call takes here is the caller's own cost.
+A process of its own on uvloop. It reads a request's head and as much body as that says, looks at neither but for the
+question who is there, and answers AssumeRole as AWS does, with keys and an end of their own. What a caller's call takes
+here is the caller's own cost.
 """
 
 from __future__ import annotations
@@ -48,13 +49,18 @@ HEAD = (
     "HTTP/1.1 200 OK\r\nx-amzn-RequestId: c6104cbe-af31-11e0-8154-{number:012}\r\nContent-Type: text/xml\r\n"
     "Content-Length: {length}\r\nDate: {date}\r\n\r\n"
 )
+IDENTITY = """<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>
+<Arn>arn:aws:iam::123456789012:user/stub</Arn><UserId>AIDAEXAMPLE</UserId><Account>123456789012</Account>
+</GetCallerIdentityResult></GetCallerIdentityResponse>"""
 _numbers = itertools.count()
 
 
-def answer() -> bytes:
-    """One session."""
+def answer(request: bytes = b"") -> bytes:
+    """One session, or who the broker is: it asks before it is ready."""
     now, number = datetime.now(UTC), next(_numbers)
     body = BODY.format(number=number, token=TOKEN, ends=now + LIFE)
+    if b"Action=GetCallerIdentity" in request:
+        body = IDENTITY
     return (HEAD.format(number=number, length=len(body), date=format_datetime(now, usegmt=True)) + body).encode()
 
 
@@ -76,8 +82,8 @@ class Connection(asyncio.Protocol):
             whole = end + 4 + (int(length.partition(b"\r\n")[0]) if there else 0)
             if len(self._held) < whole or self._transport is None:
                 return
+            self._transport.write(answer(self._held[:whole]))
             self._held = self._held[whole:]
-            self._transport.write(answer())
 
 
 async def serve(port: int) -> None:

@@ -23,11 +23,13 @@ RATIOS = {
     "neighbours.p99",
     "time_to_dead",
     "time_to_dead.busy",
+    "sts_vs_boto3",
+    "sts_vs_boto3.throughput",
 }
 PARTS = {"step", "step.busy"}
 VALUES = {"growth.grants", "import_ms", "rss_mb", "rss_mb.null"}
 if find_ceph():
-    RATIOS |= {"sts_vs_boto3", "sts_vs_boto3.p50"}
+    RATIOS |= {"sts_vs_boto3.ceph"}
     DENIED = {"step.aws"}
     VALUES |= {"aws_puts"}
 else:
