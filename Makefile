@@ -49,8 +49,8 @@ lint: $(READY) ## ruff, mypy strict, import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-bench: $(READY) ## Figures as ratios in one run
-	@$(BIN)/python -m tests.bench
+bench: $(READY) ## Figures as ratios in one run, about twelve minutes (ONLY=echo,drain ROUNDS=5)
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 crash: $(READY) ## Kill the daemon at every point, look at what is alive (PROVIDER=vault|aws KILLS=200 SEED=1)
 	@$(BIN)/python -m tests.crash$(if $(filter aws,$(PROVIDER)),.aws) $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))

@@ -53,8 +53,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each comparison (default 5)")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
-    parser.add_argument("--plots", type=Path, help=f"where the plots go (default {PLOTS}; none with --quick)")
-    names = ", ".join((*ALONE, *GROUPS))
+    parser.add_argument("--plots", type=Path, help=f"where the plots go (default {PLOTS} for a whole run)")
+    names = ",".join((*ALONE, *GROUPS))
     parser.add_argument("--only", metavar="GROUP,…", default=names, help=f"some of: {names}")
     parser.add_argument("--drain", type=int, help=f"leases that are due at once (default {Plan(rounds=1).drain:,})")
     parser.add_argument("--quick", action="store_true", help="does everything once and proves nothing")
@@ -112,7 +112,8 @@ def main() -> int:
         console = Console(width=WIDTH)
     show(console, about, figures)
     say(f"figures in {asked.json}")
-    if folder := asked.plots or (None if asked.quick else PLOTS):
+    whole = not asked.quick and len(asked.only) == len(ALONE) + len(GROUPS)
+    if folder := asked.plots or (PLOTS if whole else None):
         drawn = plots.draw([figure for figure in figures if isinstance(figure, Curve)], folder)
         say(f"{drawn} plots in {folder}")
     return 0

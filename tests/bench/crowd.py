@@ -22,6 +22,7 @@ from broker.model import LeaseState
 from stepcred.v1 import broker_pb2
 from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
 from tests.bench.seed import multiply
+from tests.bench.starting import start
 from tests.bench.targets import SCOPES, scope_map_of, scope_name
 from tests.support.daemon import Deployment
 from tests.support.processes import wait_until
@@ -109,10 +110,9 @@ class Crowds:
 def standing(crowds: Mapping[int, Deployment]) -> Iterator[Crowds]:
     """Filled, started, and stopped."""
     fill(crowds)
-    pids = {}
     with contextlib.ExitStack() as stack:
-        for size, crowd in crowds.items():
-            pid = pids[size] = stack.enter_context(crowd.daemon()).pid
+        pids = start(crowds, stack)
+        for pid in pids.values():
             os.kill(pid, signal.SIGSTOP)
             stack.callback(os.kill, pid, signal.SIGCONT)  # only then does it hear that it is to end
         yield Crowds(pids, crowds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from broker.leases.lane import BULKHEAD
 from tests.bench.crowd import Crowds, standing
-from tests.bench.drain import BULKHEAD
 from tests.bench.figures import Curve, Line, Measured, Ratio, Spread, Value, latency, percentile, tail, throughput
 from tests.bench.load import Sample
 from tests.bench.neighbours import PACE
@@ -38,8 +38,10 @@ def growth(bench: Bench) -> list[Ratio | Value | Curve]:
         what="An issue beside many live leases (null provider, one call in flight)",
         x="live leases in the database",
         panels={
-            f"p50, times that beside {few:,}": (Line.of("issue", dict(ratios)),),
-            "p50 in ms": (Line.of("issue", dict(medians)),),
+            f"p50, times that beside {few:,}": (
+                Line.of("issue", {float(size): values for size, values in ratios.items()}),
+            ),
+            "p50 in ms": (Line.of("issue", {float(size): values for size, values in medians.items()}),),
         },
     )
     return [latency("growth.leases", what, ONE, ours=sides[most], theirs=sides[few]), memory, curve]

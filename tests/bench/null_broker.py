@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable
 
 from broker.__main__ import main
 from broker.model import AwsSession, Evidence, VaultToken
@@ -17,14 +16,17 @@ from broker.wiring import adapters
 
 
 class NullProvider:
-    """Answers at once, with what `make` gives. It is in the place of `name`, so that the scope map's blocks are real ones."""
+    """Answers at once. Its tokens have the shape of Vault's."""
 
-    def __init__(self, name: str, make: Callable[[MintOrder], Minted]) -> None:
-        self.name = name
-        self._make = make
+    name = "vault"  # in the place of that one, so that the scope map's blocks are real ones
 
     async def mint(self, order: MintOrder) -> Minted:
-        return self._make(order)
+        token = Secret(f"scv1-k1-{secrets.token_hex(32)}")
+        return Minted(
+            credential=VaultToken(token=token, address="null://"),
+            refs={"accessor": secrets.token_hex(12)},
+            provider_request_id=order.ref.lease_id,
+        )
 
     async def revoke(self, ref: LeaseRef) -> Progress:
         return Progress(evidence=Evidence.SEEN_DEAD)
@@ -39,30 +41,26 @@ class NullProvider:
         return None
 
 
-def token(order: MintOrder) -> Minted:
-    """Of the shape of Vault's."""
-    made = Secret(f"scv1-k1-{secrets.token_hex(32)}")
-    refs = {"accessor": secrets.token_hex(12)}
-    credential = VaultToken(token=made, address="null://")
-    return Minted(credential=credential, refs=refs, provider_request_id=order.ref.lease_id)
+class NullSts(NullProvider):
+    """Its sessions have the shape of AWS's."""
 
+    name = "aws"
 
-def session(order: MintOrder) -> Minted:
-    """Of the shape of AWS's."""
-    credential = AwsSession(
-        access_key_id=f"ASIA{secrets.token_hex(8).upper()}",
-        secret_access_key=Secret(secrets.token_urlsafe(30)),
-        session_token=Secret(secrets.token_urlsafe(400)),
-        region="eu-west-1",
-        endpoint_url="",
-        session_expires_at=order.ref.expires_at,
-    )
-    return Minted(credential=credential, refs={}, provider_request_id=order.ref.lease_id)
+    async def mint(self, order: MintOrder) -> Minted:
+        credential = AwsSession(
+            access_key_id=f"ASIA{secrets.token_hex(8).upper()}",
+            secret_access_key=Secret(secrets.token_urlsafe(30)),
+            session_token=Secret(secrets.token_urlsafe(400)),
+            region="eu-west-1",
+            endpoint_url="",
+            session_expires_at=order.ref.expires_at,
+        )
+        return Minted(credential=credential, provider_request_id=order.ref.lease_id)
 
 
 def providers(*_: object, **__: object) -> dict[str, Provider]:
     """Stands for `broker.wiring.adapters.providers`."""
-    return {"vault": NullProvider("vault", token), "aws": NullProvider("aws", session)}
+    return {NullProvider.name: NullProvider(), NullSts.name: NullSts()}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PREFIX = "curve."
 GREY = "#808890"  # on white as on black
 COLOURS = ("#2f81f7", "#e0672c", "#3fa34d", "#a56fe0", "#c9a227")
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "stepcred",
     "svg.fonttype": "none",  # the page's own letters
     "font.family": "sans-serif",
@@ -114,7 +114,8 @@ def read(path: Path) -> list[Curve]:
 
 
 def _line(raw: dict[str, Any]) -> Line:
-    return Line(**{name: value if name == "side" else tuple(value) for name, value in raw.items()})
+    side = raw.pop("side")
+    return Line(side=side, **{name: tuple(values) for name, values in raw.items()})
 
 
 if __name__ == "__main__":

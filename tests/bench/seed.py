@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from broker import keyring
 from broker.guard import keys
@@ -105,9 +106,9 @@ def _write_step(tx: Tx, pattern: Pattern, ring: Keyring, number: int) -> None:
     key = replace(pattern.step.key, agent=agent, workflow=workflow, run=str(uuid.uuid4()))
     asked = str(uuid.uuid4())
     handle = derive_handle(ring, pattern.step.handle_kid, key, pattern.step.attempt, asked)
-    made = {"id": new_step_id(), "key": key, "request_id": asked, "handle_hash": hash_handle(handle)}
+    made: dict[str, Any] = {"id": new_step_id(), "key": key, "request_id": asked, "handle_hash": hash_handle(handle)}
     step = replace(pattern.step, **made, opened_by=agent)
-    whose = {"agent": agent, "workflow": workflow, "run": key.run, "step_id": step.id}
+    whose: dict[str, Any] = {"agent": agent, "workflow": workflow, "run": key.run, "step_id": step.id}
     tx.insert_step(step)
     tx.insert_request(replace(pattern.request, caller=agent, request_id=asked, step_id=step.id))
     tx.append(replace(pattern.record, **whose))
@@ -115,14 +116,19 @@ def _write_step(tx: Tx, pattern: Pattern, ring: Keyring, number: int) -> None:
         _write_lease(tx, one, step, whose, hour_too=number < FLEET)
 
 
-def _write_lease(tx: Tx, one: _Pattern, step: Step, whose: dict[str, str], *, hour_too: bool) -> None:
+def _write_lease(tx: Tx, one: _Pattern, step: Step, whose: dict[str, Any], *, hour_too: bool) -> None:
     scope, key = one.lease.scope, step.key
-    names = {"workload": "load", "captures": {"workflow": key.workflow}, "scope": scope}
+    names: dict[str, Any] = {"workload": "load", "captures": {"workflow": key.workflow}, "scope": scope}
     about = {"workflow": key.workflow, "run": key.run, "step": key.step}
-    budget_key, hour_key = keys.guard_key(**names, **about), keys.hour_key(**names)  # type: ignore[arg-type]
-    whole = keys.about(**names, **about)  # type: ignore[arg-type]
-    made = {"id": new_lease_id(), "step_id": step.id, "agent": key.agent, "request_id": str(uuid.uuid4())}
-    lease = replace(one.lease, **made, nonce=new_nonce(), guard_key=budget_key)  # type: ignore[arg-type]
+    budget_key, hour_key = keys.guard_key(**names, **about), keys.hour_key(**names)
+    whole = keys.about(**names, **about)
+    made: dict[str, Any] = {
+        "id": new_lease_id(),
+        "step_id": step.id,
+        "agent": key.agent,
+        "request_id": str(uuid.uuid4()),
+    }
+    lease = replace(one.lease, **made, nonce=new_nonce(), guard_key=budget_key)
     intent = replace(lease, state=LeaseState.INTENT, refs={}, active_at=None, claimed_at=None)
     request = replace(one.request, caller=key.agent, request_id=lease.request_id)
     tx.put_guard_row(replace(one.budget, key=budget_key, hour_key=hour_key, about=whole))
@@ -136,5 +142,5 @@ def _write_lease(tx: Tx, one: _Pattern, step: Step, whose: dict[str, str], *, ho
     tx.claim(lease.id, lease.claimed_at)
     tx.insert_request(replace(request, step_id=step.id, lease_id=lease.id))
     for record in one.records:
-        told = whose if record.run else {"agent": key.agent, "step_id": step.id}
+        told: dict[str, Any] = whose if record.run else {"agent": key.agent, "step_id": step.id}
         tx.append(replace(record, **told, lease_id=lease.id))

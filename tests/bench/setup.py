@@ -17,6 +17,7 @@ from tests.bench.crowd import crowd_of
 from tests.bench.order import Load, load_generator
 from tests.bench.raft import allow_broker, allow_direct
 from tests.bench.sidecar import SidecarPlan
+from tests.bench.starting import start
 from tests.bench.targets import AGENTS, RUNAWAY, Agent, Direct, Endpoint, Targets, scope_map
 from tests.support.daemon import Deployment
 from tests.support.processes import accepts, free_port, running
@@ -82,10 +83,7 @@ def world(folder: Path, sizes: Iterable[int]) -> Iterator[World]:
         stub_port, stub_pid = _stub(stack, folder)
         instant = {**nowhere, "address": f"http://127.0.0.1:{stub_port}"}
         stub = Deployment(folder / "stub", scope_map(), vault=instant, more=CONFIG)
-        pids = {
-            name: stack.enter_context(one.daemon()).pid
-            for name, one in {"null": null, "broker": vault, "limited": limited, "stub": stub}.items()
-        }
+        pids = start({"null": null, "broker": vault, "limited": limited, "stub": stub}, stack)
         aws = stack.enter_context(aws_world(folder))
         sts, aws_pids = _aws(stack, folder, aws)
         echo_port = free_port()

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.reach import TARGETS
 from tests.support.ceph import find_ceph
 
 RATIOS = {
     "issue_vs_echo",
     "issue_vs_echo.p50",
+    "issue_stub_vs_echo",
+    "issue_stub_vs_echo.p50",
+    "growth.leases",
+    "drain",
+    "drain.issue_p99",
     "issue_vs_direct.create",
     "issue_vs_direct.create.p50",
     "issue_vs_direct.login_create",
@@ -27,7 +33,8 @@ RATIOS = {
     "sts_vs_boto3.throughput",
 }
 PARTS = {"step", "step.busy"}
-VALUES = {"growth.grants", "import_ms", "rss_mb", "rss_mb.null"}
+VALUES = {"growth.grants", "import_ms", "rss_mb", "rss_mb.null", "rss_mb_100k", "sidecar.reads"}
+CURVES = {"curve.load", "curve.leases", "curve.grants", "curve.drain", "curve.time_to_dead"}
 if find_ceph():
     RATIOS |= {"sts_vs_boto3.ceph"}
     DENIED = {"step.aws"}
@@ -37,15 +44,18 @@ else:
 
 
 @pytest.mark.timeout(180)
-def test_a_quick_bench_measures_every_key_and_writes_them_as_json(tmp_path: Path) -> None:
-    target = tmp_path / "bench.json"
-    argv = [sys.executable, "-m", "tests.bench", "--quick", "--json", str(target)]
+def test_a_quick_bench_measures_every_key_writes_them_as_json_and_draws(tmp_path: Path) -> None:
+    target, plots = tmp_path / "bench.json", tmp_path / "plots"
+    argv = [sys.executable, "-m", "tests.bench", "--quick", "--json", str(target), "--plots", str(plots)]
 
     done = subprocess.run(argv, capture_output=True, text=True, timeout=170, check=False)
 
     assert done.returncode == 0, done.stderr
     figures = json.loads(target.read_text())
-    assert figures.keys() == {"about"} | RATIOS | PARTS | DENIED | VALUES
+    assert figures.keys() == {"about"} | RATIOS | PARTS | DENIED | VALUES | CURVES
+    missing = set() if find_ceph() else {"sts_vs_boto3"}
+    assert {key for key, found in figures.items() if "reached" in found} == TARGETS.keys() - missing
+    assert len(list(plots.glob("*.svg"))) == len(CURVES)
     for key in RATIOS:
         found = figures[key]
         assert found["ratio"]["low"] <= found["ratio"]["median"] <= found["ratio"]["high"]

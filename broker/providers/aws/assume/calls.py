@@ -48,6 +48,7 @@ class AssumeRole:
         self._heard = heard
         self._clock = clock
         self._ways: OrderedDict[_Key, _Way] = OrderedDict()
+        self._date = ""  # heard last
 
     async def call(self, block: AwsBlock, parameters: Mapping[str, JsonValue]) -> Mapping[str, Any] | Failure:
         """Where this block's sessions are made, as whoever makes them."""
@@ -108,8 +109,14 @@ class AssumeRole:
             return Failure(code=type(problem).__name__, sent=False, why=str(problem))
         except HttpError as problem:
             return Failure(code=type(problem).__name__)
-        self._heard.hear(answer.header("date"))
+        self._hear(answer.header("date"))
         told = read(answer.status, answer.body)
         if isinstance(told, Failure) and told.code in DOUBTS:
             way.identity.doubt(keys)
         return told
+
+    def _hear(self, date: str) -> None:
+        """Once a second: the first to say it is nearest to it."""
+        if date != self._date:
+            self._date = date
+            self._heard.hear(date)
