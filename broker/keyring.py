@@ -35,6 +35,7 @@ class Keyring:
 
     def __init__(self, keys: Mapping[str, bytes], current: str) -> None:
         self._keys = dict(keys)
+        self._subkeys: dict[tuple[str, str], bytes] = {}
         self.current = current
 
     def derive(self, kid: str, purpose: str, *parts: str | bytes) -> bytes:
@@ -42,12 +43,16 @@ class Keyring:
 
         Raises KeyError when the key id is not in the ring.
         """
-        subkey = hmac.digest(self._keys[kid], encode("stepcred", purpose), "sha256")
+        subkey = self._subkeys.get((kid, purpose))
+        if subkey is None:
+            subkey = hmac.digest(self._keys[kid], encode("stepcred", purpose), "sha256")
+            self._subkeys[kid, purpose] = subkey
         return hmac.digest(subkey, encode(*parts), "sha256")
 
     def adopt(self, newer: Keyring) -> None:
         """Take over new keys and the current one of a ring that was read again; forgets none before the process ends."""
         self._keys |= newer._keys
+        self._subkeys.clear()
         self.current = newer.current
 
     @property

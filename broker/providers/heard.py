@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from broker.clock import Clock
 
@@ -22,12 +23,9 @@ class HeardTime:
 
     def hear(self, date: str) -> None:
         """Take the header of an answer that has just arrived; one that cannot be read tells nothing."""
-        try:
-            at = parsedate_to_datetime(date)
-        except (ValueError, TypeError):
-            return
-        if at.tzinfo is not None and abs(at - self._clock.now()) < MAX_OFFSET:
-            self._heard = (at.astimezone(UTC), self._clock.boottime())
+        at = _read(date)
+        if at is not None and abs(at - self._clock.now()) < MAX_OFFSET:
+            self._heard = (at, self._clock.boottime())
 
     def now(self) -> datetime | None:
         """That clock's time now, at most a second and the answer's way behind; None when nothing was heard yet."""
@@ -36,3 +34,12 @@ class HeardTime:
             return None
         at, boot = heard
         return at + timedelta(seconds=self._clock.boottime() - boot)
+
+
+@lru_cache(maxsize=8)  # all answers of one second say the same
+def _read(date: str) -> datetime | None:
+    try:
+        at = parsedate_to_datetime(date)
+        return None if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None

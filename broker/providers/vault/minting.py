@@ -79,15 +79,14 @@ class Minting:
         6. The child's lease id is durable before anybody may have the secret.
         """
         deadline = asyncio.get_running_loop().time() + self._settings.mint_timeout
+        ready = None
         try:
             async with asyncio.timeout_at(deadline):
                 ready = await self._prepare(order)  # (1)
-        except TimeoutError:
-            raise MintRefused("vault: no time was left to ask for a token") from None
-        try:
-            async with asyncio.timeout_at(deadline):
                 return await self._make(ready)  # (2-6)
         except TimeoutError:
+            if ready is None:
+                raise MintRefused("vault: no time was left to ask for a token") from None
             raise MintInDoubt("vault: the mint took too long") from None
 
     async def _prepare(self, order: MintOrder) -> _Ready:
@@ -102,9 +101,9 @@ class Minting:
             raise MintRefused(str(error)) from None
         except LoginFailed as error:
             raise MintRefused(error.why) from None
-        where = self.foresee(session)
-        if any(order.ref.refs.get(one) != where[one] for one in ("cluster", "namespace")):
-            order = await self._note_where(order, where)
+        refs = order.ref.refs
+        if (refs.get("cluster"), refs.get("namespace")) != (session.cluster_id, self._settings.namespace_name):
+            order = await self._note_where(order, self.foresee(session))
         return _Ready(session=session, order=order, block=block, seconds=seconds, token=token)
 
     def _checked(self, order: MintOrder) -> VaultBlock:
@@ -130,17 +129,23 @@ class Minting:
         session, order, block = ready.session, ready.order, ready.block
         made = await self._create(ready)  # (2)
         refs = {"accessor": made.accessor, **{one: order.ref.refs[one] for one in ("cluster", "namespace")}}
+        problem = _unfit(made, ready.token, ready.seconds)
+        if block.kind is Kind.TOKEN and ready.token is not None and not problem:
+            return self._token(made, refs)
         ref = replace(order.ref, refs={**order.ref.refs, **refs})
-        if problem := _unfit(made, ready.token, ready.seconds):  # (3)
+        if problem:  # (3)
             stranger = ready.token is not None and not made.token.matches(ready.token)
             await self._abandon(session, ref, problem, made.token if stranger else None)
         if ready.token is None or block.kind is Kind.SSH:  # (4)
             await self._note(session, order, ref, refs)
         if block.kind is Kind.TOKEN:
-            where = {"address": self._settings.address, "namespace": self._settings.namespace}
-            credential = VaultToken(token=made.token, **where)
-            return Minted(credential=credential, refs=refs, provider_request_id=made.request_id)
+            return self._token(made, refs)
         return await self._fetch(replace(ready, order=replace(order, ref=ref)), made.token)
+
+    def _token(self, made: TokenAnswer, refs: Mapping[str, JsonValue]) -> Minted:
+        settings = self._settings
+        credential = VaultToken(token=made.token, address=settings.address, namespace=settings.namespace)
+        return Minted(credential=credential, refs=refs, provider_request_id=made.request_id)
 
     async def _create(self, ready: _Ready) -> TokenAnswer:
         order, role = ready.order, ready.block.role

@@ -22,6 +22,7 @@ from broker.model import Revocability
 
 # Every segment is allow-listed: role_name='../../../sys/seal' was seen to request /v1/sys/seal (measured).
 SEGMENT = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+PATH = re.compile(r"(?!\.+(?:/|\Z))[A-Za-z0-9_.-]+(?:/(?!\.+(?:/|\Z))[A-Za-z0-9_.-]+)*", re.ASCII)
 TEMPLATE = re.compile(r"\{[a-z][a-z0-9_]*\}", re.ASCII)
 MIN_SEGMENTS = 2
 # A policy has its role's name, and servers put policies' names into lower case: `App` and `app` would be one.
@@ -63,7 +64,7 @@ def is_segment(text: str) -> bool:
 
 def is_path(text: str) -> bool:
     """Segments joined by single slashes, none at the ends."""
-    return all(is_segment(part) for part in text.split("/"))
+    return PATH.fullmatch(text) is not None
 
 
 def _role(value: str) -> str:

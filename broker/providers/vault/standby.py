@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Mapping
 
 INDEX = "X-Vault-Index"
 FAR_AHEAD = str(1 << 62)  # no log gets there
@@ -19,11 +20,12 @@ class ActiveOnly:
     """
 
     def __init__(self) -> None:
-        self._index = ""
+        self._cluster = ""
+        self._headers: dict[str, str] = {}
 
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Mapping[str, str]:
         """For the next request."""
-        return {INDEX: self._index, "X-Vault-Inconsistent": "forward-active-node"} if self._index else {}
+        return self._headers
 
     def hear(self, index: str) -> None:
         """Of an answer: `{"cluster": …, "value": …}` in base64. Another form, of another product, is not imitated."""
@@ -32,5 +34,7 @@ class ActiveOnly:
             cluster = str(told["cluster"])
         except (binascii.Error, ValueError, TypeError, KeyError):
             return
-        ahead = json.dumps({"cluster": cluster, "value": FAR_AHEAD})
-        self._index = base64.b64encode(ahead.encode()).decode()
+        if cluster != self._cluster:
+            ahead = json.dumps({"cluster": cluster, "value": FAR_AHEAD})
+            index = base64.b64encode(ahead.encode()).decode()
+            self._cluster, self._headers = cluster, {INDEX: index, "X-Vault-Inconsistent": "forward-active-node"}

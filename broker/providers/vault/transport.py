@@ -195,7 +195,7 @@ class TokenAdapter(Adapter):  # type: ignore[type-arg]  # generic in the stubs o
 
 def _judge(status: int, raw: bytes, good: frozenset[int]) -> dict[str, Any]:
     try:
-        body = json.loads(raw) if raw.strip() else {}
+        body = json.loads(raw.decode()) if raw.strip() else {}
     except (ValueError, RecursionError):
         body = None
     errors = body.get("errors") if isinstance(body, dict) else None

@@ -245,6 +245,8 @@ def test_an_answer_that_breaks_off_leaves_a_doubt_and_is_not_asked_for_again(run
 def test_an_answer_of_a_byte_at_a_time_has_the_same_time_as_any(run: Run) -> None:
     async def slow(far: Far, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await far.request(reader)
+        writer.write(FINE)
+        await far.request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nX: ")
         while True:
             writer.write(b"y")
@@ -253,7 +255,9 @@ def test_an_answer_of_a_byte_at_a_time_has_the_same_time_as_any(run: Run) -> Non
 
     async def go() -> None:
         async with far_end(slow) as far:
-            assert await refused(far.pool(request_timeout=0.15), Lost) == "no answer in time"
+            pool = far.pool(request_timeout=0.3)
+            await pool.request("GET", "/")
+            assert await refused(pool, Lost) == "no answer in time"
             await far.over.wait()  # and the connection is closed
 
     run(go())
