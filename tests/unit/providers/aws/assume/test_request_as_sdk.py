@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 from unittest import mock
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote_plus
 
 import pytest
 from botocore.auth import SigV4Auth
@@ -16,7 +16,7 @@ from botocore.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.providers.aws.assume.form import form
+from broker.providers.aws.assume.form import form, quoted
 from broker.providers.aws.assume.place import StsPlace
 from broker.providers.aws.assume.signing import CONTENT_TYPE, signed
 from broker.providers.aws.login.identity import Keys
@@ -50,6 +50,11 @@ def test_a_form_is_the_sdks(asked: dict[str, Any]) -> None:
     assert parse_qsl(form(asked).decode(), keep_blank_values=True, strict_parsing=True) == [
         (name, str(value)) for name, value in theirs.items()
     ]
+
+
+@given(st.text(st.characters(max_codepoint=0x7F), max_size=60) | st.text('%"{}[]:,/*=@$+ a~', max_size=20) | texts)
+def test_quoting_in_bulk_is_quoting(text: str) -> None:
+    assert quoted(text) == quote_plus(text)
 
 
 @pytest.mark.parametrize("value", [None, True, 1.5, {"a": "b"}])
