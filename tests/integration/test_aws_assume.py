@@ -20,8 +20,10 @@ from broker.providers.aws.login import sources
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import Contact, MintInDoubt, MintOrder, MintRefused
 from tests.bench.aws_stub import BODY, TOKEN, answer
+from tests.fakes.clock import FakeClock
 from tests.support.aws import key_file
-from tests.support.aws_orders import lease_of, order_of, providing, settings_at
+from tests.support.aws_orders import lease_of, order_of, providing, settings_at, settings_of
+from tests.support.ceph import CephServer
 from tests.support.certs import TestCA
 from tests.support.sts import told_sts
 
@@ -208,3 +210,37 @@ async def test_a_cancelled_mint_gives_its_turn_back(tmp_path: Path) -> None:
             sts.go.set()
             assert (await aws.mint(order())).provider_request_id
         assert len(sts.requests) == 2
+
+
+# --- who verifies signatures ---
+
+
+@pytest.mark.parametrize("via", ["", "hub"])
+async def test_a_real_sts_takes_the_signature_and_the_session_works(ceph: CephServer, tmp_path: Path, via: str) -> None:
+    """`via`: signed with a session's keys, and so with its token."""
+    bucket = f"assumed{via}"
+    ceph.create_bucket(bucket)
+    more = {"via": ceph.create_role(f"through-{via}")} if via else {}
+    allowed = {"Effect": "Allow", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+    role = ceph.create_role(f"assumed{via}")
+    ask = order(role_arn=role, regions=[], any_region=True, statements=[allowed], **more)
+    async with providing(settings_of(ceph, tmp_path)) as aws:
+        session = (await aws.mint(ask)).credential
+    assert isinstance(session, AwsSession)
+    keys = {
+        "aws_access_key_id": session.access_key_id,
+        "aws_secret_access_key": session.secret_access_key.reveal(),
+        "aws_session_token": session.session_token.reveal(),
+    }
+    ceph.client("s3", **keys).put_object(Bucket=bucket, Key="a", Body=b"1")
+
+
+async def test_a_real_sts_refuses_another_secret_and_another_time(ceph: CephServer, tmp_path: Path) -> None:
+    role = ceph.create_role("assumed-never")
+    async with providing(settings_of(ceph, tmp_path, (ceph.access_key_id, "wrong"))) as aws:
+        with pytest.raises(MintRefused, match="AWS refused"):  # it says AccessDenied (measured)
+            await aws.mint(order(role_arn=role))
+    clock = FakeClock(datetime.now(UTC) - timedelta(hours=1))
+    async with providing(settings_of(ceph, tmp_path), clock) as aws:
+        with pytest.raises(MintRefused, match="clock"):
+            await aws.mint(order(role_arn=role))
