@@ -27,7 +27,7 @@ NEVER_USED = "never-used"
 def encode(*parts: str | bytes) -> bytes:
     """Length-prefix every part, so that no two different lists of parts give the same bytes."""
     raw = [part.encode() if isinstance(part, str) else part for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in raw)
+    return b"".join([len(part).to_bytes(4, "big") + part for part in raw])
 
 
 class Keyring:

@@ -12,6 +12,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from broker.providers.http.message import Answer, Lost
 
 CONTINUE, OK, NO_CONTENT, NOT_MODIFIED = 100, 200, 204, 304
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +41,7 @@ class Connection(asyncio.Protocol):
         self._bounds, self._headless = bounds, headless
         self._heard = self._head = self._size = 0
         self._in_body = self._until_close = False
-        self._headers: dict[bytes, bytes] = {}
+        self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
 
     def send(self, request: bytes, bounds: Bounds, *, until: float, headless: bool) -> asyncio.Future[Answer]:
@@ -102,10 +103,8 @@ class Connection(asyncio.Protocol):
         self._head += len(name) + len(value)
         if self._head > self._bounds.head:
             self._fail("the answer's head is too long")
-        if self._in_body:  # a trailer
-            return
-        name, before = name.lower(), self._headers.get(name.lower())
-        self._headers[name] = value if before is None else before + b", " + value
+        if not self._in_body:  # else it is a trailer
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -115,9 +114,8 @@ class Connection(asyncio.Protocol):
         if self._headless:
             self._finish()
         elif status not in (NO_CONTENT, NOT_MODIFIED):
-            chunked = self._headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
             # Not over TLS: whoever cuts the connection would say where the answer ends, and not every loop can tell.
-            self._until_close = not (chunked or self.context or b"content-length" in self._headers)
+            self._until_close = not (self.context or any(name in _FRAMING for name, _ in self._headers))
 
     def on_body(self, data: bytes) -> None:
         self._size += len(data)
@@ -128,7 +126,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if not self._in_body:
-            self._headers = {}
+            self._headers = []
             return
         sent_whole = self._transport.get_write_buffer_size() == 0
         self._finish(again=sent_whole and not self._headless and self._parser.should_keep_alive())
@@ -139,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._free = again
         self._stop_clock()
         body = b"".join(self._body)
-        self._answer.set_result(Answer(status=self._parser.get_status_code(), headers=self._headers, body=body))
+        self._answer.set_result(Answer(status=self._parser.get_status_code(), headers=tuple(self._headers), body=body))
 
     def _fail(self, why: str) -> None:
         self._free = False

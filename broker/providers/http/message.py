@@ -63,15 +63,16 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """`headers`: names in lower case; several of one name are joined by commas, as RFC 9110 has it."""
+    """`headers`: as they came, names in lower case."""
 
     status: int
-    headers: Mapping[bytes, bytes]
+    headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
 
     def header(self, name: str) -> str:
-        """Of this name; "" when there is none."""
-        return self.headers.get(name.lower().encode(), b"").decode("latin-1")
+        """Of this name; "" when there is none, and several joined by commas, as RFC 9110 has it."""
+        key = name.lower().encode()
+        return b", ".join([value for one, value in self.headers if one == key]).decode("latin-1")
 
 
 class Renderer:

@@ -94,17 +94,22 @@ class VaultClient:
         self, asker: Secret, role: str, token: Secret | str | None, *, seconds: int, meta: Mapping[str, str]
     ) -> TokenAnswer:
         """A token with the given id, or one of the server's, through a role; the id travels in the body only."""
-        body = await self._token_api(asker).create(
-            id=token.reveal() if isinstance(token, Secret) else token,
-            role_name=role,
-            meta=dict(meta),
-            renewable=False,
-            no_default_policy=True,
-            ttl=f"{seconds}s",
-            explicit_max_ttl=f"{seconds}s",
-            display_name="stepcred",
+        life = f"{seconds}s"
+        asked = {
+            "meta": dict(meta),
+            "no_parent": False,
+            "no_default_policy": True,
+            "renewable": False,
+            "ttl": life,
+            "explicit_max_ttl": life,
+            "display_name": "stepcred",
+            "num_uses": 0,
+        }
+        if token is not None:
+            asked["id"] = token.reveal() if isinstance(token, Secret) else token
+        return _token_answer(
+            await self._transport.exchange("post", f"v1/auth/token/create/{role}", token=asker, body=asked)
         )
-        return _token_answer(body)
 
     async def token_role(self, asker: Secret, name: str) -> dict[str, Any]:
         """How a token role is configured."""
@@ -116,10 +121,11 @@ class VaultClient:
         return str(answer.get("policy", ""))
 
     async def lookup(self, asker: Secret, token: Secret) -> dict[str, Any]:
-        return _data(await self._token_api(asker).lookup(token.reveal()))
+        body = {"token": token.reveal()}
+        return _data(await self._transport.exchange("post", "v1/auth/token/lookup", token=asker, body=body))
 
     async def revoke_self(self, token: Secret) -> None:
-        await self._token_api(token).revoke_self()
+        await self._transport.exchange("post", "v1/auth/token/revoke-self", token=token)
 
     async def list_accessors(self, asker: Secret) -> list[str]:
         """Of every token alive in the namespace; needs an operator's rights."""

@@ -16,7 +16,7 @@ from broker.providers.vault import answers
 from broker.providers.vault.children import Children
 from broker.providers.vault.login import Login, LoginFailed, Session
 from broker.providers.vault.published import RevocationLists
-from broker.providers.vault.scope import Kind, VaultBlock
+from broker.providers.vault.scope import Kind, VaultBlock, read_block
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.tokens import Tokens
 from broker.providers.vault.transport import VaultError, VaultRefused
@@ -145,7 +145,7 @@ def children_of(ref: LeaseRef) -> list[str]:
 def block_of(ref: LeaseRef) -> VaultBlock:
     """Its scope's block. Raises ProviderError."""
     try:
-        return VaultBlock.model_validate(dict(ref.params))
+        return read_block(ref.params)
     except ValidationError:
         raise ProviderError("vault: the block of this lease cannot be read", Contact.NOT_ASKED) from None
 

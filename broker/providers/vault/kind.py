@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from broker.model import JsonValue, NamedBlock, Powers, Remark, Revocability, Tier
 from broker.providers.vault.describe import powers_of
-from broker.providers.vault.scope import RESERVED, ROLE, SERVERS_OWN, Kind, VaultBlock
+from broker.providers.vault.scope import RESERVED, ROLE, SERVERS_OWN, Kind, VaultBlock, read_block
 from broker.providers.vault.settings import namespace_name
 
 
@@ -28,7 +28,7 @@ class VaultScope:
     def validate(self, block: Mapping[str, JsonValue]) -> Sequence[tuple[tuple[str | int, ...], str]]:
         """Every mistake as (path inside the block, message)."""
         try:
-            made = VaultBlock.model_validate(dict(block))
+            made = read_block(block)
         except ValidationError as error:
             return [(one["loc"], one["msg"].removeprefix("Value error, ")) for one in error.errors(include_input=False)]
         return list(self._unwanted(made))
@@ -53,11 +53,11 @@ class VaultScope:
 
     def revocability(self, block: Mapping[str, JsonValue]) -> Revocability:
         """A token dies exactly, and with it a leased secret; a certificate is published; a stored value lives on."""
-        return VaultBlock.model_validate(dict(block)).kind.revocability
+        return read_block(block).kind.revocability
 
     def powers(self, block: Mapping[str, JsonValue]) -> Sequence[str]:
         """The token role, and the secrets engine's: `database/creds/orders`, or of stored values the first folder."""
-        made = VaultBlock.model_validate(dict(block))
+        made = read_block(block)
         if not made.path:
             return [made.role]
         parts = made.path.split("/")

@@ -19,7 +19,7 @@ from broker.providers.vault.client import TokenAnswer, VaultClient
 from broker.providers.vault.credentials import body_of, child_of, credential_of, input_problem, life_of
 from broker.providers.vault.ending import children_of
 from broker.providers.vault.login import Login, LoginFailed, Session
-from broker.providers.vault.scope import Kind, VaultBlock, is_path
+from broker.providers.vault.scope import Kind, VaultBlock, is_path, read_block
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.tokens import Tokens, end_at_hand
 from broker.providers.vault.transport import VaultError, VaultLost, VaultRefused, VaultUnreachable
@@ -108,7 +108,7 @@ class Minting:
 
     def _checked(self, order: MintOrder) -> VaultBlock:
         try:
-            block = VaultBlock.model_validate(dict(order.ref.params))
+            block = read_block(order.ref.params)
         except ValidationError:
             raise MintRefused("the scope's vault block is not valid") from None
         if block.role == self._settings.tomb_role or (block.path and not is_path(block.path)):

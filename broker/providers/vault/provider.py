@@ -35,7 +35,7 @@ from broker.providers.vault.minting import Minting
 from broker.providers.vault.names import token_id
 from broker.providers.vault.published import RevocationLists
 from broker.providers.vault.rights import Rights
-from broker.providers.vault.scope import VaultBlock
+from broker.providers.vault.scope import read_block
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.survey import Survey
 from broker.providers.vault.tokens import AccessorTokens, NamedTokens, Tokens
@@ -119,7 +119,7 @@ class VaultProvider:
     def input_problem(self, params: Mapping[str, JsonValue], public_input: str) -> str:
         """Before the intent; `mint` looks again. A block that is not valid is the mint's to refuse."""
         try:
-            return input_problem(VaultBlock.model_validate(dict(params)), public_input)
+            return input_problem(read_block(params), public_input)
         except ValidationError:
             return ""
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from broker.model import Revocability
+from broker.model import JsonValue, Revocability
 
 # Every segment is allow-listed: role_name='../../../sys/seal' was seen to request /v1/sys/seal (measured).
 SEGMENT = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
@@ -65,6 +66,19 @@ def is_segment(text: str) -> bool:
 def is_path(text: str) -> bool:
     """Segments joined by single slashes, none at the ends."""
     return PATH.fullmatch(text) is not None
+
+
+def read_block(params: Mapping[str, JsonValue]) -> VaultBlock:
+    """A scope's block. Raises ValidationError."""
+    try:
+        return _remembered(tuple(params.items()))
+    except TypeError:  # it holds more than words
+        return VaultBlock.model_validate(dict(params))
+
+
+@lru_cache(maxsize=4096)  # of a few words; asked for several times by each mint and end
+def _remembered(params: tuple[tuple[str, JsonValue], ...]) -> VaultBlock:
+    return VaultBlock.model_validate(dict(params))
 
 
 def _role(value: str) -> str:

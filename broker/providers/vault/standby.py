@@ -30,7 +30,7 @@ class ActiveOnly:
     def hear(self, index: str) -> None:
         """Of an answer: `{"cluster": …, "value": …}` in base64. Another form, of another product, is not imitated."""
         try:
-            told = json.loads(base64.b64decode(index, validate=True))
+            told = json.loads(binascii.a2b_base64(index, strict_mode=True).decode())
             cluster = str(told["cluster"])
         except (binascii.Error, ValueError, TypeError, KeyError):
             return

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from base64 import b32encode
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.keyring import Keyring
-from broker.providers.vault.names import token_id
+from broker.providers.vault.names import ID_BYTES, _base32, token_id
 from tests.support.vault import new_ref
 
 RING = Keyring({"k1": bytes(32), "k2": bytes([1]) * 32}, "k2")
@@ -39,3 +42,8 @@ def test_without_nonce_or_key_there_is_no_id() -> None:
         token_id(RING, "one", replace(ref, nonce=b""))
     with pytest.raises(KeyError):
         token_id(RING, "one", replace(ref, kid="k9"))
+
+
+@given(raw=st.binary(min_size=ID_BYTES, max_size=ID_BYTES))
+def test_it_is_base32_as_everybody_knows_it(raw: bytes) -> None:
+    assert _base32(raw) == b32encode(raw).decode().lower()
