@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -105,6 +106,7 @@ def circumstances(folder: Path) -> dict[str, Any]:
 def main() -> int:
     """0 also when something was not reached: the figures are for reading."""
     asked = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped then, too
     about, figures = run(asked)
     write_json(asked.json, about, figures)
     console = Console()

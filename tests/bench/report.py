@@ -56,7 +56,7 @@ def _ratios(found: Sequence[Ratio]) -> Table:
             one.key,
             f"{one.what} [dim]({sign})[/dim]",
             str(one.concurrency),
-            f"[bold]{one.ratio.median:.2f}x[/bold]",
+            f"[bold]{one.ratio.median:.3g}x[/bold]",
             f"{one.ratio.low:.2f}-{one.ratio.high:.2f}",
             str(len(one.rounds)),
             in_words(one),

@@ -119,7 +119,7 @@ def _write_step(tx: Tx, pattern: Pattern, ring: Keyring, number: int) -> None:
 def _write_lease(tx: Tx, one: _Pattern, step: Step, whose: dict[str, Any], *, hour_too: bool) -> None:
     scope, key = one.lease.scope, step.key
     names: dict[str, Any] = {"workload": "load", "captures": {"workflow": key.workflow}, "scope": scope}
-    about = {"workflow": key.workflow, "run": key.run, "step": key.step}
+    about: dict[str, Any] = {"workflow": key.workflow, "run": key.run, "step": key.step}
     budget_key, hour_key = keys.guard_key(**names, **about), keys.hour_key(**names)
     whole = keys.about(**names, **about)
     made: dict[str, Any] = {
