@@ -1,4 +1,4 @@
-"""Sides at a real STS: through the broker, and as somebody would do it with boto3."""
+"""Sides at an instant STS and at a real one: through the broker, and as somebody would do it with boto3."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.bench.aws_stub import REGION, sts_stub
 from tests.bench.targets import SCOPES, scope_map_of, scope_name
 from tests.support.aws import aws_section, document
-from tests.support.ceph import CephServer, ceph
+from tests.support.ceph import CephServer, ceph, find_ceph
 from tests.support.proxy import Counting, counting
 
 ROLE = "bench"
@@ -33,20 +34,26 @@ def deny_scope(number: int) -> str:
     return f"deny{number % DENY_ROLES}"
 
 
-def scope_map() -> str:
-    """Scopes as of the other sides; and those of `deny`, each with a role of its own."""
+def ceph_scope(number: int) -> str:
+    return f"ceph{number % SCOPES}"
+
+
+def scope_map(sts: str = "") -> str:
+    """Scopes as of the other sides; at the real `sts` the same, and those of `deny`, each with a role of its own."""
     statements = json.dumps(STATEMENTS).replace("/w0/", "/{workflow}/")
 
-    def line(name: str, role: str, revoke: str) -> str:
-        block = (
-            f'{{role_arn: "arn:aws:iam:::role/{role}", any_region: true, revoke: {revoke}, statements: {statements}}}'
-        )
-        return f"  {name}: {{aws: {block}, ttl: 5m, tier: low}}"
+    def line(name: str, role: str, revoke: str, at: str = "") -> str:
+        where = f'sts_endpoint: "{at}", ' if at else ""
+        block = f'{where}role_arn: "arn:aws:iam:::role/{role}", any_region: true, revoke: {revoke}, statements: {statements}'
+        return f"  {name}: {{aws: {{{block}}}, ttl: 5m, tier: low}}"
 
-    minted = [scope_name(number) for number in range(SCOPES)]
-    denied = [deny_scope(number) for number in range(DENY_ROLES)]
-    scopes = [line(name, ROLE, "bound") for name in minted] + [line(name, f"{ROLE}-{name}", "deny") for name in denied]
-    return scope_map_of(scopes, minted + denied)
+    scopes = {scope_name(number): line(scope_name(number), ROLE, "bound") for number in range(SCOPES)}
+    if sts:
+        for number in range(SCOPES):
+            scopes[ceph_scope(number)] = line(ceph_scope(number), ROLE, "bound", sts)
+        for name in map(deny_scope, range(DENY_ROLES)):
+            scopes[name] = line(name, f"{ROLE}-{name}", "deny", sts)
+    return scope_map_of(scopes.values(), scopes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,31 +70,43 @@ class Sts:
 class AwsWorld:
     """Running."""
 
-    server: CephServer
-    iam: Counting
+    sts: Sts  # the instant one
+    ceph: Sts | None  # where it is installed
+    iam: Counting | None  # Ceph's
     section: Mapping[str, Any]  # [aws]
+    pids: Mapping[str, int]  # whose CPU is read
 
     @property
-    def sts(self) -> Sts:
-        server = self.server
-        return Sts(
-            url=server.url,
-            region=server.region,
-            access_key_id=server.access_key_id,
-            secret_access_key=server.secret_access_key,
-        )
+    def scope_map(self) -> str:
+        return scope_map(self.ceph.url if self.ceph else "")
 
 
 @contextlib.contextmanager
 def aws_world(folder: Path) -> Iterator[AwsWorld]:
-    """Ceph with every role that the scopes name."""
-    (folder / "ceph").mkdir()
-    with ceph(folder / "ceph") as server, counting(urlsplit(server.url).port or 0) as iam:
+    """The instant STS; and Ceph, where it is installed, with every role that the scopes name."""
+    with sts_stub(folder) as (url, pid), contextlib.ExitStack() as stack:
+        key, more, real, iam, pids = ("AKIAEXAMPLE", "throw-away"), {}, None, None, {"sts": pid}
+        if find_ceph():
+            server, iam = stack.enter_context(_ceph(folder / "ceph"))
+            key, pids["ceph"] = server.key, server.pid
+            more = {"iam_endpoint_url": iam.address, "accept_unbounded_roles": True}
+            real = _sts(server.url, server.region, key)
+        section = aws_section(url, folder, key, **more)
+        yield AwsWorld(sts=_sts(url, REGION, key), ceph=real, iam=iam, section=section, pids=pids)
+
+
+@contextlib.contextmanager
+def _ceph(folder: Path) -> Iterator[tuple[CephServer, Counting]]:
+    folder.mkdir()
+    with ceph(folder) as server, counting(urlsplit(server.url).port or 0) as iam:
         server.create_bucket(BUCKET)
         for name in (ROLE, *(f"{ROLE}-{deny_scope(number)}" for number in range(DENY_ROLES))):
             server.create_role(name)
-        section = aws_section(server.url, folder, server.key, iam_endpoint_url=iam.address, accept_unbounded_roles=True)
-        yield AwsWorld(server=server, iam=iam, section=section)
+        yield server, iam
+
+
+def _sts(url: str, region: str, key: tuple[str, str]) -> Sts:
+    return Sts(url=url, region=region, access_key_id=key[0], secret_access_key=key[1])
 
 
 class AssumeRole:

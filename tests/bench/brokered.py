@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -62,16 +62,19 @@ class Issue:
     seen dead at the step's end.
     """
 
-    def __init__(self, endpoint: Endpoint, *, opens: bool = True, proven: bool = True) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, opens: bool = True, proven: bool = True, scope: Callable[[int], str] = scope_name
+    ) -> None:
         self._stubs = Stubs(endpoint)
         self._opens = opens
         self._proven = proven
         self._handles: list[str] = []
+        self._name = scope
         self._scope = ""
 
     async def prepare(self, workers: int) -> None:
         agents = self._stubs.endpoint.agents[:workers]
-        self._scope = scope_name(next(SCOPE_NUMBERS))
+        self._scope = self._name(next(SCOPE_NUMBERS))
         self._handles = [await self._begin(number, agent) for number, agent in enumerate(agents)]
 
     async def once(self, worker: int) -> Mapping[str, float]:

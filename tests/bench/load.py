@@ -90,7 +90,7 @@ async def run(side: Side, *, concurrency: int, seconds: float, watch: Mapping[st
 
 def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
     """Every side by name."""
-    from tests.bench.aws import AssumeRole, Sts
+    from tests.bench.aws import AssumeRole, Sts, ceph_scope
     from tests.bench.brokered import Issue, SdkCycle, StepLife
     from tests.bench.direct import Create, HvacCycle, Kill
     from tests.bench.neighbours import Neighbours
@@ -110,14 +110,16 @@ def sides(targets: Targets) -> dict[str, Callable[[], Side]]:
         "login_create": lambda: Create(targets.direct, step, login_each=True),
         "kill": lambda: Kill(targets.direct, step),
         "hvac_cycle": lambda: HvacCycle(targets.direct, step),
+        "sts": lambda: Issue(targets.aws, proven=False),
+        "boto3": lambda: AssumeRole(Sts(**targets.sts)),
         "reads": lambda: Reads(targets.sidecar),
     }
     for size, crowd in targets.crowds.items():
         found[crowd_name(size)] = partial(Issue, crowd)
-    if (aws := targets.aws) is not None:
-        found["sts"] = lambda: Issue(aws, proven=False)
-        found["denied"] = lambda: StepLife(aws, denied=True)
-        found["boto3"] = lambda: AssumeRole(Sts(**targets.sts))
+    if targets.ceph:
+        found["sts_ceph"] = lambda: Issue(targets.aws, proven=False, scope=ceph_scope)
+        found["boto3_ceph"] = lambda: AssumeRole(Sts(**targets.ceph))
+        found["denied"] = lambda: StepLife(targets.aws, denied=True)
     return found
 
 

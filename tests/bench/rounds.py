@@ -12,6 +12,7 @@ from tests.bench.figures import Curve, Measured, Parts, Ratio, Spread, Value, la
 from tests.bench.load import Sample
 from tests.bench.setup import World, rss_mb
 from tests.bench.targets import AGENTS
+from tests.support.proxy import Counting
 
 MANY = 32  # calls in flight
 CYCLES = 16  # whole steps at a time
@@ -91,21 +92,29 @@ class Bench:
         ]
 
     def aws(self) -> list[Ratio | Parts | Value]:
-        """A session of a role, against boto3; and steps that end with a deny. Nothing without Ceph."""
-        if self.world.aws is None:
-            return []
+        """A session of a role, against boto3 at the same server."""
         what = "issue of an STS session / boto3 AssumeRole"
         many = self.alternate("sts", "boto3", concurrency=STS_CALLS)
         one = self.alternate("sts", "boto3", concurrency=ONE, share=0.4)
-        before = self.world.aws.iam.actions[PUT]
+        iam = self.world.aws.iam
+        return [
+            latency("sts_vs_boto3", what, ONE, **_pair(one, "sts", "boto3", "issue")),
+            throughput("sts_vs_boto3.throughput", what, STS_CALLS, **_pair(many, "sts", "boto3", "issue")),
+            *(self._ceph(iam) if iam else ()),
+        ]
+
+    def _ceph(self, iam: Counting) -> list[Ratio | Parts | Value]:
+        """The same at a real STS, which is slower; and steps that end with a deny."""
+        what = "the same at Ceph's STS"
+        one = self.alternate("sts_ceph", "boto3_ceph", concurrency=ONE, share=0.4)
+        before = iam.actions[PUT]
         denied = self.alternate("denied", concurrency=MANY)["denied"]
-        puts = self.world.aws.iam.actions[PUT] - before
+        puts = iam.actions[PUT] - before
         ends = sum(sample.ops for sample in denied) * (self.plan.rounds + self.plan.warm_up) / self.plan.rounds
         step = "a step at STS: begin, issue, end with its deny written"
         parts = tuple(Measured(side="denied", part=part, samples=denied).summary() for part in STEP_PARTS[:3])
         return [
-            latency("sts_vs_boto3", what, ONE, **_pair(one, "sts", "boto3", "issue")),
-            throughput("sts_vs_boto3.throughput", what, STS_CALLS, **_pair(many, "sts", "boto3", "issue")),
+            latency("sts_vs_boto3.ceph", what, ONE, **_pair(one, "sts_ceph", "boto3_ceph", "issue")),
             Parts(key="step.aws", what=step, concurrency=MANY, parts=parts),
             Value(
                 key="aws_puts",

@@ -13,14 +13,12 @@ from statistics import median
 from typing import Any
 
 from tests.bench.aws import AwsWorld, aws_world
-from tests.bench.aws import scope_map as aws_scope_map
 from tests.bench.crowd import crowd_of
 from tests.bench.order import Load, load_generator
 from tests.bench.raft import allow_broker, allow_direct
 from tests.bench.sidecar import SidecarPlan
 from tests.bench.starting import start
 from tests.bench.targets import AGENTS, RUNAWAY, Agent, Direct, Endpoint, Targets, scope_map
-from tests.support.ceph import find_ceph
 from tests.support.daemon import Deployment
 from tests.support.processes import accepts, free_port, running
 from tests.support.raft import raft_openbao
@@ -44,7 +42,7 @@ class World:
     load: Load
     null_pid: int
     vault_pid: int
-    aws: AwsWorld | None
+    aws: AwsWorld
     idle_mb: dict[int, float]  # of a daemon before its first call, by pid
     crowds: Mapping[int, Deployment]  # by how many leases will live there
     sidecar: SidecarPlan
@@ -86,8 +84,8 @@ def world(folder: Path, sizes: Iterable[int]) -> Iterator[World]:
         instant = {**nowhere, "address": f"http://127.0.0.1:{stub_port}"}
         stub = Deployment(folder / "stub", scope_map(), vault=instant, more=CONFIG)
         pids = start({"null": null, "broker": vault, "limited": limited, "stub": stub}, stack)
-        aws = stack.enter_context(aws_world(folder)) if find_ceph() else None
-        sts, aws_pids = _aws(stack, folder, aws) if aws else (None, {})
+        aws = stack.enter_context(aws_world(folder))
+        sts, aws_pids = _aws(stack, folder, aws)
         echo_port = free_port()
         echo_pid = stack.enter_context(_echo(null, echo_port))
         crowds = {size: crowd_of(folder / f"crowd{size}", nowhere, CONFIG) for size in sizes}
@@ -103,7 +101,8 @@ def world(folder: Path, sizes: Iterable[int]) -> Iterator[World]:
             limited=_endpoint(limited, limited.addr, RUNAWAY),
             direct=Direct(address=bao.address, ca=str(bao.ca_file)),
             aws=sts,
-            sts=asdict(aws.sts) if aws else {},
+            sts=asdict(aws.sts),
+            ceph=asdict(aws.ceph) if aws.ceph else {},
             watch={"echo": echo_pid, **pids, "instant": stub_pid, "openbao": bao.pid, **aws_pids},
         )
         targets.save(folder / "targets.json")
@@ -128,9 +127,9 @@ def _stub(stack: contextlib.ExitStack, folder: Path) -> tuple[int, int]:
 
 def _aws(stack: contextlib.ExitStack, folder: Path, aws: AwsWorld) -> tuple[Endpoint, dict[str, int]]:
     """A daemon over it, and whose CPU is read."""
-    deployment = Deployment(folder / "aws", aws_scope_map(), aws=aws.section, more=CONFIG)
+    deployment = Deployment(folder / "aws", aws.scope_map, aws=aws.section, more=CONFIG)
     pid = stack.enter_context(deployment.daemon()).pid
-    return _endpoint(deployment, deployment.addr), {"aws": pid, "ceph": aws.server.pid}
+    return _endpoint(deployment, deployment.addr), {"aws": pid, **aws.pids}
 
 
 def _no_vault(folder: Path) -> dict[str, Any]:

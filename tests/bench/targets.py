@@ -104,8 +104,9 @@ class Targets:
     sidecar: Sidecar
     limited: Endpoint  # with the limits of a daemon that nobody has configured; its last agent is the runaway
     direct: Direct
-    aws: Endpoint | None  # without Ceph there is none
-    sts: Mapping[str, str]  # as of tests.bench.aws.Sts
+    aws: Endpoint
+    sts: Mapping[str, str]  # the instant one, as of tests.bench.aws.Sts
+    ceph: Mapping[str, str]  # likewise; empty where there is none
     watch: dict[str, int]
 
     def save(self, path: Path) -> None:
@@ -128,8 +129,9 @@ def read_targets(path: Path) -> Targets:
         sidecar=Sidecar(**raw["sidecar"]),
         limited=endpoint("limited"),
         direct=Direct(**raw["direct"]),
-        aws=endpoint("aws") if raw["aws"] else None,
+        aws=endpoint("aws"),
         sts=raw["sts"],
+        ceph=raw["ceph"],
         watch=raw["watch"],
     )
 

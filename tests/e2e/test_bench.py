@@ -29,12 +29,14 @@ RATIOS = {
     "neighbours.p99",
     "time_to_dead",
     "time_to_dead.busy",
+    "sts_vs_boto3",
+    "sts_vs_boto3.throughput",
 }
 PARTS = {"step", "step.busy"}
 VALUES = {"growth.grants", "import_ms", "rss_mb", "rss_mb.null", "rss_mb_100k", "sidecar.reads"}
 CURVES = {"curve.load", "curve.leases", "curve.grants", "curve.drain", "curve.time_to_dead"}
 if find_ceph():
-    RATIOS |= {"sts_vs_boto3", "sts_vs_boto3.throughput"}
+    RATIOS |= {"sts_vs_boto3.ceph"}
     DENIED = {"step.aws"}
     VALUES |= {"aws_puts"}
 else:

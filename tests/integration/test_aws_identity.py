@@ -34,8 +34,9 @@ HUB = "arn:aws:iam::210987654321:role/hub"
 QUICK = {"connect_timeout": timedelta(milliseconds=500), "read_timeout": timedelta(milliseconds=500)}
 
 
-def order(role_arn: str, clock: Clock, lease_id: str = LEASE) -> MintOrder:
+def order(role_arn: str, clock: Clock, lease_id: str = LEASE, **more: JsonValue) -> MintOrder:
     params: dict[str, JsonValue] = {
+        **more,
         "role_arn": role_arn,
         "regions": ["eu-west-1"],
         "statements": [{"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::lake/*"}],
@@ -340,6 +341,19 @@ def test_a_hub_is_assumed_once_and_calls_are_made_as_it(clients: Clients, sts: S
     clock.advance(1101)
     call(clients, sts, via=HUB, via_external_id="acme")
     assert (sts.count("AssumeRole"), sts.asked[-1][1]) == (2, "ASIA2")
+
+
+async def test_a_mint_is_made_as_the_hub_and_others_as_the_broker(sts: Sts, clock: FakeClock, tmp_path: Path) -> None:
+    given = settings_at(sts.url, access_key_id="AKIABROKER", secret_access_key_file=key_file(tmp_path, SECRET))
+    async with providing(given, clock) as aws:
+        for more in ({"via": HUB}, {"via": HUB, "via_external_id": "acme"}, {}, {"via": HUB}):
+            await aws.mint(order("arn:aws:iam::123456789012:role/etl", clock, **more))
+        clock.advance(3601)  # the hub's sessions have ended
+        await aws.mint(order("arn:aws:iam::123456789012:role/etl", clock, via=HUB))
+    became = [(signer, asked.get("ExternalId")) for _, signer, asked in sts.asked if asked["RoleArn"] == HUB]
+    minted = [signer for _, signer, asked in sts.asked if asked["RoleArn"] != HUB]
+    assert became == [("AKIABROKER", None), ("AKIABROKER", "acme"), ("AKIABROKER", None)]
+    assert minted == ["ASIA1", "ASIA3", "AKIABROKER", "ASIA1", "ASIA7"]
 
 
 def test_hubs_are_not_mixed_up(clients: Clients, sts: Sts) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-from broker.providers.aws.calls import Clients, Lane
+from broker.providers.aws.calls import Clients, Hub
 from broker.providers.aws.denies.iam import Answer
+from broker.providers.aws.lanes import Lane
 from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.aws.settings import AwsSettings
 
@@ -48,10 +49,16 @@ class Asks:
             return await lane.run(call)
 
 
-def at_sts(clients: Clients, settings: AwsSettings, block: AwsBlock, operation: str, **parameters: Any) -> Call:
-    """One call to where this scope's sessions are made, as whoever makes them."""
+def place_of(settings: AwsSettings, block: AwsBlock) -> tuple[Hub, str, str, bool]:
+    """Who makes this scope's sessions, and where: region, endpoint, whether the one for FIPS."""
     region = block.sts_region or settings.sts_region
     endpoint = block.sts_endpoint or settings.endpoint_url
+    return Hub.of(block.via, block.via_external_id, fips=block.fips), region, endpoint, block.fips
+
+
+def at_sts(clients: Clients, settings: AwsSettings, block: AwsBlock, operation: str, **parameters: Any) -> Call:
+    """One call to where this scope's sessions are made, as whoever makes them."""
+    _, region, endpoint, _ = place_of(settings, block)
     who = _through(block)
     return partial(clients.call, "sts", region, endpoint, operation, fips=block.fips, **who, **parameters)
 

@@ -1,4 +1,4 @@
-"""The only door to the SDK: bounded threads, one attempt, timeouts, and failures as values.
+"""The only door to the SDK: one attempt, timeouts, and failures as values.
 
 A failure is a value because an exception of botocore carries the service's words and, in the frames of
 its traceback, the request; nothing of that may reach a log (I6). The SDK is imported on first use (it
@@ -7,18 +7,17 @@ costs 220 ms).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.clock import Clock
 from broker.model import JsonValue
+from broker.providers.aws.assume.place import StsPlace
 from broker.providers.aws.login.identity import Identity, Keys, NoKeys
 from broker.providers.aws.login.sources import SESSION_SECONDS, fetch, session_of
 from broker.providers.aws.settings import AwsSettings
@@ -65,8 +64,6 @@ class Failure:
         return self.code in _THROTTLES and 400 <= self.status < 500  # noqa: PLR2004 - HTTP's
 
 
-BUSY = Failure(code="NoFreeWorker", sent=False, why="no free worker, each waits for an answer")
-
 _THROTTLES = frozenset(
     {
         *("Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException"),
@@ -74,37 +71,12 @@ _THROTTLES = frozenset(
     }
 )
 # The keys are no longer what their end says, or the file beside them has changed: fetch them anew.
-_DOUBTS = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "SignatureDoesNotMatch"})
+DOUBTS = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "SignatureDoesNotMatch"})
 _VIA_REFUSALS: Mapping[str, str] = {
     "AccessDenied": "its trust policy or the broker's permissions do not allow it",
     "ValidationError": "it is no valid role",
     "RegionDisabledException": "STS is not active in [aws] region",
 }
-
-
-class Lane:
-    """A bounded executor without a queue: a call that waited too long for a thread was never sent."""
-
-    def __init__(self, name: str, workers: int, patience: float) -> None:
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"aws-{name}")
-        self._free = asyncio.Semaphore(workers)
-        self._patience = patience  # seconds to wait for a free thread
-
-    async def run(self, call: Callable[[], Mapping[str, JsonValue] | Failure]) -> Mapping[str, JsonValue] | Failure:
-        """The call's result. A cancelled caller leaves the call running, and its thread taken, until it returns."""
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._free.acquire()
-        except TimeoutError:
-            return BUSY
-        loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._executor, call)
-        running.add_done_callback(lambda _: self._free.release())
-        return await asyncio.shield(running)
-
-    async def close(self) -> None:
-        """Wait for calls under way; each is bounded by its timeouts."""
-        await asyncio.to_thread(self._executor.shutdown)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +86,11 @@ class Hub:
     role_arn: str = ""
     external_id: str = ""
     fips: bool = False
+
+    @classmethod
+    def of(cls, via: str | None, external_id: str | None, *, fips: bool) -> Hub:
+        """Of this role, if there is one."""
+        return cls(role_arn=via, external_id=external_id or "", fips=fips) if via else cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +131,7 @@ class Clients:
         """One request, on the calling thread. Every failure is a value. `via`: as that role."""
         from botocore.exceptions import BotoCoreError
 
-        hub = Hub(role_arn=via, external_id=via_external_id, fips=fips) if via else Hub()
+        hub = Hub.of(via, via_external_id, fips=fips)
         try:
             actor, client = self._client(hub, service, region, endpoint, fips=fips)
             keys = actor.identity.keys()
@@ -163,9 +140,26 @@ class Clients:
         except (BotoCoreError, ValueError) as error:
             return Failure(code=type(error).__name__, sent=False)
         answer = asked(partial(getattr(client, operation), **parameters), self._hear)
-        if isinstance(answer, Failure) and answer.code in _DOUBTS:
+        if isinstance(answer, Failure) and answer.code in DOUBTS:
             actor.identity.doubt(keys)
         return answer
+
+    def way(self, hub: Hub, region: str, endpoint: str, *, fips: bool) -> tuple[Identity, Keys, StsPlace] | Failure:
+        """Who calls STS there, with keys that are good by now, and where that is. Blocks; every failure is a value."""
+        from botocore.exceptions import BotoCoreError
+
+        from broker.providers.aws.assume.finding import sts_place
+
+        try:
+            sdk = self._sdk()
+            with self._lock:
+                identity = self._actor(hub, sdk).identity
+                place = sts_place(sdk, region, endpoint, fips=fips)
+            return identity, identity.keys(), place
+        except NoKeys as problem:
+            return Failure(code=problem.code, sent=False, why=problem.why)
+        except (BotoCoreError, ValueError, OSError) as error:  # OSError: of the file with CA certificates
+            return Failure(code=type(error).__name__, sent=False)
 
     def _hear(self, answer: Mapping[str, Any]) -> None:
         self._heard.hear(str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")))

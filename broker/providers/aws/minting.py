@@ -8,12 +8,12 @@ from typing import Any
 
 from broker.clock import Clock
 from broker.model import AwsSession, JsonValue
-from broker.providers.aws.asks import at_sts
-from broker.providers.aws.calls import Clients, Failure, Lane
+from broker.providers.aws.assume.calls import AssumeRole
+from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.iam import told
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.request import assume_role
-from broker.providers.aws.scopes.block import AwsBlock, block_of
+from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.aws.scopes.compile import timestamp
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.base import ISSUED_AT, Contact, Minted, MintInDoubt, MintOrder, MintRefused
@@ -51,22 +51,17 @@ LOOK = "stepcred-broker check --live tells more"
 class Minting:
     """Sends it, once."""
 
-    def __init__(self, settings: AwsSettings, clients: Clients, lane: Lane, denies: DenyList, clock: Clock) -> None:
+    def __init__(self, settings: AwsSettings, sts: AssumeRole, denies: DenyList, clock: Clock) -> None:
         self._settings = settings
-        self._clients = clients
-        self._lane = lane
+        self._sts = sts
         self._denies = denies
         self._clock = clock
 
-    async def mint(self, order: MintOrder) -> Minted:
+    async def mint(self, order: MintOrder, block: AwsBlock) -> Minted:
         """The credential works until `order.ref.expires_at`, though STS's own expiry is later."""
-        block = block_of(order.ref.params)
-        if block is None:
-            raise MintRefused("the scope's aws block is not valid")
         parameters = assume_role(block, order, self._clock.now())
-        call = at_sts(self._clients, self._settings, block, "assume_role", **parameters)
         await self._denies.reserve(block, order.ref)
-        answer = await self._lane.run(call)
+        answer = await self._sts.call(block, parameters)
         if isinstance(answer, Failure):
             ended = _unminted(answer, parameters)
             if isinstance(ended, MintRefused):
@@ -82,6 +77,8 @@ class Minting:
         )
         if not (key_id and key and token and isinstance(expiration, datetime)):
             raise MintInDoubt("the answer of AssumeRole holds no whole session")
+        if expiration <= self._clock.now():
+            raise MintInDoubt("AssumeRole gave a session that has already ended: compare the clocks")
         session = AwsSession(
             access_key_id=key_id,
             secret_access_key=Secret(key),

@@ -23,7 +23,8 @@ from typing import Any, Protocol
 
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
-from broker.providers.aws.calls import BUSY, Failure
+from broker.providers.aws.calls import Failure
+from broker.providers.aws.lanes import BUSY
 from broker.providers.aws.scopes.probe_calls import CALLS, ProbeCall
 from broker.providers.base import LeaseRef
 

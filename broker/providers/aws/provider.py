@@ -10,12 +10,14 @@ from functools import partial
 from broker.clock import Clock
 from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws.asks import Asks, at_iam
-from broker.providers.aws.calls import Clients, Failure, Lane
+from broker.providers.aws.assume.calls import AssumeRole
+from broker.providers.aws.calls import Clients, Failure
 from broker.providers.aws.check.rights import Rights
 from broker.providers.aws.denies.iam import IamCall, safe
 from broker.providers.aws.denies.lists import DenyList
 from broker.providers.aws.denies.recovery import RoleCutOff
 from broker.providers.aws.ending import Ending
+from broker.providers.aws.lanes import Lane
 from broker.providers.aws.minting import REFUSALS, Minting
 from broker.providers.aws.probes import PROBES, Prober
 from broker.providers.aws.roles import Roles, Survey
@@ -29,6 +31,7 @@ from broker.providers.base import (
     LeaseRef,
     Minted,
     MintOrder,
+    MintRefused,
     NoRoom,
     Progress,
     Recheck,
@@ -85,7 +88,8 @@ class AwsProvider:
             heard=self._heard.now,
             open_leases=open_leases,
         )
-        self._minting = Minting(settings, self._clients, self._mints, self._denies, clock)
+        self._sts = AssumeRole(settings, self._clients, self._mints, self._heard, clock)
+        self._minting = Minting(settings, self._sts, self._denies, clock)
         self._roles = roles or Roles()
         self._asks = Asks(settings, self._clients, mints=self._mints, revokes=self._revokes)
         self._survey = Survey(self._roles, self._asks.iam)
@@ -113,17 +117,20 @@ class AwsProvider:
         self._prober.close()
         for lane in (self._mints, self._revokes, self._probes, self._reads):
             await lane.close()
+        await self._sts.close()
 
     # --- one lease ---
 
     async def mint(self, order: MintOrder) -> Minted:
         """One AssumeRole, and for a static scope one read with it."""
-        self._roles.must_keep_promise(order.ref)
         block = block_of(order.ref.params)
-        if block is not None and block.stored:
+        if block is None:
+            raise MintRefused("the scope's aws block is not valid")
+        self._roles.must_keep_promise(order.ref, block)
+        if block.stored:
             return await self._static.mint(order, block)
-        minted = await self._minting.mint(order)
-        if block is not None and block.probe and isinstance(minted.credential, AwsSession):
+        minted = await self._minting.mint(order, block)
+        if block.probe and isinstance(minted.credential, AwsSession):
             self._prober.keep(order.ref, block.probe.call, block.probe.arguments, minted.credential)
         return minted
 

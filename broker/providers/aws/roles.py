@@ -76,10 +76,9 @@ class Roles:
         """Why its policies may not be written; "": they may, or nothing is known."""
         return _why(block) if self.known(block) is Writable.NO else ""
 
-    def must_keep_promise(self, ref: LeaseRef) -> None:
+    def must_keep_promise(self, ref: LeaseRef, block: AwsBlock) -> None:
         """A map that was in force before this was known may still promise it. Raises MintRefused."""
-        block = block_of(ref.params)
-        if block is not None and ref.revocability is Revocability.DENY_POLICY and self.why_not(block):
+        if ref.revocability is Revocability.DENY_POLICY and self.why_not(block):
             raise MintRefused("the broker may not write its role's policies, so that it could not be ended early")
 
     def known(self, block: AwsBlock) -> Writable:

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.model import AwsSession, JsonValue
-from broker.providers.aws.calls import Failure, Lane, asked, quiet
+from broker.providers.aws.calls import Failure, asked, quiet
+from broker.providers.aws.lanes import Lane
 from broker.providers.aws.login.identity import Keys, NoKeys
 from broker.providers.aws.settings import AwsSettings
 

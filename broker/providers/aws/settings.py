@@ -29,7 +29,7 @@ class AwsSettings:
         credential_process: program and arguments that print one; the SDK's own format.
         web_identity: one from a token. None of the three = the SDK's default chain.
         connect_timeout: of one connection attempt. Both together stay below the engine's mint timeout (10 s).
-        read_timeout: without a byte of the answer.
+        read_timeout: without a byte of the answer; an AssumeRole as a whole has both together.
         deny_share: of a role's places in its deny list, how many one agent may hold.
         accept_unbounded_roles: deny sessions also on roles without a permissions boundary.
         mint_workers: calls to STS at the same time.

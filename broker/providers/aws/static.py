@@ -65,7 +65,7 @@ class Static:
 
     def __init__(
         self,
-        assume: Callable[[MintOrder], Awaitable[Minted]],
+        assume: Callable[[MintOrder, AwsBlock], Awaitable[Minted]],
         read: ReadsAs,
         clock: Clock,
         heard: Callable[[], datetime | None],
@@ -88,7 +88,7 @@ class Static:
             raise MintInDoubt("the role and the read took too long together") from None
 
     async def _mint(self, order: MintOrder, block: AwsBlock) -> Minted:
-        made = await self._assume(self._narrowed(order))
+        made = await self._assume(self._narrowed(order), block)
         session = made.credential
         if not isinstance(session, AwsSession):  # pragma: no cover - of `assume`'s own making
             raise MintInDoubt("AssumeRole gave no session")

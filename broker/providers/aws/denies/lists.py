@@ -59,8 +59,10 @@ class DenyList:
 
     def no_room(self, params: Mapping[str, JsonValue], agent: str) -> NoRoom | None:
         """Why a mint would be refused for want of a place, as far as is known without asking."""
+        if params.get("revoke") == "bound":  # asked at each issue: most need not be read for it
+            return None
         block = block_of(params)
-        if block is None or block.stored or block.revoke == "bound":
+        if block is None or block.stored:
             return None
         role = self._roles.get((block.role_arn, self._epoch()))
         return None if role is None else role.no_room(block, agent)

@@ -98,6 +98,14 @@ class Identity:
                 return held.keys
             raise self._none()
 
+    def at_hand(self) -> Keys | None:
+        """Keys that are good now, without waiting: for an event loop. None: ask `keys` on a thread."""
+        with self._lock:
+            if (held := self._good()) is None:
+                return None
+            self._renew()
+            return held.keys
+
     def doubt(self, keys: Keys) -> None:
         """AWS refused them, whatever their end says: fetch anew. They are used until then."""
         with self._lock:

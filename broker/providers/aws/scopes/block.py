@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated, Literal, Self, TypeAlias
+from functools import lru_cache
+from typing import Annotated, Literal, Self, TypeAlias, cast
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -197,7 +199,23 @@ class AwsBlock(BaseModel):
 
 
 def block_of(params: Mapping[str, JsonValue]) -> AwsBlock | None:
-    """Of a lease; None when it cannot be read."""
+    """Of a lease; None when it cannot be read. Each lease of a scope asks several times: what was read is kept."""
+    try:
+        text = marshal.dumps(cast("dict[str, str]", params), _PLAIN)
+    except ValueError:  # other mappings than JSON's
+        return _read(params)
+    return _remembered(text)
+
+
+_PLAIN = 2  # marshal's version without references: equal values of equal types, and only those, give equal bytes
+
+
+@lru_cache(maxsize=512)
+def _remembered(text: bytes) -> AwsBlock | None:
+    return _read(marshal.loads(text))  # noqa: S302 - written by us, just now
+
+
+def _read(params: Mapping[str, JsonValue]) -> AwsBlock | None:
     try:
         return AwsBlock.model_validate(params)
     except ValidationError:  # its text repeats the input

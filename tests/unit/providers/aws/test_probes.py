@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from broker.model import AwsSession, Evidence, JsonValue
 from broker.providers.aws import probes
-from broker.providers.aws.calls import BUSY, Failure
+from broker.providers.aws.calls import Failure
+from broker.providers.aws.lanes import BUSY
 from broker.providers.aws.probes import APART, Look, NoProbe, Prober
 from broker.secret import Secret
 from tests.fakes.clock import START, FakeClock

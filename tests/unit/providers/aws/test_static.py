@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model import AwsSession, Evidence, JsonValue, KeyValue, Revocability
-from broker.providers.aws.calls import BUSY, Failure
+from broker.providers.aws.calls import Failure
 from broker.providers.aws.denies.iam import told
+from broker.providers.aws.lanes import BUSY
 from broker.providers.aws.scopes.block import AwsBlock, block_of
 from broker.providers.aws.static import MAX_BYTES, Static
 from broker.providers.base import Minted, MintInDoubt, MintOrder, MintRefused
@@ -58,7 +59,7 @@ class Aws:
         self.heard: datetime | None = None
         self.static = Static(self.assume, self.read, self.clock, lambda: self.heard, limit=timedelta(seconds=9))
 
-    async def assume(self, ask: MintOrder) -> Minted:
+    async def assume(self, ask: MintOrder, _: AwsBlock) -> Minted:
         self.bounds.append(ask.ref.expires_at)
         session = AwsSession(
             access_key_id="ASIAEXAMPLE",
@@ -237,7 +238,7 @@ def test_of_an_answer_that_decides_nothing_only_code_and_status_are_told() -> No
 async def test_two_slow_calls_together_take_no_longer_than_one_may() -> None:
     aws = Aws(secret_answer(SecretString="x"))
 
-    async def slow(_: MintOrder) -> Minted:
+    async def slow(*_: object) -> Minted:
         await asyncio.sleep(60)
         raise AssertionError
 
@@ -249,7 +250,7 @@ async def test_two_slow_calls_together_take_no_longer_than_one_may() -> None:
 async def test_what_sts_refused_stays_refused() -> None:
     aws = Aws(secret_answer(SecretString="x"))
 
-    async def refused(_: MintOrder) -> Minted:
+    async def refused(*_: object) -> Minted:
         raise MintRefused("AWS refused AssumeRole: malformed session policy")
 
     static = Static(refused, aws.read, aws.clock, lambda: None, limit=timedelta(seconds=9))

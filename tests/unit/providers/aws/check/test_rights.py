@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from broker.providers.aws.asks import Asks
-from broker.providers.aws.calls import Clients, Failure, Lane
+from broker.providers.aws.calls import Clients, Failure
 from broker.providers.aws.check.rehearsal import LONG_PAST, filled, powerless
 from broker.providers.aws.check.rights import Rights
+from broker.providers.aws.lanes import Lane
 from broker.providers.aws.provider import AwsProvider
 from broker.providers.aws.roles import Roles, Writable
 from broker.providers.aws.scopes.block import AwsBlock

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from broker.model import Revocability, Tier
 from broker.policy.templates import mistakes
-from broker.providers.aws.scopes.block import AwsBlock
+from broker.providers.aws.scopes.block import AwsBlock, block_of
 from broker.providers.aws.scopes.kind import AwsScope
 from tests.unit.providers.aws.scopes.test_kind import ALLOW, GOOD, problems
 
@@ -233,3 +234,17 @@ def test_every_key_is_described_to_editors() -> None:
     for found in (schema, *(schema["$defs"][name] for name in ("Probe", "Secret", "Parameter"))):
         assert all(key.get("description") for key in found["properties"].values())
     assert set(schema["properties"]) == set(AwsBlock.model_fields)
+
+
+def test_what_is_kept_of_a_block_is_of_those_very_values() -> None:
+    """Of equal ones of another type, and of one that was changed since, it is not."""
+    params = {**GOOD, "may_chain": True}
+    assert block_of(params) is block_of(dict(params))
+    assert block_of({**params, "may_chain": 1}) is None  # 1 == True
+    params["may_chain"] = False
+    changed = block_of(params)
+    assert changed is not None
+    assert not changed.may_chain
+    assert block_of({**GOOD, "role_arn": "nonsense"}) is None
+    tagged = {**GOOD, "session_tags": {"a": "1"}}
+    assert block_of({**tagged, "session_tags": MappingProxyType({"a": "1"})}) == block_of(tagged)
