@@ -76,7 +76,7 @@ class Writer:
     def submit(self, operation: Operation, *, quick: bool = False) -> asyncio.Future[Any]:
         """Queue it. It runs to its end whatever becomes of the future."""
         loop = asyncio.get_running_loop()
-        job = _Job(operation, quick, loop, loop.create_future())
+        job = _Job(operation, quick, loop, asyncio.Future(loop=loop))  # a loop's own kind is awaited the slow way
         with self._door:
             if self._closed:
                 raise StoreError("the store is closed")
