@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.leases.core import Core
-from broker.store.base import Control, Tx
+from broker.store.base import Tx
 from broker.store.sqlite.tx import SqliteTx
 from tests.counts import figures
 from tests.counts.counting import Counting
@@ -105,16 +105,16 @@ def test_the_same_again_costs_the_same(before: Figures) -> None:
 
 
 def test_a_statement_more(before: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
-    control = SqliteTx.control
+    request = SqliteTx.request
 
-    def twice(tx: SqliteTx) -> Control:
-        control(tx)
-        return control(tx)
+    def twice(tx: SqliteTx, caller: str, request_id: str) -> object:
+        request(tx, caller, request_id)
+        return request(tx, caller, request_id)
 
-    had = before["issue"]["statements"]["control.control"].number
-    monkeypatch.setattr(SqliteTx, "control", twice)
+    had = before["issue"]["statements"]["requests.request"].number
+    monkeypatch.setattr(SqliteTx, "request", twice)
     found = names(before)
-    assert found["control.control"] == str(2 * had)
+    assert found["requests.request"] == str(2 * had)
     assert "repeated" in found
     assert "commits" not in found
 
@@ -133,14 +133,14 @@ def test_a_commit_more(before: Figures, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_work_without_a_statement(before: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease_of = SqliteTx.lease
+    request = SqliteTx.request
 
-    def looks_again(tx: SqliteTx, lease_id: str) -> object:
+    def looks_again(tx: SqliteTx, caller: str, request_id: str) -> object:
         for _ in range(60):
             _nothing(tx)
-        return lease_of(tx, lease_id)
+        return request(tx, caller, request_id)
 
-    monkeypatch.setattr(SqliteTx, "lease", looks_again)
+    monkeypatch.setattr(SqliteTx, "request", looks_again)
     _nothing.__globals__["__name__"] = "broker.mutant"
     try:
         assert list(names(before)) == ["calls"]

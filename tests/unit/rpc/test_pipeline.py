@@ -221,7 +221,7 @@ async def test_a_failure_while_refusing_does_not_reach_the_client_either(
 
 
 async def test_a_store_that_cannot_write_refuses_all_the_same(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def full(*_: Any) -> Any:
+    async def full(*_: Any, **__: Any) -> Any:
         raise StoreError(SECRET)
 
     monkeypatch.setattr(edge.broker.store, "write", full)
