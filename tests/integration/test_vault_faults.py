@@ -220,7 +220,7 @@ async def test_a_static_read_that_is_lost_leaves_no_token(
 
 
 async def test_a_broken_pooled_connection_is_not_asked_twice(faulty: Proxy, provider: VaultProvider) -> None:
-    """aiohttp repeats GET and PUT by itself; a GET of database/creds mints."""
+    """Many HTTP clients repeat GET and PUT by themselves; a GET of database/creds mints."""
     ref = new_ref(KV)
     faulty.inject(Fault.CUT, "GET ")
     with pytest.raises(MintRefused):

@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
             self._headers = []
             return
         sent_whole = self._transport.get_write_buffer_size() == 0
-        self._finish(again=sent_whole and not self._headless and self._parser.should_keep_alive())
+        self._finish(again=sent_whole and self._parser.should_keep_alive())
 
     def _finish(self, *, again: bool = False) -> None:
         if self._answer is None or self._answer.done():
