@@ -29,7 +29,6 @@ from tests.support.processes import wait_until
 
 SCOPE_COUNT = 4  # so many leases has each step
 CROWD_SCOPES = tuple(f"crowd{number}" for number in range(SCOPE_COUNT))
-SETTLE = 1.0  # seconds after a daemon goes on: its epoch is a new one, what it had missed is done
 PATTERN_RUN = "6f3b2c1e-58a0-4d7c-9a55-0c2d1e8f7b64"
 # Nobody sends the heartbeats of the crowd's steps: 25,000 would send 2,500 a second. So none may end by silence.
 TIMINGS = {"silence_bound": "3h", "claim_window": "10m"}
@@ -68,16 +67,18 @@ def fill(crowds: Mapping[int, Deployment]) -> None:
 class Crowds:
     """All of them started, and stopped but for one at most."""
 
-    def __init__(self, pids: Mapping[int, int], crowds: Mapping[int, Deployment]) -> None:
+    def __init__(self, pids: Mapping[int, int], crowds: Mapping[int, Deployment], *, settle: float) -> None:
+        """`settle`: seconds after one goes on, until its epoch is a new one and what it had missed is done."""
         self.pids = pids
         self._crowds = crowds
+        self._settle = settle
 
     @contextlib.contextmanager
     def awake(self, size: int) -> Iterator[int]:
         """Its pid, while it runs."""
         os.kill(self.pids[size], signal.SIGCONT)
         wait_until(self._crowds[size].ready, within=60, what=f"the daemon with {size} leases")
-        time.sleep(SETTLE)
+        time.sleep(self._settle)
         try:
             yield self.pids[size]
         finally:
@@ -107,7 +108,7 @@ class Crowds:
 
 
 @contextlib.contextmanager
-def standing(crowds: Mapping[int, Deployment]) -> Iterator[Crowds]:
+def standing(crowds: Mapping[int, Deployment], *, settle: float) -> Iterator[Crowds]:
     """Filled, started, and stopped."""
     fill(crowds)
     with contextlib.ExitStack() as stack:
@@ -115,7 +116,7 @@ def standing(crowds: Mapping[int, Deployment]) -> Iterator[Crowds]:
         for pid in pids.values():
             os.kill(pid, signal.SIGSTOP)
             stack.callback(os.kill, pid, signal.SIGCONT)  # only then does it hear that it is to end
-        yield Crowds(pids, crowds)
+        yield Crowds(pids, crowds, settle=settle)
 
 
 def _live_step(deployment: Deployment) -> None:

@@ -24,7 +24,7 @@ def growth(bench: Bench) -> list[Ratio | Value | Curve]:
     sizes = sorted(bench.world.crowds)
     few, most = sizes[0], sizes[-1]
     say(f"{', '.join(f'{size:,}' for size in sizes)} live leases: writing the databases, starting the daemons")
-    with standing(bench.world.crowds) as crowds:
+    with standing(bench.world.crowds, settle=bench.plan.seconds) as crowds:
         with crowds.awake(most) as pid:
             idle = rss_mb(pid)
         found = _issue_beside(bench, crowds, sizes)

@@ -85,7 +85,7 @@ def _panel(axes: Axes, name: str, lines: Sequence[Line], colours: Mapping[str, s
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
     x = sorted({one for line in lines for one in line.x})
     y = sorted(one for line in lines for one in line.y)
-    few = len(x) <= FEW_POINTS
+    few = all(len(line.x) <= FEW_POINTS for line in lines)
     if few and _spans(x, FAR):
         axes.set_xscale("log")
         axes.set_xticks(x, [f"{one:,.0f}" for one in x])

@@ -138,7 +138,7 @@ class Bench:
     def load(self) -> list[Curve]:
         """From one call in flight to many."""
         found = {
-            at_once: self.alternate(*SIDES, concurrency=at_once, share=0.4, warm_up=0) for at_once in self.plan.curve
+            at_once: self.alternate(*SIDES, concurrency=at_once, share=0.25, warm_up=0) for at_once in self.plan.curve
         }
         return [load(found)]
 

@@ -28,7 +28,9 @@ from broker.store.sqlite import open_store
 from tests.bench.targets import TRUST_DOMAIN
 
 FLEET = 500  # workflows that the steps are of: each with an hour of its own, as full as the guard lets it be
-GROUP = 250  # steps in one write
+GROUP = (
+    16  # steps in one write: a larger transaction does not fit into the page cache, and its cost grows with its square
+)
 
 
 @dataclass(frozen=True, kw_only=True)
