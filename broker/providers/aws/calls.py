@@ -154,8 +154,9 @@ class Clients:
             sdk = self._sdk()
             with self._lock:
                 identity = self._actor(hub, sdk).identity
-                place = sts_place(sdk, region, endpoint, fips=fips)
-            return identity, identity.keys(), place
+            keys = identity.keys()  # first: while there are none, each mint comes by here
+            with self._lock:
+                return identity, keys, sts_place(sdk, region, endpoint, fips=fips)
         except NoKeys as problem:
             return Failure(code=problem.code, sent=False, why=problem.why)
         except (BotoCoreError, ValueError, OSError) as error:  # OSError: of the file with CA certificates
