@@ -7,6 +7,9 @@ from collections import deque
 
 from broker.model import Lease, Tier
 
+FIRST = 2  # writes let in at once after a pause; each that is written lets in one more
+PAUSE = 0.1  # seconds
+
 
 class Bulkhead:
     """Leases that wait for a place, `high` ones first, else as they came."""
@@ -42,17 +45,22 @@ class Bulkhead:
 class Turnstile:
     """Lets writes in as far as they fit into a few ms of the store's writer, where everybody's calls wait behind them.
 
-    How much the next one will be is not known before it is written: it is taken to be like the last one.
+    How much the next one will be is not known before it is written: it is taken to be like the last ones. After a pause
+    nothing is known, and a few are let in at first.
     """
 
     def __init__(self, room: int) -> None:
         self._room = room  # leases
-        self._each = 1  # leases of the last one
+        self._each = 1  # leases of the last one; of a heavier one before it that has not faded
+        self._window = FIRST
+        self._used = float("-inf")  # event loop's time
         self._inside = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> None:
         """Wait for a turn. One is always let in."""
+        if asyncio.get_running_loop().time() - self._used > PAUSE:
+            self._window = FIRST
         if not self._waiting and self._fits():
             self._inside += 1
             return
@@ -68,7 +76,10 @@ class Turnstile:
     def leave(self, leases: int | None) -> None:
         """Written; of so many leases, where that is known."""
         self._inside -= 1
-        self._each = self._each if leases is None else max(1, leases)
+        self._used = asyncio.get_running_loop().time()
+        if leases is not None:
+            self._each = max(1, leases, self._each // 2)
+            self._window = min(self._window + 1, self._room)
         while self._waiting and self._fits():
             turn = self._waiting.popleft()
             if not turn.done():
@@ -76,4 +87,4 @@ class Turnstile:
                 turn.set_result(None)
 
     def _fits(self) -> bool:
-        return not self._inside or (self._inside + 1) * self._each <= self._room
+        return self._inside < max(1, min(self._window, self._room // self._each))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from broker.config import Timings
-from broker.leases import lane, reaper, steps
+from broker.leases import bulkhead, lane, reaper, steps
 from broker.leases.bulkhead import Bulkhead, Turnstile
 from broker.leases.outcomes import outcome_of
 from broker.leases.selection import Selection
@@ -314,39 +314,61 @@ async def _asked(provider: Gated, times: int) -> bool:
 
 
 def test_high_ones_are_next() -> None:
-    bulkhead = Bulkhead(2)
+    waiting = Bulkhead(2)
     for name, tier in (("a", Tier.LOW), ("b", Tier.ELEVATED), ("c", Tier.HIGH), ("d", Tier.LOW)):
-        bulkhead.put(a_lease(name, tier=tier))
-    assert bulkhead.held == 4
-    started = [bulkhead.next(2), bulkhead.next(2)]
+        waiting.put(a_lease(name, tier=tier))
+    assert waiting.held == 4
+    started = [waiting.next(2), waiting.next(2)]
     assert [one and one.id for one in started] == ["c", "a"]
-    assert bulkhead.next(2) is None
-    bulkhead.leave()
-    assert bulkhead.next(1) is None, "one place, and it is taken"
-    assert bulkhead.held == 3
+    assert waiting.next(2) is None
+    waiting.leave()
+    assert waiting.next(1) is None, "one place, and it is taken"
+    assert waiting.held == 3
 
 
 # --- the writer is everybody's ---
 
 
-async def test_as_many_are_let_in_as_fit_by_what_the_last_one_was() -> None:
+async def test_as_many_are_let_in_as_fit_by_what_the_last_ones_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulkhead, "PAUSE", 60)
     turns = Turnstile(32)
-    for _ in range(32):
-        await asyncio.wait_for(turns.enter(), 1)
-    late = asyncio.create_task(turns.enter())
+    inside = list[int]()  # of each wave, all of it written together
+
+    async def waves(count: int, *, leases: int) -> None:
+        waiting = {asyncio.create_task(turns.enter()) for _ in range(count)}
+        while waiting:
+            await asyncio.sleep(0)
+            done = {task for task in waiting if task.done()}
+            waiting -= done
+            inside.append(len(done))
+            for _ in done:
+                turns.leave(leases)
+
+    await waves(60, leases=1)
+    assert inside == [2, 4, 8, 16, 30], "what they are is not known at first"
+    inside.clear()
+    await waves(64, leases=1)
+    assert inside == [32, 32]
+    inside.clear()
+    await waves(35, leases=25)
+    assert inside == [32, 1, 1, 1]
+    inside.clear()
+    await waves(8, leases=1)
+    assert inside == [1, 2, 5], "a heavy one fades"
+
+
+async def test_after_a_pause_few_are_let_in_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulkhead, "PAUSE", 0)
+    turns = Turnstile(32)
+    for _ in range(40):
+        await turns.enter()
+        turns.leave(1)
+    await asyncio.sleep(0.001)
+    waiting = [asyncio.create_task(turns.enter()) for _ in range(8)]
     await asyncio.sleep(0)
-    assert not late.done()
-    turns.leave(25)  # a heavy one
-    await asyncio.sleep(0)
-    assert not late.done()
-    for _ in range(31):
-        turns.leave(25)
-    await asyncio.wait_for(late, 1)
-    last = asyncio.create_task(turns.enter())
-    await asyncio.sleep(0)
-    assert not last.done(), "two of 25 are more than 32"
-    turns.leave(None)
-    await asyncio.wait_for(last, 1)
+    assert sum(task.done() for task in waiting) == bulkhead.FIRST
+    for task in waiting:
+        task.cancel()
 
 
 async def test_who_is_gone_before_or_after_his_turn_keeps_it_from_nobody() -> None:
