@@ -21,6 +21,7 @@ import grpc
 from broker.model import LeaseState
 from stepcred.v1 import broker_pb2
 from stepcred.v1.broker_pb2_grpc import CredentialBrokerStub
+from tests.bench.load import cpu_seconds
 from tests.bench.seed import multiply
 from tests.bench.starting import start
 from tests.bench.targets import SCOPES, scope_map_of, scope_name
@@ -29,6 +30,7 @@ from tests.support.processes import wait_until
 
 SCOPE_COUNT = 4  # so many leases has each step
 CROWD_SCOPES = tuple(f"crowd{number}" for number in range(SCOPE_COUNT))
+SWEEP_CPU = 8.0  # seconds: more than a sweep over 100,000 leases took (5.4), with what the reaper does meanwhile
 PATTERN_RUN = "6f3b2c1e-58a0-4d7c-9a55-0c2d1e8f7b64"
 # Nobody sends the heartbeats of the crowd's steps: 25,000 would send 2,500 a second. So none may end by silence.
 TIMINGS = {"silence_bound": "3h", "claim_window": "10m"}
@@ -88,6 +90,12 @@ class Crowds:
         """Leases that are ACTIVE now."""
         with self._crowds[size].store() as store:
             return store.read(lambda tx: tx.lease_counts()).get(LeaseState.ACTIVE, 0)
+
+    def work_off(self, size: int, *, longest: float) -> None:
+        """What it does once for all of its leases, after a start and after a new map, is done: so much CPU, or so long."""
+        since, until = cpu_seconds(self.pids[size]), time.monotonic() + longest
+        while cpu_seconds(self.pids[size]) - since < SWEEP_CPU and time.monotonic() < until:
+            time.sleep(0.1)
 
     def scrape(self, size: int) -> None:
         """GET /metrics, as a monitor does it."""
