@@ -10,6 +10,7 @@ from tests.counts.meter import Meter
 from tests.counts.parts import CountedWorld
 
 PAGE = 4096 + 24  # bytes of a page in the write-ahead log
+FEW = 8
 TOGETHER = ("commits", "hops", "statements", "select", "control", "repeated")  # depend on how many come together
 
 
@@ -72,6 +73,8 @@ def _figure(section: str, name: str, number: int, many: int) -> Figure:
     """What each of many does is exact; what they do together depends on how they fall together."""
     if section == "python":
         return Figure(number, Kind.ABOUT)
+    if name == "hops" and number > FEW:  # of connections and of loops that tick: now one more, now one fewer
+        return Figure(number + number // 4, Kind.AT_MOST, number)
     if name == "pages":  # a page more where one was full: names are random
         return at_most(number)
     if many > 1 and (number % many or name in TOGETHER):

@@ -35,7 +35,8 @@ DUE = 1000
 MINUTE = 60.0  # seconds
 QUARTER = 0.25  # seconds: as often as anybody looks
 LIVES = 100
-ROOM = 500  # blocks: asyncio clears its weak references now and then
+# Blocks: asyncio clears its weak references now and then, and the writer remembers rows until it has put 4,096 of them.
+ROOM = 2000
 PER_STEP = 10  # as many as the guard lets one have
 RIPE = 420.0  # seconds: past two thirds of the scope's ten minutes
 BEAT = 10.0  # seconds between heartbeats
