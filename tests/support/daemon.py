@@ -72,7 +72,8 @@ class Deployment:
         self.grpc_port, self.http_port = free_port(), free_port()
         self.scopes_file = self.folder / "scopes.yaml"
         self.scopes_file.write_text(self.scope_map)
-        self.database = self.folder / "broker.db"
+        self.database = self.folder / "state" / "broker.db"  # not where changes are watched for, as in real life
+        self.database.parent.mkdir(mode=0o700, exist_ok=True)
         self.mint_key = self.folder / "mint.key"
         self.config = self.folder / "broker.toml"
         self.log = self.folder / "broker.log"
