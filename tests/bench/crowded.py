@@ -15,6 +15,7 @@ from tests.bench.targets import AGENTS, crowd_name
 
 READERS = 16
 POINTS = 200  # of one drain's line
+WHOLE_ROUNDS = 2.0  # samples' time: the reaper goes round once a second, and none may fall between two of its rounds
 LONGEST = 15.0  # seconds that a sweep is waited for
 
 
@@ -42,6 +43,7 @@ def growth(bench: Bench) -> list[Ratio | Value | Curve]:
                 Line.of("issue", {float(size): values for size, values in ratios.items()}),
             ),
             "p50 in ms": (Line.of("issue", {float(size): values for size, values in medians.items()}),),
+            "p99 in ms": (Line.of("issue", {float(size): side.tails() for size, side in sides.items()}),),
         },
     )
     return [latency("growth.leases", what, ONE, ours=sides[most], theirs=sides[few]), memory, curve]
@@ -54,7 +56,7 @@ def _issue_beside(bench: Bench, crowds: Crowds, sizes: list[int]) -> dict[int, l
         say(f"issue beside {', '.join(f'{size:,}' for size in sizes)} live leases: round {bench.named(number)}")
         for size in sizes if number % 2 else sizes[::-1]:
             with crowds.awake(size) as pid:
-                seconds = bench.plan.seconds * 0.6
+                seconds = bench.plan.seconds * WHOLE_ROUNDS
                 watch = {crowd_name(size): pid}
                 sample = bench.world.load.sample(crowd_name(size), concurrency=ONE, seconds=seconds, watch=watch)
             if number > 0:
