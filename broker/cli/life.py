@@ -54,6 +54,7 @@ async def serve(config: Config, *, on_stop: OnStop) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, hang_up)
+        process.collect_seldom()
         process.sd_notify("READY=1", f"STATUS=serving {config.environment}")
         async with _watchdog():
             await stop.wait()
