@@ -168,3 +168,32 @@ def test_a_caller_whose_event_loop_is_gone_harms_nobody(path: Path) -> None:
     asyncio.run(leaves_at_once())
     assert asyncio.run(store.write(lambda tx: tx.raise_generation())) == 51
     asyncio.run(store.close())
+
+
+async def test_a_begin_that_fails_by_surprise_is_told_and_the_writer_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(path)
+
+    def surprise(_tx: SqliteTx) -> None:
+        raise IndexError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SqliteTx, "start", surprise)
+        for quick in (True, False):
+            with pytest.raises(StoreError, match="writer: IndexError"):
+                await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=quick), 10)
+    assert await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=True), 10) == 1
+    await asyncio.wait_for(store.close(), 10)
+
+
+async def test_a_quick_read_while_the_store_closes_is_answered_or_refused(path: Path) -> None:
+    store = open_store(path)
+    async with Gate(store):
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0.05)  # it waits for the gate
+        with pytest.raises(StoreError):
+            await store.read(lambda tx: tx.control(), quick=True)
+    await closing
+    with pytest.raises(StoreError):
+        await store.read(lambda tx: tx.control(), quick=True)
