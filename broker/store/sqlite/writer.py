@@ -247,11 +247,14 @@ def _operate(database: Database, tx: SqliteTx, job: _Job) -> None:
 
 def _settle(jobs: Sequence[_Job]) -> None:
     for job in jobs:
-        if job.future.done():
+        future, result, error = job.future, job.result, job.error
+        # An error leads to the frames that it came through, and these to the jobs: they must not lead back to it.
+        del job.future, job.result, job.error
+        if future.done():
             continue  # the caller was cancelled; the effect stands
-        if job.error is None:
-            job.future.set_result(job.result)
-        elif isinstance(job.error, StopIteration):  # a future cannot carry one
-            job.future.set_exception(RuntimeError("the operation raised StopIteration"))
+        if error is None:
+            future.set_result(result)
+        elif isinstance(error, StopIteration):  # a future cannot carry one
+            future.set_exception(RuntimeError("the operation raised StopIteration"))
         else:
-            job.future.set_exception(job.error)
+            future.set_exception(error)

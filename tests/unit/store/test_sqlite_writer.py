@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import cast
 
@@ -197,3 +200,29 @@ async def test_a_quick_read_while_the_store_closes_is_answered_or_refused(path: 
     await closing
     with pytest.raises(StoreError):
         await store.read(lambda tx: tx.control(), quick=True)
+
+
+class _Refusal(Exception):
+    """Of an operation's own."""
+
+
+async def test_a_refusal_is_gone_with_its_caller(store: SqliteStore) -> None:
+    """Cycles are looked for seldom, and a storm of refusals must not fill the memory until then."""
+    raised: list[weakref.ref[_Refusal]] = []
+
+    def refuses(tx: Tx) -> None:
+        raised.append(weakref.ref(error := _Refusal()))
+        try:
+            raise error
+        finally:
+            del error
+
+    gc.disable()
+    try:
+        for quick in (True, False):
+            with contextlib.suppress(_Refusal):
+                await store.write(refuses, quick=quick)
+        await store.write(lambda tx: None)  # the writer has let go of the group before
+        assert [one() for one in raised] == [None, None]
+    finally:
+        gc.enable()
