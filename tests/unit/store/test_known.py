@@ -152,6 +152,16 @@ async def test_what_one_operation_owes_is_written_although_another_that_wrote_it
     assert row.spent == 1
 
 
+async def test_a_guard_row_that_cannot_be_written_is_its_own_operations_alone(store: SqliteStore) -> None:
+    naive = guard_row(locked_at=(NOW.replace(tzinfo=None),))
+    told = await asyncio.gather(
+        store.write(lambda tx: tx.put_guard_row(naive), quick=True),
+        store.write(lambda tx: tx.raise_generation(), quick=True),
+        return_exceptions=True,
+    )
+    assert (type(told[0]), told[1]) == (TypeError, 1)
+
+
 async def runs_on(store: SqliteStore, work: Callable[[Tx], object]) -> list[str]:
     """Threads on which a quick operation was run."""
     ran: list[str] = []
