@@ -7,7 +7,7 @@ from typing import Any
 from broker.errors import BrokerError, Reason, StoreConflict
 from broker.leases.committing import Commit
 from broker.leases.epoch import EpochLost
-from broker.leases.issuing import Intended, Issuing
+from broker.leases.issuing import Issuing
 from broker.leases.minting import Minter
 from broker.model import Lease
 
@@ -16,13 +16,13 @@ class _Undone(Exception):
     """Rolls the intent's transaction back."""
 
 
-async def _admitted(self: Any, agent: Any, handle_hash: bytes, asked: Any) -> Any:
-    """In the place of Issuing._admitted: everything is checked, nothing is written."""
-    made: list[Intended] = []
+async def _admit(self: Any, agent: Any, step: Any, *asked: Any) -> Any:
+    """In the place of Issuing._admit: everything is checked, nothing is written."""
+    made: list[Lease] = []
 
     def operation(tx: Any) -> Any:
-        result = self._admit(tx, agent, handle_hash, asked)
-        if isinstance(result, Intended):
+        result = self._intend(tx, agent, step, *asked)
+        if isinstance(result, Lease):
             made.append(result)
             raise _Undone
         return result
@@ -30,7 +30,9 @@ async def _admitted(self: Any, agent: Any, handle_hash: bytes, asked: Any) -> An
     try:
         return await self._core.store.write(operation)
     except _Undone:
-        return made[0]
+        (lease,) = made
+        self._minter.start(lease, step)
+        return lease
     except BrokerError as error:  # without its idempotency row a replay meets the lease of the first try
         if error.reason is Reason.REQUEST_ID_REUSED:
             raise BrokerError(Reason.REPLAY_LOST, "the first answer is lost") from None
@@ -57,7 +59,7 @@ def no_intent() -> None:
         _insert(tx, lease)
         return activate(self, tx, lease, *args, **kwargs)
 
-    setattr(Issuing, "_admitted", _admitted)  # noqa: B010 - deliberate: this process is the mutant
+    setattr(Issuing, "_admit", _admit)  # noqa: B010 - deliberate: this process is the mutant
     setattr(Minter, "_note", note_late)  # noqa: B010
     setattr(Commit, "_activate", activate_late)  # noqa: B010
 

@@ -17,9 +17,10 @@ from broker.leases.core import Core
 from broker.leases.ending import Ending
 from broker.leases.epoch import EpochKeeper
 from broker.leases.halting import Halting
-from broker.leases.issuing import Intended, Issuing, Refusal
+from broker.leases.issuing import Issuing, Refusal
 from broker.leases.minting import Minter
 from broker.leases.steps import Steps
+from broker.model import Lease
 from broker.providers.vault.client import VaultClient
 from broker.rpc.servicer import Servicer
 from tests.support.bao import TOMB_ROLE
@@ -48,7 +49,7 @@ class Point:
 
 
 def _intended(call: Call) -> bool:
-    return isinstance(call.result, Intended)
+    return isinstance(call.result, Lease)
 
 
 def _refused(call: Call) -> bool:
@@ -68,10 +69,10 @@ def _changed(call: Call) -> bool:
     return bool(call.result)
 
 
-# After an operation of a transaction is before its COMMIT.
+# Operations of a transaction run in the writer's thread: after one of them is before its COMMIT.
 POINTS: dict[str, Point] = {
     "before intent commit": Point(owner=Issuing, name="_intend", after=True, when=_intended),
-    "after intent commit": Point(owner=Minter, name="mint"),
+    "after intent commit": Point(owner=Minter, name="start"),
     "before mint send": Point(owner=VaultClient, name="create", when=_lease_token),
     "mint in flight": Point(owner=VaultClient, name="create", when=_lease_token, delay=IN_FLIGHT),
     "mint landed, answer unread": Point(owner=VaultClient, name="create", after=True, when=_lease_token),
@@ -114,7 +115,7 @@ LOCK_POINTS: dict[str, Point] = {
     "lock: alert written": Point(owner=halting, name="sound", after=True),
     "lock: compensation written": Point(owner=Halting, name="_compensate", after=True),
     "lock: before commit": Point(owner=Issuing, name="_intend", after=True, when=_refused),
-    "lock: after commit": Point(owner=Issuing, name="_admitted", after=True, when=_refused),
+    "lock: after commit": Point(owner=Issuing, name="_admit", after=True, when=_refused),
     "lock: before the first end": Point(owner=VaultClient, name="revoke_self"),
     "lock: after the first end": Point(owner=VaultClient, name="revoke_self", after=True),
 }
