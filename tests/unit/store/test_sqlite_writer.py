@@ -146,6 +146,17 @@ async def test_a_full_database_refuses_stays_intact_and_goes_on_when_there_is_ro
     assert verdict[0] == "ok"
 
 
+@pytest.mark.parametrize("quick", [True, False])
+async def test_a_group_that_finds_the_disk_full_makes_room_for_ends(store: SqliteStore, quick: bool) -> None:
+    """A quota, say, that the file system does not tell of."""
+    (pages,) = await store.write(lambda tx: database_of(tx).all("PRAGMA page_count"))
+    await store.write(lambda tx: database_of(tx).run(f"PRAGMA max_page_count = {pages[0] + 1}"))
+    assert not store.sparing
+    with pytest.raises(StoreFull):
+        await store.write(lambda tx: tx.append(denied(data={"fill": "x" * 50_000})), quick=quick)
+    assert store.sparing
+
+
 async def test_a_tx_cannot_be_carried_off(store: SqliteStore) -> None:
     """Used later, it would write outside of every savepoint."""
     for tx in (await store.write(lambda tx: tx), await store.read(lambda tx: tx)):
