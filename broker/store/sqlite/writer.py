@@ -98,8 +98,8 @@ class Writer:
             if self._closed:
                 raise StoreError("the store is closed")
             self._waiting.append(job)
-            left_alone = self._loop is not None and self._loop.is_closed()
-            if self._state is _State.IDLE or (self._state is _State.TURN and left_alone):
+            left_alone = self._state is _State.TURN and self._loop is not None and self._loop.is_closed()
+            if self._state is _State.IDLE or left_alone:
                 self._state, self._loop = _State.TURN, loop
                 loop.call_soon(self._turn)  # not at once: what else this round of the loop asks for goes along
         return job.future
@@ -215,13 +215,18 @@ class Writer:
         with self._door:
             self._waiting.extendleft(reversed(long))
             if not self._closed:
-                self._loop = self._waiting[0].loop if self._waiting else None
-                self._state = _State.TURN if self._loop else _State.IDLE
-                if self._loop:
-                    with contextlib.suppress(RuntimeError):  # its jobs go along with the next loop's
-                        self._loop.call_soon_threadsafe(self._turn)
+                self._pass_on()
                 return
         self._rest()
+
+    def _pass_on(self) -> None:
+        """The turn, to the first in the queue whose event loop is there; the jobs of others go along. The door is held."""
+        for job in self._waiting:
+            with contextlib.suppress(RuntimeError):  # a closed loop
+                job.loop.call_soon_threadsafe(self._turn)
+                self._state, self._loop = _State.TURN, job.loop
+                return
+        self._state = _State.IDLE
 
     def _rest(self) -> None:
         """Once closed: the next group of what is still queued, or the end."""

@@ -213,6 +213,67 @@ async def test_a_quick_read_while_the_store_closes_is_answered_or_refused(path: 
         await store.read(lambda tx: tx.control(), quick=True)
 
 
+async def test_a_turn_that_comes_after_closing_takes_nothing(path: Path) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
+    store = open_store(path)
+    waiting = store._writer.submit(lambda tx: tx.raise_generation(), quick=True)
+    store._writer.close()  # in the same round of the loop
+    assert await waiting == 1
+    await asyncio.sleep(0)
+    assert problems == []
+    await store.close()
+
+
+async def generation(store: SqliteStore) -> int:
+    return await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=True), 10)
+
+
+@pytest.mark.parametrize("waits_already", [True, False])
+def test_what_a_closed_loop_left_in_the_queue_goes_along_with_another_loops(path: Path, waits_already: bool) -> None:
+    store, reached, go_on = open_store(path), threading.Event(), threading.Event()
+
+    def holds(tx: Tx) -> None:
+        reached.set()
+        assert go_on.wait(10)
+
+    async def leaves() -> None:
+        held = store._writer.submit(holds)
+        assert await asyncio.to_thread(reached.wait, 10)
+        store._writer.submit(lambda tx: tx.raise_generation(), quick=True)
+        if not waits_already:
+            go_on.set()
+            await held
+
+    async def comes() -> int:
+        asking = asyncio.ensure_future(generation(store))
+        await asyncio.sleep(0)  # it is queued
+        go_on.set()
+        return await asking
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leaves())
+    loop.close()
+    assert asyncio.run(comes()) == 2
+    asyncio.run(store.close())
+
+
+def test_a_turn_that_a_closed_loop_did_not_take_is_taken_by_the_next(path: Path) -> None:
+    store = open_store(path)
+    loop = asyncio.new_event_loop()
+
+    async def leaves() -> None:
+        asyncio.get_running_loop().stop()  # at the end of this round, before what it calls soon
+        store._writer.submit(lambda tx: tx.raise_generation(), quick=True)
+
+    leaving = loop.create_task(leaves())
+    loop.run_forever()
+    assert leaving.done()
+    loop.close()
+    assert asyncio.run(generation(store)) == 2
+    asyncio.run(store.close())
+
+
 class _Refusal(Exception):
     """Of an operation's own."""
 
