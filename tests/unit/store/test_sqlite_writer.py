@@ -46,6 +46,10 @@ class Gate:
         await self._task
 
 
+async def generation(store: SqliteStore) -> int:
+    return await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=True), 10)
+
+
 async def chain_problems(store: SqliteStore) -> list[str]:
     return await store.read(lambda tx: verify(tail(tx)))
 
@@ -147,7 +151,7 @@ async def test_a_full_database_refuses_stays_intact_and_goes_on_when_there_is_ro
 
 
 @pytest.mark.parametrize("quick", [True, False])
-async def test_a_group_that_finds_the_disk_full_makes_room_for_ends(store: SqliteStore, quick: bool) -> None:
+async def test_a_group_that_finds_the_disk_full_makes_room_for_ends(store: SqliteStore, *, quick: bool) -> None:
     """A quota, say, that the file system does not tell of."""
     (pages,) = await store.write(lambda tx: database_of(tx).all("PRAGMA page_count"))
     await store.write(lambda tx: database_of(tx).run(f"PRAGMA max_page_count = {pages[0] + 1}"))
@@ -213,6 +217,16 @@ async def test_a_quick_read_while_the_store_closes_is_answered_or_refused(path: 
         await store.read(lambda tx: tx.control(), quick=True)
 
 
+async def test_each_event_loop_is_answered_for_itself(store: SqliteStore) -> None:
+    """Another's would set its futures without waking it."""
+    async with Gate(store):
+        here = asyncio.ensure_future(generation(store))
+        there = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(generation(store))))
+        while len(store._writer._waiting) < 2:
+            await asyncio.sleep(0.001)
+    assert sorted(await asyncio.gather(here, there)) == [1, 2]
+
+
 async def test_a_turn_that_comes_after_closing_takes_nothing(path: Path) -> None:
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
@@ -225,12 +239,8 @@ async def test_a_turn_that_comes_after_closing_takes_nothing(path: Path) -> None
     await store.close()
 
 
-async def generation(store: SqliteStore) -> int:
-    return await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=True), 10)
-
-
 @pytest.mark.parametrize("waits_already", [True, False])
-def test_what_a_closed_loop_left_in_the_queue_goes_along_with_another_loops(path: Path, waits_already: bool) -> None:
+def test_what_a_closed_loop_left_in_the_queue_goes_along_with_another_loops(path: Path, *, waits_already: bool) -> None:
     store, reached, go_on = open_store(path), threading.Event(), threading.Event()
 
     def holds(tx: Tx) -> None:
