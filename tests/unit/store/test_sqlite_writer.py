@@ -219,12 +219,14 @@ async def test_a_quick_read_while_the_store_closes_is_answered_or_refused(path: 
 
 async def test_each_event_loop_is_answered_for_itself(store: SqliteStore) -> None:
     """Another's would set its futures without waking it."""
+    before = store.commits
     async with Gate(store):
         here = asyncio.ensure_future(generation(store))
         there = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(generation(store))))
-        while len(store._writer._waiting) < 2:
+        while len(store._writer._waiting) < 2:  # noqa: ASYNC110 - of another thread
             await asyncio.sleep(0.001)
     assert sorted(await asyncio.gather(here, there)) == [1, 2]
+    assert store.commits - before == 1 + 2  # the gate's own
 
 
 async def test_a_turn_that_comes_after_closing_takes_nothing(path: Path) -> None:
