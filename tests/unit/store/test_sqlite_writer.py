@@ -170,6 +170,33 @@ async def test_a_tx_cannot_be_carried_off(store: SqliteStore) -> None:
             tx.control()
 
 
+async def test_a_tx_cannot_be_used_while_its_group_is_being_committed(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the thread that began it, too."""
+    go_on, commit = threading.Event(), Database.commit
+
+    def slow(database: Database) -> None:
+        assert go_on.wait(10)
+        commit(database)
+
+    monkeypatch.setattr(Database, "commit", slow)
+    carried: list[Tx] = []
+
+    def operation(tx: Tx) -> int:
+        carried.append(tx)
+        return tx.raise_generation()
+
+    writing = asyncio.ensure_future(store.write(operation, quick=True))
+    while not carried:
+        await asyncio.sleep(0)
+    with pytest.raises(StoreError):
+        carried[0].raise_generation()
+    go_on.set()
+    assert await writing == 1
+    assert (await store.read(lambda tx: tx.control())).policy_generation == 1
+
+
 async def test_reading_never_waits_for_writing(store: SqliteStore) -> None:
     async with Gate(store):
         control = await asyncio.wait_for(store.read(lambda tx: tx.control()), 15)
