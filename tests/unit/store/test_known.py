@@ -18,12 +18,49 @@ from broker.errors import StoreError
 from broker.store.base import Tx
 from broker.store.halts import EVERYTHING, Freeze
 from broker.store.sqlite import SqliteStore, open_store
-from broker.store.sqlite.known import Known
+from broker.store.sqlite.known import MISSING, MOST, Kind, Known
 from broker.store.sqlite.tx import SqliteTx
 from broker.store.sqlite.tx.base import QUICK, QUICK_READ
 from tests.fakes.domain import NOW, after, denied, guard_row, lease, step
 
 FREEZE = Freeze(id=EVERYTHING, by="ann", reason="drill", at=NOW)
+
+
+def test_nothing_of_a_lost_group_comes_back_with_an_undone_operation() -> None:
+    known = Known()
+    known.begin(1)
+    known.owe(Kind.GUARD_ROW, "k", "lost")
+    assert known.owed(Kind.GUARD_ROW) == ["lost"]  # and its writing failed
+    known.forget_all()
+    known.undo()
+    assert known.peek(Kind.GUARD_ROW, "k") is MISSING
+    assert known.owed(Kind.GUARD_ROW) == []
+
+
+def test_it_begins_anew_before_it_grows_too_large() -> None:
+    known = Known()
+    known.begin(1)
+    for number in range(MOST + 1):
+        known.put(Kind.STEP, str(number), number)
+    known.keep()
+    assert known.begin(1)
+    assert known.peek(Kind.STEP, "0") is MISSING
+    assert not known.begin(1)
+
+
+def test_what_is_dropped_or_forgotten_in_an_undone_operation_is_as_before() -> None:
+    known = Known()
+    known.begin(1)
+    known.owe(Kind.GUARD_ROW, "k", "owed")
+    known.put(Kind.STEP, "s", "step")
+    known.keep()
+    known.drop(Kind.GUARD_ROW, "k")
+    assert known.owed(Kind.GUARD_ROW) == []
+    known.forget(Kind.STEP)
+    known.put(Kind.STEP, "s", "another")
+    known.undo()
+    assert known.peek(Kind.STEP, "s") == "step"
+    assert known.owed(Kind.GUARD_ROW) == ["owed"]
 
 
 def another_process(path: Path) -> sqlite3.Connection:

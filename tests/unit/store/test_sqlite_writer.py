@@ -17,6 +17,7 @@ from broker.journal.chain import Head, verify
 from broker.store.base import Tx, tail
 from broker.store.sqlite import SqliteStore, open_store
 from broker.store.sqlite.database import Database
+from broker.store.sqlite.known import Known
 from broker.store.sqlite.tx import SqliteTx
 from tests.fakes.domain import denied, lease, step
 
@@ -188,8 +189,8 @@ async def test_a_tx_cannot_be_used_while_its_group_is_being_committed(
         return tx.raise_generation()
 
     writing = asyncio.ensure_future(store.write(operation, quick=True))
-    while not carried:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it is queued
+    await asyncio.sleep(0)  # its turn
     with pytest.raises(StoreError):
         carried[0].raise_generation()
     go_on.set()
@@ -230,6 +231,22 @@ async def test_a_begin_that_fails_by_surprise_is_told_and_the_writer_goes_on(
                 await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=quick), 10)
     assert await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=True), 10) == 1
     await asyncio.wait_for(store.close(), 10)
+
+
+async def test_a_transaction_that_begins_half_is_begun_anew(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, failed = Known.begin, []
+
+    def fails_once(known: Known, version: int) -> bool:
+        if not failed:
+            failed.append(version)
+            raise StoreError("an I/O error, say")
+        return begin(known, version)
+
+    monkeypatch.setattr(Known, "begin", fails_once)
+    assert await generation(store) == 1
+    assert failed
 
 
 async def test_a_quick_read_while_the_store_closes_is_answered_or_refused(path: Path) -> None:
