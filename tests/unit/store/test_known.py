@@ -31,6 +31,7 @@ def test_nothing_of_a_lost_group_comes_back_with_an_undone_operation() -> None:
     known.begin(1)
     known.owe(Kind.GUARD_ROW, "k", "lost")
     assert known.owed(Kind.GUARD_ROW) == ["lost"]  # and its writing failed
+    known.owe(Kind.GUARD_ROW, "other", "not yet written")
     known.forget_all()
     known.undo()
     assert known.peek(Kind.GUARD_ROW, "k") is MISSING
