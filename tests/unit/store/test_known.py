@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.errors import StoreError
@@ -310,6 +310,7 @@ EVENTS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(events=EVENTS)
+@example(events=[("add", 0), ("pass", 900), ("pass", 900), ("ask", 1), ("earlier", 1)])  # a count says nothing of before
 def test_the_window_is_told_as_a_fresh_look_at_the_charges_tells_it(
     tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int]]
 ) -> None:
