@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from broker.errors import StoreError
 from broker.store.base import Tx
+from broker.store.guard import GuardState
 from broker.store.halts import EVERYTHING, Freeze
 from broker.store.sqlite import SqliteStore, open_store
 from broker.store.sqlite.known import MISSING, MOST, Kind, Known
@@ -157,6 +158,12 @@ async def test_a_quick_operation_that_turns_out_long_runs_on_the_thread_and_once
 
     assert await store.write(operation, quick=True) == 1
     assert ran == [threading.current_thread().name, "store-writer"]
+
+
+async def test_a_guard_row_that_is_owed_is_counted(store: SqliteStore) -> None:
+    held = guard_row(state=GuardState.HELD)
+    put = store.write(lambda tx: tx.put_guard_row(held), quick=True)
+    assert (await asyncio.gather(put, store.write(lambda tx: tx.guard_counts(), quick=True)))[1] == {GuardState.HELD: 1}
 
 
 async def test_a_row_that_was_not_there_is_not_owed_once_its_writer_is_undone(store: SqliteStore) -> None:
@@ -310,7 +317,9 @@ EVENTS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(events=EVENTS)
-@example(events=[("add", 0), ("pass", 900), ("pass", 900), ("ask", 1), ("earlier", 1)])  # a count says nothing of before
+@example(
+    events=[("add", 0), ("pass", 900), ("pass", 900), ("ask", 1), ("earlier", 1)]
+)  # a count says nothing of before
 def test_the_window_is_told_as_a_fresh_look_at_the_charges_tells_it(
     tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int]]
 ) -> None:

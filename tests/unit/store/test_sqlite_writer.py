@@ -164,7 +164,8 @@ async def test_a_group_that_finds_the_disk_full_makes_room_for_ends(store: Sqlit
 
 async def test_a_tx_cannot_be_carried_off(store: SqliteStore) -> None:
     """Used later, it would write outside of every savepoint."""
-    for tx in (await store.write(lambda tx: tx), await store.read(lambda tx: tx)):
+    for work in (store.write(lambda tx: tx, quick=True), store.write(lambda tx: tx), store.read(lambda tx: tx)):
+        tx = await work
         with pytest.raises(StoreError):
             tx.raise_generation()
         with pytest.raises(StoreError):
@@ -183,19 +184,61 @@ async def test_a_tx_cannot_be_used_while_its_group_is_being_committed(
 
     monkeypatch.setattr(Database, "commit", slow)
     carried: list[Tx] = []
+    ran = asyncio.Event()
 
     def operation(tx: Tx) -> int:
         carried.append(tx)
+        ran.set()
         return tx.raise_generation()
 
     writing = asyncio.ensure_future(store.write(operation, quick=True))
-    await asyncio.sleep(0)  # it is queued
-    await asyncio.sleep(0)  # its turn
+    await ran.wait()
     with pytest.raises(StoreError):
         carried[0].raise_generation()
     go_on.set()
     assert await writing == 1
     assert (await store.read(lambda tx: tx.control())).policy_generation == 1
+
+
+async def test_a_tx_cannot_be_used_on_another_thread_than_its_operations(store: SqliteStore) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    carried: list[Tx] = []
+
+    def operation(tx: Tx) -> int:
+        carried.append(tx)
+        reached.set()
+        assert go_on.wait(10)
+        return tx.raise_generation()
+
+    writing = asyncio.ensure_future(store.write(operation))
+    assert await asyncio.to_thread(reached.wait, 10)
+    with pytest.raises(StoreError):
+        carried[0].raise_generation()
+    go_on.set()
+    assert await writing == 1
+
+
+async def test_only_quick_operations_run_on_the_event_loop(store: SqliteStore) -> None:
+    ran: list[str] = []
+    asked = [
+        store.write(lambda tx: ran.append(threading.current_thread().name), quick=quick) for quick in (True, False)
+    ]
+    await asyncio.gather(*asked)
+    assert ran == [threading.current_thread().name, "store-writer"]
+
+
+async def test_the_event_loop_does_not_wait_for_the_disk(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    commit = Database.commit
+
+    def seen(database: Database) -> None:
+        ran.append(threading.current_thread().name)
+        commit(database)
+
+    monkeypatch.setattr(Database, "commit", seen)
+    await store.write(lambda tx: tx.raise_generation(), quick=True)
+    await store.write(lambda tx: tx.control(), quick=True)
+    assert ran == ["store-writer", threading.current_thread().name]  # of the latter there is nothing to be written
 
 
 async def test_reading_never_waits_for_writing(store: SqliteStore) -> None:
