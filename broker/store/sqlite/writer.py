@@ -195,11 +195,10 @@ class Writer:
             if not closed:
                 self._state = _State.TURN if self._loop else _State.IDLE
             turn = None if closed else self._loop
-        with contextlib.suppress(
-            RuntimeError
-        ):  # a closed loop: nobody is waiting, and its jobs go along with the next one's
+        with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
             answered.call_soon_threadsafe(self._answer, jobs, turn is answered)
-            if turn is not None and turn is not answered:
+        if turn is not None and turn is not answered:
+            with contextlib.suppress(RuntimeError):  # its jobs go along with the next loop's
                 turn.call_soon_threadsafe(self._turn)
         if closed:
             self._rest()
