@@ -29,6 +29,8 @@ from broker.store.sqlite.tx import SqliteTx
 
 Operation: TypeAlias = Callable[[Tx], Any]
 
+QUICK_GROUP = 64  # operations that the event loop runs at once: some ms in which it hears nobody
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
@@ -124,7 +126,8 @@ class Writer:
         """Of one kind and event loop, in order."""
         first = self._waiting.popleft()
         jobs = [first]
-        while len(jobs) < self._max_group and self._waiting:
+        most = min(self._max_group, QUICK_GROUP) if first.quick else self._max_group
+        while len(jobs) < most and self._waiting:
             job = self._waiting[0]
             if job.quick is not first.quick or job.loop is not first.loop:
                 break
