@@ -494,8 +494,8 @@ def wild(chance: random.Random) -> Script:
                 await asyncio.sleep(chance.random() / 50)
             if kind == "none":
                 return
+            cut = chance.randrange(len(said))  # before its end: nobody can tell what comes later from the next answer
             said = spoilt(kind, said, chance)
-            cut = chance.randrange(len(said))
             writer.write(said[:cut])
             await asyncio.sleep(0)
             writer.write(said[cut:])
