@@ -60,7 +60,8 @@ def fill(crowds: Mapping[int, Deployment]) -> None:
     for size in sizes:
         here = crowds[size]
         if here is not last:
-            for file in (last.database, last.mint_key, last.mint_key.with_name(f"{last.mint_key.name}.anchor")):
+            shutil.copy(last.database, here.database)
+            for file in (last.mint_key, last.mint_key.with_name(f"{last.mint_key.name}.anchor")):
                 shutil.copy(file, here.folder)
         multiply(here.database, here.mint_key, have=have, want=size)
         have, last = size, here
