@@ -398,7 +398,7 @@ async def test_heavy_steps_are_written_one_after_the_other(tmp_path: Path, monke
                 under_way.append(None)
                 most.append(len(under_way))
             try:
-                return await write(operation)
+                return await write(operation, **how)
             finally:
                 if "Steps.end" in operation.__qualname__:
                     under_way.pop()
@@ -442,7 +442,7 @@ async def test_a_round_of_the_reaper_ends_though_there_is_more(quiet: World, mon
 
     async def slow(operation: Any) -> Any:
         quiet.fake_clock.advance(1)
-        return await write(operation)
+        return await write(operation, **how)
 
     monkeypatch.setattr(quiet.store, "write", slow)
     for _ in range(3):
