@@ -442,7 +442,7 @@ async def test_a_round_of_the_reaper_ends_though_there_is_more(quiet: World, mon
 
     async def slow(operation: Any) -> Any:
         quiet.fake_clock.advance(1)
-        return await write(operation, **how)
+        return await write(operation)
 
     monkeypatch.setattr(quiet.store, "write", slow)
     for _ in range(3):
