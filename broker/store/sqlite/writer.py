@@ -189,17 +189,25 @@ class Writer:
 
     def _landed(self, jobs: Sequence[_Job]) -> None:
         """Answer, and pass the turn on; after close() there is none, and all that waits is done here."""
-        with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
-            jobs[0].loop.call_soon_threadsafe(_settle, jobs)
+        answered = jobs[0].loop
         with self._door:
-            if not self._closed:
-                self._loop = self._waiting[0].loop if self._waiting else None
+            closed, self._loop = self._closed, self._waiting[0].loop if self._waiting else None
+            if not closed:
                 self._state = _State.TURN if self._loop else _State.IDLE
-                if self._loop:
-                    with contextlib.suppress(RuntimeError):  # its jobs go along with the next loop's
-                        self._loop.call_soon_threadsafe(self._turn)
-                return
-        self._rest()
+            turn = None if closed else self._loop
+        with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
+            answered.call_soon_threadsafe(self._answer, jobs, turn is answered)
+        if turn is not None and turn is not answered:
+            with contextlib.suppress(RuntimeError):  # its jobs go along with the next loop's
+                turn.call_soon_threadsafe(self._turn)
+        if closed:
+            self._rest()
+
+    def _answer(self, jobs: Sequence[_Job], turn: bool) -> None:  # noqa: FBT001 - a callback
+        """On the event loop. Whoever goes on now, and writes again, is in the next group already."""
+        _settle(jobs)
+        if turn:
+            jobs[0].loop.call_soon(self._turn)
 
     def _rest(self) -> None:
         """Once closed: the next group of what is still queued, or the end."""
