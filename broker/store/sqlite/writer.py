@@ -41,6 +41,8 @@ from broker.store.sqlite.tx.base import TooLong
 
 Operation: TypeAlias = Callable[[Tx], Any]
 
+QUICK_GROUP = 64  # operations that the event loop runs at once: some ms in which it hears nobody
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
@@ -140,7 +142,8 @@ class Writer:
         """Of one kind and event loop, in order."""
         first = self._waiting.popleft()
         jobs = [first]
-        while len(jobs) < self._max_group and self._waiting:
+        most = min(self._max_group, QUICK_GROUP) if first.quick else self._max_group
+        while len(jobs) < most and self._waiting:
             job = self._waiting[0]
             if job.quick is not first.quick or job.loop is not first.loop:
                 break
@@ -223,7 +226,8 @@ class Writer:
         """The turn, to the first in the queue whose event loop is there; the jobs of others go along. The door is held."""
         for job in self._waiting:
             with contextlib.suppress(RuntimeError):  # a closed loop
-                job.loop.call_soon_threadsafe(self._turn)
+                # A round later than the answers: whoever goes on by them, and writes again, is in the group already.
+                job.loop.call_soon_threadsafe(job.loop.call_soon, self._turn)
                 self._state, self._loop = _State.TURN, job.loop
                 return
         self._state = _State.IDLE

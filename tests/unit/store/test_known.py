@@ -272,7 +272,7 @@ async def test_a_cancelled_caller_does_not_stop_an_operation_that_turns_out_long
 
 async def test_what_turns_out_long_keeps_its_place_before_those_of_later_groups(store: SqliteStore) -> None:
     later = store.write(lambda tx: tx.raise_generation())
-    assert await asyncio.gather(store.write(too_long, quick=True), later) == [1, 2]
+    assert [*await asyncio.gather(store.write(too_long, quick=True), later)] == [1, 2]
 
 
 async def test_closing_finishes_what_turns_out_long(path: Path) -> None:
