@@ -279,7 +279,8 @@ async def test_a_begin_that_fails_by_surprise_is_told_and_the_writer_goes_on(
 async def test_a_transaction_that_begins_half_is_begun_anew(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin, failed = Known.begin, []
+    begin = Known.begin
+    failed: list[int] = []
 
     def fails_once(known: Known, version: int) -> bool:
         if not failed:
