@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.errors import Reason
+from broker.leases.committing import Commit
 from broker.model import EndReason, Evidence, LeaseState, VaultToken
 from broker.providers.base import Minted, MintOrder
 from tests.fakes.provider import FakeProvider
@@ -281,6 +284,67 @@ async def test_the_clock_is_evidence_only_where_the_verifier_enforces_time(broke
 async def _is(broker: World, lease_id: str, state: LeaseState) -> bool:
     broker.core.lane.set()
     return (await broker.lease(lease_id)).state is state
+
+
+async def a_newer_map_is_durable(broker: World) -> None:
+    """And does not decide yet."""
+    await broker.store.write(lambda tx: tx.raise_generation())
+
+
+async def somebody_has_the_epoch(broker: World) -> None:
+    at = broker.clock.now()
+    await broker.store.write(lambda tx: tx.start_epoch(replica="other", boot_id="boot", expires_boot=1e9, at=at))
+
+
+async def everything_is_frozen(broker: World) -> None:
+    await broker.freeze(frozen=True)
+
+
+async def the_step_is_ended(broker: World) -> None:
+    (step,) = await broker.store.read(lambda tx: tx.open_steps())
+    await broker.store.write(lambda tx: tx.end_step(step.id, broker.clock.now(), EndReason.SILENT))
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (a_newer_map_is_durable, Reason.EPOCH_LOST),
+        (somebody_has_the_epoch, Reason.EPOCH_LOST),
+        (everything_is_frozen, Reason.FROZEN),
+        (the_step_is_ended, Reason.STEP_ENDED),
+    ],
+)
+async def test_what_must_not_be_is_refused_before_an_intent(
+    broker: World, happens: Callable[[World], Awaitable[None]], reason: Reason
+) -> None:
+    """Before its delivery all of it is asked again; but then it has been made."""
+    opened = await broker.begin()
+    await happens(broker)
+    assert (await refusal(broker.issue(opened.handle))).reason is reason
+    assert broker.provider.seen == []
+    assert await broker.leases() == []
+
+
+async def test_asking_is_a_sign_of_life(broker: World) -> None:
+    opened = await broker.begin()
+    broker.fake_clock.advance(7)
+    await broker.issue(opened.handle)
+    assert broker.core.heard[opened.step.id] == broker.clock.boottime()
+
+
+async def test_nothing_is_delivered_by_a_broker_that_slept_after_its_commit(
+    broker: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = await broker.begin()
+    active = Commit.active
+
+    async def sleeps(*args: Any) -> Any:
+        delivered = await active(*args)
+        broker.fake_clock.suspend(20)
+        return delivered
+
+    monkeypatch.setattr(Commit, "active", sleeps)
+    assert (await refusal(broker.issue(opened.handle))).reason is Reason.EPOCH_LOST
 
 
 class Notes(FakeProvider):

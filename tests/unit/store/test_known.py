@@ -11,19 +11,58 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.errors import StoreError
 from broker.store.base import Tx
+from broker.store.guard import GuardState
 from broker.store.halts import EVERYTHING, Freeze
 from broker.store.sqlite import SqliteStore, open_store
-from broker.store.sqlite.known import Known
+from broker.store.sqlite.known import MISSING, MOST, Kind, Known
 from broker.store.sqlite.tx import SqliteTx
 from broker.store.sqlite.tx.base import QUICK, QUICK_READ
 from tests.fakes.domain import NOW, after, denied, guard_row, lease, step
 
 FREEZE = Freeze(id=EVERYTHING, by="ann", reason="drill", at=NOW)
+
+
+def test_nothing_of_a_lost_group_comes_back_with_an_undone_operation() -> None:
+    known = Known()
+    known.begin(1)
+    known.owe(Kind.GUARD_ROW, "k", "lost")
+    assert known.owed(Kind.GUARD_ROW) == ["lost"]  # and its writing failed
+    known.owe(Kind.GUARD_ROW, "other", "not yet written")
+    known.forget_all()
+    known.undo()
+    assert known.peek(Kind.GUARD_ROW, "k") is MISSING
+    assert known.owed(Kind.GUARD_ROW) == []
+
+
+def test_it_begins_anew_before_it_grows_too_large() -> None:
+    known = Known()
+    known.begin(1)
+    for number in range(MOST + 1):
+        known.put(Kind.STEP, str(number), number)
+    known.keep()
+    assert known.begin(1)
+    assert known.peek(Kind.STEP, "0") is MISSING
+    assert not known.begin(1)
+
+
+def test_what_is_dropped_or_forgotten_in_an_undone_operation_is_as_before() -> None:
+    known = Known()
+    known.begin(1)
+    known.owe(Kind.GUARD_ROW, "k", "owed")
+    known.put(Kind.STEP, "s", "step")
+    known.keep()
+    known.drop(Kind.GUARD_ROW, "k")
+    assert known.owed(Kind.GUARD_ROW) == []
+    known.forget(Kind.STEP)
+    known.put(Kind.STEP, "s", "another")
+    known.undo()
+    assert known.peek(Kind.STEP, "s") == "step"
+    assert known.owed(Kind.GUARD_ROW) == ["owed"]
 
 
 def another_process(path: Path) -> sqlite3.Connection:
@@ -119,6 +158,12 @@ async def test_a_quick_operation_that_turns_out_long_runs_on_the_thread_and_once
 
     assert await store.write(operation, quick=True) == 1
     assert ran == [threading.current_thread().name, "store-writer"]
+
+
+async def test_a_guard_row_that_is_owed_is_counted(store: SqliteStore) -> None:
+    held = guard_row(state=GuardState.HELD)
+    put = store.write(lambda tx: tx.put_guard_row(held), quick=True)
+    assert (await asyncio.gather(put, store.write(lambda tx: tx.guard_counts(), quick=True)))[1] == {GuardState.HELD: 1}
 
 
 async def test_a_row_that_was_not_there_is_not_owed_once_its_writer_is_undone(store: SqliteStore) -> None:
@@ -272,6 +317,9 @@ EVENTS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(events=EVENTS)
+@example(
+    events=[("add", 0), ("pass", 900), ("pass", 900), ("ask", 1), ("earlier", 1)]
+)  # a count says nothing of before
 def test_the_window_is_told_as_a_fresh_look_at_the_charges_tells_it(
     tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int]]
 ) -> None:

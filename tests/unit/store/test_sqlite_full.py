@@ -68,12 +68,12 @@ async def with_leases(store: SqliteStore) -> list[str]:
     return names
 
 
-async def refused_when_full(store: SqliteStore) -> int:
+async def refused_when_full(store: SqliteStore, *, quick: bool = False) -> int:
     """How many new leases still found room."""
     for number in range(10_000):
         row = replace(lease(f"late-{number}"), request_id=f"late-{number}")
         try:
-            await store.write(lambda tx, row=row: (tx.insert_lease(row), tx.append(denied())))  # type: ignore[misc]
+            await store.write(lambda tx, row=row: (tx.insert_lease(row), tx.append(denied())), quick=quick)  # type: ignore[misc]
         except StoreFull:
             return number
     raise AssertionError("was never refused")
@@ -93,12 +93,13 @@ def gone(path: Path) -> None:
     path.unlink()
 
 
-async def test_on_a_full_disk_nothing_begins_and_everything_ends(disk: Path) -> None:
+@pytest.mark.parametrize("quick", [True, False])
+async def test_on_a_full_disk_nothing_begins_and_everything_ends(disk: Path, *, quick: bool) -> None:
     store = opened(disk)
     names = await with_leases(store)
     assert not store.sparing
     filling = fill(disk)
-    await refused_when_full(store)
+    await refused_when_full(store, quick=quick)
     assert store.sparing
     for operation in (
         lambda tx: tx.insert_step(step("another")),
@@ -106,14 +107,14 @@ async def test_on_a_full_disk_nothing_begins_and_everything_ends(disk: Path) -> 
         lambda tx: tx.append(denied()),
     ):
         with pytest.raises(StoreFull):
-            await store.write(operation)
+            await store.write(operation, quick=quick)
     for name in names:  # one commit each
-        await store.write(lambda tx, name=name: end(tx, name))
+        await store.write(lambda tx, name=name: end(tx, name), quick=quick)
     ended = await store.read(lambda tx: {row.id for row in tx.leases_in(LeaseState.REVOKED)})
     assert ended == set(names)
     assert await store.read(lambda tx: verify(tail(tx))) == []
     gone(filling)
-    await store.write(lambda tx: tx.insert_step(step("room again")))
+    await store.write(lambda tx: tx.insert_step(step("room again")), quick=quick)
     assert not store.sparing
     await store.close()
     assert integrity(disk) == "ok"

@@ -17,6 +17,7 @@ from broker.journal.chain import Head, verify
 from broker.store.base import Tx, tail
 from broker.store.sqlite import SqliteStore, open_store
 from broker.store.sqlite.database import Database
+from broker.store.sqlite.known import Known
 from broker.store.sqlite.tx import SqliteTx
 from tests.fakes.domain import denied, lease, step
 
@@ -163,11 +164,81 @@ async def test_a_group_that_finds_the_disk_full_makes_room_for_ends(store: Sqlit
 
 async def test_a_tx_cannot_be_carried_off(store: SqliteStore) -> None:
     """Used later, it would write outside of every savepoint."""
-    for tx in (await store.write(lambda tx: tx), await store.read(lambda tx: tx)):
+    for work in (store.write(lambda tx: tx, quick=True), store.write(lambda tx: tx), store.read(lambda tx: tx)):
+        tx = await work
         with pytest.raises(StoreError):
             tx.raise_generation()
         with pytest.raises(StoreError):
             tx.control()
+
+
+async def test_a_tx_cannot_be_used_while_its_group_is_being_committed(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the thread that began it, too."""
+    go_on, commit = threading.Event(), Database.commit
+
+    def slow(database: Database) -> None:
+        assert go_on.wait(10)
+        commit(database)
+
+    monkeypatch.setattr(Database, "commit", slow)
+    carried: list[Tx] = []
+    ran = asyncio.Event()
+
+    def operation(tx: Tx) -> int:
+        carried.append(tx)
+        ran.set()
+        return tx.raise_generation()
+
+    writing = asyncio.ensure_future(store.write(operation, quick=True))
+    await ran.wait()
+    with pytest.raises(StoreError):
+        carried[0].raise_generation()
+    go_on.set()
+    assert await writing == 1
+    assert (await store.read(lambda tx: tx.control())).policy_generation == 1
+
+
+async def test_a_tx_cannot_be_used_on_another_thread_than_its_operations(store: SqliteStore) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    carried: list[Tx] = []
+
+    def operation(tx: Tx) -> int:
+        carried.append(tx)
+        reached.set()
+        assert go_on.wait(10)
+        return tx.raise_generation()
+
+    writing = asyncio.ensure_future(store.write(operation))
+    assert await asyncio.to_thread(reached.wait, 10)
+    with pytest.raises(StoreError):
+        carried[0].raise_generation()
+    go_on.set()
+    assert await writing == 1
+
+
+async def test_only_quick_operations_run_on_the_event_loop(store: SqliteStore) -> None:
+    ran: list[str] = []
+    asked = [
+        store.write(lambda tx: ran.append(threading.current_thread().name), quick=quick) for quick in (True, False)
+    ]
+    await asyncio.gather(*asked)
+    assert ran == [threading.current_thread().name, "store-writer"]
+
+
+async def test_the_event_loop_does_not_wait_for_the_disk(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    commit = Database.commit
+
+    def seen(database: Database) -> None:
+        ran.append(threading.current_thread().name)
+        commit(database)
+
+    monkeypatch.setattr(Database, "commit", seen)
+    await store.write(lambda tx: tx.raise_generation(), quick=True)
+    await store.write(lambda tx: tx.control(), quick=True)
+    assert ran == ["store-writer", threading.current_thread().name]  # of the latter there is nothing to be written
 
 
 async def test_reading_never_waits_for_writing(store: SqliteStore) -> None:
@@ -203,6 +274,23 @@ async def test_a_begin_that_fails_by_surprise_is_told_and_the_writer_goes_on(
                 await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=quick), 10)
     assert await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=True), 10) == 1
     await asyncio.wait_for(store.close(), 10)
+
+
+async def test_a_transaction_that_begins_half_is_begun_anew(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Known.begin
+    failed: list[int] = []
+
+    def fails_once(known: Known, version: int) -> bool:
+        if not failed:
+            failed.append(version)
+            raise StoreError("an I/O error, say")
+        return begin(known, version)
+
+    monkeypatch.setattr(Known, "begin", fails_once)
+    assert await generation(store) == 1
+    assert failed
 
 
 async def test_a_quick_read_while_the_store_closes_is_answered_or_refused(path: Path) -> None:
