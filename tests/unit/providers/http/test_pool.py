@@ -180,6 +180,35 @@ def test_who_does_not_answer_the_door_was_sent_nothing(run: Run, ca: TestCA) -> 
     run(go())
 
 
+def test_a_resolver_that_hangs_is_asked_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked, go_on = socket.getaddrinfo, [], threading.Event()
+
+    def resolve(*arguments: Any, **more: Any) -> Any:
+        asked.append(arguments[0])
+        assert go_on.wait(LONG)
+        return real(*arguments, **more)
+
+    async def go() -> None:
+        async with far_end(fine) as far:
+            monkeypatch.setattr(socket, "getaddrinfo", resolve)
+            await asyncio.gather(*(refused(far.pool(connect_timeout=0.05), Unsent) for _ in range(2)))
+            assert len(asked) == 2  # of each pool
+            pool = far.pool()
+            requests = [asyncio.create_task(pool.request("GET", "/")) for _ in range(20)]
+            requests[0].cancel()
+            await asyncio.sleep(0.02)
+            assert len(asked) == 3
+            go_on.set()
+            told = await asyncio.gather(*requests[1:])
+            assert {answer.status for answer in told} == {200}
+            await pool.close()
+            await pool.request("GET", "/")
+            assert len(asked) == 4  # an address may change
+            await pool.close()
+
+    asyncio.run(asyncio.wait_for(go(), 4 * LONG))
+
+
 def test_what_would_be_another_request_is_never_sent(run: Run) -> None:
     async def go() -> None:
         async with far_end(fine) as far:
