@@ -8,6 +8,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -49,7 +50,7 @@ class Pool:
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: deque[Connection] = deque()  # the longest idle first
         self._busy: set[Connection] = set()
-        self._looking: asyncio.Task[list[AddrInfoType]] | None = None
+        self._looking: asyncio.Task[Any] | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._era = 0
 
@@ -143,9 +144,10 @@ class Pool:
             host, port = self._origin.host, self._origin.port
             self._looking = loop.create_task(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
             self._looking.add_done_callback(self._looked)
-        return await asyncio.shield(self._looking)
+        found: list[AddrInfoType] = await asyncio.shield(self._looking)
+        return found
 
-    def _looked(self, looking: asyncio.Task[list[AddrInfoType]]) -> None:
+    def _looked(self, looking: asyncio.Task[Any]) -> None:
         self._looking = None
         if not looking.cancelled():
             looking.exception()  # nobody may be waiting any more
