@@ -60,8 +60,9 @@ def fill(crowds: Mapping[int, Deployment]) -> None:
     for size in sizes:
         here = crowds[size]
         if here is not last:
-            for file in (last.database, last.mint_key, last.mint_key.with_name(f"{last.mint_key.name}.anchor")):
-                shutil.copy(file, here.folder)
+            anchors = (one.mint_key.with_name(f"{one.mint_key.name}.anchor") for one in (last, here))
+            for source, copy in ((last.database, here.database), (last.mint_key, here.mint_key), tuple(anchors)):
+                shutil.copy(source, copy)
         multiply(here.database, here.mint_key, have=have, want=size)
         have, last = size, here
 

@@ -17,10 +17,9 @@ from broker.leases.core import Core
 from broker.leases.ending import Ending
 from broker.leases.epoch import EpochKeeper
 from broker.leases.halting import Halting
-from broker.leases.issuing import Issuing, Refusal
+from broker.leases.issuing import Intended, Issuing, Refusal
 from broker.leases.minting import Minter
 from broker.leases.steps import Steps
-from broker.model import Lease
 from broker.providers.vault.client import VaultClient
 from broker.rpc.servicer import Servicer
 from tests.support.bao import TOMB_ROLE
@@ -49,7 +48,7 @@ class Point:
 
 
 def _intended(call: Call) -> bool:
-    return isinstance(call.result, Lease)
+    return isinstance(call.result, Intended)
 
 
 def _refused(call: Call) -> bool:
@@ -69,10 +68,10 @@ def _changed(call: Call) -> bool:
     return bool(call.result)
 
 
-# Operations of a transaction run in the writer's thread: after one of them is before its COMMIT.
+# After an operation of a transaction is before its COMMIT.
 POINTS: dict[str, Point] = {
     "before intent commit": Point(owner=Issuing, name="_intend", after=True, when=_intended),
-    "after intent commit": Point(owner=Minter, name="start"),
+    "after intent commit": Point(owner=Minter, name="mint"),
     "before mint send": Point(owner=VaultClient, name="create", when=_lease_token),
     "mint in flight": Point(owner=VaultClient, name="create", when=_lease_token, delay=IN_FLIGHT),
     "mint landed, answer unread": Point(owner=VaultClient, name="create", after=True, when=_lease_token),
@@ -115,7 +114,7 @@ LOCK_POINTS: dict[str, Point] = {
     "lock: alert written": Point(owner=halting, name="sound", after=True),
     "lock: compensation written": Point(owner=Halting, name="_compensate", after=True),
     "lock: before commit": Point(owner=Issuing, name="_intend", after=True, when=_refused),
-    "lock: after commit": Point(owner=Issuing, name="_admit", after=True, when=_refused),
+    "lock: after commit": Point(owner=Issuing, name="_admitted", after=True, when=_refused),
     "lock: before the first end": Point(owner=VaultClient, name="revoke_self"),
     "lock: after the first end": Point(owner=VaultClient, name="revoke_self", after=True),
 }

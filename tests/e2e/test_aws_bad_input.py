@@ -91,13 +91,14 @@ def test_each_refusal_is_told_clearly_closes_the_lease_and_costs_nothing(
 
 def test_nothing_that_aws_said_and_no_key_is_left_anywhere(deployment: Deployment, client: Wire) -> None:
     client.whoami()
-    written = b"".join(path.read_bytes() for path in _files(deployment.folder))
+    written = b"".join(path.read_bytes() for path in _files(deployment))
     for secret in (KEY, WORDS, WORDS[:60], "FQoGZXIvYXdz"):
         assert secret.encode() not in written
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(deployment: Deployment) -> list[Path]:
     """Log and database, with what is beside it."""
-    found = [path for path in folder.iterdir() if path.is_file() and path.suffix in (".log", ".db", ".db-wal")]
-    assert found
+    database = deployment.database
+    found = [deployment.log, *database.parent.glob(f"{database.name}*")]
+    assert database in found
     return found

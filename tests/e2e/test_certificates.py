@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 import stepcred
+from tests.e2e.leaks import files
 from tests.e2e.world import LOAD, ROOMY, journal, leases
 from tests.support.bao import BaoServer, TokenRole, provision, provision_pki, provision_ssh
 from tests.support.daemon import Deployment, vault_section
@@ -65,6 +66,13 @@ def ssh_key() -> str:
     return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
+def all_files(deployment: Deployment) -> bytes:
+    """What the broker has written, its database among it."""
+    found = files(deployment.folder)
+    assert str(deployment.database) in found
+    return b"".join(found.values())
+
+
 def test_certificates_are_published_as_revoked_when_their_step_ends(made: Deployment, bao: BaoServer) -> None:
     with connected(made) as broker:
         with broker.step(workflow="nightly", run="x509", step="load", scopes=["web", "own"]) as step:
@@ -80,7 +88,7 @@ def test_certificates_are_published_as_revoked_when_their_step_ends(made: Deploy
         assert [end.evidence.value for end in step.outcomes] == ["PUBLISHED", "PUBLISHED"]
     assert on_the_list(bao, web.serial_number)
     assert on_the_list(bao, own.serial_number)
-    everything = b"".join(path.read_bytes() for path in made.folder.iterdir() if path.is_file())
+    everything = all_files(made)
     secret = web.private_key_pem.splitlines()[1].encode()
     assert secret not in everything
 
@@ -115,5 +123,5 @@ def test_what_the_caller_brought_is_nowhere_in_the_brokers_files(made: Deploymen
     key = ssh_key()
     with connected(made) as broker, broker.step(workflow="nightly", run="row", step="load", scopes=["ops"]) as step:
         step.issue("ops", public_key=key)
-    everything = b"".join(path.read_bytes() for path in made.folder.iterdir() if path.is_file())
+    everything = all_files(made)
     assert key.split()[1].encode() not in everything

@@ -64,7 +64,7 @@ def past(bao: BaoServer, tmp_path_factory: pytest.TempPathFactory) -> Past:
                 step.issue("danger")
             with pytest.raises(stepcred.GuardRefused):
                 step.issue("danger")
-    return Past(folder=folder, reference_id=refused.value.reference_id)
+    return Past(folder=made.database.parent, reference_id=refused.value.reference_id)
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq on this machine")
@@ -100,7 +100,7 @@ def _jq(block: str) -> Iterator[str]:
 
 def test_explain_tells_what_the_agent_was_not_told(past: Past) -> None:
     told = bash(
-        f"stepcred-broker scopes explain --denial {past.reference_id} --database broker.db --map scopes.yaml || true",
+        f"stepcred-broker scopes explain --denial {past.reference_id} --database broker.db --map ../scopes.yaml || true",
         past.folder,
     )
     assert "unused" in told

@@ -15,11 +15,12 @@ from broker.leases.issuing import Issuing
 from broker.leases.policy_sweep import PolicySweep
 from broker.model import EndReason
 from broker.policy.live.holder import Policies
+from broker.store.base import Store, Tx
 from broker.wiring import serving
 
 MUTANT = "STEPCRED_RELOADS_MUTANT"
 SETTLE = 0.08  # seconds
-WINDOW = 0.01  # seconds between decision and intent, and between mint and commit
+WINDOW = 0.01  # seconds between a map's commit and its being in force, and between mint and commit
 
 
 def _later(owner: type, name: str) -> None:
@@ -30,6 +31,29 @@ def _later(owner: type, name: str) -> None:
         return await original(*args, **kwargs)
 
     setattr(owner, name, later)
+
+
+class _SlowStore:
+    """Tells late of what is durable by then."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def write(self, operation: Callable[[Tx], Any]) -> Any:
+        result = await self._store.write(operation)
+        await asyncio.sleep(WINDOW)
+        return result
+
+
+def _late_swap() -> None:
+    """Decision and intent are one transaction: a map can only be another one there that is durable and decides not yet."""
+    parts = Policies._parts
+
+    def slow(self: Any) -> Any:
+        store, clock = parts(self)
+        return _SlowStore(store), clock
+
+    setattr(Policies, "_parts", slow)  # noqa: B010
 
 
 def no_generation() -> None:
@@ -80,7 +104,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     setattr(serving, "SETTLE", SETTLE)  # noqa: B010 - a thousand reloads in less time
-    _later(Issuing, "_admit")
+    _late_swap()
     _later(Commit, "active")
     if mutant := os.environ.get(MUTANT):
         MUTANTS[mutant]()

@@ -167,7 +167,7 @@ class Judge:
 
     def _secrets(self) -> Iterator[str]:
         deployment = self._site.deployment
-        for path in (deployment.log, *deployment.folder.glob(f"{deployment.database.name}*")):
+        for path in (deployment.log, *deployment.database.parent.glob(f"{deployment.database.name}*")):
             content = path.read_bytes()
             for session in self._front.sessions:
                 told = (session.keys.secret_access_key.encode(), session.keys.session_token.encode())

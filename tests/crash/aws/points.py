@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.providers.aws.assume.calls import AssumeRole
 from broker.providers.aws.calls import Clients
 from broker.providers.aws.denies.looking import Looking
 from broker.providers.aws.denies.writer import Writer
@@ -30,7 +31,9 @@ def _around(operation: str, what: str) -> dict[str, Point]:
 
 POINTS: dict[str, Point] = {
     **{name: point for name, point in SHARED.items() if point.owner is not VaultClient},
-    **_around("assume_role", "AssumeRole"),
+    "before AssumeRole": Point(owner=AssumeRole, name="_send"),
+    "AssumeRole in flight": Point(owner=AssumeRole, name="_send", delay=IN_FLIGHT),
+    "AssumeRole answered, unread": Point(owner=AssumeRole, name="_send", after=True),
     **_around("put_role_policy", "PutRolePolicy"),
     **_around("get_role_policy", "GetRolePolicy"),
     "before the role is looked at": Point(owner=Looking, name="look"),

@@ -398,7 +398,7 @@ async def test_heavy_steps_are_written_one_after_the_other(tmp_path: Path, monke
                 under_way.append(None)
                 most.append(len(under_way))
             try:
-                return await write(operation)
+                return await write(operation, **how)
             finally:
                 if "Steps.end" in operation.__qualname__:
                     under_way.pop()
