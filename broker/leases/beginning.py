@@ -129,10 +129,13 @@ class Beginning:
         verdicts = _verdicts_of(policy.map, asked.scopes, like)
         # Decided here for the attempt that it will most likely be: the transaction is everybody's.
         verdicts(_next_of(await core.store.read(lambda tx: tx.latest_attempt(asked.key), quick=True)))
-        step = await core.store.write(lambda tx: self._open(tx, agent, asked, verdicts, policy.generation), quick=True)
+        step, ended = await core.store.write(
+            lambda tx: self._open(tx, agent, asked, verdicts, policy.generation), quick=True
+        )
         must_be_open(step)
         core.heard.setdefault(step.id, core.clock.boottime())
-        core.lane.set()  # an older attempt's leases may have to go
+        if ended:
+            core.lane.set()
         core.epoch.must_be_fresh()
         answers = verdicts(step.attempt)
         if any(isinstance(answer.decision, Allowed) and answer.decision.approvals for answer in answers):
@@ -142,8 +145,8 @@ class Beginning:
             )
         return Opened(step=step, handle=core.handle(step), answers=answers)
 
-    def _open(self, tx: Tx, agent: Agent, asked: Opening, verdicts: Verdicts, generation: int) -> Step:
-        """Write the step, in ONE transaction.
+    def _open(self, tx: Tx, agent: Agent, asked: Opening, verdicts: Verdicts, generation: int) -> tuple[Step, bool]:
+        """Write the step, in ONE transaction; and did an older attempt's leases have to go?
 
         1. the epoch is ours, the policy asked is the current one, and the caller is not denied; 2. a replay is answered; 3. an older attempt makes
         way, or not; 4. step, idempotency row and journal.
@@ -156,26 +159,25 @@ class Beginning:
         digest = payload_hash("BeginStep", *asked.payload)
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
         if known is not None:
-            return self._replayed(agent, tx.step(known.step_id))
+            return self._replayed(agent, tx.step(known.step_id)), False
         must_take_new_work(core)
         older = tx.latest_attempt(asked.key)  # 3
         answers = verdicts(_next_of(older))
         allowed = [answer.decision for answer in answers if isinstance(answer.decision, Allowed)]
-        if older is not None:
-            self._make_way(tx, asked, older, allowed, at=at)
+        ended = older is not None and self._make_way(tx, asked, older, allowed, at=at)
         step = self._next(agent, asked, allowed, attempt=_next_of(older), at=at)
         tx.insert_step(step)  # 4
         core.remember(tx, step, caller=agent, method="BeginStep", request_id=asked.request_id, digest=digest)
         tx.append(step_record(step, agent, kind=Kind.STEP_BEGUN, at=at, data=_begun(step, answers)))
-        return step
+        return step, ended
 
-    def _make_way(self, tx: Tx, asked: Opening, older: Step, allowed: list[Allowed], *, at: datetime) -> None:
-        """An older attempt that is alive: the strictest of the matching grants says what happens."""
+    def _make_way(self, tx: Tx, asked: Opening, older: Step, allowed: list[Allowed], *, at: datetime) -> bool:
+        """An older attempt that is alive: the strictest of the matching grants says what happens. True when it was ended."""
         core = self._core
         if older.launched and not asked.launched:
             raise _is_launched(older)
         if older.state is not StepState.OPEN:
-            return
+            return False
         if not allowed or any(decision.concurrent is Concurrent.REFUSE for decision in allowed):
             heard = core.heard.get(older.id, core.epoch.started_boot)
             left = core.silence_bound(older) - timedelta(seconds=core.clock.boottime() - heard)
@@ -185,7 +187,7 @@ class Beginning:
                 retry_after=max(left, timedelta(seconds=1)),
                 about={"step_id": older.id},
             )
-        moves.end_step(tx, older, at=at, reason=EndReason.SUPERSEDED)
+        return moves.end_step(tx, older, at=at, reason=EndReason.SUPERSEDED) is not None
 
     def _replayed(self, agent: Agent, step: Step | None) -> Step:
         """Only whoever opened it; a workload with the key that it is held to."""

@@ -61,6 +61,7 @@ class Halting:
         """1. the steps end; 2. all of their leases are doomed or REVOKING; 3. journal; 4. alert; 5. compensation."""
         held = halt.reason is Reason.HELD
         steps = self._reach(tx, halt, at)
+        tx.must_be_quick(len(steps))
         ended = [(step, moves.end_step(tx, step, at=at, reason=EndReason.GUARD_LOCK)) for step in steps]  # 1, 2
         told: dict[str, JsonValue] = {
             "tier": halt.allowed.tier.value,

@@ -122,12 +122,18 @@ class Minter:
 
     async def _mint(self, lease: Lease, step: Step, public_input: str) -> Delivered:
         core = self._core
+        noted: dict[str, JsonValue] = {}  # durable in the row, which `lease` is older than
+
+        async def note(refs: Mapping[str, JsonValue]) -> None:
+            await self._note(lease, refs)
+            noted.update(refs)
+
         order = MintOrder(
             ref=ref_of(lease),
             workflow=step.key.workflow,
             run=step.key.run,
             step=step.key.step,
-            note=lambda refs: self._note(lease, refs),
+            note=note,
             public_input=public_input,
         )
         if lease.epoch != core.epoch.id or not core.epoch.fresh():
@@ -142,7 +148,7 @@ class Minter:
             core.breakers[lease.provider].failed(lease.id)
             return await self._commit.in_doubt(lease, str(doubt) or "the mint took too long")
         try:
-            return await self._commit.active(lease, step, minted)
+            return await self._commit.active(replace(lease, refs={**lease.refs, **noted}), step, minted)
         finally:
             await core.answered(lease.provider)
 

@@ -95,7 +95,10 @@ class Tx(ApprovalsTx, GuardTx, HaltsTx, NoticesTx, WatchedTx, Protocol):
     """One operation's view. Writing methods raise StoreError inside `Store.read`."""
 
     def must_be_quick(self, rows: int) -> None:
-        """Call before changing so many rows: in a quick operation too many end it, and the store runs it again as another."""
+        """Call before changing so many rows more: in a quick operation too many undo it, and the store runs it as another.
+
+        So may a query that finds too many. What an operation does beside `tx` it may therefore do twice.
+        """
         ...
 
     # control

@@ -29,8 +29,8 @@ TOKEN = "FwoGZXIvYXdzE" + "stub" * 120  # about as long as AWS's
 BODY = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
   <AssumeRoleResult>
     <AssumedRoleUser>
-      <AssumedRoleId>AROA1234567890EXAMPLE:stub</AssumedRoleId>
-      <Arn>arn:aws:sts::123456789012:assumed-role/bench/stub</Arn>
+      <AssumedRoleId>AROA1234567890EXAMPLE:{name}</AssumedRoleId>
+      <Arn>arn:aws:sts::123456789012:assumed-role/bench/{name}</Arn>
     </AssumedRoleUser>
     <Credentials>
       <AccessKeyId>ASIA{number:016}</AccessKeyId>
@@ -52,13 +52,15 @@ HEAD = (
 IDENTITY = """<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>
 <Arn>arn:aws:iam::123456789012:user/stub</Arn><UserId>AIDAEXAMPLE</UserId><Account>123456789012</Account>
 </GetCallerIdentityResult></GetCallerIdentityResponse>"""
+LEASE = "abcdefghij234567"  # whose session it is when nobody asked
 _numbers = itertools.count()
 
 
 def answer(request: bytes = b"") -> bytes:
     """One session, or who the broker is: it asks before it is ready."""
     now, number = datetime.now(UTC), next(_numbers)
-    body = BODY.format(number=number, token=TOKEN, ends=now + LIFE)
+    name = request.partition(b"RoleSessionName=")[2].partition(b"&")[0].decode() or LEASE
+    body = BODY.format(number=number, name=name, token=TOKEN, ends=now + LIFE)
     if b"Action=GetCallerIdentity" in request:
         body = IDENTITY
     return (HEAD.format(number=number, length=len(body), date=format_datetime(now, usegmt=True)) + body).encode()

@@ -22,7 +22,7 @@ from broker.providers.base import Contact, MintInDoubt, MintOrder, MintRefused
 from tests.bench.aws_stub import BODY, TOKEN, answer
 from tests.fakes.clock import FakeClock
 from tests.support.aws import key_file
-from tests.support.aws_orders import lease_of, order_of, providing, settings_at, settings_of
+from tests.support.aws_orders import LEASE, lease_of, order_of, providing, settings_at, settings_of
 from tests.support.ceph import CephServer
 from tests.support.certs import TestCA
 from tests.support.sts import told_sts
@@ -85,7 +85,7 @@ def http(body: bytes, head: bytes = b"HTTP/1.1 200 OK", **headers: str) -> bytes
 
 
 def session(ends: str = "2099-01-01T00:00:00Z", **changes: str) -> bytes:
-    text = BODY.replace("{ends:%Y-%m-%dT%H:%M:%SZ}", ends).format(number=7, token=TOKEN)
+    text = BODY.replace("{ends:%Y-%m-%dT%H:%M:%SZ}", ends).format(number=7, name=LEASE, token=TOKEN)
     for before, after in changes.items():
         text = text.replace(before, after)
     return text.encode()
@@ -126,6 +126,26 @@ async def test_tls_trusts_the_bundle_that_is_set_and_nobody_else(
     assert len(sts.heads) == 2
 
 
+async def test_the_bundle_may_be_replaced_while_the_broker_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    old, new, bundle = TestCA(tmp_path / "old"), TestCA(tmp_path / "new"), tmp_path / "bundle.pem"
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*new.server())
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    bundle.write_bytes(old.root_path.read_bytes())
+    async with wire(answer(), tls) as sts, providing(settings(f"https://127.0.0.1:{sts.port}", tmp_path)) as aws:
+        for _ in range(2):
+            with pytest.raises(MintRefused, match="TLS with the server failed"):
+                await aws.mint(order())
+        bundle.write_bytes(old.root_path.read_bytes() + new.root_path.read_bytes())
+        for _ in range(2):
+            assert (await aws.mint(order())).provider_request_id
+        assert (sts.connections, len(sts.heads)) == (1, 2)
+
+
 async def test_behind_a_proxy_the_sdk_makes_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with wire(http(b"", b"HTTP/1.1 502 Bad Gateway", Connection="close")) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
@@ -149,6 +169,7 @@ HARM = (
     http(session(**{"<SessionToken>": "<SessionToken>\r\nX-Forged: 1"})),
     http(b'<!DOCTYPE a [<!ENTITY b "c">]>' + session()),
     http(session(), b"HTTP/1.1 201 Created"),
+    http(session(**{f"/{LEASE}</Arn>": "/another-lease-id</Arn>"})),  # somebody else's answer
     http(b"<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>"),
 )
 

@@ -46,6 +46,16 @@ def test_a_name_depends_on_key_purpose_and_every_part() -> None:
     assert both.derive("k1", "vault-token", "lease", b"nonce") in names
 
 
+def test_what_was_derived_with_one_key_says_nothing_of_another() -> None:
+    """Subkeys are remembered: by key and purpose, and no longer than the key is the same."""
+    held, other = ring(k1=KEY, k2=KEY[::-1]), KEY[1:] + KEY[:1]
+    for kid in ("k2", "k1", "k2", "k1"):
+        alone = ring(**{kid: KEY if kid == "k1" else KEY[::-1]})
+        assert held.derive(kid, "vault-token", "lease") == alone.derive(kid, "vault-token", "lease")
+    held.adopt(ring(k1=other))
+    assert held.derive("k1", "vault-token", "lease") == ring(k1=other).derive("k1", "vault-token", "lease")
+
+
 def test_derived_names_never_change() -> None:
     """A new release must find the credentials that an older one minted."""
     name = ring().derive("k1", "vault-token", "installation", "lease", b"nonce")

@@ -67,6 +67,8 @@ class Minting:
             if isinstance(ended, MintRefused):
                 self._denies.release(block, order.ref)
             raise ended
+        if not _answers(answer, order.ref.lease_id):
+            raise MintInDoubt("the answer of AssumeRole is about another session")
         return self._minted(block, answer, timedelta(seconds=parameters["DurationSeconds"]))
 
     def _minted(self, block: AwsBlock, answer: Mapping[str, Any], life: timedelta) -> Minted:
@@ -93,6 +95,12 @@ class Minting:
         }
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
         return Minted(credential=session, refs=refs, provider_request_id=request_id)
+
+
+def _answers(answer: Mapping[str, Any], session_name: str) -> bool:
+    """Is it about this session? What comes between an STS and the broker may mix up answers; not all name one."""
+    whose = str(answer.get("AssumedRoleUser", {}).get("Arn") or "")
+    return not whose or whose.endswith(f"/{session_name}")
 
 
 def _unminted(failure: Failure, asked: Mapping[str, JsonValue]) -> MintRefused | MintInDoubt:

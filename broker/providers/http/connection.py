@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from dataclasses import dataclass
 from typing import cast
@@ -42,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._heard = self._head = self._size = 0
         self._in_body = self._until_close = False
         self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
+        self._body = bytearray()  # not the pieces: of two bytes each they would take twenty times the bound
 
     def send(self, request: bytes, bounds: Bounds, *, until: float, headless: bool) -> asyncio.Future[Answer]:
         """From here on it may have been sent. `until`: the loop's time. `headless`: to HEAD, no body answers.
@@ -61,6 +62,11 @@ class Connection(asyncio.Protocol):
         """May another request be written?"""
         return self._free and not self._transport.is_closing()
 
+    @property
+    def silent(self) -> bool:
+        """Is nothing there that was not read yet? It would pass for the answer to whatever is asked next."""
+        return not self._arrived.poll(0)
+
     def abort(self) -> None:
         """Close it at once; a request that waits is lost."""
         self._fail("the connection was closed")
@@ -69,6 +75,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self._arrived = select.poll()
+        self._arrived.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -122,7 +130,7 @@ class Connection(asyncio.Protocol):
         if self._size > self._bounds.body:
             self._fail("the answer's body is too long")
         else:
-            self._body.append(data)
+            self._body += data
 
     def on_message_complete(self) -> None:
         if not self._in_body:
@@ -136,8 +144,8 @@ class Connection(asyncio.Protocol):
             return
         self._free = again
         self._stop_clock()
-        body = b"".join(self._body)
-        self._answer.set_result(Answer(status=self._parser.get_status_code(), headers=tuple(self._headers), body=body))
+        status, headers, body = self._parser.get_status_code(), tuple(self._headers), bytes(self._body)
+        self._answer.set_result(Answer(status=status, headers=headers, body=body))
 
     def _fail(self, why: str) -> None:
         self._free = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -63,11 +63,11 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """`headers`: as they came, names in lower case."""
+    """`headers`: as they came, names in lower case. What it says is never shown: asyncio writes futures to its log."""
 
     status: int
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    body: bytes = field(repr=False)
 
     def header(self, name: str) -> str:
         """Of this name; "" when there is none, and several joined by commas, as RFC 9110 has it."""

@@ -110,7 +110,8 @@ class Pool:
     def _pooled(self, context: ssl.SSLContext | None, now: float) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable and connection.context is context and now - connection.idle_since < self._idle_limit:
+            fit = connection.context is context and now - connection.idle_since < self._idle_limit
+            if fit and connection.usable and connection.silent:
                 return connection
             connection.abort()
         return None
@@ -130,6 +131,9 @@ class Pool:
             raise Untrusted("TLS with the server failed") from None
         except (OSError, TimeoutError, UnicodeError):
             raise Unsent("the server cannot be reached") from None
+        if not connection.usable:
+            connection.abort()
+            raise Unsent("the server hung up, or spoke before it was asked")
         return connection
 
     def _put_back(self, loop: asyncio.AbstractEventLoop, connection: Connection, era: int) -> None:

@@ -1,8 +1,10 @@
 """What the writing connection knows of the rows that it has read or written: asked for again, they cost no statement.
 
 It cannot be stale, and so no authorisation can. Within a transaction nobody else writes. Between two, SQLite tells
-whether another connection has written (`PRAGMA data_version`), and then all is forgotten. What an operation learned or changed
-is forgotten when it is undone, and everything when a group is lost.
+whether another connection has written (`PRAGMA data_version`), and then all is forgotten. When an operation is undone,
+what is known is again what was known before it, for so the rows are again; and nothing is when a group is lost.
+
+What is *owed* is known and not yet written: rows that many operations of a group change are written once, at its end.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -38,6 +40,15 @@ class _Missing:
 MISSING = _Missing()
 
 
+class _Before(NamedTuple):
+    """How it stood with one row before the running operation, or a part of it, changed that."""
+
+    kind: Kind
+    key: Hashable
+    value: object  # MISSING: not known
+    owed: bool
+
+
 class Known:
     """Used by one thread at a time."""
 
@@ -45,7 +56,7 @@ class Known:
         self._version = -1
         self._rows: defaultdict[Kind, dict[Hashable, object]] = defaultdict(dict)
         self._count = 0
-        self._before: list[tuple[Kind, Hashable, object]] = []  # what the running operation has changed, as it was
+        self._before: list[_Before] = []  # what the running operation has changed, the latest last
         self._owed: dict[tuple[Kind, Hashable], None] = {}  # put, and to be written with the group
 
     def get(self, kind: Kind, key: Hashable, load: Callable[[], T]) -> T:
@@ -62,9 +73,8 @@ class Known:
 
     def put(self, kind: Kind, key: Hashable, value: object) -> None:
         """It was just written so, or read."""
-        rows = self._rows[kind]
-        self._before.append((kind, key, rows.get(key, MISSING)))
-        rows[key] = value
+        self._note(kind, key)
+        self._rows[kind][key] = value
         self._count += 1
 
     def owe(self, kind: Kind, key: Hashable, value: object) -> None:
@@ -72,21 +82,24 @@ class Known:
         self.put(kind, key, value)
         self._owed[kind, key] = None
 
-    def owed(self, *kinds: Kind) -> list[Any]:
-        """What is to be written now, as it stands; of these kinds, or all."""
-        keys = [one for one in self._owed if not kinds or one[0] in kinds]
-        for one in keys:
-            del self._owed[one]
-        return [self._rows[kind][key] for kind, key in keys]
+    def owed(self, kind: Kind) -> list[Any]:
+        """What of this kind the caller writes now; it is owed no more."""
+        keys = [key for owed, key in self._owed if owed is kind]
+        for key in keys:
+            self._note(kind, key)
+            del self._owed[kind, key]
+        return [self._rows[kind][key] for key in keys]
 
     def drop(self, kind: Kind, key: Hashable) -> None:
         """It was written, and nobody says how it stands."""
-        self._before.append((kind, key, MISSING))
+        self._note(kind, key)
         self._rows[kind].pop(key, None)
+        self._owed.pop((kind, key), None)
 
     def forget(self, kind: Kind) -> None:
         """All of them were written, perhaps."""
-        self._before.extend((kind, key, MISSING) for key in self._rows.pop(kind, ()))
+        for key in [*self._rows[kind]]:
+            self.drop(kind, key)
 
     def begin(self, version: int) -> bool:
         """A transaction; `version`: PRAGMA data_version within it. True when all was forgotten."""
@@ -108,11 +121,19 @@ class Known:
         self._before.clear()
 
     def undo(self) -> None:
-        """The operation was undone."""
-        for kind, key, value in reversed(self._before):
+        """The operation was undone: the rows are as they were before it, and so is what is known and owed."""
+        for kind, key, value, owed in reversed(self._before):
             if isinstance(value, _Missing):
                 self._rows[kind].pop(key, None)
-                self._owed.pop((kind, key), None)  # what was not known was not owed either
             else:
                 self._rows[kind][key] = value
+            if owed:
+                self._owed[kind, key] = None
+            else:
+                self._owed.pop((kind, key), None)
         self._before.clear()
+
+    def _note(self, kind: Kind, key: Hashable) -> None:
+        """First line of whatever changes what is known or owed of a row."""
+        value = self._rows[kind].get(key, MISSING)
+        self._before.append(_Before(kind, key, value, (kind, key) in self._owed))

@@ -15,7 +15,6 @@ from broker.store.sqlite.lock import FileLock
 from broker.store.sqlite.migrate import migrate, must_be_current
 from broker.store.sqlite.reader import Reader, read_with
 from broker.store.sqlite.reserve import SIZE, Reserve
-from broker.store.sqlite.tx.base import TooLong
 from broker.store.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -36,17 +35,15 @@ class SqliteStore:
         self._writer = writer
         self._reader = reader
         self._near = near  # for quick reads, on the event loop
+        self._closed = False
 
     async def write(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         """As the protocol says. A cancelled caller does not stop the operation."""
-        try:
-            return cast(T, await self._writer.submit(operation, quick=quick))
-        except TooLong:
-            return cast(T, await self._writer.submit(operation))
+        return cast(T, await self._writer.submit(operation, quick=quick))
 
     async def read(self, operation: Callable[[Tx], T], *, quick: bool = False) -> T:
         """As the protocol says; never waits for a write."""
-        if quick and self._lock is not None:
+        if quick and not self._closed:
             return read_with(self._near, operation)
         return await self._reader.run(operation)
 
@@ -71,11 +68,12 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Finish what was queued, empty the write-ahead log, let the next daemon in."""
+        self._closed = True
+        self._near.close()  # here, where it is read with: no read is half done
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         self._reader.close()
-        self._near.close()
         self._writer.close()
         lock, self._lock = self._lock, None
         if lock is not None and self._made and self._forsaken and not self.commits:

@@ -6,6 +6,17 @@ Two places run operations. *Quick* ones touch a few rows by their keys and run o
 transaction; only its COMMIT, which waits for the disk, goes to the writer's thread. All others run on that thread
 whole. sqlite3 gives the interpreter's lock away at each statement: on a thread beside a busy event loop each of some
 thirty statements waits to get it back, 40 changes of thread an issue (measured), where it waits for nobody here.
+
+One group at a time; whoever has it, from `_turn` to `_landed`, has the connection too:
+
+    submit    IDLE → TURN: the event loop calls `_turn` in its next round
+    _turn     TURN → ON_ITS_WAY, on the loop: takes a group. Of quick ones `_begin` and `_run`, here; then `_finish`, on the
+              thread, or here when nothing was changed. Of others, and when another process is writing: `_whole`
+    _whole    all of it, on the thread
+    _finish   COMMIT
+    _landed   answers. ON_ITS_WAY → TURN when something waits, else IDLE
+
+After close() there are no turns: the thread takes what still waits, group by group (`_rest`).
 """
 
 from __future__ import annotations
@@ -26,8 +37,11 @@ from broker.store.base import Tx
 from broker.store.sqlite.database import Database
 from broker.store.sqlite.reserve import Reserve
 from broker.store.sqlite.tx import SqliteTx
+from broker.store.sqlite.tx.base import TooLong
 
 Operation: TypeAlias = Callable[[Tx], Any]
+
+QUICK_GROUP = 64  # operations that the event loop runs at once: some ms in which it hears nobody
 
 
 @dataclass(slots=True, eq=False)
@@ -39,11 +53,16 @@ class _Job:
     result: Any = None
     error: BaseException | None = None
 
+    @property
+    def too_long(self) -> bool:
+        """It was undone, and is to be run on the thread."""
+        return self.quick and isinstance(self.error, TooLong)
+
 
 class _State(Enum):
     IDLE = "idle"
     TURN = "turn"  # the next group is taken in the event loop's next round
-    ON_ITS_WAY = "on its way"  # a group; the writer's thread has it, or is about to
+    ON_ITS_WAY = "on its way"  # a group is being run or committed
 
 
 class Writer:
@@ -81,8 +100,8 @@ class Writer:
             if self._closed:
                 raise StoreError("the store is closed")
             self._waiting.append(job)
-            left_alone = self._loop is not None and self._loop.is_closed()
-            if self._state is _State.IDLE or (self._state is _State.TURN and left_alone):
+            left_alone = self._state is _State.TURN and self._loop is not None and self._loop.is_closed()
+            if self._state is _State.IDLE or left_alone:
                 self._state, self._loop = _State.TURN, loop
                 loop.call_soon(self._turn)  # not at once: what else this round of the loop asks for goes along
         return job.future
@@ -110,7 +129,6 @@ class Writer:
                 return  # closed meanwhile: the thread has it
             self._state = _State.ON_ITS_WAY
             jobs = self._take()
-        self._tx.quick = jobs[0].quick
         if jobs[0].quick and self._begin():
             self._run(jobs)
             if self._database.changed:
@@ -124,7 +142,8 @@ class Writer:
         """Of one kind and event loop, in order."""
         first = self._waiting.popleft()
         jobs = [first]
-        while len(jobs) < self._max_group and self._waiting:
+        most = min(self._max_group, QUICK_GROUP) if first.quick else self._max_group
+        while len(jobs) < most and self._waiting:
             job = self._waiting[0]
             if job.quick is not first.quick or job.loop is not first.loop:
                 break
@@ -133,11 +152,12 @@ class Writer:
 
     def _begin(self) -> bool:
         """False when the database is not to be had at once: then the thread waits for it."""
+        self._tx.quick = True
         try:
             self._tx.sparing = not self._reserve.look()
             self._tx.start()
-        except StoreError:
-            with contextlib.suppress(StoreError):  # the thread's BEGIN says so
+        except Exception:  # noqa: BLE001 - whatever it is, the thread's BEGIN says so; a turn that ends here ends them all
+            with contextlib.suppress(StoreError):
                 self._tx.lose()
             return False
         return True
@@ -148,6 +168,7 @@ class Writer:
             for job in jobs:
                 _operate(self._database, self._tx, job)
             self._tx.settle()
+            self._tx.known.keep()
         except BaseException as error:  # noqa: BLE001 - the whole transaction is gone; every caller is told
             self._give_up(jobs, error)
         self._database.shut()
@@ -188,26 +209,28 @@ class Writer:
             self._tx.lose()
 
     def _landed(self, jobs: Sequence[_Job]) -> None:
-        """Answer, and pass the turn on; after close() there is none, and all that waits is done here."""
-        answered = jobs[0].loop
-        with self._door:
-            closed, self._loop = self._closed, self._waiting[0].loop if self._waiting else None
-            if not closed:
-                self._state = _State.TURN if self._loop else _State.IDLE
-            turn = None if closed else self._loop
+        """Answer, and pass the turn on; after close() there is none, and the thread does all that waits."""
+        long = [job for job in jobs if job.too_long]
         with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
-            answered.call_soon_threadsafe(self._answer, jobs, turn is answered)
-        if turn is not None and turn is not answered:
-            with contextlib.suppress(RuntimeError):  # its jobs go along with the next loop's
-                turn.call_soon_threadsafe(self._turn)
-        if closed:
-            self._rest()
+            jobs[0].loop.call_soon_threadsafe(_settle, [job for job in jobs if not job.too_long])
+        for job in long:
+            job.quick, job.error = False, None
+        with self._door:
+            self._waiting.extendleft(reversed(long))
+            if not self._closed:
+                self._pass_on()
+                return
+        self._rest()
 
-    def _answer(self, jobs: Sequence[_Job], turn: bool) -> None:  # noqa: FBT001 - a callback
-        """On the event loop. Whoever goes on now, and writes again, is in the next group already."""
-        _settle(jobs)
-        if turn:
-            jobs[0].loop.call_soon(self._turn)
+    def _pass_on(self) -> None:
+        """The turn, to the first in the queue whose event loop is there; the jobs of others go along. The door is held."""
+        for job in self._waiting:
+            with contextlib.suppress(RuntimeError):  # a closed loop
+                # A round later than the answers: whoever goes on by them, and writes again, is in the group already.
+                job.loop.call_soon_threadsafe(job.loop.call_soon, self._turn)
+                self._state, self._loop = _State.TURN, job.loop
+                return
+        self._state = _State.IDLE
 
     def _rest(self) -> None:
         """Once closed: the next group of what is still queued, or the end."""
@@ -217,7 +240,7 @@ class Writer:
 
 def _operate(database: Database, tx: SqliteTx, job: _Job) -> None:
     """One operation in its savepoint. Raises only when the whole transaction is gone."""
-    head = tx.head
+    head, tx.touched = tx.head, 0
     database.run("SAVEPOINT operation")
     try:
         job.result = job.operation(tx)
@@ -233,11 +256,14 @@ def _operate(database: Database, tx: SqliteTx, job: _Job) -> None:
 
 def _settle(jobs: Sequence[_Job]) -> None:
     for job in jobs:
-        if job.future.done():
+        future, result, error = job.future, job.result, job.error
+        # An error leads to the frames that it came through, and these to the jobs: they must not lead back to it.
+        del job.future, job.result, job.error
+        if future.done():
             continue  # the caller was cancelled; the effect stands
-        if job.error is None:
-            job.future.set_result(job.result)
-        elif isinstance(job.error, StopIteration):  # a future cannot carry one
-            job.future.set_exception(RuntimeError("the operation raised StopIteration"))
+        if error is None:
+            future.set_result(result)
+        elif isinstance(error, StopIteration):  # a future cannot carry one
+            future.set_exception(RuntimeError("the operation raised StopIteration"))
         else:
-            job.future.set_exception(job.error)
+            future.set_exception(error)

@@ -43,6 +43,12 @@ class _Wire:
     def is_closing(self) -> bool:
         return self.gone
 
+    def get_extra_info(self, _name: str) -> Any:
+        return self
+
+    def fileno(self) -> int:
+        return 0
+
     def abort(self) -> None:
         self.gone = True
 

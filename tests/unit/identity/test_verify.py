@@ -181,6 +181,19 @@ def test_a_certificate_changed_in_any_byte_is_refused_with_a_reason(
         ask(authenticator, body)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_what_is_known_of_a_certificate_is_not_known_of_one_that_differs_in_a_bit(
+    ca: TestCA, authenticator: Authenticator
+) -> None:
+    der = ca.leaf(ID)[0].public_bytes(Encoding.DER)
+    assert ask(authenticator, x509_pem(der)).spiffe_id == ID
+    for position in range(len(der)):
+        changed = bytearray(der)
+        changed[position] ^= 1
+        with pytest.raises(BrokerError):
+            ask(authenticator, x509_pem(bytes(changed)))
+
+
 def x509_pem(der: bytes) -> bytes:
     from base64 import encodebytes
 

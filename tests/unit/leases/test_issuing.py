@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from broker.errors import Reason
 from broker.model import EndReason, Evidence, LeaseState, VaultToken
-from tests.fakes.world import ANN, MAP, OTHER, World, agent, everything, new_id, refusal
+from broker.providers.base import Minted, MintOrder
+from tests.fakes.provider import FakeProvider
+from tests.fakes.world import ANN, MAP, OTHER, World, agent, everything, new_id, refusal, world
 
 
 async def test_a_credential_is_minted_committed_and_delivered(broker: World) -> None:
@@ -278,3 +281,28 @@ async def test_the_clock_is_evidence_only_where_the_verifier_enforces_time(broke
 async def _is(broker: World, lease_id: str, state: LeaseState) -> bool:
     broker.core.lane.set()
     return (await broker.lease(lease_id)).state is state
+
+
+class Notes(FakeProvider):
+    """Puts on record what it makes on the way."""
+
+    async def mint(self, order: MintOrder) -> Minted:
+        await order.note({"made": "on the way", "accessor": "not yet"})
+        return await super().mint(order)
+
+
+async def test_what_is_answered_is_the_row_as_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with what its provider noted meanwhile, and of a successor."""
+    monkeypatch.setattr("tests.fakes.world.FakeProvider", Notes)
+    async with world(tmp_path, sqlite=True) as broker:
+        opened = await broker.begin()
+        first = (await broker.issue(opened.handle)).lease
+        assert first == await broker.lease(first.id)
+        assert first.refs == {"made": "on the way", "accessor": "a"}
+        await broker.engine.heartbeat(agent(), opened.handle, [first.id])
+        for _ in range(50):
+            broker.fake_clock.advance(10)
+            await broker.engine.renew()
+        newer = (await broker.issue(opened.handle, replaces=first.id)).lease
+        assert newer == await broker.lease(newer.id)
+        assert newer.first_mint_at == first.first_mint_at

@@ -20,7 +20,7 @@ from broker.store.halts import EVERYTHING, Freeze
 from broker.store.sqlite import SqliteStore, open_store
 from broker.store.sqlite.known import Known
 from broker.store.sqlite.tx import SqliteTx
-from broker.store.sqlite.tx.base import QUICK
+from broker.store.sqlite.tx.base import QUICK, QUICK_READ
 from tests.fakes.domain import NOW, after, denied, guard_row, lease, step
 
 FREEZE = Freeze(id=EVERYTHING, by="ann", reason="drill", at=NOW)
@@ -119,6 +119,123 @@ async def test_a_quick_operation_that_turns_out_long_runs_on_the_thread_and_once
 
     assert await store.write(operation, quick=True) == 1
     assert ran == [threading.current_thread().name, "store-writer"]
+
+
+async def test_a_row_that_was_not_there_is_not_owed_once_its_writer_is_undone(store: SqliteStore) -> None:
+    """Written as None, it would cost the whole group."""
+
+    def mishap(tx: Tx) -> None:
+        tx.put_guard_row(guard_row())
+        raise KeyError("mishap")
+
+    told = await asyncio.gather(
+        store.write(lambda tx: tx.guard_row(guard_row().key), quick=True),
+        store.write(mishap, quick=True),
+        store.write(lambda tx: tx.raise_generation(), quick=True),
+        return_exceptions=True,
+    )
+    assert (told[0], type(told[1]), told[2]) == (None, KeyError, 1)
+
+
+async def test_what_one_operation_owes_is_written_although_another_that_wrote_it_is_undone(store: SqliteStore) -> None:
+    def looks_and_fails(tx: Tx) -> None:
+        assert [row.spent for row in tx.guard_page(after="", limit=9, open_too=True)] == [1]
+        raise KeyError("mishap")
+
+    await asyncio.gather(
+        store.write(lambda tx: tx.put_guard_row(guard_row(spent=1)), quick=True),
+        store.write(looks_and_fails, quick=True),
+        return_exceptions=True,
+    )
+    row = await store.read(lambda tx: tx.guard_row(guard_row().key))
+    assert row is not None
+    assert row.spent == 1
+
+
+async def test_a_guard_row_that_cannot_be_written_is_its_own_operations_alone(store: SqliteStore) -> None:
+    naive = guard_row(locked_at=(NOW.replace(tzinfo=None),))
+    told = await asyncio.gather(
+        store.write(lambda tx: tx.put_guard_row(naive), quick=True),
+        store.write(lambda tx: tx.raise_generation(), quick=True),
+        return_exceptions=True,
+    )
+    assert (type(told[0]), told[1]) == (TypeError, 1)
+
+
+async def runs_on(store: SqliteStore, work: Callable[[Tx], object]) -> list[str]:
+    """Threads on which a quick operation was run."""
+    ran: list[str] = []
+
+    def operation(tx: Tx) -> None:
+        ran.append(threading.current_thread().name)
+        work(tx)
+
+    await store.write(operation, quick=True)
+    return ran
+
+
+async def test_many_small_changes_of_one_operation_are_as_long_as_one_large(store: SqliteStore) -> None:
+    here = threading.current_thread().name
+
+    def thrice(tx: Tx) -> None:
+        for _ in range(3):
+            tx.must_be_quick(QUICK // 2)
+
+    assert await runs_on(store, thrice) == [here, "store-writer"]
+    assert await asyncio.gather(*(runs_on(store, lambda tx: tx.must_be_quick(QUICK)) for _ in range(3))) == [[here]] * 3
+
+
+async def test_a_step_with_many_leases_is_not_read_on_the_event_loop(store: SqliteStore) -> None:
+    def fill(tx: Tx) -> None:
+        tx.insert_step(step())
+        for number in range(QUICK_READ):
+            tx.insert_lease(lease(f"lease-{number}"))
+
+    await store.write(fill)
+    here = threading.current_thread().name
+    assert await runs_on(store, lambda tx: tx.leases_of("step-1")) == [here]
+    await store.write(lambda tx: tx.insert_lease(lease("one-more")))
+    assert await runs_on(store, lambda tx: tx.leases_of("step-1")) == [here, "store-writer"]
+    assert len(await store.write(lambda tx: tx.leases_of("step-1"), quick=True)) == QUICK_READ + 1
+    assert await runs_on(store, lambda tx: tx.open_steps_of("etl")) == [here]
+
+
+async def test_many_steps_of_a_workflow_are_not_read_on_the_event_loop(store: SqliteStore) -> None:
+    def fill(tx: Tx) -> None:
+        for number in range(QUICK_READ + 1):
+            tx.insert_step(step(f"step-{number}"))
+
+    await store.write(fill)
+    assert len(await runs_on(store, lambda tx: tx.open_steps_of("etl"))) == 2
+    assert len(await store.write(lambda tx: tx.open_steps_of("etl"), quick=True)) == QUICK_READ + 1
+
+
+def too_long(tx: Tx) -> int:
+    generation = tx.raise_generation()
+    tx.must_be_quick(QUICK + 1)
+    return generation
+
+
+async def test_a_cancelled_caller_does_not_stop_an_operation_that_turns_out_long(store: SqliteStore) -> None:
+    waiting = asyncio.ensure_future(store.write(too_long, quick=True))
+    await asyncio.sleep(0)  # it is queued
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await store.write(lambda tx: None)
+    assert (await store.read(lambda tx: tx.control())).policy_generation == 1
+
+
+async def test_what_turns_out_long_keeps_its_place_before_those_of_later_groups(store: SqliteStore) -> None:
+    later = store.write(lambda tx: tx.raise_generation())
+    assert [*await asyncio.gather(store.write(too_long, quick=True), later)] == [1, 2]
+
+
+async def test_closing_finishes_what_turns_out_long(path: Path) -> None:
+    store = open_store(path)
+    waiting = asyncio.gather(*(store.write(too_long, quick=True) for _ in range(3)))
+    await asyncio.sleep(0)  # they are queued
+    await store.close()
+    assert await waiting == [1, 2, 3]
 
 
 async def test_who_waits_for_another_process_does_not_hold_up_the_loop(store: SqliteStore, path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import cast
 
@@ -41,6 +44,10 @@ class Gate:
         await asyncio.sleep(0)  # the tasks made inside have submitted
         self._open.set()
         await self._task
+
+
+async def generation(store: SqliteStore) -> int:
+    return await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=True), 10)
 
 
 async def chain_problems(store: SqliteStore) -> list[str]:
@@ -143,6 +150,17 @@ async def test_a_full_database_refuses_stays_intact_and_goes_on_when_there_is_ro
     assert verdict[0] == "ok"
 
 
+@pytest.mark.parametrize("quick", [True, False])
+async def test_a_group_that_finds_the_disk_full_makes_room_for_ends(store: SqliteStore, *, quick: bool) -> None:
+    """A quota, say, that the file system does not tell of."""
+    (pages,) = await store.write(lambda tx: database_of(tx).all("PRAGMA page_count"))
+    await store.write(lambda tx: database_of(tx).run(f"PRAGMA max_page_count = {pages[0] + 1}"))
+    assert not store.sparing
+    with pytest.raises(StoreFull):
+        await store.write(lambda tx: tx.append(denied(data={"fill": "x" * 50_000})), quick=quick)
+    assert store.sparing
+
+
 async def test_a_tx_cannot_be_carried_off(store: SqliteStore) -> None:
     """Used later, it would write outside of every savepoint."""
     for tx in (await store.write(lambda tx: tx), await store.read(lambda tx: tx)):
@@ -168,3 +186,127 @@ def test_a_caller_whose_event_loop_is_gone_harms_nobody(path: Path) -> None:
     asyncio.run(leaves_at_once())
     assert asyncio.run(store.write(lambda tx: tx.raise_generation())) == 51
     asyncio.run(store.close())
+
+
+async def test_a_begin_that_fails_by_surprise_is_told_and_the_writer_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(path)
+
+    def surprise(_tx: SqliteTx) -> None:
+        raise IndexError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SqliteTx, "start", surprise)
+        for quick in (True, False):
+            with pytest.raises(StoreError, match="writer: IndexError"):
+                await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=quick), 10)
+    assert await asyncio.wait_for(store.write(lambda tx: tx.raise_generation(), quick=True), 10) == 1
+    await asyncio.wait_for(store.close(), 10)
+
+
+async def test_a_quick_read_while_the_store_closes_is_answered_or_refused(path: Path) -> None:
+    store = open_store(path)
+    async with Gate(store):
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0.05)  # it waits for the gate
+        with pytest.raises(StoreError):
+            await store.read(lambda tx: tx.control(), quick=True)
+    await closing
+    with pytest.raises(StoreError):
+        await store.read(lambda tx: tx.control(), quick=True)
+
+
+async def test_each_event_loop_is_answered_for_itself(store: SqliteStore) -> None:
+    """Another's would set its futures without waking it."""
+    before = store.commits
+    async with Gate(store):
+        here = asyncio.ensure_future(generation(store))
+        there = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(generation(store))))
+        while len(store._writer._waiting) < 2:  # noqa: ASYNC110 - of another thread
+            await asyncio.sleep(0.001)
+    assert sorted(await asyncio.gather(here, there)) == [1, 2]
+    assert store.commits - before == 1 + 2  # the gate's own
+
+
+async def test_a_turn_that_comes_after_closing_takes_nothing(path: Path) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
+    store = open_store(path)
+    waiting = store._writer.submit(lambda tx: tx.raise_generation(), quick=True)
+    store._writer.close()  # in the same round of the loop
+    assert await waiting == 1
+    await asyncio.sleep(0)
+    assert problems == []
+    await store.close()
+
+
+@pytest.mark.parametrize("waits_already", [True, False])
+def test_what_a_closed_loop_left_in_the_queue_goes_along_with_another_loops(path: Path, *, waits_already: bool) -> None:
+    store, reached, go_on = open_store(path), threading.Event(), threading.Event()
+
+    def holds(tx: Tx) -> None:
+        reached.set()
+        assert go_on.wait(10)
+
+    async def leaves() -> None:
+        held = store._writer.submit(holds)
+        assert await asyncio.to_thread(reached.wait, 10)
+        store._writer.submit(lambda tx: tx.raise_generation(), quick=True)
+        if not waits_already:
+            go_on.set()
+            await held
+
+    async def comes() -> int:
+        asking = asyncio.ensure_future(generation(store))
+        await asyncio.sleep(0)  # it is queued
+        go_on.set()
+        return await asking
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leaves())
+    loop.close()
+    assert asyncio.run(comes()) == 2
+    asyncio.run(store.close())
+
+
+def test_a_turn_that_a_closed_loop_did_not_take_is_taken_by_the_next(path: Path) -> None:
+    store = open_store(path)
+    loop = asyncio.new_event_loop()
+
+    async def leaves() -> None:
+        asyncio.get_running_loop().stop()  # at the end of this round, before what it calls soon
+        store._writer.submit(lambda tx: tx.raise_generation(), quick=True)
+
+    leaving = loop.create_task(leaves())
+    loop.run_forever()
+    assert leaving.done()
+    loop.close()
+    assert asyncio.run(generation(store)) == 2
+    asyncio.run(store.close())
+
+
+class _Refusal(Exception):
+    """Of an operation's own."""
+
+
+async def test_a_refusal_is_gone_with_its_caller(store: SqliteStore) -> None:
+    """Cycles are looked for seldom, and a storm of refusals must not fill the memory until then."""
+    raised: list[weakref.ref[_Refusal]] = []
+
+    def refuses(tx: Tx) -> None:
+        raised.append(weakref.ref(error := _Refusal()))
+        try:
+            raise error
+        finally:
+            del error
+
+    gc.disable()
+    try:
+        for quick in (True, False):
+            with contextlib.suppress(_Refusal):
+                await store.write(refuses, quick=quick)
+        await store.write(lambda tx: None)  # the writer has let go of the group before
+        assert [one() for one in raised] == [None, None]
+    finally:
+        gc.enable()

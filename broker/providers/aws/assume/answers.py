@@ -24,7 +24,7 @@ class _Unreadable(Exception):
 
 
 def read(status: int, body: bytes) -> dict[str, Any] | Failure:
-    """As the SDK gives it: `Credentials` and `ResponseMetadata`, without what is not there or not fit for its place."""
+    """As the SDK gives it: credentials, whose they are, request id; without what is not there or not fit for its place."""
     try:
         root = _parsed(body)
         return _session(root) if status == _OK else Failure(code=_code(root), status=status)
@@ -45,11 +45,16 @@ def _parsed(body: bytes) -> ET.Element:
 
 def _session(root: ET.Element) -> dict[str, Any]:
     outer = _children(root)
-    held = _children(_children(outer.get("AssumeRoleResult")).get("Credentials"))
+    result = _children(outer.get("AssumeRoleResult"))
+    held, user = _children(result.get("Credentials")), _children(result.get("AssumedRoleUser"))
     metadata = _children(outer.get("ResponseMetadata"))
     told: dict[str, Any] = {name: _text(held, name) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")}
     told["Expiration"] = _time(_text(held, "Expiration"))
-    return {"Credentials": told, "ResponseMetadata": {"RequestId": _text(metadata, "RequestId")}}
+    return {
+        "Credentials": told,
+        "AssumedRoleUser": {"Arn": _text(user, "Arn")},
+        "ResponseMetadata": {"RequestId": _text(metadata, "RequestId")},
+    }
 
 
 def _code(root: ET.Element) -> str:

@@ -24,7 +24,7 @@ from broker.providers.aws.login.identity import Identity, Keys
 from broker.providers.aws.scopes.block import AwsBlock
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.heard import HeardTime
-from broker.providers.http import HttpError, Pool, Unsent
+from broker.providers.http import HttpError, Pool, Unsent, Untrusted
 
 _Key = tuple[Hub, str, str, bool]
 
@@ -106,6 +106,8 @@ class AssumeRole:
         try:
             answer = await way.pool.request("POST", PATH, headers, body)
         except Unsent as problem:
+            if isinstance(problem, Untrusted):  # its certificate is new: perhaps the roots are, too
+                self._lose(way)
             return Failure(code=type(problem).__name__, sent=False, why=str(problem))
         except HttpError as problem:
             return Failure(code=type(problem).__name__)
@@ -114,6 +116,10 @@ class AssumeRole:
         if isinstance(told, Failure) and told.code in DOUBTS:
             way.identity.doubt(keys)
         return told
+
+    def _lose(self, way: _Way) -> None:
+        """It is found anew by whoever is next. What is under way on it goes on."""
+        self._ways = OrderedDict((key, one) for key, one in self._ways.items() if one is not way)
 
     def _hear(self, date: str) -> None:
         """Once a second: the first to say it is nearest to it."""

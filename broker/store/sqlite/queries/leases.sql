@@ -17,7 +17,7 @@ INSERT INTO leases (
 SELECT * FROM leases WHERE id = :id;
 
 -- name: leases_of
-SELECT * FROM leases WHERE step_id = :step_id AND state IN (SELECT value FROM json_each(:states)) ORDER BY rowid;
+SELECT * FROM leases WHERE step_id = :step_id AND state IN (SELECT value FROM json_each(:states)) ORDER BY rowid LIMIT :most;
 
 -- name: leases_in
 SELECT * FROM leases WHERE state IN (SELECT value FROM json_each(:states)) ORDER BY rowid;

@@ -40,7 +40,7 @@ FROM steps INDEXED BY steps_open WHERE state = 'OPEN';
 
 -- name: open_steps_of
 SELECT * FROM steps INDEXED BY steps_open_by_run
-WHERE state = 'OPEN' AND workflow = :workflow AND (:run = '' OR run = :run) ORDER BY opened_at, rowid;
+WHERE state = 'OPEN' AND workflow = :workflow AND (:run = '' OR run = :run) ORDER BY opened_at, rowid LIMIT :most;
 
 -- name: open_step_page
 SELECT * FROM steps INDEXED BY steps_open

@@ -28,6 +28,7 @@ class GuardArea(Area):
         return GUARD_ROW.of(row) if row else None
 
     def put_guard_row(self, row: GuardRow) -> None:
+        _must_be_aware(row.until, row.refilled_at, row.reset_at, *row.locked_at, *row.hour_exhausted_at)
         self.known.owe(Kind.GUARD_ROW, row.key, row)
         self._settle_unless_grouped()
 
@@ -95,7 +96,7 @@ class GuardArea(Area):
         return GUARD_CLOCK.of(row) if row else None
 
     def set_guard_clock(self, clock: GuardClock) -> None:
-        GUARD_CLOCK.row(clock)  # a naive time is its caller's mistake, not the whole group's
+        _must_be_aware(clock.at, clock.wall)
         self.known.owe(Kind.GUARD_CLOCK, "", clock)
         self._settle_unless_grouped()
 
@@ -109,6 +110,12 @@ class GuardArea(Area):
             self._db.run(_SQL["put_guard_row"], GUARD_ROW.row(row))
         for clock in self.known.owed(Kind.GUARD_CLOCK):
             self._db.run(_SQL["set_guard_clock"], GUARD_CLOCK.row(clock))
+
+
+def _must_be_aware(*times: datetime | None) -> None:
+    """Of what is owed: a naive time is its caller's mistake, not that of the whole group, at whose end it is written."""
+    if any(at is not None and at.tzinfo is None for at in times):
+        raise TypeError("times are aware")
 
 
 def _at(row: sqlite3.Row | None) -> datetime | None:

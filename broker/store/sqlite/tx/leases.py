@@ -30,7 +30,8 @@ class LeasesArea(Area):
 
     def leases_of(self, step_id: str, *states: LeaseState) -> list[Lease]:
         named = canonical([state.value for state in states or LeaseState])
-        return self._leases("leases_of", step_id=step_id, states=named)
+        asked: dict[str, SqlValue] = {"step_id": step_id, "states": named, "most": self.most}
+        return [lease_of(row) for row in self.bounded(self._db.all(_SQL["leases_of"], asked))]
 
     def leases_in(self, *states: LeaseState) -> list[Lease]:
         return self._leases("leases_in", states=canonical([state.value for state in states]))

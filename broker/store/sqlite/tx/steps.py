@@ -68,7 +68,8 @@ class StepsArea(Area):
         return {row["id"]: bool(row["past"]) for row in self._db.all(_SQL["open_step_ids"], params)}
 
     def open_steps_of(self, workflow: str, run: str = "") -> list[Step]:
-        return [step_of(row) for row in self._db.all(_SQL["open_steps_of"], {"workflow": workflow, "run": run})]
+        asked: dict[str, SqlValue] = {"workflow": workflow, "run": run, "most": self.most}
+        return [step_of(row) for row in self.bounded(self._db.all(_SQL["open_steps_of"], asked))]
 
     def step_page(self, *, after: str, limit: int, ended_too: bool) -> list[Step]:
         query = _SQL["step_page"] if ended_too else _SQL["open_step_page"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,7 @@ from broker.providers.http import Answer, Lost
 from broker.providers.http.connection import Bounds, Connection
 
 HEAD, BODY = 2000, 3000
+QUIET = socket.socketpair()[0]
 WHOLE = b"HTTP/1.1 200 OK\r\nDate: now\r\nX-One: a\r\nx-one: b\r\nContent-Length: 7\r\n\r\nthe end"
 CHUNKED = b"HTTP/1.1 200 OK\r\nDate: now\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nthe\r\n4;x=y\r\n end\r\n0\r\nDate: then\r\n\r\n"
 TO_THE_END = b"HTTP/1.1 200 OK\r\nDate: now\r\n\r\nthe end"
@@ -37,6 +39,9 @@ class Wire:
 
     def is_closing(self) -> bool:
         return self.gone
+
+    def get_extra_info(self, _name: str) -> socket.socket:
+        return QUIET
 
     def abort(self) -> None:
         self.gone = True
@@ -76,6 +81,7 @@ LOOP = asyncio.new_event_loop()
 def _loop() -> Iterator[None]:
     yield
     LOOP.close()
+    QUIET.close()
 
 
 def talk(*, headless: bool = False) -> Talk:
@@ -312,3 +318,15 @@ def test_a_body_may_be_as_long_as_it_may_and_no_longer() -> None:
 
 def test_one_piece_with_a_head_that_is_too_long_is_no_answer() -> None:
     assert talk().hear(b"HTTP/1.1 200 OK\r\nX: " + b"y" * HEAD + b"\r\nContent-Length: 0\r\n\r\n").lost
+
+
+def test_what_an_answer_says_is_not_shown_with_it() -> None:
+    """Asyncio writes a future's result to its log when it is in debug mode, and a failed test shows it."""
+    told = talk().hear(WHOLE).told
+    assert repr(told) == "Answer(status=200)"
+
+
+def test_a_body_in_crumbs_takes_no_more_memory_than_in_one_piece() -> None:
+    heard = talk().hear(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\nxy\r\n" * 1000)
+    assert isinstance(heard.connection._body, bytearray)  # a list of a thousand pieces takes thirty times as much
+    assert bytes(heard.connection._body) == b"xy" * 1000

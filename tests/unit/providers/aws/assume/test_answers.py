@@ -41,6 +41,7 @@ def test_it_reads_what_the_sdk_reads() -> None:
     theirs = QueryParser().parse({"body": WHOLE, "status_code": 200, "headers": {}}, SHAPE)
     ours = session_of(WHOLE)
     assert ours["Credentials"] == theirs["Credentials"]
+    assert ours["AssumedRoleUser"]["Arn"] == theirs["AssumedRoleUser"]["Arn"]
     assert ours["ResponseMetadata"]["RequestId"] == theirs["ResponseMetadata"]["RequestId"]
 
 
