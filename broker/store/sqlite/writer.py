@@ -211,11 +211,14 @@ class Writer:
     def _landed(self, jobs: Sequence[_Job]) -> None:
         """Answer, and pass the turn on; after close() there is none, and the thread does all that waits."""
         long = [job for job in jobs if job.too_long]
-        with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
-            jobs[0].loop.call_soon_threadsafe(_settle, [job for job in jobs if not job.too_long])
+        answered = [job for job in jobs if not job.too_long]
         for job in long:
             job.quick, job.error = False, None
-        with self._door:
+        with (
+            self._door
+        ):  # before the answers: who goes on by one and writes again finds nobody's turn, and wakes no loop
+            with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
+                jobs[0].loop.call_soon_threadsafe(_settle, answered)
             self._waiting.extendleft(reversed(long))
             if not self._closed:
                 self._pass_on()
