@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.errors import StoreError
-from broker.store.base import Tx
+from broker.store.base import KeptMap, Tx
 from broker.store.guard import GuardState
 from broker.store.halts import EVERYTHING, Freeze
 from broker.store.sqlite import SqliteStore, open_store
@@ -158,6 +158,15 @@ async def test_a_quick_operation_that_turns_out_long_runs_on_the_thread_and_once
 
     assert await store.write(operation, quick=True) == 1
     assert ran == [threading.current_thread().name, "store-writer"]
+
+
+async def test_what_control_says_of_the_map_is_never_an_older_ones(store: SqliteStore) -> None:
+    def keep(tx: Tx) -> list[int]:
+        before = tx.control().map_serial
+        tx.keep_map(KeptMap(root="m", contents={}, digest="d", generation=1, loaded_at=NOW, serial=before + 1))
+        return [before, tx.control().map_serial]
+
+    assert [await store.write(keep, quick=True) for _ in range(2)] == [[0, 1], [1, 2]]
 
 
 async def test_a_guard_row_that_is_owed_is_counted(store: SqliteStore) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from broker.clock import Moment
 from broker.errors import StoreConflict, StoreError
 from broker.model import Bind, EndReason
-from broker.store.base import Tx
+from broker.store.base import KeptMap, Tx
 from broker.store.guard import GuardClock
 from broker.store.halts import EVERYTHING, Freeze
 from broker.store.sqlite import SqliteStore, open_store
@@ -40,6 +40,12 @@ def charge(tx: Tx, name: str, key: str, at: int) -> None:
     tx.add_charge(lease_id=name, key="k", hour_key=key, at=after(at), shared="all")
 
 
+def kept_map(key: str, serial: int) -> KeptMap:
+    return KeptMap(
+        root="map", contents={key: b"x"}, digest=key, generation=1, loaded_at=NOW, serial=serial, manifest_digest=key
+    )
+
+
 def clock(at: int) -> GuardClock:
     return GuardClock(at=after(at), wall=NOW, boot=1.0, boot_id="boot")
 
@@ -55,6 +61,7 @@ PARTS: dict[str, Callable[[str, int], Part]] = {
     "control": lambda key, n: lambda tx: replace(tx.control(), installation=""),
     "generation": lambda key, n: lambda tx: tx.raise_generation(),
     "anchored": lambda key, n: lambda tx: tx.set_anchored(),
+    "keep map": lambda key, n: lambda tx: tx.keep_map(kept_map(key, n)),
     "fingerprint": lambda key, n: lambda tx: tx.add_key_fingerprint(key, str(n % 2)),
     "no fingerprint": lambda key, n: lambda tx: tx.forget_key_fingerprint(key),
     "epoch": lambda key, n: lambda tx: tx.epoch(),
