@@ -214,9 +214,7 @@ class Writer:
         answered = [job for job in jobs if not job.too_long]
         for job in long:
             job.quick, job.error = False, None
-        with (
-            self._door
-        ):  # before the answers: who goes on by one and writes again finds nobody's turn, and wakes no loop
+        with self._door:  # also for the answers: whoever goes on by one, and writes again, finds out whose turn it is
             with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
                 jobs[0].loop.call_soon_threadsafe(_settle, answered)
             self._waiting.extendleft(reversed(long))
