@@ -23,9 +23,11 @@ logs.keep_no_logger()
 
 @pytest.hookimpl(trylast=True)  # the terminal is there only then
 def pytest_configure(config: pytest.Config) -> None:
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        # `nohup make test`: we stay as deaf, but an ignored signal would be ignored in every program that a test starts.
-        signal.signal(signal.SIGHUP, lambda *_: None)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # `nohup make test`, or a script's `make test &`: we stay as deaf, but an ignored signal would be ignored in
+            # every program that a test starts.
+            signal.signal(number, lambda *_: None)
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and not hasattr(config, "workerinput"):  # what a worker of xdist prints is lost
         config.pluginmanager.register(AtOnce(terminal))

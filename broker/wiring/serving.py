@@ -119,7 +119,7 @@ async def running(config: Config, *, clock: Clock | None = None, build: Build | 
 def _remark_on_folders(config: Config, watched: Collection[Path]) -> None:
     """Each page of the database that is written is an event there: 25 an issue, which took a tenth of its CPU (measured)."""
     if config.scopes.watch and config.store.path.resolve().parent in watched:
-        log.warning(
+        log.info(
             "the database lies in a folder of the scope map, and each write to it wakes the watch for changes; "
             "give it a folder of its own",
             folder=str(config.store.path.parent),

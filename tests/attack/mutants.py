@@ -43,7 +43,7 @@ def no_fair_share() -> None:
     def take(self: Any, agent: str) -> bool:
         if self._taken >= self._places:
             return False
-        self._held[agent] += 1
+        self._held[agent] = self._held.get(agent, 0) + 1
         self._taken += 1
         return True
 

@@ -45,5 +45,7 @@ def test_every_attack_leaves_the_honest_served_the_memory_back_and_the_disk_alon
 def test_a_daemon_without_this_is_found_out(mutant: str, by: str, found: str, tmp_path: Path) -> None:
     code, table = attack("--no-memory", "--mutant", mutant, "--only", by, "--json", str(tmp_path / "found.json"))
     assert code == 1
+    (calm,) = (row for row in json.loads((tmp_path / "found.json").read_text())["rows"] if row["attack"] == CALM)
+    assert calm["problems"] == [], table  # the mutant itself serves
     (row,) = (line for line in table.splitlines() if f"│ {by}" in line)
     assert found in row, table

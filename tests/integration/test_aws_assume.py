@@ -233,6 +233,22 @@ async def test_a_cancelled_mint_gives_its_turn_back(tmp_path: Path) -> None:
         assert len(sts.requests) == 2
 
 
+async def test_no_more_are_under_way_than_workers_wherever_they_go(tmp_path: Path) -> None:
+    said = (200, session().decode())
+    with told_sts(said, held=True) as slow, told_sts(said) as other:
+        quick = {"mint_workers": 1, "connect_timeout": timedelta(milliseconds=200)}
+        async with providing(settings(slow.url, tmp_path, **quick)) as aws:
+            mint = asyncio.create_task(aws.mint(order()))
+            while not slow.requests:  # noqa: ASYNC110 - of a thread
+                await asyncio.sleep(0.01)
+            with pytest.raises(MintRefused, match="no free worker"):
+                await aws.mint(order(sts_endpoint=other.url))
+            slow.go.set()
+            assert (await mint).provider_request_id
+            assert (await aws.mint(order(sts_endpoint=other.url))).provider_request_id
+        assert len(other.requests) == 1
+
+
 # --- who verifies signatures ---
 
 

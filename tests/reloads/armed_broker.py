@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from broker.__main__ import main
@@ -17,6 +18,7 @@ from broker.model import EndReason
 from broker.policy.live.holder import Policies
 from broker.store.base import Store, Tx
 from broker.wiring import serving
+from broker.wiring.build import Build
 
 MUTANT = "STEPCRED_RELOADS_MUTANT"
 SETTLE = 0.08  # seconds
@@ -103,7 +105,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
-    setattr(serving, "SETTLE", SETTLE)  # noqa: B010 - a thousand reloads in less time
+    setattr(serving, "Build", partial(Build, settle=SETTLE))  # noqa: B010 - a thousand reloads in less time
     _late_swap()
     _later(Commit, "active")
     if mutant := os.environ.get(MUTANT):

@@ -8,8 +8,9 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from broker.providers.http.connection import Bounds, Connection
 from broker.providers.http.message import Answer, Origin, Renderer, Unsent, Untrusted
@@ -49,6 +50,7 @@ class Pool:
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: deque[Connection] = deque()  # the longest idle first
         self._busy: set[Connection] = set()
+        self._looking: asyncio.Task[Any] | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._era = 0
 
@@ -120,7 +122,7 @@ class Pool:
         origin = self._origin
         try:
             async with asyncio.timeout_at(start + self._connect_timeout):
-                found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+                found = await self._addresses(loop)
                 _, connection = await loop.create_connection(
                     lambda: Connection(loop, context),
                     sock=await start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1),
@@ -135,6 +137,20 @@ class Pool:
             connection.abort()
             raise Unsent("the server hung up, or spoke before it was asked")
         return connection
+
+    async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[AddrInfoType]:
+        """One look-up for all who ask meanwhile: each that hangs takes one of the few threads that everybody resolves on."""
+        if self._looking is None:
+            host, port = self._origin.host, self._origin.port
+            self._looking = loop.create_task(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            self._looking.add_done_callback(self._looked)
+        found: list[AddrInfoType] = await asyncio.shield(self._looking)
+        return found
+
+    def _looked(self, looking: asyncio.Task[Any]) -> None:
+        self._looking = None
+        if not looking.cancelled():
+            looking.exception()  # nobody may be waiting any more
 
     def _put_back(self, loop: asyncio.AbstractEventLoop, connection: Connection, era: int) -> None:
         if era != self._era or not connection.usable:

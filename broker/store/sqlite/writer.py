@@ -211,13 +211,13 @@ class Writer:
     def _landed(self, jobs: Sequence[_Job]) -> None:
         """Answer, and pass the turn on; after close() there is none, and the thread does all that waits."""
         long = [job for job in jobs if job.too_long]
-        done = [job for job in jobs if not job.too_long]
+        answered = [job for job in jobs if not job.too_long]
         for job in long:
             job.quick, job.error = False, None
-        with self._door:  # before the answers: who hears one and writes again finds the state as it is from now on
-            self._waiting.extendleft(reversed(long))
+        with self._door:  # also for the answers: whoever goes on by one, and writes again, finds out whose turn it is
             with contextlib.suppress(RuntimeError):  # a closed loop: nobody is waiting
-                jobs[0].loop.call_soon_threadsafe(_settle, done)
+                jobs[0].loop.call_soon_threadsafe(_settle, answered)
+            self._waiting.extendleft(reversed(long))
             if not self._closed:
                 self._pass_on()
                 return

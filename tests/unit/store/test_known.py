@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -14,7 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from broker.clock import Moment
 from broker.errors import StoreError
+from broker.model import Bind, EndReason, StepState
 from broker.store.base import KeptMap, Tx
 from broker.store.guard import GuardState
 from broker.store.halts import EVERYTHING, Freeze
@@ -22,7 +25,7 @@ from broker.store.sqlite import SqliteStore, open_store
 from broker.store.sqlite.known import MISSING, MOST, Kind, Known
 from broker.store.sqlite.tx import SqliteTx
 from broker.store.sqlite.tx.base import QUICK, QUICK_READ
-from tests.fakes.domain import NOW, after, denied, guard_row, lease, step
+from tests.fakes.domain import CERTIFICATE, NOW, after, denied, guard_row, lease, step
 
 FREEZE = Freeze(id=EVERYTHING, by="ann", reason="drill", at=NOW)
 
@@ -167,6 +170,38 @@ async def test_what_control_says_of_the_map_is_never_an_older_ones(store: Sqlite
         return [before, tx.control().map_serial]
 
     assert [await store.write(keep, quick=True) for _ in range(2)] == [[0, 1], [1, 2]]
+
+
+async def test_a_step_is_known_as_it_is_after_each_change(store: SqliteStore) -> None:
+    def change(tx: Tx) -> list[object]:
+        tx.insert_step(step(started_at=None))
+        seen: list[object] = [tx.start_step("step-1", NOW, certificate=CERTIFICATE, bind=Bind.KEY), tx.step("step-1")]
+        tx.beat("step-1", after(9))
+        seen.append(tx.step("step-1"))
+        tx.steps_go_on_in(Moment(wall=NOW, boot=1.0, boot_id="another"))
+        seen.append(tx.step("step-1"))
+        return [*seen, tx.end_step("step-1", after(10), EndReason.SILENT), tx.step("step-1")]
+
+    seen = await store.write(change, quick=True)
+    begun = step(started_at=NOW, certificate=CERTIFICATE, bind=Bind.KEY)
+    beaten = replace(begun, last_heartbeat_at=after(9))
+    moved = replace(beaten, boot_id="another", deadline_boot=3601.0)
+    ended = replace(moved, state=StepState.ENDED, ended_at=after(10), end_reason=EndReason.SILENT)
+    assert seen == [True, begun, beaten, moved, True, ended]
+
+
+async def test_refs_are_merged_with_the_newest(store: SqliteStore) -> None:
+    def change(tx: Tx) -> list[object]:
+        tx.insert_step(step())
+        tx.insert_lease(lease(refs={"made": 1}))
+        tx.note("lease-1", epoch=1, refs={"noted": 1})
+        tx.note("lease-1", epoch=1, refs={"again": 1})
+        tx.insert_lease(lease("lease-2", refs={"made": 1}))
+        tx.activate("lease-2", epoch=1, refs={"active": 1}, at=NOW)
+        tx.to_revoking("lease-2", at=NOW, reason=EndReason.SILENT, refs={"asked": 1})
+        return [row and sorted(row.refs) for row in map(tx.lease, ("lease-1", "lease-2"))]
+
+    assert await store.write(change, quick=True) == [["again", "made", "noted"], ["active", "asked", "made"]]
 
 
 async def test_a_guard_row_that_is_owed_is_counted(store: SqliteStore) -> None:

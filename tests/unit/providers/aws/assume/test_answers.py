@@ -92,7 +92,7 @@ def test_depth_and_breadth_cost_no_more_than_the_bytes_that_they_are_written_in(
 
 
 @pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize("held", ["", " ", "a b", "schlüssel", "a\r\nb", "<b>x</b>", None])
+@pytest.mark.parametrize("held", ["", " ", "a b", "schlüssel", "a\r\nb", "<b>x</b>", "a<b/>c", None])
 def test_a_field_that_is_missing_or_unfit_is_not_there(name: str, held: str | None) -> None:
     start, _, rest = WHOLE.decode().partition(f"<{name}>")
     rest = rest.partition(f"</{name}>")[2]
