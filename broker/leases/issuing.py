@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -126,6 +127,7 @@ class Issuing:
 
     async def _issue(self, agent: Agent, handle: str, asked: Asking) -> Delivered:
         core = self._core
+        await asyncio.sleep(0)  # a caller that has gone already is seen to have gone: nothing is minted for it
         # A caller that vanishes between the intent's commit and the mint would leave an INTENT that never settles.
         result = await self._minter.own(self._carry(agent, hash_handle(handle), asked))
         if isinstance(result, Refusal):

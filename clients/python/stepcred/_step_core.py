@@ -29,6 +29,7 @@ log = logging.getLogger("stepcred")
 BEAT_TIMEOUT = 5.0  # seconds; well below the broker's silence bound
 BEAT_AGAIN = 2.0  # seconds until the next heartbeat after one that failed
 ISSUE = "IssueCredential"
+_LOOKS = (0.1, 0.2, 0.4, *itertools.repeat(0.8, 60))  # seconds between questions, at most a minute's worth
 # Nothing of it can be delivered any more, or nothing was made: a new request, which is charged, may succeed.
 ANEW = frozenset({"PROVIDER_FAILED", "REPLAY_LOST"})
 
@@ -219,6 +220,7 @@ class StepCore:
         """Ask for the end and wait for evidence. A step that the broker has ended already is no failure."""
         self.alive = False
         self.keeping.changed()
+        until = self.broker.monotonic() + self.wait
         request = broker_pb2.EndStepRequest(
             request_id=new_request_id(), step_handle=self.handle, wait=_wire.duration(timedelta(seconds=self.wait))
         )
@@ -233,8 +235,26 @@ class StepCore:
             if left:
                 error.add_note(left)
             raise
+        self._ended(response)
+        yield from self._wait_for_proof(request, until)
+
+    def _ended(self, response: broker_pb2.EndStepResponse) -> None:
         self.outcomes = tuple(_wire.outcome(outcome) for outcome in response.leases)
         self.all_proven = response.all_proven
+
+    def _wait_for_proof(self, request: broker_pb2.EndStepRequest, until: float) -> Flow[None]:
+        """A broker where too many calls wait already answers at once: it is asked again, as long as that can help."""
+        for pause in _LOOKS:
+            left = until - self.broker.monotonic() - pause
+            if self.all_proven or left <= 0 or not any(map(_is_being_killed, self.outcomes)):
+                return
+            yield Pause(pause)
+            request.wait.CopyFrom(_wire.duration(timedelta(seconds=left)))
+            try:
+                self._ended((yield from self.broker.call("EndStep", request, timeout=self.broker.timeout + left)))
+            except StepcredError as error:
+                log.info("how the step's credentials stand could not be asked again: %s", error)
+                return
 
     def heartbeat(self) -> Flow[float]:
         """Say that we live and what we hold; seconds until the next one. A failure is never the step's own."""
@@ -302,3 +322,8 @@ class StepCore:
             for lease_id in gone:
                 self.held.pop(lease_id, None)
                 self.unclaimed.pop(lease_id, None)
+
+
+def _is_being_killed(outcome: models.LeaseOutcome) -> bool:
+    """Not seen dead, and it is not time alone that ends it."""
+    return outcome.evidence is models.Evidence.UNSPECIFIED and outcome.revocability is models.Revocability.EXACT
