@@ -185,4 +185,4 @@ def test_every_expectation_holds_and_keep_leaves_everything_running_with_command
     text = said.read_text()
     assert text.splitlines()[-1] == "demo: 39 passed, 0 failed"
     assert "\x1b" not in text  # no colour into a pipe
-    assert len(text.partition("In another terminal")[0].splitlines()) < 130
+    assert len(text.partition("In another terminal")[0].splitlines()) < 135  # some wrap by the length of names
