@@ -276,7 +276,7 @@ async def test_a_refused_exchange(  # noqa: PLR0917 - pytest's parameters
 async def test_an_exchange_without_an_answer_has_an_end(sts: Sts, clock: FakeClock, tmp_path: Path) -> None:
     sts.gates[BY_TOKEN] = threading.Event()
     async with providing(settings_at(sts.url, web_identity=web_identity(tmp_path), **QUICK), clock) as aws:
-        with pytest.raises(MintRefused, match="STS gave no answer|still being fetched"):
+        with pytest.raises(MintRefused, match=r"STS gave no answer|still being fetched"):
             await aws.mint(order(BROKER_ROLE, clock))
     assert len(sts.asked) == 1
 
