@@ -62,7 +62,8 @@ def answered_until_killed(path: Path, lines: int) -> list[str]:
         answered = [child.stdout.readline().strip() for _ in range(lines)]
     finally:
         child.kill()
-        rest, _ = child.communicate(timeout=30)
+        rest = child.stdout.read()  # communicate() would begin behind what readline() has buffered, within a line
+        child.wait(30)
     return answered + rest.split("\n")[:-1]  # a line without its end was cut off
 
 
