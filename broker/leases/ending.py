@@ -224,9 +224,9 @@ class Ending:
             ended = moves.end_lease(tx, lease, state, evidence=evidence, at=at)
             if ended and state is LeaseState.VOID:
                 core.give_back(tx, lease)
-            return ended, _ended(tx, lease, state, evidence, at=at) if ended and core.endings.awaited(
-                lease.id
-            ) else None
+            if not ended or not core.endings.awaited(lease.id):
+                return ended, None
+            return True, _ended(tx, lease, state, evidence, at=at)
 
         ended, row = await core.store.write(operation, quick=True)
         if ended:

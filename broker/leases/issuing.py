@@ -107,7 +107,7 @@ class Unstarted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
+class Replay:
     """The request id was seen before, with this payload."""
 
     request: Request
@@ -133,19 +133,19 @@ class Issuing:
         if isinstance(result, Refusal):
             core.metrics.issue(scope=result.scope, provider=result.provider, outcome=IssueOutcome.REFUSED)
             raise result.error
-        if isinstance(result, Known):
+        if isinstance(result, Replay):
             return await self._minter.replay(result.request)
         core.epoch.must_be_fresh()
         return result
 
-    async def _carry(self, agent: Agent, handle_hash: bytes, asked: Asking) -> Delivered | Refusal | Known:
+    async def _carry(self, agent: Agent, handle_hash: bytes, asked: Asking) -> Delivered | Refusal | Replay:
         """Write the intent and mint, as one piece."""
         result = await self._admitted(agent, handle_hash, asked)
         if isinstance(result, Intended):
             return await self._minter.mint(result.lease, result.step, asked.public_input)
         return result
 
-    async def _admitted(self, agent: Agent, handle_hash: bytes, asked: Asking) -> Intended | Refusal | Known:
+    async def _admitted(self, agent: Agent, handle_hash: bytes, asked: Asking) -> Intended | Refusal | Replay:
         core = self._core
         result = await core.store.write(lambda tx: self._admit(tx, agent, handle_hash, asked), quick=True)
         if isinstance(result, Unstarted):
@@ -155,7 +155,9 @@ class Issuing:
             core.lane.set()
         return result
 
-    def _admit(self, tx: Tx, agent: Agent, handle_hash: bytes, asked: Asking) -> Intended | Refusal | Known | Unstarted:
+    def _admit(
+        self, tx: Tx, agent: Agent, handle_hash: bytes, asked: Asking
+    ) -> Intended | Refusal | Replay | Unstarted:
         """The decision, and the intent: all by one state of the database and one map."""
         core = self._core
         step = core.own(agent, tx.step_by_handle(handle_hash))
@@ -189,7 +191,7 @@ class Issuing:
             told = about(step, asked.scope) | {"rule": str(allowed.rule), "why": full.why}
             raise BrokerError(Reason.NO_ROOM_TO_REVOKE, full.why, retry_after=full.after, about=told)
 
-    def _intend(self, tx: Tx, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Intended | Refusal | Known:
+    def _intend(self, tx: Tx, agent: Agent, step: Step, asked: Asking, granted: Granted) -> Intended | Refusal | Replay:
         """The intent's ONE transaction. No durable intent, no mint (I1).
 
         1. the epoch is ours; 2. a replay is answered, not minted; 3. the policy decided with is still the
@@ -201,7 +203,7 @@ class Issuing:
         digest = payload_hash(METHOD, step.id, *asked.payload)
         known = known_request(tx, agent.spiffe_id, asked.request_id, digest)  # 2
         if known is not None:
-            return Known(request=known)
+            return Replay(request=known)
         self._must_be_possible(tx, agent, step, granted)  # 3
         ask = _ask(step, allowed)
         lease = self._draft(agent, step, asked, granted, guard_key=ask.key, at=at)  # 4

@@ -14,27 +14,15 @@ from broker.providers.aws import calls
 from broker.providers.aws.calls import Clients, Failure, Hub
 from broker.providers.aws.settings import AwsSettings
 from broker.providers.heard import HeardTime
+from tests.unit.providers.aws import elsewhere
 
 SECRET = "throwAwaySecretKeyOfTheBroker"
-ELSEWHERE = {
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
-    "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:2",
-    "AWS_STS_REGIONAL_ENDPOINTS": "legacy",
-    "AWS_USE_FIPS_ENDPOINT": "true",
-    "AWS_USE_DUALSTACK_ENDPOINT": "true",
-    "AWS_PROFILE": "nowhere",
-    "AWS_DEFAULT_REGION": "ap-south-1",
-    "AWS_ACCESS_KEY_ID": "AKIASTRAY",
-    "AWS_SECRET_ACCESS_KEY": "stray",
-    "AWS_SESSION_TOKEN": "stray",
-    "AWS_MAX_ATTEMPTS": "7",
-}
 
 
 @pytest.fixture
 def stray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Variables and files of the SDK's that say otherwise."""
-    for name, value in ELSEWHERE.items():
+    for name, value in elsewhere.VARIABLES.items():
         monkeypatch.setenv(name, value)
     file = tmp_path / "config"
     file.write_text("[default]\nendpoint_url = http://127.0.0.1:3\nsts_regional_endpoints = legacy\n")

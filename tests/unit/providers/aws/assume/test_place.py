@@ -13,17 +13,8 @@ from broker.providers.aws.assume.finding import sts_place
 from broker.providers.aws.sdk import Sdk
 from broker.providers.aws.settings import AwsSettings
 from tests.support.certs import TestCA
+from tests.unit.providers.aws import elsewhere
 
-STRAY = {
-    "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:2",
-    "AWS_STS_REGIONAL_ENDPOINTS": "legacy",
-    "AWS_USE_FIPS_ENDPOINT": "true",
-    "AWS_USE_DUALSTACK_ENDPOINT": "true",
-    "AWS_PROFILE": "nowhere",
-    "AWS_DEFAULT_REGION": "ap-south-1",
-    "AWS_ACCESS_KEY_ID": "AKIASTRAY",
-    "AWS_SECRET_ACCESS_KEY": "stray",
-}
 PROXIES = "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"
 
 
@@ -53,7 +44,7 @@ def sdk() -> Sdk:
 def test_regions_are_as_the_sdk_knows_them(  # noqa: PLR0917 - pytest's parameters
     region: str, fips: str, host: str, signs: str, sdk: Sdk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in STRAY.items():
+    for name, value in elsewhere.VARIABLES.items():
         monkeypatch.setenv(name, value)
     found = sts_place(sdk, region, "", fips=bool(fips))
     assert (found.origin.authority, found.origin.tls, found.region, found.plain) == (host, True, signs, True)
