@@ -25,7 +25,9 @@ def test_a_step_notices_nothing_and_at_its_end_everything_is_dead() -> None:
     assert seen["errors"] == []
     assert seen["uses"] > 100  # it was not spared by doing nothing
     assert len(seen["used"]) == 3  # the first lease and two successors, one after the other
-    assert seen["mints"] == ["token"] * 3
+    assert [scope for scope in seen["mints"] if scope != "kv"] == ["token"] * 3
+    # What was asked for during the cut may reach the broker after it: nobody claims that, and it dies with the rest.
+    assert seen["mints"].count("kv") <= 1
     assert seen["certificates"] == 2
     assert seen["told"] in (["DeadlineExceeded", "in time"], ["BrokerUnavailable", "in time"])  # one clear error
     assert seen["alive"]

@@ -50,6 +50,8 @@ class Stub:
 
     def __getattr__(self, name: str) -> Any:
         """A method's name, as CredentialBrokerStub has it."""
+        if name not in _methods():
+            raise AttributeError(name)
         path, serializer, deserializer = _methods()[name]
         method = self._channel.unary_unary(path, request_serializer=serializer, response_deserializer=deserializer)
         setattr(self, name, method)
